@@ -1,0 +1,87 @@
+"""Tokens of many rows, and the batches they run in. Pure: arrays in, arrays out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cascadebert.engines.base import TokenBatch
+from cascadebert.types import Ints
+
+LENGTH_STEP = 8
+"""A row is padded to the next multiple of this: a function of the row alone, not of its neighbours."""
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Tokens of n rows, laid end to end.
+
+    Attributes:
+        ids: (total,) token numbers.
+        type_ids: (total,) 1 in the second text of a pair.
+        starts: (n + 1,) where each row begins; the last entry is the total.
+        pad_id: the token number that fills a row up.
+    """
+
+    ids: NDArray[np.int32]
+    type_ids: NDArray[np.int8]
+    starts: Ints
+    pad_id: int
+
+    def __len__(self) -> int:
+        return len(self.starts) - 1
+
+    @property
+    def lengths(self) -> Ints:
+        """(n,) tokens of each row, special tokens included."""
+        return np.diff(self.starts)
+
+    @property
+    def padded_lengths(self) -> Ints:
+        """(n,) tokens that are computed for each row."""
+        return -(-self.lengths // LENGTH_STEP) * LENGTH_STEP
+
+    def batch(self, positions: Ints) -> TokenBatch:
+        """The rows at the given positions, padded to the longest of them."""
+        width = int(self.padded_lengths[positions].max())
+        shape = (len(positions), width)
+        ids = np.full(shape, self.pad_id, dtype=np.int64)
+        types = np.zeros(shape, dtype=np.int64)
+        mask = np.zeros(shape, dtype=np.int64)
+        for row, position in enumerate(positions):
+            start, end = self.starts[position], self.starts[position + 1]
+            ids[row, : end - start] = self.ids[start:end]
+            types[row, : end - start] = self.type_ids[start:end]
+            mask[row, : end - start] = 1
+        return TokenBatch(ids, mask, types)
+
+
+def join_rows(ids: Sequence[Sequence[int]], type_ids: Sequence[Sequence[int]], pad_id: int) -> Rows:
+    """Lay the tokens of each row end to end."""
+    lengths = np.fromiter((len(row) for row in ids), dtype=np.int64, count=len(ids))
+    starts = np.concatenate([[0], np.cumsum(lengths)])
+    flat = np.fromiter((token for row in ids for token in row), dtype=np.int32, count=int(starts[-1]))
+    types = np.fromiter((kind for row in type_ids for kind in row), dtype=np.int8, count=int(starts[-1]))
+    return Rows(flat, types, starts, pad_id)
+
+
+def batches(padded_lengths: Ints, positions: Ints, *, tokens: int) -> Iterator[Ints]:
+    """Positions in batches of one padded length each, the longest first.
+
+    Args:
+        padded_lengths: (n,) of all rows.
+        positions: which rows to run, in any order.
+        tokens: budget of a batch; a row longer than it runs alone.
+
+    >>> [batch.tolist() for batch in batches(np.array([8, 16, 8, 8]), np.arange(4), tokens=16)]
+    [[1], [0, 2], [3]]
+    """
+    order = positions[np.argsort(-padded_lengths[positions], kind="stable")]
+    widths = padded_lengths[order]
+    for group in np.split(order, np.flatnonzero(np.diff(widths)) + 1):
+        if len(group):
+            rows = max(1, tokens // int(padded_lengths[group[0]]))
+            yield from np.split(group, range(rows, len(group), rows))

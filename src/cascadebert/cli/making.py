@@ -1,0 +1,257 @@
+"""Verbs that make or change a cascade: demo, fit, assemble, shrink, tune."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from cascadebert.cli import options as o
+from cascadebert.cli import output as out
+from cascadebert.timing import now
+from cascadebert.training.config import FitConfig
+
+if TYPE_CHECKING:
+    from cascadebert.cascade import Cascade
+
+_DEFAULT = FitConfig()
+_STAGE = typer.Option(
+    "--stage", help="Checkpoint folder or Hub repository; small to large.", show_default=False
+)
+_TRAIN = typer.Option(help="csv, tsv, jsonl, parquet or a Hub data set.", show_default=False)
+
+
+def fit(
+    *,
+    train: Annotated[str, _TRAIN],
+    stage: Annotated[list[str], _STAGE],
+    output: o.Output,
+    validation: Annotated[str | None, typer.Option(help="Rows to tune and certify on.")] = None,
+    target_speedup: o.Speedup = None,
+    max_accuracy_drop: o.Drop = None,
+    min_accuracy: o.Least = None,
+    min_agreement: o.Agreement = None,
+    text_column: o.TextColumns = None,
+    label_column: o.LabelColumn = None,
+    group_column: o.GroupColumn = None,
+    cost: o.CostUnit = "flops",
+    difficulty: Annotated[
+        list[Path] | None,
+        typer.Option(help="Difficulty labels of an earlier run; one per stage but the last."),
+    ] = None,
+    max_length: Annotated[int, typer.Option(help="Longest row in tokens.")] = _DEFAULT.max_length,
+    epochs: Annotated[float, typer.Option(help="Passes over the train rows.")] = _DEFAULT.epochs,
+    batch_size: Annotated[int, typer.Option(help="Rows per step.")] = _DEFAULT.batch_size,
+    learning_rate: Annotated[float, typer.Option(help="Of AdamW.")] = _DEFAULT.learning_rate,
+    warmup: Annotated[float, typer.Option(help="Share of steps with rising rate.")] = _DEFAULT.warmup,
+    bf16: Annotated[bool | None, typer.Option(help="Train in bfloat16; default asks the processor.")] = None,
+    dar_weight: Annotated[
+        float, typer.Option(help="Difficulty-aware regularisation; 0 is off.")
+    ] = _DEFAULT.dar_weight,
+    dar_margin: Annotated[float, typer.Option(help="Its margin.")] = _DEFAULT.dar_margin,
+    difficulty_folds: Annotated[
+        int, typer.Option(help="Folds behind its labels.")
+    ] = _DEFAULT.difficulty_folds,
+    difficulty_seeds: Annotated[
+        int, typer.Option(help="Repeats behind its labels; the paper: 5.")
+    ] = _DEFAULT.difficulty_seeds,
+    difficulty_votes: Annotated[
+        float, typer.Option(help="Share of repeats that makes a row easy.")
+    ] = _DEFAULT.difficulty_votes,
+    distill_weight: Annotated[
+        float, typer.Option(help="Learn the last stage's logits; 0 is off.")
+    ] = _DEFAULT.distill_weight,
+    distill_temperature: Annotated[
+        float, typer.Option(help="Both sides' logits are divided by it.")
+    ] = _DEFAULT.distill_temperature,
+    tune_share: Annotated[float, typer.Option(help="Of the train rows.")] = _DEFAULT.tune_share,
+    certify_share: Annotated[float, typer.Option(help="Of the train rows.")] = _DEFAULT.certify_share,
+    seed: Annotated[int, typer.Option(help="Of everything random.")] = _DEFAULT.seed,
+    overwrite: o.Overwrite = False,
+    json: o.Json = False,
+) -> None:
+    """Train the stages, calibrate, pick thresholds, save one folder."""
+    from cascadebert.training.fit import fit as run
+
+    target = o.target_of(target_speedup, max_accuracy_drop, min_accuracy, min_agreement)
+    start = now()
+    cascade = run(
+        train,
+        stages=stage,
+        target=target,
+        output=output,
+        validation=validation,
+        columns=o.columns_of(text_column, label_column, group_column),
+        difficulty=difficulty or (),
+        cost=cost,
+        overwrite=overwrite,
+        config=FitConfig(
+            max_length=max_length,
+            epochs=epochs,
+            batch_size=batch_size,
+            learning_rate=learning_rate,
+            warmup=warmup,
+            bf16=bf16,
+            dar_weight=dar_weight,
+            dar_margin=dar_margin,
+            difficulty_folds=difficulty_folds,
+            difficulty_seeds=difficulty_seeds,
+            difficulty_votes=difficulty_votes,
+            distill_weight=distill_weight,
+            distill_temperature=distill_temperature,
+            tune_share=tune_share,
+            certify_share=certify_share,
+            seed=seed,
+        ),
+    )
+    _made(cascade, output, now() - start, json)
+
+
+def assemble(
+    *,
+    stage: Annotated[list[str], _STAGE],
+    data: Annotated[str, typer.Option(help="Held-out rows; labels are optional.", show_default=False)],
+    output: o.Output,
+    target_speedup: o.Speedup = None,
+    max_accuracy_drop: o.Drop = None,
+    min_accuracy: o.Least = None,
+    min_agreement: o.Agreement = None,
+    text_column: o.TextColumns = None,
+    label_column: o.LabelColumn = None,
+    cost: o.CostUnit = "flops",
+    max_length: Annotated[int | None, typer.Option(help="Longest row in tokens; default 128.")] = None,
+    overwrite: o.Overwrite = False,
+    json: o.Json = False,
+) -> None:
+    """Make a cascade of fine-tuned classifiers as they are: only thresholds are picked."""
+    from cascadebert.training.assemble import assemble as run
+
+    target = o.target_of(target_speedup, max_accuracy_drop, min_accuracy, min_agreement)
+    start = now()
+    cascade = run(
+        stage,
+        data=data,
+        target=target,
+        output=output,
+        columns=o.columns_of(text_column, label_column),
+        max_length=max_length,
+        cost=cost,
+        overwrite=overwrite,
+    )
+    _made(cascade, output, now() - start, json)
+
+
+def shrink(
+    large: Annotated[str, typer.Argument(metavar="LARGE", help="Encoder: folder or Hub repository.")],
+    *,
+    layers: Annotated[int, typer.Option(help="How many of its first layers to keep.", show_default=False)],
+    output: o.Output,
+    overwrite: o.Overwrite = False,
+    json: o.Json = False,
+) -> None:
+    """Cut a smaller model out of a large one: its first layers, which is NOT a complete model."""
+    from cascadebert.training.shrink import shrink as run
+
+    said = run(large, layers=layers, output=output, overwrite=overwrite)
+    out.say_notices([said])
+    out.machine_line({"output": str(output), "layers": layers, "complete": False, "note": said}, json)
+
+
+def tune(
+    folder: o.Folder,
+    *,
+    data: Annotated[str, typer.Option(help="Held-out rows like those to come.", show_default=False)],
+    target_speedup: o.Speedup = None,
+    max_accuracy_drop: o.Drop = None,
+    min_accuracy: o.Least = None,
+    min_agreement: o.Agreement = None,
+    text_column: o.TextColumns = None,
+    label_column: o.LabelColumn = None,
+    cost: o.CostUnit = "flops",
+    json: o.Json = False,
+) -> None:
+    """Pick new thresholds for a saved cascade. A target that cannot be met changes nothing: exit code 1."""
+    from cascadebert.thresholds import InfeasibleTarget
+    from cascadebert.tuning import tune_folder
+
+    target = o.target_of(target_speedup, max_accuracy_drop, min_accuracy, min_agreement)
+    columns = o.columns_of(text_column, label_column)
+    try:
+        tuned = tune_folder(folder, data, target=target, cost=cost, columns=columns)
+    except InfeasibleTarget as refused:
+        out.errors().print(str(refused))
+        out.machine_line(refused.as_dict(), json)
+        raise typer.Exit(1) from refused
+    expected = tuned.point.expected
+    assert expected is not None
+    out.say_notices(expected.notices)
+    out.console().print(out.expected_line(expected))
+    accuracy = tuned.report.accuracy if tuned.report else None
+    values: dict[str, Any] = {
+        "feasible": True,
+        "thresholds": tuned.point.thresholds,
+        "n": expected.n,
+        "accuracy": accuracy,
+        "measure": expected.measure,
+        "value": expected.value,
+        "exit_rates": expected.exit_rates,
+        f"{cost}_speedup" if cost != "measured" else "measured_cost_speedup": expected.speedup,
+        "expected_speedup": tuned.timing.expected_speedup,
+        "nearest": None,
+        "notices": expected.notices,
+    }
+    out.machine_line(values, json)
+
+
+def demo(
+    *,
+    output: Annotated[Path, typer.Option(help="Folder to write.")] = Path("cascadebert-demo"),
+    seed: Annotated[int, typer.Option(help="Of the data and the models.")] = 0,
+    overwrite: o.Overwrite = False,
+    json: o.Json = False,
+) -> None:
+    """Train, save, load and time a cascade on a generated task; minutes, no network, no data needed."""
+    from cascadebert.demo.run import demo as run
+
+    result = run(output, seed=seed, overwrite=overwrite)
+    out.console().print(result.words())
+    out.machine_line(asdict(result), json)
+
+
+def _made(cascade: Cascade, output: Path, seconds: float, json: bool) -> None:
+    """Say what was made and what it gave on the rows it was tuned on."""
+    spec, expected = cascade.spec, cascade.operating_point.expected
+    assert spec is not None and expected is not None
+    report, timing = spec.measured, spec.timing
+    out.say_notices(expected.notices)
+    if report is not None:
+        out.report_table(report)
+    out.console().print(out.expected_line(expected))
+    out.console().print(f"Saved in {output}. Next: cascadebert evaluate {output} TEST_FILE")
+    stages = [
+        {"name": entry.name, "layers": entry.layers, "hidden": entry.hidden, "temperature": entry.temperature}
+        for entry in spec.stages
+    ]
+    for i, stage in enumerate(report.stages if report else ()):
+        stages[i].update(asdict(stage))
+    values = {
+        "output": str(output),
+        "accuracy": report.accuracy if report else None,
+        "measured_on": {
+            "rows": "tune",
+            "n": expected.n,
+            "measure": expected.measure,
+            "value": expected.value,
+        },
+        "stages": stages,
+        "thresholds": cascade.operating_point.thresholds,
+        "exit_rates": expected.exit_rates,
+        "layers_speedup": report.layers_speedup if report else None,
+        "flops_speedup": report.flops_speedup if report else None,
+        "expected_speedup": timing.expected_speedup if timing else None,
+        "seconds": round(seconds, 1),
+        "notices": expected.notices,
+    }
+    out.machine_line(values, json)

@@ -1,0 +1,100 @@
+"""What verbs print: words for people, one line of JSON for machines; the only room that prints."""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from rich.console import Console
+from rich.logging import RichHandler
+from rich.table import Table
+
+from cascadebert.types import Expected, Report
+
+
+def console() -> Console:
+    """For words to people: standard output."""
+    return Console(highlight=False, soft_wrap=True)
+
+
+def errors() -> Console:
+    """For errors, notices and progress: standard error."""
+    return Console(stderr=True, highlight=False, soft_wrap=True)
+
+
+def show_log() -> None:
+    """Let the package's log speak on standard error."""
+    log = logging.getLogger("cascadebert")
+    handler = RichHandler(console=errors(), show_time=False, show_level=False, show_path=False)
+    log.handlers = [handler]
+    log.setLevel(logging.INFO)
+    log.propagate = False
+
+
+def machine_line(values: Mapping[str, Any], wanted: bool) -> None:
+    """Print the values as one line of JSON, last, if asked for."""
+    if wanted:
+        sys.stdout.write(json.dumps(values) + "\n")
+
+
+def say_notices(notices: Iterable[str]) -> None:
+    """Say each notice on standard error."""
+    for notice in notices:
+        errors().print(f"[yellow]note:[/yellow] {notice}")
+
+
+def share(value: float) -> str:
+    """A share as a percentage.
+
+    >>> share(0.12345)
+    '12.3 %'
+    """
+    return f"{100 * value:.1f} %"
+
+
+def times(value: float | None) -> str:
+    """A speed-up, or that there is none to give.
+
+    >>> times(2.0), times(None)
+    ('2.00x', 'n/a')
+    """
+    return "n/a" if value is None else f"{value:.2f}x"
+
+
+def table(headers: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    """Print a table."""
+    shown = Table(*headers, box=None, header_style="bold", pad_edge=False)
+    for row in rows:
+        shown.add_row(*row)
+    console().print(shown)
+
+
+def report_table(report: Report) -> None:
+    """Print a report: each stage alone, then the cascade."""
+    rows = [
+        (f"stage {i} alone", share(stage.accuracy), f"{stage.ece:.3f}", _score(stage.dis), "")
+        for i, stage in enumerate(report.stages, start=1)
+    ]
+    exits = " / ".join(share(rate) for rate in report.exit_rates)
+    rows.append(("cascade", share(report.accuracy), f"{report.ece:.3f}", "", exits))
+    table(("", "accuracy", "ECE", "DIS", "rows answered by stage"), rows)
+    console().print(
+        f"{report.n:,} rows; macro F1 {report.macro_f1:.3f}; layers speed-up {times(report.layers_speedup)}, "
+        f"FLOPs speed-up {times(report.flops_speedup)}"
+    )
+
+
+def expected_line(expected: Expected) -> str:
+    """What an operating point gave on the rows it was picked on, in words."""
+    return (
+        f"On the {expected.n:,} rows that thresholds were picked on: {expected.measure} "
+        f"{share(expected.value)} (last stage alone {share(expected.last_stage)}), "
+        f"{times(expected.speedup)} by {expected.cost}."
+    )
+
+
+def _score(value: float | None) -> str:
+    return "n/a" if value is None else f"{value:.3f}"

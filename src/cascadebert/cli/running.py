@@ -1,0 +1,120 @@
+"""Verbs that use a cascade: predict, evaluate, bench, info."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from cascadebert.cli import options as o
+from cascadebert.cli import output as out
+
+Data = Annotated[str, typer.Argument(metavar="F", help="csv, tsv, jsonl, parquet or a Hub data set.")]
+
+
+def predict(
+    folder: o.Folder,
+    source: Annotated[Path, typer.Argument(metavar="IN", help="csv, tsv, jsonl or parquet.")],
+    *,
+    output: Annotated[
+        Path, typer.Option(help="File to write; its ending is its format.", show_default=False)
+    ],
+    text_column: o.TextColumns = None,
+    overwrite: o.Overwrite = False,
+    json: o.Json = False,
+) -> None:
+    """Answer every row of a file: adds label, confidence and stage."""
+    import numpy as np
+
+    from cascadebert.cascade import Cascade
+    from cascadebert.scoring import score_file
+
+    columns = o.columns_of(text_column)
+    cascade = Cascade.from_pretrained(folder)
+    answers = score_file(cascade, source, output, columns=columns, overwrite=overwrite)
+    rates = np.bincount(answers.stages - 1, minlength=len(cascade.stages)) / max(1, len(answers))
+    exits = " / ".join(out.share(rate) for rate in rates)
+    out.console().print(f"{len(answers):,} rows written to {output}; answered by stage: {exits}")
+    out.machine_line({"output": str(output), "n": len(answers), "exit_rates": rates.tolist()}, json)
+
+
+def evaluate(
+    folder: o.Folder,
+    data: Data,
+    *,
+    text_column: o.TextColumns = None,
+    label_column: o.LabelColumn = None,
+    json: o.Json = False,
+) -> None:
+    """Measure a cascade, and each of its stages alone, on labelled rows it has never seen."""
+    from cascadebert.evaluation import evaluate_folder
+
+    report, seen = evaluate_folder(folder, data, columns=o.columns_of(text_column, label_column))
+    used = ", ".join(f"{count:,} to {purpose}" for purpose, count in seen.items() if count)
+    if used:
+        out.say_notices(
+            [f"of these {report.n:,} rows, the cascade was made with {used}: figures flatter it."]
+        )
+    out.report_table(report)
+    out.machine_line({**asdict(report), "seen": seen}, json)
+
+
+def bench(
+    folder: o.Folder,
+    data: Data,
+    *,
+    text_column: o.TextColumns = None,
+    label_column: o.LabelColumn = None,
+    repeats: Annotated[int, typer.Option(min=1, help="Timed runs of each, in turn.")] = 5,
+    json: o.Json = False,
+) -> None:
+    """Time a cascade beside its last stage alone on this machine, in one interleaved run."""
+    from cascadebert.bench import bench as run
+    from cascadebert.cascade import Cascade
+
+    columns = o.columns_of(text_column, label_column)
+    result = run(Cascade.from_pretrained(folder), data, columns=columns, repeats=repeats)
+    rows = [
+        (
+            name,
+            f"{one.examples_per_second:,.0f}",
+            f"{one.range[0]:,.0f} - {one.range[1]:,.0f}",
+            "n/a" if one.accuracy is None else out.share(one.accuracy),
+        )
+        for name, one in (("cascade", result.cascade), ("last stage alone", result.last_stage))
+    ]
+    out.table(("", "texts/s", "range", "accuracy"), rows)
+    low, high = result.range
+    out.console().print(
+        f"measured speed-up {out.times(result.measured_speedup)} ({low:.2f} - {high:.2f}), expected "
+        f"{out.times(result.expected_speedup)}; routing overhead {out.share(result.routing_overhead)}"
+    )
+    out.machine_line(asdict(result), json)
+
+
+def info(
+    folder: o.Folder,
+    *,
+    check: Annotated[bool, typer.Option("--check", help="Compare every file with its stored hash.")] = False,
+    json: o.Json = False,
+) -> None:
+    """Say what a saved cascade is; with --check, whether its files are those it was saved with."""
+    from cascadebert.folder import read_folder
+    from cascadebert.stage import local_folder
+
+    spec = read_folder(local_folder(folder), check_files=check)
+    thresholds = [f"{one:.4f}" for one in spec.operating_point.thresholds]
+    rows = [
+        (str(i), entry.name, str(entry.layers), str(entry.hidden), f"{entry.temperature:.3f}", above)
+        for i, (entry, above) in enumerate(zip(spec.stages, [*thresholds, "always"], strict=True), start=1)
+    ]
+    out.table(("stage", "made from", "layers", "width", "temperature", "leaves above"), rows)
+    out.console().print(f"labels: {', '.join(spec.label_names)}")
+    if spec.operating_point.expected is not None:
+        out.console().print(out.expected_line(spec.operating_point.expected))
+        out.say_notices(spec.operating_point.expected.notices)
+    if check:
+        out.console().print("checked: every file of every stage is the one it was saved with")
+    out.machine_line({**spec.model_dump(mode="json"), "checked": check}, json)

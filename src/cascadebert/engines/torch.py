@@ -1,0 +1,62 @@
+"""The torch engine: any `AutoModelForSequenceClassification`, on the CPU or a CUDA device."""
+
+from __future__ import annotations
+
+import inspect
+from pathlib import Path
+
+import numpy as np
+
+from cascadebert.engines.base import TokenBatch
+from cascadebert.errors import StageError, extra
+from cascadebert.types import Logits
+
+with extra("train"):
+    import torch
+    from transformers import PreTrainedModel
+
+    from cascadebert.engines.checkpoint import load_classifier
+
+PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+
+
+class TorchEngine:
+    """A checkpoint in torch, in evaluation mode."""
+
+    name = "torch"
+
+    def __init__(self, path: Path, *, precision: str = "auto") -> None:
+        self.precision = "float32" if precision == "auto" else precision
+        if self.precision not in PRECISIONS:
+            raise StageError(
+                f"the torch engine has no precision {precision!r}; expected auto, {', '.join(PRECISIONS)}"
+            )
+        self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        model = load_classifier(path)
+        module: torch.nn.Module = model
+        self._model = module.to(self._device, PRECISIONS[self.precision]).eval()
+        self._takes_types = takes_token_types(model)
+
+    @torch.inference_mode()
+    def logits(self, batch: TokenBatch) -> Logits:
+        """(rows, num_labels), in float32."""
+        given = model_inputs(batch, self._takes_types)
+        answer = self._model(**{name: tensor.to(self._device) for name, tensor in given.items()})
+        return np.asarray(answer.logits.float().cpu().numpy())
+
+
+def takes_token_types(model: PreTrainedModel) -> bool:
+    """Whether the model tells the two texts of a pair apart by token types."""
+    named = "token_type_ids" in inspect.signature(model.forward).parameters
+    return named and getattr(model.config, "type_vocab_size", 0) > 1
+
+
+def model_inputs(batch: TokenBatch, token_types: bool) -> dict[str, torch.Tensor]:
+    """A token batch as the keyword arguments of a `transformers` model."""
+    given = {
+        "input_ids": torch.from_numpy(batch.input_ids),
+        "attention_mask": torch.from_numpy(batch.attention_mask),
+    }
+    if token_types:
+        given["token_type_ids"] = torch.from_numpy(batch.token_type_ids)
+    return given

@@ -1,0 +1,241 @@
+"""The saved cascade: one folder, written aside and renamed, checked when it is opened.
+
+The format is specified in docs/folder.md. No file in it is code and none is a pickle.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import secrets
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from huggingface_hub import HfApi
+from pydantic import ValidationError
+
+from cascadebert.card import render_card
+from cascadebert.data import Hashes
+from cascadebert.errors import FolderError
+from cascadebert.spec import SCHEMA_VERSION, CascadeSpec
+from cascadebert.stage import config_labels, read_config
+from cascadebert.types import OperatingPoint
+
+SPEC_FILE = "cascade.json"
+ROWS_FILE = "rows.npz"
+CARD_FILE = "README.md"
+
+
+@dataclass(frozen=True)
+class UsedRows:
+    """Fingerprints of the rows that made a cascade, by what they were used for."""
+
+    train: Hashes
+    tune: Hashes
+    certify: Hashes
+
+    def seen(self, hashes: Hashes) -> dict[str, int]:
+        """How many of the given rows were used for each purpose."""
+        return {name: int(np.isin(hashes, used).sum()) for name, used in vars(self).items()}
+
+
+def file_hashes(folder: Path, wanted: Callable[[Path], bool] = Path.exists) -> dict[str, str]:
+    """sha256 of the wanted files of a folder, by name."""
+    hashes = {}
+    for file in sorted(filter(wanted, folder.iterdir())):
+        with file.open("rb") as content:
+            whole = hashlib.sha256()
+            while block := content.read(1 << 20):
+                whole.update(block)
+        hashes[file.name] = whole.hexdigest()
+    return hashes
+
+
+def read_folder(path: Path, *, check_files: bool = True) -> CascadeSpec:
+    """Read and check a saved cascade.
+
+    Args:
+        path: the folder.
+        check_files: whether the files of the stages are hashed and compared.
+
+    Raises:
+        FolderError: if it is no cascade, has another schema version, or any file of a stage is missing,
+            changed or added.
+    """
+    file = path / SPEC_FILE
+    try:
+        raw = json.loads(file.read_text("utf-8"))
+    except (OSError, ValueError) as error:
+        raise FolderError(f"{path} is not a saved cascade: no readable {SPEC_FILE} ({error})") from error
+    version = raw.get("schema_version") if isinstance(raw, dict) else None
+    if version != SCHEMA_VERSION:
+        raise FolderError(
+            f"{file}: schema version {version!r}; this release reads {SCHEMA_VERSION}. "
+            "Install the release that wrote it, or fit again."
+        )
+    try:
+        spec = CascadeSpec.model_validate(raw)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise FolderError(f"{file}: {where}: {first['msg']}. The file was damaged or edited.") from error
+    _check_stages(path, spec, check_files)
+    return spec
+
+
+def _check_stages(path: Path, spec: CascadeSpec, check_files: bool) -> None:
+    for entry in spec.stages:
+        folder = path / entry.path
+        if Path(entry.path).name != entry.path or not folder.is_dir():
+            raise FolderError(f"{path}: the stage folder {entry.path!r} is missing")
+        found = file_hashes(folder) if check_files else entry.sha256
+        for name in sorted(set(found) | set(entry.sha256)):
+            if found.get(name) != entry.sha256.get(name):
+                state = "removed" if name not in found else "added" if name not in entry.sha256 else "changed"
+                raise FolderError(
+                    f"{folder / name} was {state} since the cascade was saved; its thresholds belong to "
+                    "the files it was saved with. Restore the file, or make a new cascade with "
+                    "`cascadebert assemble`."
+                )
+    order = config_labels(read_config(path / spec.stages[-1].path), path)
+    if order != spec.label_names:
+        raise FolderError(
+            f"{path}: the label order of {SPEC_FILE} ({', '.join(spec.label_names)}) is not that of the last "
+            f"stage ({', '.join(order)})"
+        )
+
+
+def write_folder(
+    path: Path,
+    spec: CascadeSpec,
+    stages: Mapping[str, Path],
+    rows: UsedRows,
+    *,
+    files: Mapping[str, Path] | None = None,
+    overwrite: bool = False,
+) -> None:
+    """Write a new cascade folder.
+
+    Args:
+        path: where to.
+        spec: what it says of itself.
+        stages: sub-folder name to the folder it is copied from.
+        rows: what was used for what.
+        files: further files to copy in, by name.
+        overwrite: replace an existing folder.
+    """
+    with aside(path, overwrite=overwrite) as new:
+        for name, source in stages.items():
+            shutil.copytree(source, new / name)
+        for name, source in (files or {}).items():
+            shutil.copyfile(source, new / name)
+        np.savez(new / ROWS_FILE, train=rows.train, tune=rows.tune, certify=rows.certify)
+        _write_spec(new, spec)
+
+
+def used_rows(path: Path) -> UsedRows:
+    """The fingerprints stored in a saved cascade.
+
+    Raises:
+        FolderError: if they are missing or unreadable.
+    """
+    try:
+        with np.load(path / ROWS_FILE, allow_pickle=False) as stored:
+            return UsedRows(stored["train"], stored["tune"], stored["certify"])
+    except (OSError, ValueError, KeyError) as error:
+        raise FolderError(f"{path}: no readable {ROWS_FILE} ({error})") from error
+
+
+def update_folder(path: Path, spec: CascadeSpec, rows: UsedRows) -> None:
+    """Replace the operating point of a saved cascade: its description, card and row fingerprints."""
+    with tempfile.TemporaryDirectory(dir=path, prefix=".update-") as name:
+        new = Path(name)
+        np.savez(new / ROWS_FILE, train=rows.train, tune=rows.tune, certify=rows.certify)
+        _write_spec(new, spec)
+        for file in (ROWS_FILE, CARD_FILE, SPEC_FILE):
+            (new / file).replace(path / file)
+
+
+def copy_folder(
+    source: Path | None, spec: CascadeSpec | None, point: OperatingPoint, path: Path, *, overwrite: bool
+) -> None:
+    """Copy a saved cascade, with the given operating point.
+
+    Raises:
+        FolderError: if there is no source folder, or `path` exists.
+    """
+    if source is None or spec is None:
+        raise FolderError("this cascade was never saved; make it with fit() or assemble()")
+    with aside(path, overwrite=overwrite) as new:
+        shutil.copytree(source, new, dirs_exist_ok=True)
+        _write_spec(new, with_point(spec, point))
+
+
+def upload_folder(
+    source: Path | None, spec: CascadeSpec | None, point: OperatingPoint, repo: str, *, private: bool | None
+) -> str:
+    """Copy a saved cascade to the Hugging Face Hub, with the given operating point.
+
+    Returns:
+        The address of the commit.
+    """
+    with tempfile.TemporaryDirectory() as name:
+        new = Path(name) / "cascade"
+        copy_folder(source, spec, point, new, overwrite=False)
+        api = HfApi()
+        api.create_repo(repo, private=private, exist_ok=True)
+        commit = api.upload_folder(repo_id=repo, folder_path=new, commit_message="Upload a cascade")
+    return str(commit.commit_url)
+
+
+def with_point(spec: CascadeSpec, point: OperatingPoint) -> CascadeSpec:
+    """The description with another operating point; what was measured at the old one goes."""
+    if point == spec.operating_point:
+        return spec
+    return spec.model_copy(update={"operating_point": point, "measured": None, "timing": None})
+
+
+@contextmanager
+def aside(path: Path, *, overwrite: bool) -> Iterator[Path]:
+    """A new folder beside `path` that takes its name when the block ends without an error.
+
+    Raises:
+        FolderError: if `path` exists and `overwrite` is false.
+    """
+    check_free(path, overwrite=overwrite)
+    new = path.absolute().with_name(f".{path.name}.{secrets.token_hex(4)}")
+    new.mkdir()
+    try:
+        yield new
+        if path.exists():
+            shutil.rmtree(path)
+        new.replace(path)
+    finally:
+        shutil.rmtree(new, ignore_errors=True)
+
+
+def check_free(path: Path, *, overwrite: bool) -> None:
+    """Refuse an output folder that could not be made later, before anything costly is done.
+
+    Raises:
+        FolderError: if it exists and is not to be (or cannot safely be) replaced, or its parent is absent.
+    """
+    if not path.absolute().parent.is_dir():
+        raise FolderError(f"{path}: the folder {path.absolute().parent} does not exist. Make it first.")
+    if not path.exists():
+        return
+    if not overwrite:
+        raise FolderError(f"{path} exists already. Choose another --output, or replace it with --overwrite.")
+    ours = any((path / name).is_file() for name in (SPEC_FILE, "config.json"))
+    if not path.is_dir() or not (ours or not any(path.iterdir())):
+        raise FolderError(f"{path} is not a model folder: it is not replaced. Choose another --output.")
+
+
+def _write_spec(folder: Path, spec: CascadeSpec) -> None:
+    (folder / CARD_FILE).write_text(render_card(spec), "utf-8")
+    (folder / SPEC_FILE).write_text(spec.model_dump_json(indent=2) + "\n", "utf-8")

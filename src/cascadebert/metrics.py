@@ -1,0 +1,82 @@
+"""How good and how trustworthy answers are. Pure: arrays in, numbers out."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from cascadebert.errors import UndefinedMetric, extra
+from cascadebert.types import Bools, Floats, Ints
+
+
+def accuracy(predicted: Ints, labels: Ints) -> float:
+    """Share of rows answered rightly.
+
+    Args:
+        predicted: (n,) label ids.
+        labels: (n,) label ids.
+
+    >>> accuracy(np.array([0, 1, 1]), np.array([0, 1, 0]))
+    0.6666666666666666
+    """
+    return float(np.mean(predicted == labels))
+
+
+def macro_f1(predicted: Ints, labels: Ints, num_labels: int) -> float:
+    """F1 of each label, averaged without weights over the labels that occur in either array.
+
+    Args:
+        predicted: (n,) label ids.
+        labels: (n,) label ids.
+        num_labels: ids run from 0 to this number less one.
+
+    >>> macro_f1(np.array([0, 1, 1]), np.array([0, 1, 0]), 2)
+    0.6666666666666666
+    """
+    with extra("tune"):
+        from sklearn.metrics import f1_score
+    present = np.intersect1d(np.arange(num_labels), np.union1d(predicted, labels))
+    return float(f1_score(labels, predicted, labels=present, average="macro", zero_division=0.0))
+
+
+def expected_calibration_error(confidences: Floats, right: Bools, bins: int = 15) -> float:
+    """Mean gap between confidence and accuracy over equal-width bins, weighted by rows.
+
+    ECE = sum over bins of (rows in bin / n) * |accuracy in bin - mean confidence in bin|
+    (Guo et al. 2017, equation 3). A bin is open at its lower and closed at its upper edge.
+
+    Args:
+        confidences: (n,) in [0, 1].
+        right: (n,) True where the answer is right.
+        bins: number of bins between 0 and 1.
+
+    >>> expected_calibration_error(np.array([0.9, 0.9]), np.array([True, False]))
+    0.4
+    """
+    which = np.clip(np.ceil(confidences * bins).astype(np.int64) - 1, 0, bins - 1)
+    gap = np.bincount(which, weights=right - confidences, minlength=bins)
+    return float(np.abs(gap).sum() / len(confidences))
+
+
+def difficulty_inversion_score(confidences: Floats, hard: Bools) -> float:
+    """Share of (hard, easy) pairs in which the hard row has the lower confidence; higher is better.
+
+    Equals the area under the ROC curve of the confidence as a predictor of "easy"; ties count one
+    half (Li et al. 2021, section 2.2). Pass log-odds: saturated probabilities tie at 1.0.
+
+    Args:
+        confidences: (n,) any score that rises with certainty.
+        hard: (n,) True where the row is difficult.
+
+    Raises:
+        UndefinedMetric: if all rows are hard or none is.
+
+    >>> difficulty_inversion_score(np.array([0.9, 0.8, 0.6]), np.array([False, False, True]))
+    1.0
+    """
+    if hard.all() or not hard.any():
+        raise UndefinedMetric(
+            f"the difficulty inversion score needs hard and easy rows; {hard.sum()} of {hard.size} are hard"
+        )
+    with extra("tune"):
+        from sklearn.metrics import roc_auc_score
+    return float(roc_auc_score(~hard, confidences))

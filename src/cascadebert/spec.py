@@ -1,0 +1,88 @@
+"""What cascade.json holds; checked on the way in and on the way out."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict
+
+from cascadebert.types import Flops, OperatingPoint, Report
+
+SCHEMA_VERSION = 1
+_STRICT = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class StageEntry(BaseModel):
+    """One stage of a saved cascade.
+
+    Attributes:
+        path: its sub-folder.
+        name: what it was made from.
+        layers: number of transformer layers.
+        hidden: width of a layer.
+        max_length: longest row in tokens.
+        temperature: its logits are divided by this.
+        flops: of one row.
+        sha256: of every file of the sub-folder.
+    """
+
+    model_config = _STRICT
+
+    path: str
+    name: str
+    layers: int
+    hidden: int
+    max_length: int
+    temperature: float
+    flops: Flops | None
+    sha256: dict[str, str]
+
+
+class TunedOn(BaseModel):
+    """Where the operating point was picked.
+
+    Attributes:
+        engine: that ran the stages.
+        precision: of its matrix products.
+        source: file name or "train" for carved rows.
+        data_sha256: fingerprint of the rows.
+    """
+
+    model_config = _STRICT
+
+    engine: str
+    precision: str
+    source: str
+    data_sha256: str
+
+
+class Timing(BaseModel):
+    """Seconds measured where the cascade was made; they do not carry over to other machines.
+
+    Attributes:
+        machine: in words.
+        rows_per_second: of each stage alone, on the tune rows.
+        expected_speedup: of the cascade over the last stage alone, from those seconds and the exits.
+    """
+
+    model_config = _STRICT
+
+    machine: str
+    rows_per_second: tuple[float, ...]
+    expected_speedup: float
+
+
+class CascadeSpec(BaseModel):
+    """The whole of cascade.json; the fields are explained in docs/folder.md."""
+
+    model_config = _STRICT
+
+    format: Literal["cascadebert"]
+    schema_version: int
+    label_names: tuple[str, ...]
+    stages: tuple[StageEntry, ...]
+    operating_point: OperatingPoint
+    tuned_on: TunedOn
+    measured: Report | None
+    timing: Timing | None
+    provenance: dict[str, Any]

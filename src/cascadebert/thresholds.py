@@ -1,0 +1,289 @@
+"""Which thresholds meet a target. Pure: arrays in, a choice out; no model is run here.
+
+Every combination of candidate thresholds is judged at once: confidences are binned, and cumulative
+sums over the table of bins give the loss and the cost of each combination without going through the
+rows again. With one threshold every distinct confidence is a candidate, so the choice is exact; with
+more, candidates are quantiles, as many per stage as a table of about a million cells allows.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cascadebert.errors import CascadeError
+from cascadebert.types import Floats, Ints, Target
+
+TABLE_CELLS = 2**20
+FEW_ROWS = 100
+
+
+@dataclass(frozen=True)
+class Selection:
+    """Thresholds and what they give on the rows they were picked on.
+
+    Attributes:
+        thresholds: (num_stages - 1,).
+        n: number of rows.
+        loss: mean loss of the cascade.
+        last_loss: mean loss of the last stage alone.
+        exit_rates: (num_stages,) share of rows answered at each stage.
+        speedup: cost of the last stage alone over the cost of the cascade.
+        notices: what a user must hear about these thresholds, one sentence each.
+    """
+
+    thresholds: tuple[float, ...]
+    n: int
+    loss: float
+    last_loss: float
+    exit_rates: tuple[float, ...]
+    speedup: float
+    notices: tuple[str, ...]
+
+    @property
+    def words(self) -> str:
+        """The figures of this point in words."""
+        drop = 100 * (self.loss - self.last_loss)
+        return f"speed-up {self.speedup:.2f}x with {1 - self.loss:.3f} right ({-drop:+.1f} points)"
+
+
+class InfeasibleTarget(CascadeError):
+    """No thresholds meet the target; `nearest` is the closest point there is."""
+
+    def __init__(self, target: Target, nearest: Selection) -> None:
+        self.target = target
+        self.nearest = nearest
+        if target.name == "speedup":
+            self.nearest_value = np.floor(nearest.speedup * 100) / 100
+            reached = f"speed-up {target.value:g}x cannot be reached: at most it is {nearest.speedup:.2f}x"
+        else:
+            self.nearest_value = np.floor((1 - nearest.loss) * 1e4) / 1e4
+            most = f"at most it is {1 - nearest.loss:.4f}"
+            reached = f"{target.name} {target.value:g} cannot be reached: {most}"
+        super().__init__(f"{reached}. Nearest: {target.option} {self.nearest_value:g} ({nearest.words}).")
+
+    def as_dict(self) -> dict[str, Any]:
+        """The refusal as plain values: `feasible` is false and `nearest` is what can be had."""
+        return {
+            "feasible": False,
+            "thresholds": None,
+            "n": self.nearest.n,
+            "accuracy": None,
+            "exit_rates": None,
+            "expected_speedup": None,
+            "nearest": {
+                "target": self.target.name,
+                "value": float(self.nearest_value),
+                "thresholds": self.nearest.thresholds,
+                "right": 1 - self.nearest.loss,
+                "exit_rates": self.nearest.exit_rates,
+                "speedup": self.nearest.speedup,
+            },
+        }
+
+
+def exit_stages(confidences: Floats, thresholds: tuple[float, ...]) -> Ints:
+    """The stage, counted from 0, at which each row leaves if every stage saw every row.
+
+    Args:
+        confidences: (num_stages, n).
+        thresholds: (num_stages - 1,).
+
+    >>> exit_stages(np.array([[0.9, 0.6], [0.5, 0.5]]), (0.8,)).tolist()
+    [0, 1]
+    """
+    leaves = np.ones(confidences.shape, dtype=np.bool_)
+    leaves[:-1] = confidences[:-1] > np.asarray(thresholds)[:, None]
+    return np.asarray(leaves.argmax(axis=0))
+
+
+def paid(exits: Ints, costs: Floats) -> Floats:
+    """Cost of each row: every stage up to the one it left at (Li et al. 2021, section 4).
+
+    Args:
+        exits: (n,) from `exit_stages`.
+        costs: (num_stages, n) of one row at one stage.
+    """
+    return np.asarray(np.cumsum(costs, axis=0)[exits, np.arange(len(exits))])
+
+
+def speedup(exits: Ints, costs: Floats) -> float:
+    """Cost of the last stage alone over the cost paid, both summed over the rows.
+
+    Args:
+        exits: (n,) from `exit_stages`.
+        costs: (num_stages, n), or (num_stages,) where every row costs the same.
+
+    >>> leave = np.repeat([0, 1], [377, 31])
+    >>> round(speedup(leave, np.array([2.0, 12.0])), 4)
+    4.1212
+    """
+    costs = _per_row(costs, len(exits))
+    return float(costs[-1].sum() / paid(exits, costs).sum())
+
+
+def select_thresholds(confidences: Floats, losses: Floats, costs: Floats, *, target: Target) -> Selection:
+    """The thresholds that meet `target`: lowest loss for a speed-up, else the highest speed-up.
+
+    Args:
+        confidences: (num_stages, n) in [0, 1]; the last stage's are not looked at.
+        losses: (num_stages, n) of the answer of each stage, 0 right and 1 wrong. For agreement:
+            1 where the answer differs from the last stage's.
+        costs: (num_stages, n), or (num_stages,) where every row costs the same; any unit.
+        target: what must hold on these rows.
+
+    Raises:
+        InfeasibleTarget: if no thresholds meet it; carries the nearest point.
+        CascadeError: if shapes differ, n is 0, or a value is not finite.
+
+    >>> choice = select_thresholds(
+    ...     np.array([[0.9, 0.8, 0.6, 0.5], [1.0, 1.0, 1.0, 1.0]]),
+    ...     np.array([[0, 0, 1, 1], [0, 0, 0, 0]]), np.array([1.0, 6.0]), target=Target(speedup=1.5))
+    >>> choice.thresholds, choice.loss, choice.speedup
+    ((0.7,), 0.0, 1.5)
+    """
+    confidences, losses, costs = _checked(confidences, losses, costs)
+    grids = _candidates(confidences[:-1])
+    loss, cost = _sweep(confidences, losses, costs, grids)
+    gains = costs[-1].mean() / cost
+    last_loss = float(losses[-1].mean())
+    best = _pick(loss, gains, last_loss, target)
+    point = tuple(float(grid[i]) for grid, i in zip(grids, np.unravel_index(best, loss.shape), strict=True))
+    choice = _measure(point, confidences, losses, costs)
+    if not _meets(np.array(choice.loss), np.array(choice.speedup), last_loss, target):
+        raise InfeasibleTarget(target, choice)
+    return choice
+
+
+def _per_row(costs: Floats, n: int) -> Floats:
+    costs = np.asarray(costs, dtype=np.float64)
+    return np.broadcast_to(costs[:, None], (len(costs), n)) if costs.ndim == 1 else costs
+
+
+def _checked(confidences: Floats, losses: Floats, costs: Floats) -> tuple[Floats, Floats, Floats]:
+    confidences = np.asarray(confidences, dtype=np.float64)
+    if confidences.ndim != 2 or confidences.shape[1] == 0:
+        raise CascadeError(
+            f"confidences must have shape (num_stages, n) with n of at least 1, not {confidences.shape}"
+        )
+    losses = np.asarray(losses, dtype=np.float64)
+    costs = _per_row(costs, confidences.shape[1])
+    for name, array in (("confidences", confidences), ("losses", losses), ("costs", costs)):
+        if array.shape != confidences.shape:
+            raise CascadeError(f"{name} have shape {array.shape}, expected {confidences.shape}")
+        if not np.isfinite(array).all():
+            stage, row = np.argwhere(~np.isfinite(array))[0]
+            bad = array[stage, row]
+            raise CascadeError(f"{name} of stage {stage + 1}, row {row + 1}: {bad} is not a finite number")
+    return confidences, losses, costs
+
+
+def _candidates(confidences: Floats) -> list[Floats]:
+    """Per stage, thresholds in rising order: all rows leave, midpoints between neighbours, none leaves.
+
+    The lowest lies just under the least confidence seen, not at 0: a row less sure than all rows that
+    were tuned on is still passed on.
+    """
+    stages = len(confidences)
+    most = TABLE_CELLS if stages < 2 else int(TABLE_CELLS ** (1 / stages))
+    grids = []
+    for row in confidences:
+        seen = np.sort(row) if stages > 1 else np.unique(row)
+        if stages > 1:
+            seen = np.unique(seen[np.linspace(0, len(seen) - 1, min(len(seen), most)).astype(np.int64)])
+        middle = seen[:-1] + (seen[1:] - seen[:-1]) / 2
+        grids.append(np.concatenate([[np.nextafter(seen[0], 0.0)], middle, [1.0]]))
+    return grids
+
+
+def _sweep(confidences: Floats, losses: Floats, costs: Floats, grids: list[Floats]) -> tuple[Floats, Floats]:
+    """Mean loss and mean cost of every combination of thresholds, one axis per non-final stage."""
+    n = confidences.shape[1]
+    sizes = tuple(len(grid) for grid in grids)
+    bins = [np.searchsorted(grid, row, side="left") for grid, row in zip(grids, confidences, strict=False)]
+    loss, cost = np.zeros(sizes), np.zeros(sizes)
+    for stage in range(len(confidences)):
+        spread = (...,) + (None,) * (len(sizes) - stage)
+        cost += _reaching(bins[:stage], sizes[:stage], costs[stage])[spread]
+        loss += _reaching(bins[:stage], sizes[:stage], losses[stage])[spread]
+        if stage < len(sizes):
+            passed_on = _reaching(bins[: stage + 1], sizes[: stage + 1], losses[stage])
+            loss -= passed_on[(...,) + (None,) * (len(sizes) - stage - 1)]
+    return loss / n, cost / n
+
+
+def _reaching(bins: list[NDArray[np.intp]], sizes: tuple[int, ...], weights: Floats) -> Floats:
+    """Sum of the weights of the rows passed on by the first stages, for every combination of theirs.
+
+    A row with bin b exceeds exactly the thresholds 0 .. b - 1, so threshold t passes it on if t >= b.
+    """
+    if not bins:
+        return np.asarray(weights.sum())
+    table_shape = tuple(size + 1 for size in sizes)
+    cells = np.ravel_multi_index(tuple(bins), table_shape)
+    table = np.bincount(cells, weights=weights, minlength=int(np.prod(table_shape))).reshape(table_shape)
+    for axis in range(table.ndim):
+        table = np.cumsum(table, axis=axis)
+    return np.asarray(table[tuple(slice(0, size) for size in sizes)])
+
+
+def _meets(loss: Floats, gains: Floats, last_loss: float, target: Target) -> NDArray[np.bool_]:
+    slack = 1e-12
+    if target.name == "speedup":
+        return np.asarray(gains >= target.value * (1 - slack))
+    allowed = last_loss + target.value if target.name == "max_accuracy_drop" else 1 - target.value
+    return np.asarray(loss <= allowed + slack)
+
+
+def _pick(loss: Floats, gains: Floats, last_loss: float, target: Target) -> int:
+    """Flat index of the best combination, or of the nearest one where none meets the target."""
+    meets = _meets(loss, gains, last_loss, target).ravel()
+    rounded = np.round(loss, 12).ravel()
+    gain = gains.ravel()
+    by_speed = target.name != "speedup"
+    if not meets.any():
+        by_speed = not by_speed
+        meets = np.ones_like(meets)
+    keys = (rounded, -gain) if by_speed else (-gain, rounded)
+    where = np.flatnonzero(meets)
+    return int(where[np.lexsort(tuple(key[where] for key in keys))[0]])
+
+
+def _measure(point: tuple[float, ...], confidences: Floats, losses: Floats, costs: Floats) -> Selection:
+    """What the thresholds give, by routing the rows rather than from the table."""
+    exits = exit_stages(confidences, point)
+    rates = np.bincount(exits, minlength=len(confidences)) / len(exits)
+    gain = speedup(exits, costs)
+    return Selection(
+        thresholds=point,
+        n=len(exits),
+        loss=float(losses[exits, np.arange(len(exits))].mean()),
+        last_loss=float(losses[-1].mean()),
+        exit_rates=tuple(float(rate) for rate in rates),
+        speedup=gain,
+        notices=_notices(rates, gain, len(exits)),
+    )
+
+
+def _notices(rates: Floats, gain: float, n: int) -> tuple[str, ...]:
+    said = []
+    if n < FEW_ROWS:
+        said.append(
+            f"thresholds were picked on {n} rows only: a share read off so few is uncertain by about "
+            f"{100 / np.sqrt(n):.0f} points (95 %). Give {FEW_ROWS} rows or more."
+        )
+    for number, rate in enumerate(rates[:-1], start=1):
+        if rate == 0:
+            said.append(f"no row leaves at stage {number}: it costs time and answers nothing. Drop it.")
+    last_used = int(np.flatnonzero(rates)[-1]) + 1
+    if last_used < len(rates):
+        said.append(
+            f"every row leaves by stage {last_used}: on these rows later stages are not needed. A row less "
+            "sure than all of these is still passed on; check the exit rates on your own traffic."
+        )
+    if gain < 1:
+        said.append(f"do not cascade here: at {gain:.2f}x it is slower than the last stage alone.")
+    return tuple(said)

@@ -1,0 +1,90 @@
+"""Make a cascade of classifiers that exist already: only thresholds are picked."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from cascadebert.cascade import Cascade
+from cascadebert.data import Examples, load_examples, shorten
+from cascadebert.errors import StageError
+from cascadebert.folder import UsedRows, check_free
+from cascadebert.stage import local_folder
+from cascadebert.tasks import Columns
+from cascadebert.training.finish import open_stages, save_cascade
+from cascadebert.training.sources import copy_checkpoint, refuse_order
+from cascadebert.tuning import needs_labels
+from cascadebert.types import Cost, Flops, Target
+
+if TYPE_CHECKING:
+    import datasets
+
+
+def assemble(
+    stages: Sequence[str | Path],
+    *,
+    data: str | Path | datasets.Dataset | Examples,
+    target: Target,
+    output: str | Path,
+    columns: Columns | None = None,
+    max_length: int | None = None,
+    cost: Cost = "flops",
+    overwrite: bool = False,
+) -> Cascade:
+    """Take fine-tuned classifiers as they are, pick thresholds on held-out rows, save one folder.
+
+    Args:
+        stages: two or more fine-tuned checkpoints from small to large: folders or repositories of the Hub,
+            whose labels are the same by name, in any order.
+        data: rows that none of them was trained on. Without labels the target is a speed-up or agreement
+            with the last stage.
+        target: what must hold on those rows.
+        output: the folder to write.
+        columns: names of the columns, where not the usual ones.
+        max_length: longest row in tokens; default 128.
+        cost: what speed-up is counted in.
+        overwrite: replace an existing output folder.
+
+    Raises:
+        CascadeError: one of its kinds, for data, stages or targets that cannot be used; nothing is written.
+
+    Returns:
+        The saved cascade, loaded.
+    """
+    output = Path(output)
+    check_free(output, overwrite=overwrite)
+    rows = load_examples(data, columns=columns, labels=needs_labels(target), split="validation")
+    names = [str(stage) for stage in stages]
+    sources = [local_folder(stage) for stage in stages]
+    with tempfile.TemporaryDirectory(dir=output.absolute().parent, prefix=f".{output.name}-") as folder:
+        copies = [Path(folder) / f"stage-{number}" for number in range(1, len(sources) + 1)]
+        for source, copy in zip(sources, copies, strict=True):
+            copy_checkpoint(source, copy)
+        opened = open_stages(copies, names, max_length)
+        refuse_order(names, [stage.flops or Flops(0, 0, 0) for stage in opened])
+        _refuse_labels(rows, opened[-1].label_names, names[-1])
+        none = np.empty(0, dtype=np.uint64)
+        return save_cascade(
+            opened,
+            rows,
+            target=target,
+            cost=cost,
+            output=output,
+            rows=UsedRows(none, rows.hashes(), none),
+            provenance={"made_by": "assemble", "rows": {"tune": len(rows)}},
+            overwrite=overwrite,
+        )
+
+
+def _refuse_labels(rows: Examples, names: tuple[str, ...], stage: str) -> None:
+    unknown = sorted(set(rows.labels or ()) - set(names))
+    if unknown:
+        raise StageError(
+            f"the labels of {rows.source} are not those of the stages. {rows.source}, column "
+            f"'{rows.label_column}': {shorten(sorted(set(rows.labels or ())))}. {stage}: {shorten(names)}. "
+            "Write the stages' names into the data."
+        )

@@ -1,0 +1,69 @@
+"""Every default of training, in one place."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from cascadebert.errors import CascadeError
+
+
+@dataclass(frozen=True)
+class FitConfig:
+    """How stages are trained; all of it is stored in the saved folder.
+
+    Attributes:
+        max_length: longest row in tokens; longer texts are cut.
+        epochs: passes over the train rows; fractions are allowed.
+        batch_size: rows per step.
+        learning_rate: of AdamW, falling linearly to 0.
+        warmup: share of the steps in which it rises linearly from 0.
+        bf16: matrix products of training in bfloat16; None asks the processor.
+        dar_weight: lambda of difficulty-aware regularisation, on every stage but the last; 0 turns it
+            off (Li et al. 2021; 0.5 as in their release).
+        dar_margin: epsilon, by how much an easy row's confidence should exceed a hard row's (0.3 as in
+            their release).
+        difficulty_folds: folds of the cross-prediction behind difficulty labels.
+        difficulty_seeds: how often it is repeated with another seed (the paper: 5).
+        difficulty_votes: a row is easy if at least this share of the repeats predicts it rightly.
+        distill_weight: weight of learning the last stage's logits, in the earlier stages; 0 is off.
+        distill_temperature: both sides' logits are divided by it.
+        tune_share: share of the train rows to tune on, where no validation rows are given.
+        certify_share: share of the train rows kept for guarantees, where none are given.
+        seed: of everything random.
+
+    >>> FitConfig(epochs=0)
+    Traceback (most recent call last):
+    cascadebert.errors.CascadeError: epochs must be above 0, not 0
+    """
+
+    max_length: int = 128
+    epochs: float = 3.0
+    batch_size: int = 32
+    learning_rate: float = 5e-5
+    warmup: float = 0.0
+    bf16: bool | None = None
+    dar_weight: float = 0.5
+    dar_margin: float = 0.3
+    difficulty_folds: int = 3
+    difficulty_seeds: int = 1
+    difficulty_votes: float = 1.0
+    distill_weight: float = 0.0
+    distill_temperature: float = 2.0
+    tune_share: float = 0.1
+    certify_share: float = 0.1
+    seed: int = 1234
+
+    def __post_init__(self) -> None:
+        for name in ("epochs", "batch_size", "learning_rate", "distill_temperature", "difficulty_seeds"):
+            if not getattr(self, name) > 0:
+                raise CascadeError(f"{name} must be above 0, not {getattr(self, name)}")
+        for name in ("dar_weight", "dar_margin", "distill_weight", "seed"):
+            if not getattr(self, name) >= 0:
+                raise CascadeError(f"{name} must not be negative, and is {getattr(self, name)}")
+        for name in ("warmup", "difficulty_votes", "tune_share", "certify_share"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise CascadeError(f"{name} is a share between 0 and 1, not {getattr(self, name)}")
+        if self.difficulty_folds < 2:
+            raise CascadeError(f"difficulty_folds must be at least 2, not {self.difficulty_folds}")
+        if not 0 < self.tune_share + self.certify_share < 1:
+            raise CascadeError("tune_share and certify_share together must leave rows to train on")

@@ -1,0 +1,123 @@
+"""From trained stages to a saved cascade: calibrate, pick thresholds, write the folder."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from cascadebert.cascade import Cascade
+from cascadebert.data import Examples
+from cascadebert.environment import versions
+from cascadebert.folder import UsedRows, file_hashes, write_folder
+from cascadebert.spec import SCHEMA_VERSION, CascadeSpec, StageEntry, TunedOn
+from cascadebert.stage import Stage
+from cascadebert.training.sources import count_flops
+from cascadebert.training.stage_training import log
+from cascadebert.tuning import Tuned, cache, pick, recalibrated
+from cascadebert.types import Cost, OperatingPoint, Target
+
+
+def open_stages(folders: Sequence[Path], names: Sequence[str], max_length: int | None) -> tuple[Stage, ...]:
+    """Load fine-tuned checkpoints as stages that agree on their labels, in the order of the last one's.
+
+    Args:
+        folders: from small to large.
+        names: what each was made from.
+        max_length: longest row in tokens.
+
+    Raises:
+        StageError: if one is not complete, or their labels differ.
+    """
+    stages = [Stage.from_pretrained(folder, max_length=max_length) for folder in folders]
+    labels = stages[-1].label_names
+    return tuple(
+        _named(stage.with_labels(labels), name, folder)
+        for stage, name, folder in zip(stages, names, folders, strict=True)
+    )
+
+
+def save_cascade(
+    stages: tuple[Stage, ...],
+    tune_rows: Examples,
+    *,
+    target: Target,
+    cost: Cost,
+    output: Path,
+    rows: UsedRows,
+    provenance: Mapping[str, Any],
+    notices: tuple[str, ...] = (),
+    files: Mapping[str, Path] | None = None,
+    overwrite: bool = False,
+) -> Cascade:
+    """Calibrate on the tune rows, pick thresholds there, and write everything as one folder.
+
+    Args:
+        stages: from small to large, with the same label order.
+        tune_rows: rows that no stage was trained on.
+        target: what must hold on them.
+        cost: what speed-up is counted in.
+        output: the folder to write.
+        rows: fingerprints of the rows used, by purpose.
+        provenance: how the stages were made.
+        notices: kept with the operating point.
+        files: further files for the folder, by name.
+        overwrite: replace an existing folder.
+
+    Raises:
+        InfeasibleTarget: if no thresholds meet the target; nothing is written.
+    """
+    never = OperatingPoint((1.0,) * (len(stages) - 1))
+    cascade = Cascade(stages, (1.0,) * len(stages), never)
+    log.info("tuning on %d rows", len(tune_rows))
+    cached = cache(cascade, tune_rows)
+    cascade = recalibrated(cascade, cached)
+    tuned = pick(cascade, cached, target, cost, notices)
+    spec = _spec(cascade, tuned, tune_rows, provenance)
+    folders = {entry.path: stage.path for entry, stage in zip(spec.stages, stages, strict=True)}
+    write_folder(output, spec, folders, rows, files=files, overwrite=overwrite)
+    return Cascade.from_pretrained(output)
+
+
+def _spec(cascade: Cascade, tuned: Tuned, tune_rows: Examples, provenance: Mapping[str, Any]) -> CascadeSpec:
+    engine = cascade.stages[-1].engine
+    return CascadeSpec(
+        format="cascadebert",
+        schema_version=SCHEMA_VERSION,
+        label_names=cascade.label_names,
+        stages=tuple(
+            _entry(number, stage, temperature)
+            for number, (stage, temperature) in enumerate(
+                zip(cascade.stages, cascade.temperatures, strict=True), start=1
+            )
+        ),
+        operating_point=tuned.point,
+        tuned_on=TunedOn(
+            engine=engine.name,
+            precision=engine.precision,
+            source=tune_rows.source,
+            data_sha256=tune_rows.sha256(),
+        ),
+        measured=tuned.report,
+        timing=tuned.timing,
+        provenance={**provenance, "versions": versions()},
+    )
+
+
+def _entry(number: int, stage: Stage, temperature: float) -> StageEntry:
+    return StageEntry(
+        path=f"stage-{number}",
+        name=stage.name,
+        layers=stage.layers,
+        hidden=stage.hidden,
+        max_length=stage.encoder.max_length,
+        temperature=temperature,
+        flops=stage.flops,
+        sha256=file_hashes(stage.path),
+    )
+
+
+def _named(stage: Stage, name: str, folder: Path) -> Stage:
+    from dataclasses import replace
+
+    return replace(stage, name=Path(name).name, flops=count_flops(folder))

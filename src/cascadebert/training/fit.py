@@ -1,0 +1,190 @@
+"""From labelled rows to a saved cascade: the whole flow on one page."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from cascadebert.cascade import Cascade
+from cascadebert.data import Examples, load_examples
+from cascadebert.errors import CascadeError
+from cascadebert.folder import UsedRows, check_free
+from cascadebert.split import Parts, split
+from cascadebert.stage import Stage, local_folder
+from cascadebert.tasks import Columns
+from cascadebert.training.config import FitConfig
+from cascadebert.training.difficulty import DifficultyLabels, label_difficulty
+from cascadebert.training.finish import open_stages, save_cascade
+from cascadebert.training.sources import count_flops, depth, refuse_order
+from cascadebert.training.stage_training import Lesson, log, train_stage
+from cascadebert.types import Cost, Flops, Logits, Target
+
+if TYPE_CHECKING:
+    import datasets
+
+
+def fit(
+    train: str | Path | datasets.Dataset | Examples,
+    *,
+    stages: Sequence[str | Path],
+    target: Target,
+    output: str | Path,
+    validation: str | Path | datasets.Dataset | Examples | None = None,
+    columns: Columns | None = None,
+    difficulty: Sequence[str | Path] = (),
+    cost: Cost = "flops",
+    overwrite: bool = False,
+    config: FitConfig | None = None,
+) -> Cascade:
+    """Train every stage, calibrate, pick thresholds and save the cascade as one folder.
+
+    Half-finished work lies beside the output, in `OUTPUT.work`, and goes when all is done: the same call
+    after a kill (or with another target after an infeasible one) goes on from there.
+
+    Args:
+        train: labelled rows: a file, a data set, or the name of one on the Hub (see `load_examples`).
+        stages: two or more checkpoints from small to large: folders or repositories of the Hub.
+        target: what must hold on the tune rows.
+        output: the folder to write.
+        validation: labelled rows like those the cascade will meet, for tuning and certifying; default:
+            carved from `train`.
+        columns: names of the columns, where not the usual ones.
+        difficulty: files of difficulty labels from an earlier run, one per stage but the last.
+        cost: what speed-up is counted in.
+        overwrite: replace an existing output folder.
+        config: how to train.
+
+    Raises:
+        CascadeError: one of its kinds, for data, stages or targets that cannot be used; nothing is written.
+
+    Returns:
+        The saved cascade, loaded.
+    """
+    config = config or FitConfig()
+    output = Path(output)
+    check_free(output, overwrite=overwrite)
+    parts = _parts(train, validation, columns, config)
+    sources = [local_folder(stage) for stage in stages]
+    names = [str(stage) for stage in stages]
+    flops = [count_flops(source, num_labels=len(parts.label_names)) for source in sources]
+    refuse_order(names, flops)
+    _refuse_speedup(target, cost, sources, flops)
+    if difficulty and len(difficulty) != len(stages) - 1:
+        raise CascadeError(
+            f"{len(stages) - 1} files of difficulty labels are needed; given: {len(difficulty)}"
+        )
+    reused = [DifficultyLabels.load(Path(file)) for file in difficulty]
+    work = output.absolute().with_name(output.name + ".work")
+    work.mkdir(exist_ok=True)
+    folders, labels = _train_all(sources, parts, reused, config, work)
+    cascade = save_cascade(
+        open_stages(folders, names, config.max_length),
+        parts.tune,
+        target=target,
+        cost=cost,
+        output=output,
+        rows=UsedRows(parts.train.hashes(), parts.tune.hashes(), parts.certify.hashes()),
+        provenance=_provenance(parts, config, labels),
+        notices=parts.notices,
+        files=_save_difficulty(labels, work),
+        overwrite=overwrite,
+    )
+    shutil.rmtree(work)
+    return cascade
+
+
+def _parts(
+    train: str | Path | datasets.Dataset | Examples,
+    validation: str | Path | datasets.Dataset | Examples | None,
+    columns: Columns | None,
+    config: FitConfig,
+) -> Parts:
+    rows = load_examples(train, columns=columns)
+    held_out = None
+    if validation is not None:
+        held_out = load_examples(validation, columns=columns, groups=False, split="validation")
+    parts = split(
+        rows, held_out, tune_share=config.tune_share, certify_share=config.certify_share, seed=config.seed
+    )
+    log.info(
+        "rows: train %d, tune %d, certify %d; %d labels",
+        len(parts.train),
+        len(parts.tune),
+        len(parts.certify),
+        len(parts.label_names),
+    )
+    return parts
+
+
+def _train_all(
+    sources: Sequence[Path],
+    parts: Parts,
+    reused: Sequence[DifficultyLabels],
+    config: FitConfig,
+    work: Path,
+) -> tuple[list[Path], list[DifficultyLabels]]:
+    """Each stage by itself, the last first: the earlier ones may learn from its logits."""
+    count = len(sources)
+    ids = parts.train.label_ids(parts.label_names)
+    plain = Lesson(parts.train.texts, ids, parts.label_names)
+    last = train_stage(sources[-1], plain, config, work=work, what=f"stage {count}/{count}")
+    teacher = _teacher(last, parts.train) if config.distill_weight else None
+    folders, labels = [], []
+    for number, source in enumerate(sources[:-1], start=1):
+        hard = None
+        if config.dar_weight:
+            made = reused[number - 1] if reused else _difficulty(parts, source, config, work)
+            labels.append(made)
+            hard = made.of(parts.train)
+        lesson = Lesson(parts.train.texts, ids, parts.label_names, hard, teacher)
+        folders.append(train_stage(source, lesson, config, work=work, what=f"stage {number}/{count}"))
+    return [*folders, last], labels
+
+
+def _difficulty(parts: Parts, source: Path, config: FitConfig, work: Path) -> DifficultyLabels:
+    return label_difficulty(parts.train, stage=source, config=config, names=parts.label_names, work=work)
+
+
+def _teacher(folder: Path, rows: Examples) -> Logits:
+    stage = Stage.from_pretrained(folder)
+    return stage.logits(stage.encode(rows.texts))
+
+
+def _refuse_speedup(target: Target, cost: Cost, sources: Sequence[Path], flops: Sequence[Flops]) -> None:
+    """Refuse, before any training, a speed-up that no threshold could give."""
+    if target.speedup is None or cost == "measured":
+        return
+    length = np.array([32])
+    sizes = [depth(s) for s in sources] if cost == "layers" else [float(f.of(length)[0]) for f in flops]
+    most = sizes[-1] / sizes[0]
+    if (
+        target.speedup > most * 1.2
+    ):  # the share varies with the rows' lengths; what is close is left to tuning
+        raise CascadeError(
+            f"speed-up {target.speedup:g}x cannot be reached: with every row leaving at stage 1 it is about "
+            f"{most:.1f}x by {cost}. Ask for less, or give a smaller first stage."
+        )
+
+
+def _save_difficulty(labels: Sequence[DifficultyLabels], work: Path) -> dict[str, Path]:
+    files = {}
+    for number, one in enumerate(labels, start=1):
+        name = f"difficulty-{number}.npz"
+        one.save(work / name)
+        files[name] = work / name
+    return files
+
+
+def _provenance(parts: Parts, config: FitConfig, labels: Sequence[DifficultyLabels]) -> dict[str, Any]:
+    return {
+        "made_by": "fit",
+        "config": asdict(config),
+        "rows": {name: len(getattr(parts, name)) for name in ("train", "tune", "certify")},
+        "data_sha256": {name: getattr(parts, name).sha256() for name in ("train", "tune", "certify")},
+        "difficulty": [one.provenance for one in labels],
+    }

@@ -1,0 +1,128 @@
+"""Checkpoints on their way into a stage: found, copied, measured."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from cascadebert.engines.checkpoint import load_classifier, quiet
+from cascadebert.errors import StageError, extra
+from cascadebert.folder import file_hashes
+from cascadebert.stage import config_number, read_config
+from cascadebert.types import Flops
+
+with extra("train"):
+    import torch
+    from torch.utils.flop_counter import FlopCounterMode
+    from transformers import AutoTokenizer
+
+TOKENIZER_FILES = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.txt",
+    "vocab.json",
+    "merges.txt",
+)
+COUNTED_LENGTHS = (8, 16, 24)
+
+
+def fingerprint(*parts: object) -> str:
+    """Twelve hexadecimal digits that stand for a combination of plain values."""
+    return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()[:12]
+
+
+def checkpoint_key(path: Path) -> str:
+    """Fingerprint of what a checkpoint is: weights, configuration and tokenizer."""
+    wanted = (".safetensors", ".json", ".txt")
+    hashes = file_hashes(path, lambda file: file.suffix in wanted)
+    return fingerprint(hashes)
+
+
+def copy_tokenizer(source: Path, target: Path) -> None:
+    """Copy a checkpoint's tokenizer as it is; make the fast form where only the slow one is there.
+
+    Raises:
+        StageError: if there is no tokenizer, or none with a fast form.
+    """
+    for name in TOKENIZER_FILES:
+        if (source / name).is_file():
+            shutil.copyfile(source / name, target / name)
+    if (target / "tokenizer.json").is_file():
+        return
+    try:
+        with quiet():
+            tokenizer = AutoTokenizer.from_pretrained(source, local_files_only=True)
+            tokenizer.save_pretrained(target)
+    except (OSError, ValueError, KeyError) as error:
+        raise StageError(f"{source}: no tokenizer that transformers can open ({error})") from error
+    if not (target / "tokenizer.json").is_file():
+        raise StageError(f"{source}: its tokenizer has no fast form (tokenizer.json)")
+
+
+def copy_checkpoint(source: Path, target: Path) -> None:
+    """Copy a fine-tuned classifier as it is: configuration, weights in safetensors, tokenizer.
+
+    Raises:
+        StageError: if the weights are not in safetensors.
+    """
+    weights = sorted(source.glob("model*.safetensors")) + sorted(source.glob("model*.safetensors.index.json"))
+    if not weights:
+        raise StageError(
+            f"{source}: no model.safetensors. Save the checkpoint again with transformers' save_pretrained "
+            "(weights in pickle files are not opened)."
+        )
+    target.mkdir()
+    for file in (source / "config.json", *weights):
+        shutil.copyfile(file, target / file.name)
+    copy_tokenizer(source, target)
+
+
+def count_flops(path: Path, **config: Any) -> Flops:
+    """Floating-point operations of one row as a function of its tokens, counted by torch as it runs.
+
+    Matrix products are counted (two operations per multiply-add), at three lengths; the polynomial through
+    them is exact, as attention is quadratic in the length and all else linear.
+
+    Args:
+        path: a checkpoint folder.
+        config: as for `load_classifier`.
+    """
+    model = load_classifier(path, **config).eval()
+    model.set_attn_implementation("eager")
+    counts = []
+    for length in COUNTED_LENGTHS:
+        with FlopCounterMode(display=False) as counter, torch.inference_mode():
+            model(input_ids=torch.ones(1, length, dtype=torch.int64))
+        counts.append(counter.get_total_flops())
+    row, token, pair = np.linalg.solve(np.vander(COUNTED_LENGTHS, 3, increasing=True), counts)
+    return Flops(round(float(row)), round(float(token)), round(float(pair)))
+
+
+def refuse_order(names: Sequence[str], flops: Sequence[Flops]) -> None:
+    """Refuse stages that do not grow.
+
+    Raises:
+        StageError: if a stage costs as much as the next, or there are fewer than two.
+    """
+    if len(names) < 2:
+        raise StageError(f"a cascade needs two stages or more; given: {', '.join(names) or 'none'}")
+    sizes = [float(one.of(np.array([32]))[0]) for one in flops]
+    for i in range(len(sizes) - 1):
+        if sizes[i] >= sizes[i + 1]:
+            raise StageError(
+                f"stages go from small to large, but {names[i]} ({sizes[i] / 1e6:,.1f} MFLOPs per row of 32 "
+                f"tokens) does not cost less than {names[i + 1]} ({sizes[i + 1] / 1e6:,.1f})"
+            )
+
+
+def depth(path: Path) -> int:
+    """Number of layers that a checkpoint's configuration names."""
+    return config_number(read_config(path), "num_hidden_layers", path)

@@ -1,0 +1,294 @@
+"""Train one stage with the Hugging Face `Trainer`, its documented `compute_loss` hook overridden."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import shutil
+import warnings
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from cascadebert.batching import Rows
+from cascadebert.engines.checkpoint import load_classifier, quiet
+from cascadebert.engines.torch import model_inputs, takes_token_types
+from cascadebert.errors import extra
+from cascadebert.progress import bar
+from cascadebert.stage import TextEncoder, fitting_length, read_config
+from cascadebert.training.config import FitConfig
+from cascadebert.training.losses import Objective
+from cascadebert.training.sources import checkpoint_key, copy_tokenizer, fingerprint
+from cascadebert.types import Bools, Ints, Logits, Texts
+
+with extra("train"):
+    import torch
+    from torch.utils.data import Dataset
+    from transformers import (
+        PreTrainedModel,
+        Trainer,
+        TrainerCallback,
+        TrainerControl,
+        TrainerState,
+        TrainingArguments,
+        set_seed,
+    )
+    from transformers.trainer_callback import PrinterCallback, ProgressCallback
+    from transformers.trainer_utils import get_last_checkpoint
+
+log = logging.getLogger("cascadebert")
+SORTED_BATCHES = 50
+CHECKPOINTS = 10
+FEWEST_STEPS_BETWEEN = 50
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """What one stage is trained on.
+
+    Attributes:
+        texts: n texts or pairs.
+        label_ids: (n,) `NO_LABEL` where there is none.
+        label_names: the labels, in order.
+        hard: (n,) difficulty, or None for no difficulty-aware term.
+        teacher: (n, num_labels) logits of the last stage, or None for no distillation.
+    """
+
+    texts: Texts
+    label_ids: Ints
+    label_names: tuple[str, ...]
+    hard: Bools | None = None
+    teacher: Logits | None = None
+
+    def key(self) -> str:
+        """Fingerprint of all of it."""
+        arrays = [self.label_ids, self.hard, self.teacher]
+        return fingerprint(
+            self.texts,
+            self.label_names,
+            [None if a is None else fingerprint(a.tobytes().hex()) for a in arrays],
+        )
+
+
+def train_stage(
+    source: Path, lesson: Lesson, config: FitConfig, *, work: Path, what: str, seed: int | None = None
+) -> Path:
+    """Fine-tune a checkpoint into one stage, or find it already done in the work folder.
+
+    Killed half-way and called again, it goes on from its last checkpoint and ends in the same weights:
+    the order of the rows is drawn beforehand from the seed, and the random state is restored.
+
+    Args:
+        source: the encoder or classifier to start from, with its own configuration and tokenizer.
+        lesson: what to learn.
+        config: how.
+        work: folder of finished and half-finished products, named by the content they come from.
+        what: the stage in words, for the progress bar.
+        seed: instead of the configuration's.
+
+    Returns:
+        The stage's folder within `work`.
+
+    Raises:
+        StageError: if the checkpoint is not complete.
+    """
+    seed = config.seed if seed is None else seed
+    objective = _objective(lesson, config)
+    recipe = (config.max_length, config.epochs, config.batch_size, config.learning_rate, config.warmup)
+    precision = use_bf16(config)
+    key = fingerprint(checkpoint_key(source), lesson.key(), recipe, precision, seed, asdict(objective))
+    done, part = work / f"stage-{key}", work / f"stage-{key}.part"
+    if done.is_dir():
+        log.info("%s: trained already", what)
+        return done
+    model_folder = part / "model"
+    shutil.rmtree(model_folder, ignore_errors=True)
+    model_folder.mkdir(parents=True)
+    set_seed(seed)
+    model = load_classifier(
+        source,
+        num_labels=len(lesson.label_names),
+        id2label=dict(enumerate(lesson.label_names)),
+        label2id={name: i for i, name in enumerate(lesson.label_names)},
+        problem_type=None,
+    )
+    copy_tokenizer(source, model_folder)
+    model.config.save_pretrained(model_folder)
+    length = fitting_length(read_config(source), config.max_length, source)
+    rows = TextEncoder(model_folder, max_length=length).encode(lesson.texts)
+    _run(model, rows, lesson, objective, config, seed=seed, bf16=precision, part=part, what=what)
+    with quiet():
+        model.save_pretrained(model_folder)
+    model_folder.replace(done)
+    shutil.rmtree(part)
+    return done
+
+
+def use_bf16(config: FitConfig) -> bool:
+    """Whether training multiplies in bfloat16: as configured, else where the processor has it."""
+    if config.bf16 is not None:
+        return config.bf16
+    if torch.cuda.is_available():
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    return bool(torch.cpu.get_capabilities().get("avx512_bf16", False))
+
+
+def row_order(lengths: Ints, *, batch_size: int, epochs: float, seed: int) -> Ints:
+    """Positions of the rows in training order: random, but a batch holds rows of like length.
+
+    Passes over the rows are shuffled one by one and laid end to end; stretches of 50 batches are sorted by
+    length and cut into batches, and the batches of a stretch are shuffled.
+
+    Args:
+        lengths: (n,) tokens of each row.
+        batch_size: rows per batch.
+        epochs: passes; a fraction cuts the last one short.
+        seed: decides the order.
+
+    Returns:
+        (round(n * epochs),) positions.
+    """
+    rng = np.random.default_rng(seed)
+    passes = [rng.permutation(len(lengths)) for _ in range(int(np.ceil(epochs)))]
+    order = np.concatenate(passes)[: max(1, round(len(lengths) * epochs))]
+    stretches = []
+    for start in range(0, len(order), SORTED_BATCHES * batch_size):
+        stretch = order[start : start + SORTED_BATCHES * batch_size]
+        stretch = stretch[np.argsort(-lengths[stretch], kind="stable")]
+        whole = len(stretch) // batch_size * batch_size
+        shuffled = rng.permutation(stretch[:whole].reshape(-1, batch_size)).ravel()
+        stretches.append(np.concatenate([shuffled, stretch[whole:]]))
+    return np.concatenate(stretches)
+
+
+def _objective(lesson: Lesson, config: FitConfig) -> Objective:
+    """The terms that this lesson has data for."""
+    return Objective(
+        dar_weight=config.dar_weight if lesson.hard is not None else 0.0,
+        dar_margin=config.dar_margin,
+        distill_weight=config.distill_weight if lesson.teacher is not None else 0.0,
+        distill_temperature=config.distill_temperature,
+    )
+
+
+def _run(
+    model: PreTrainedModel,
+    rows: Rows,
+    lesson: Lesson,
+    objective: Objective,
+    config: FitConfig,
+    *,
+    seed: int,
+    bf16: bool,
+    part: Path,
+    what: str,
+) -> None:
+    order = row_order(rows.lengths, batch_size=config.batch_size, epochs=config.epochs, seed=seed)
+    steps = -(-len(order) // config.batch_size)
+    checkpoints = part / "checkpoints"
+    arguments = TrainingArguments(
+        output_dir=str(checkpoints),
+        num_train_epochs=1,
+        per_device_train_batch_size=config.batch_size,
+        train_sampling_strategy="sequential",
+        learning_rate=config.learning_rate,
+        warmup_steps=min(config.warmup, 1 - 1e-9),
+        lr_scheduler_type="linear",
+        max_grad_norm=1.0,
+        bf16=bf16,
+        use_cpu=not torch.cuda.is_available(),
+        seed=seed,
+        save_strategy="steps",
+        save_steps=max(FEWEST_STEPS_BETWEEN, steps // CHECKPOINTS),
+        save_total_limit=1,
+        logging_strategy="no",
+        report_to="none",
+        remove_unused_columns=False,
+        dataloader_pin_memory=False,
+    )
+    with bar(what, steps, "steps") as show, _calm():
+        trainer = StageTrainer(
+            model=model,
+            args=arguments,
+            train_dataset=_Order(order),
+            data_collator=_Collator(rows, lesson, takes_token_types(model)),
+            callbacks=[_Show(show)],
+        )
+        trainer.objective = objective
+        for noisy in (ProgressCallback, PrinterCallback):
+            trainer.remove_callback(noisy)
+        half_way = get_last_checkpoint(str(checkpoints)) if checkpoints.is_dir() else None
+        trainer.train(resume_from_checkpoint=half_way)
+
+
+class StageTrainer(Trainer):
+    """The `Trainer` with the stage's own loss."""
+
+    objective: Objective
+
+    def compute_loss(
+        self,
+        model: torch.nn.Module,
+        inputs: dict[str, Any],
+        return_outputs: bool = False,
+        num_items_in_batch: torch.Tensor | int | None = None,
+    ) -> Any:
+        """The objective on the model's logits, in float32."""
+        labels, hard, teacher = (inputs.pop(name, None) for name in ("labels", "hard", "teacher"))
+        outputs = model(**inputs)
+        loss = self.objective(outputs.logits.float(), labels, hard, teacher)
+        return (loss, outputs) if return_outputs else loss
+
+
+class _Order(Dataset[int]):
+    """The training order, as a data set of positions."""
+
+    def __init__(self, order: Ints) -> None:
+        self._order = order
+
+    def __len__(self) -> int:
+        return len(self._order)
+
+    def __getitem__(self, place: int) -> int:
+        return int(self._order[place])
+
+
+class _Collator:
+    """Positions to a padded batch with its labels, difficulty and teacher logits."""
+
+    def __init__(self, rows: Rows, lesson: Lesson, token_types: bool) -> None:
+        self._rows, self._lesson, self._token_types = rows, lesson, token_types
+
+    def __call__(self, positions: Sequence[int]) -> dict[str, torch.Tensor]:
+        where = np.asarray(positions, dtype=np.int64)
+        batch = model_inputs(self._rows.batch(where), self._token_types)
+        extras = {
+            "labels": self._lesson.label_ids,
+            "hard": self._lesson.hard,
+            "teacher": self._lesson.teacher,
+        }
+        batch.update({k: torch.from_numpy(v[where]) for k, v in extras.items() if v is not None})
+        return batch
+
+
+class _Show(TrainerCallback):
+    """Tell the progress bar how many steps are done."""
+
+    def __init__(self, show: Any) -> None:
+        self._show = show
+
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> None:
+        self._show(state.global_step)
+
+
+@contextlib.contextmanager
+def _calm() -> Any:
+    """Without the prints and the warnings of libraries about their own innards."""
+    with quiet(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield

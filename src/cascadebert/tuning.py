@@ -1,0 +1,240 @@
+"""Pick an operating point for a cascade on rows that its stages were not trained on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+
+from cascadebert.batching import Rows
+from cascadebert.calibration import fit_temperature
+from cascadebert.cascade import Cascade
+from cascadebert.confidence import max_probability
+from cascadebert.costs import row_costs
+from cascadebert.data import Examples, load_examples, shorten
+from cascadebert.environment import machine
+from cascadebert.errors import DataError
+from cascadebert.evaluation import encode, report, scaled_probabilities
+from cascadebert.folder import update_folder, used_rows
+from cascadebert.spec import Timing, TunedOn
+from cascadebert.tasks import Columns
+from cascadebert.thresholds import exit_stages, select_thresholds, speedup
+from cascadebert.types import Cost, Expected, Floats, Ints, Logits, OperatingPoint, Report, Target
+
+if TYPE_CHECKING:
+    import datasets
+
+
+@dataclass(frozen=True)
+class Tuned:
+    """An operating point and what stands behind it.
+
+    Attributes:
+        point: the thresholds and what they gave.
+        report: the cascade at that point on the same rows; None without labels.
+        timing: seconds measured on this machine, stage by stage, and what follows from them.
+    """
+
+    point: OperatingPoint
+    report: Report | None
+    timing: Timing
+
+
+@dataclass(frozen=True)
+class Cached:
+    """What every decision on tune rows needs: no model runs after this.
+
+    Attributes:
+        logits: (num_stages, n, num_labels), before scaling.
+        encoded: each stage's tokens.
+        labels: (n,) label ids, or None.
+    """
+
+    logits: Logits
+    encoded: list[Rows]
+    labels: Ints | None
+
+
+def tune(
+    cascade: Cascade,
+    data: str | Path | datasets.Dataset | Examples,
+    *,
+    target: Target,
+    cost: Cost = "flops",
+    columns: Columns | None = None,
+) -> OperatingPoint:
+    """The thresholds that meet a target on the given rows.
+
+    Args:
+        cascade: its stages and temperatures stay as they are.
+        data: rows like those the cascade will meet; labels are needed for accuracy targets, and without
+            them a speed-up is bought with the least disagreement with the last stage.
+        target: what must hold.
+        cost: what speed-up is counted in.
+        columns: names of the columns, where not the usual ones.
+
+    Raises:
+        InfeasibleTarget: if no thresholds meet it; names the nearest.
+        DataError: if rows or labels cannot be used.
+    """
+    return _tune(cascade, data, target, cost, columns)[0].point
+
+
+def tune_folder(
+    path: Path,
+    data: str | Path | Examples,
+    *,
+    target: Target,
+    cost: Cost = "flops",
+    columns: Columns | None = None,
+) -> Tuned:
+    """Pick a new operating point for a saved cascade and store it there.
+
+    Args:
+        path: the folder; unchanged if the target cannot be met.
+        data: as for `tune`.
+        target: what must hold.
+        cost: what speed-up is counted in.
+        columns: names of the columns, where not the usual ones.
+    """
+    cascade = Cascade.from_pretrained(path)
+    assert cascade.spec is not None
+    tuned, examples = _tune(cascade, data, target, cost, columns)
+    engine = cascade.stages[-1].engine
+    tuned_on = TunedOn(
+        engine=engine.name,
+        precision=engine.precision,
+        source=examples.source,
+        data_sha256=examples.sha256(),
+    )
+    spec = cascade.spec.model_copy(
+        update={
+            "operating_point": tuned.point,
+            "tuned_on": tuned_on,
+            "measured": tuned.report,
+            "timing": tuned.timing,
+        }
+    )
+    used = used_rows(path)
+    update_folder(path, spec, replace(used, tune=np.union1d(used.tune, examples.hashes())))
+    return tuned
+
+
+def _tune(
+    cascade: Cascade,
+    data: str | Path | datasets.Dataset | Examples,
+    target: Target,
+    cost: Cost,
+    columns: Columns | None,
+) -> tuple[Tuned, Examples]:
+    examples = load_examples(data, columns=columns, labels=needs_labels(target), split="validation")
+    fresh, notices = untrained(cascade, examples)
+    return pick(cascade, cache(cascade, fresh), target, cost, notices), fresh
+
+
+def needs_labels(target: Target) -> bool:
+    """Whether a target speaks of accuracy."""
+    return target.name in ("max_accuracy_drop", "min_accuracy")
+
+
+def untrained(cascade: Cascade, examples: Examples) -> tuple[Examples, tuple[str, ...]]:
+    """The rows that the stages were not trained on; their confidence on the others is too high.
+
+    Raises:
+        DataError: if none is left.
+    """
+    if cascade.path is None:
+        return examples, ()
+    keep = ~np.isin(examples.hashes(), used_rows(cascade.path).train)
+    if keep.all():
+        return examples, ()
+    if not keep.any():
+        raise DataError(
+            f"{examples.source}: the stages were trained on every one of its rows, so it says nothing about "
+            "new ones. Give held-out rows."
+        )
+    dropped = int((~keep).sum())
+    notice = f"{dropped:,} of {len(examples):,} rows left out: the stages were trained on them."
+    return examples.take(np.flatnonzero(keep)), (notice,)
+
+
+def cache(cascade: Cascade, examples: Examples) -> Cached:
+    """Run every stage on every row, once."""
+    labels = None if examples.labels is None else examples.label_ids(cascade.label_names)
+    return Cached(cascade.stage_logits(examples.texts), encode(cascade, examples), labels)
+
+
+def pick(
+    cascade: Cascade, cached: Cached, target: Target, cost: Cost, notices: tuple[str, ...] = ()
+) -> Tuned:
+    """Choose thresholds on cached logits.
+
+    Args:
+        cascade: for its stages and temperatures.
+        cached: from `cache`.
+        target: what must hold.
+        cost: what speed-up is counted in.
+        notices: said before those of the choice itself.
+
+    Raises:
+        InfeasibleTarget: if no thresholds meet the target.
+    """
+    probabilities = scaled_probabilities(cascade, cached.logits)
+    confidences = max_probability(probabilities)
+    measure, losses = _losses(probabilities, cached.labels, target)
+    choice = select_thresholds(
+        confidences, losses, row_costs(cascade.stages, cached.encoded, cost), target=target
+    )
+    expected = Expected(
+        n=confidences.shape[1],
+        measure=measure,
+        value=1 - choice.loss,
+        last_stage=1 - choice.last_loss,
+        exit_rates=choice.exit_rates,
+        cost=cost,
+        speedup=choice.speedup,
+        notices=(*notices, *_absent(cascade, cached.labels), *choice.notices),
+    )
+    point = OperatingPoint(choice.thresholds, expected)
+    done = None
+    if cached.labels is not None:
+        done = report(cascade.with_operating_point(point), cached.logits, cached.encoded, cached.labels)
+    exits = exit_stages(confidences, choice.thresholds)
+    return Tuned(point, done, _timing(row_costs(cascade.stages, cached.encoded, "measured"), exits))
+
+
+def _timing(seconds: Floats, exits: Ints) -> Timing:
+    rates = tuple(round(1 / float(one.mean()), 1) for one in seconds)
+    return Timing(
+        machine=machine(), rows_per_second=rates, expected_speedup=round(speedup(exits, seconds), 4)
+    )
+
+
+def _losses(
+    probabilities: Floats, labels: Ints | None, target: Target
+) -> tuple[Literal["accuracy", "agreement"], Floats]:
+    """What is counted as wrong: another answer than the label, or than the last stage."""
+    answers = probabilities.argmax(axis=2)
+    if labels is None or target.name == "min_agreement":
+        return "agreement", (answers != answers[-1]).astype(np.float64)
+    return "accuracy", (answers != labels).astype(np.float64)
+
+
+def _absent(cascade: Cascade, labels: Ints | None) -> tuple[str, ...]:
+    if labels is None:
+        return ()
+    present = set(labels.tolist())
+    absent = [name for i, name in enumerate(cascade.label_names) if i not in present]
+    if not absent:
+        return ()
+    return (f"no tune row has the label {shorten(absent)}: nothing is known about it here.",)
+
+
+def recalibrated(cascade: Cascade, cached: Cached) -> Cascade:
+    """The cascade with temperatures fitted on labelled tune rows; without labels it stays as it is."""
+    if cached.labels is None:
+        return cascade
+    labels = cached.labels
+    return replace(cascade, temperatures=tuple(fit_temperature(one, labels) for one in cached.logits))

@@ -1,0 +1,73 @@
+"""Tiny real models, made once: no network, no weights of others, never a mock of someone else's class."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from samples import reviews, write_csv
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+MakeModel = Callable[..., Path]
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests of the real data are skipped where it is absent."""
+    absent = pytest.mark.skip(reason="the developers' data sets are not here")
+    if not shared_data().is_dir():
+        for item in items:
+            if "real" in item.keywords:
+                item.add_marker(absent)
+
+
+def shared_data() -> Path:
+    """Where the developers' data sets lie, beside the checkout."""
+    return Path(__file__).resolve().parents[2] / "shared" / "data"
+
+
+@pytest.fixture(scope="session")
+def make_model(tmp_path_factory: pytest.TempPathFactory) -> MakeModel:
+    """A maker of tiny random checkpoints: `make_model("bert", layers=2, labels=("a", "b"))`."""
+    import tiny
+
+    root = tmp_path_factory.mktemp("models")
+
+    def make(family: str = "bert", **sizes: object) -> Path:
+        return tiny.checkpoint(root, family, **sizes)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def make_cascade(make_model: MakeModel):
+    """A maker of unsaved cascades of 1 to 4 random stages that get larger."""
+    from cascadebert.cascade import Cascade
+    from cascadebert.stage import Stage
+    from cascadebert.types import OperatingPoint
+
+    def make(count: int, *, thresholds: tuple[float, ...] | None = None) -> Cascade:
+        stages = tuple(
+            Stage.from_pretrained(make_model(layers=i, hidden=16 * i, seed=i))
+            for i in range(1, count + 1)
+        )
+        point = OperatingPoint(thresholds if thresholds is not None else (0.9, 0.75, 0.9)[: count - 1])
+        return Cascade(stages, (1.0, 1.5, 0.7, 2.0)[:count], point)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def saved(make_model: MakeModel, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A saved cascade of two random stages, and beside it the labelled file it was tuned on."""
+    from cascadebert import Target, assemble
+
+    root = tmp_path_factory.mktemp("saved")
+    texts, labels = reviews(160, seed=5)
+    write_csv(root / "data.csv", texts, labels)
+    stages = [make_model(layers=i, hidden=16 * i, seed=i) for i in (1, 3)]
+    assemble(stages, data=root / "data.csv", target=Target(speedup=2.0), output=root / "cascade")
+    return root / "cascade"

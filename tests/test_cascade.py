@@ -1,0 +1,134 @@
+"""The routing loop equals "run everything, then choose", whatever the batches and the order."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+from samples import sentences
+
+from cascadebert.calibration import scale
+from cascadebert.confidence import softmax
+from cascadebert.errors import CascadeError
+from cascadebert.types import OperatingPoint
+
+
+def naive(cascade, texts):
+    """Every stage on every row alone; then, row by row, the first stage that is sure."""
+    labels, probabilities, stages = [], [], []
+    for text in texts:
+        for number, stage in enumerate(cascade.stages, start=1):
+            logits = stage.logits(stage.encode([text]))
+            answer = softmax(scale(logits, cascade.temperatures[number - 1]))[0]
+            last = number == len(cascade.stages)
+            if last or answer.max() > cascade.operating_point.thresholds[number - 1]:
+                labels.append(int(answer.argmax()))
+                probabilities.append(answer)
+                stages.append(number)
+                break
+    return np.array(labels), np.array(probabilities), np.array(stages)
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 4])
+@pytest.mark.parametrize("batch_tokens", [8, 100, 4096])
+def test_routing_equals_running_everything_and_then_choosing(make_cascade, count, batch_tokens):
+    cascade = make_cascade(count)
+    texts = sentences(80, seed=count)
+    labels, probabilities, stages = naive(cascade, texts)
+    answers = cascade.predict(texts, batch_tokens=batch_tokens)
+    assert set(stages) == set(range(1, count + 1))
+    assert answers.stages.tolist() == stages.tolist()
+    assert answers.label_ids.tolist() == labels.tolist()
+    assert answers.probabilities == pytest.approx(probabilities, abs=1e-6)
+
+
+@pytest.mark.parametrize("count", [2, 4])
+def test_permuting_the_inputs_permutes_the_answers(make_cascade, count):
+    cascade = make_cascade(count)
+    texts = sentences(60, seed=7)
+    order = np.random.default_rng(0).permutation(60)
+    straight, shuffled = cascade.predict(texts), cascade.predict([texts[i] for i in order])
+    assert shuffled.stages.tolist() == straight.stages[order].tolist()
+    assert shuffled.labels.tolist() == straight.labels[order].tolist()
+    assert shuffled.probabilities == pytest.approx(straight.probabilities[order], abs=1e-6)
+
+
+def test_a_row_gets_the_same_answer_whatever_its_neighbours(make_cascade):
+    cascade, texts = make_cascade(3), sentences(40, seed=9)
+    together = cascade.predict(texts)
+    alone = [cascade.predict([text]) for text in texts]
+    assert [one.labels[0] for one in alone] == list(together.labels)
+    assert [one.stages[0] for one in alone] == list(together.stages)
+
+
+def test_a_threshold_below_the_minimum_means_the_first_stage_only(make_cascade):
+    cascade = make_cascade(3, thresholds=(0.0, 0.0))
+    texts = sentences(20, seed=1)
+    answers = cascade.predict(texts)
+    assert set(answers.stages) == {1}
+    assert answers.label_ids.tolist() == cascade.stages[0].predict(texts).label_ids.tolist()
+
+
+def test_a_threshold_of_one_means_the_last_stage_only(make_cascade):
+    cascade = make_cascade(3, thresholds=(1.0, 1.0))
+    texts = sentences(20, seed=1)
+    answers = cascade.predict(texts)
+    assert set(answers.stages) == {3}
+    assert answers.label_ids.tolist() == cascade.stages[2].predict(texts).label_ids.tolist()
+
+
+class Counting:
+    """A real engine, and how many rows it was asked for."""
+
+    def __init__(self, engine):
+        self.engine, self.name, self.precision, self.rows = engine, engine.name, engine.precision, 0
+
+    def logits(self, batch):
+        self.rows += len(batch.input_ids)
+        return self.engine.logits(batch)
+
+
+def test_a_stage_runs_on_the_rows_passed_on_and_on_no_other(make_cascade):
+    cascade = make_cascade(3)
+    counted = tuple(dataclasses.replace(s, engine=Counting(s.engine)) for s in cascade.stages)
+    answers = dataclasses.replace(cascade, stages=counted).predict(sentences(100, seed=2))
+    reached = [int((answers.stages >= number).sum()) for number in (1, 2, 3)]
+    assert [stage.engine.rows for stage in counted] == reached
+    assert reached[0] == 100 > reached[2]
+
+
+def test_a_later_stage_is_not_called_when_nothing_is_passed_on(make_cascade):
+    cascade = make_cascade(2, thresholds=(0.0,))
+    counted = tuple(dataclasses.replace(s, engine=Counting(s.engine)) for s in cascade.stages)
+    dataclasses.replace(cascade, stages=counted).predict(sentences(30, seed=2))
+    assert counted[1].engine.rows == 0
+
+
+def test_an_empty_list_gives_empty_answers(make_cascade):
+    answers = make_cascade(2).predict([])
+    assert len(answers) == 0 and answers.probabilities.shape == (0, 2)
+
+
+def test_pairs_are_answered_by_both_texts(make_cascade):
+    cascade = make_cascade(2)
+    pairs = list(zip(sentences(40, seed=3), sentences(40, seed=4), strict=True))
+    swapped = [(second, first) for first, second in pairs]
+    both = cascade.predict_proba(pairs)
+    assert both.sum(axis=1) == pytest.approx(np.ones(40))
+    assert not np.allclose(both, cascade.predict_proba(swapped))
+
+
+def test_labels_come_by_name(make_cascade):
+    answers = make_cascade(2).predict(sentences(5, seed=1))
+    assert answers.labels.tolist() == [answers.label_names[i] for i in answers.label_ids]
+
+
+def test_one_text_instead_of_a_list_is_refused(make_cascade):
+    with pytest.raises(CascadeError, match="a list of texts"):
+        make_cascade(2).predict("a fine film")
+
+
+def test_thresholds_must_fit_the_number_of_stages(make_cascade):
+    with pytest.raises(CascadeError, match="one threshold less"):
+        make_cascade(2).with_operating_point(OperatingPoint((0.5, 0.5)))

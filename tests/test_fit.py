@@ -1,0 +1,217 @@
+"""The whole flow on tiny real models: train, kill, go on, save, refuse."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from samples import reviews, sentences, write_csv
+
+from cascadebert import Cascade, CascadeError, FitConfig, Target, evaluate, fit, tune
+from cascadebert.errors import DataError, StageError
+from cascadebert.folder import file_hashes, used_rows
+from cascadebert.stage import Stage
+from cascadebert.training.difficulty import DifficultyLabels, label_difficulty
+from cascadebert.training.losses import NO_LABEL
+from cascadebert.training.stage_training import Lesson, row_order, train_stage
+
+QUICK = FitConfig(epochs=4, batch_size=16, learning_rate=2e-3, max_length=32, bf16=False)
+
+
+@pytest.fixture(scope="module")
+def stages(make_model):
+    return [make_model(layers=1, hidden=16, labels=None), make_model(layers=2, hidden=32, labels=None)]
+
+
+@pytest.fixture(scope="module")
+def train_file(tmp_path_factory):
+    texts, labels = reviews(600, seed=0)
+    labels[::25] = ["positive"] * 24  # some of them wrong, so that no model is right everywhere
+    return write_csv(tmp_path_factory.mktemp("data") / "train.csv", texts, labels)
+
+
+@pytest.fixture(scope="module")
+def fitted(stages, train_file):
+    output = train_file.parent / "cascade"
+    fit(train_file, stages=stages, target=Target(speedup=1.5), output=output, config=QUICK)
+    return output
+
+
+def contents(folder: Path) -> dict[str, object]:
+    """Everything a cascade is, but for seconds measured while it was made."""
+    spec = json.loads((folder / "cascade.json").read_text())
+    spec.pop("timing")
+    stages = {path.name: file_hashes(path) for path in sorted(folder.glob("stage-*"))}
+    difficulty = [DifficultyLabels.load(file).hard.tolist() for file in sorted(folder.glob("difficulty-*"))]
+    return {"spec": spec, "stages": stages, "difficulty": difficulty}
+
+
+@pytest.mark.slow
+def test_a_fitted_cascade_learns_and_meets_its_target_on_new_rows(fitted, tmp_path):
+    test = write_csv(tmp_path / "test.csv", *reviews(300, seed=99))
+    report = evaluate(Cascade.from_pretrained(fitted), test)
+    assert report.accuracy > 0.9
+    assert report.flops_speedup > 1.3
+    assert report.layers_speedup is None
+    assert not (fitted.parent / "cascade.work").exists()
+
+
+@pytest.mark.slow
+def test_the_parts_of_the_data_are_disjoint_and_complete(fitted):
+    used = used_rows(fitted)
+    parts = [set(used.train.tolist()), set(used.tune.tolist()), set(used.certify.tolist())]
+    assert [len(part) for part in parts] == [480, 60, 60]
+    assert len(set.union(*parts)) == 600
+
+
+KILLED = """
+import os, signal, sys
+from cascadebert import Target, fit
+from cascadebert.training.stage_training import StageTrainer
+import test_fit
+count, original = 0, StageTrainer.compute_loss
+def counted(*args, **kwargs):
+    global count
+    count += 1
+    if count == int(sys.argv[1]):
+        os.kill(os.getpid(), signal.SIGKILL)
+    return original(*args, **kwargs)
+StageTrainer.compute_loss = counted
+fit(sys.argv[2], stages=sys.argv[4:], target=Target(speedup=1.5), output=sys.argv[3], config=test_fit.QUICK)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("step", [20, 70, 200, 400])
+def test_killing_fit_half_way_and_rerunning_it_ends_in_the_same_folder(
+    fitted, stages, train_file, tmp_path, step
+):
+    output = tmp_path / "cascade"
+    command = [sys.executable, "-c", KILLED, str(step), str(train_file), str(output), *map(str, stages)]
+    paths = os.pathsep.join([str(Path(__file__).parent), *sys.path])
+    done = subprocess.run(command, env={**os.environ, "PYTHONPATH": paths}, capture_output=True, check=False)
+    assert done.returncode == -signal.SIGKILL, done.stderr.decode()[-2000:]
+    assert not output.exists() and (tmp_path / "cascade.work").is_dir()
+    fit(train_file, stages=stages, target=Target(speedup=1.5), output=output, config=QUICK)
+    assert contents(output) == contents(fitted)
+
+
+@pytest.mark.slow
+def test_an_infeasible_target_writes_nothing_and_the_nearest_one_goes_on_from_there(
+    stages, train_file, tmp_path, monkeypatch
+):
+    output = tmp_path / "cascade"
+    with pytest.raises(CascadeError, match=r"cannot be reached.*Nearest: --min-accuracy"):
+        fit(train_file, stages=stages, target=Target(min_accuracy=1.0), output=output, config=QUICK)
+    assert not output.exists()
+    monkeypatch.setattr("cascadebert.training.stage_training._run", None)  # nothing may be trained again
+    fit(train_file, stages=stages, target=Target(speedup=1.2), output=output, config=QUICK)
+    assert output.is_dir()
+
+
+def test_a_speedup_no_threshold_could_give_is_refused_before_training(stages, train_file, tmp_path):
+    with pytest.raises(CascadeError, match=r"speed-up 50x cannot be reached: with every row leaving"):
+        fit(train_file, stages=stages, target=Target(speedup=50), output=tmp_path / "c", config=QUICK)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_stages_in_the_wrong_order_are_refused(stages, train_file, tmp_path):
+    with pytest.raises(StageError, match="from small to large"):
+        fit(train_file, stages=stages[::-1], target=Target(speedup=1.5), output=tmp_path / "c", config=QUICK)
+
+
+def test_one_stage_is_no_cascade(stages, train_file, tmp_path):
+    with pytest.raises(StageError, match="two stages or more"):
+        fit(train_file, stages=stages[:1], target=Target(speedup=1.5), output=tmp_path / "c", config=QUICK)
+
+
+@pytest.mark.slow
+def test_difficulty_labels_are_saved_with_their_provenance_and_reused(
+    fitted, stages, train_file, tmp_path, monkeypatch
+):
+    labels = DifficultyLabels.load(fitted / "difficulty-1.npz")
+    assert labels.provenance["folds"] == 3 and labels.provenance["seeds"] == [1234]
+    assert labels.provenance["hard_share"] == pytest.approx(labels.hard.mean(), abs=1e-6)
+    monkeypatch.setattr("cascadebert.training.fit.label_difficulty", None)  # none may be made again
+    file = fitted / "difficulty-1.npz"
+    fit(
+        train_file, stages=stages, target=Target(speedup=1.5), output=tmp_path / "c",
+        difficulty=[file], config=QUICK,
+    )  # fmt: skip
+    assert contents(tmp_path / "c") == contents(fitted)
+
+
+@pytest.mark.slow
+def test_every_row_gets_a_difficulty_vote_from_models_not_trained_on_it(stages, tmp_path):
+    texts, labels = reviews(200, seed=3)
+    from cascadebert.data import Examples
+
+    rows = Examples(texts, tuple(labels))
+    config = FitConfig(epochs=1, batch_size=16, learning_rate=2e-3, bf16=False, max_length=32,
+                       difficulty_folds=3, difficulty_seeds=2, difficulty_votes=0.5)  # fmt: skip
+    made = label_difficulty(rows, stage=stages[0], config=config, work=tmp_path)
+    assert len(made.hard) == 200 and set(made.votes) <= {0.0, 0.5, 1.0}
+    assert made.hard.tolist() == (made.votes < 0.5).tolist()
+    assert made.of(rows.take(np.arange(5, 10))).tolist() == made.hard[5:10].tolist()
+    with pytest.raises(DataError, match="have no difficulty label"):
+        made.of(Examples(["unseen"], ("positive",)))
+
+
+@pytest.mark.slow
+def test_distillation_trains_a_stage_on_rows_without_labels(stages, fitted, tmp_path):
+    teacher = Stage.from_pretrained(fitted / "stage-2")
+    texts, labels = reviews(400, seed=8)
+    logits = teacher.logits(teacher.encode(texts))
+    unlabelled = np.full(400, NO_LABEL, dtype=np.int64)
+    lesson = Lesson(texts, unlabelled, ("negative", "positive"), teacher=logits)
+    config = FitConfig(epochs=3, batch_size=16, learning_rate=2e-3, bf16=False, max_length=32, distill_weight=1.0)
+    student = Stage.from_pretrained(train_stage(stages[0], lesson, config, work=tmp_path, what="student"))
+    assert np.mean(student.predict(texts).labels == np.array(labels)) > 0.8
+
+
+@pytest.mark.slow
+def test_three_stages_distilled_without_dar_in_bfloat16(make_model, train_file, tmp_path):
+    three = [make_model(layers=i, hidden=16 * i, labels=None) for i in (1, 2, 3)]
+    config = FitConfig(epochs=1, batch_size=16, learning_rate=2e-3, bf16=True, max_length=32,
+                       dar_weight=0, distill_weight=0.5)  # fmt: skip
+    cascade = fit(train_file, stages=three, target=Target(max_accuracy_drop=0.1), output=tmp_path / "c", config=config)
+    assert len(cascade.operating_point.thresholds) == 2
+    assert not list((tmp_path / "c").glob("difficulty-*"))
+
+
+def test_training_order_visits_each_row_once_per_pass_in_batches_of_like_length():
+    lengths = np.random.default_rng(0).integers(4, 64, size=5000)
+    order = row_order(lengths, batch_size=16, epochs=2, seed=1)
+    assert np.bincount(order).tolist() == [2] * 5000
+    spread = [np.ptp(lengths[order[i : i + 16]]) for i in range(0, 9984, 16)]
+    assert np.mean(spread) < 5
+    assert order.tolist() == row_order(lengths, batch_size=16, epochs=2, seed=1).tolist()
+    assert len(row_order(lengths, batch_size=16, epochs=0.5, seed=1)) == 2500
+
+
+@pytest.mark.slow
+def test_tuning_anew_leaves_out_the_rows_that_were_trained_on(fitted, train_file):
+    point = tune(Cascade.from_pretrained(fitted), train_file, target=Target(speedup=1.5))
+    assert point.expected.n == 120
+    assert any("480 of 600 rows left out" in notice for notice in point.expected.notices)
+
+
+@pytest.mark.slow
+def test_tuning_without_labels_keeps_agreement_with_the_last_stage(fitted, tmp_path):
+    file = tmp_path / "plain.jsonl"
+    file.write_text("".join(json.dumps({"text": text}) + "\n" for text in sentences(300, seed=4)))
+    cascade = Cascade.from_pretrained(fitted)
+    point = tune(cascade, file, target=Target(min_agreement=0.95))
+    answers = cascade.with_operating_point(point).predict(sentences(300, seed=4))
+    alone = cascade.stages[-1].predict(sentences(300, seed=4))
+    assert point.expected.measure == "agreement"
+    assert np.mean(answers.labels == alone.labels) == pytest.approx(point.expected.value)
+    assert point.expected.value >= 0.95
+    with pytest.raises(DataError, match="no column 'label'"):
+        tune(cascade, file, target=Target(min_accuracy=0.5))

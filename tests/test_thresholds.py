@@ -1,0 +1,170 @@
+"""Thresholds: the paper's cost vectors, brute force as the oracle, and loud degenerate cases."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pytest
+
+from cascadebert.errors import CascadeError
+from cascadebert.thresholds import InfeasibleTarget, exit_stages, select_thresholds, speedup
+from cascadebert.types import Target
+
+
+def rows(stages: int, n: int, *, seed: int = 0):
+    """Random confidences; a stage errs more rarely the surer and the later it is."""
+    rng = np.random.default_rng(seed)
+    confidences = rng.uniform(0.5, 1.0, size=(stages, n))
+    skill = np.linspace(0.0, 0.3, stages)[:, None]
+    losses = (rng.random((stages, n)) > confidences * 0.7 + skill).astype(float)
+    return confidences, losses, np.cumsum(rng.integers(1, 5, size=stages)).astype(float)
+
+
+def brute_force(confidences, losses, costs, target):
+    """Best loss or speed-up over every combination of distinct confidences, row by row."""
+    options = [np.concatenate([[0.0], np.unique(row)]) for row in confidences[:-1]]
+    best = None
+    for point in itertools.product(*options):
+        total_loss = total_cost = 0.0
+        for row in range(confidences.shape[1]):
+            for stage in range(len(confidences)):
+                total_cost += costs[stage]
+                if stage == len(confidences) - 1 or confidences[stage, row] > point[stage]:
+                    total_loss += losses[stage, row]
+                    break
+        n = confidences.shape[1]
+        gain, loss = costs[-1] * n / total_cost, total_loss / n
+        if target.speedup is not None:
+            key = (loss, -gain) if gain >= target.speedup - 1e-12 else None
+        else:
+            key = (-gain, loss) if loss <= losses[-1].mean() + target.max_accuracy_drop + 1e-12 else None
+        if key is not None and (best is None or key < best):
+            best = key
+    return best
+
+
+@pytest.mark.parametrize(
+    ("leave", "go_on", "expected"),
+    [(377, 31, 4.1212), (349, 59, 3.2126), (321, 87, 2.6323), (284, 124, 2.1250)],
+)
+def test_layer_speedups_are_those_of_the_authors_own_results(leave, go_on, expected):
+    exits = np.repeat([0, 1], [leave, go_on])
+    assert round(speedup(exits, np.array([2.0, 12.0])), 4) == expected
+
+
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("target", [Target(speedup=1.3), Target(max_accuracy_drop=0.05)])
+@pytest.mark.parametrize(("stages", "n"), [(2, 40), (3, 12)])
+def test_the_choice_equals_brute_force_over_all_combinations(stages, n, target, seed):
+    confidences, losses, costs = rows(stages, n, seed=seed)
+    oracle = brute_force(confidences, losses, costs, target)
+    try:
+        choice = select_thresholds(confidences, losses, costs, target=target)
+    except InfeasibleTarget:
+        assert oracle is None
+        return
+    ours = (choice.loss, -choice.speedup) if target.speedup else (-choice.speedup, choice.loss)
+    assert ours == pytest.approx(oracle)
+
+
+def test_four_stages_are_searched_too_and_the_figures_come_from_routing_the_rows():
+    confidences, losses, costs = rows(4, 3000, seed=3)
+    choice = select_thresholds(confidences, losses, costs, target=Target(max_accuracy_drop=0.02))
+    exits = exit_stages(confidences, choice.thresholds)
+    assert choice.loss == losses[exits, np.arange(3000)].mean() <= losses[-1].mean() + 0.02
+    assert choice.speedup == pytest.approx(speedup(exits, costs))
+    assert sum(choice.exit_rates) == pytest.approx(1.0)
+
+
+def test_costs_may_differ_from_row_to_row():
+    confidences = np.array([[0.9, 0.8, 0.7, 0.6], [1.0] * 4])
+    losses = np.array([[0.0, 0, 0, 0], [0, 0, 0, 0]])
+    costs = np.array([[1.0, 1, 1, 1], [100, 10, 10, 10]])
+    choice = select_thresholds(confidences, losses, costs, target=Target(speedup=3.0))
+    assert choice.speedup == pytest.approx(130 / 4)
+
+
+@pytest.mark.parametrize("target", [Target(min_accuracy=0.6), Target(min_agreement=0.6)])
+def test_a_floor_is_met_by_the_fastest_thresholds_that_keep_it(target):
+    confidences, losses, costs = rows(2, 200, seed=1)
+    choice = select_thresholds(confidences, losses, costs, target=target)
+    every = [select_thresholds(confidences, losses, costs, target=Target(speedup=choice.speedup))]
+    assert choice.loss <= 0.4
+    assert every[0].loss == pytest.approx(choice.loss)
+
+
+def test_an_infeasible_speedup_names_the_nearest_one():
+    confidences, losses, costs = rows(2, 200)
+    with pytest.raises(InfeasibleTarget, match=r"Nearest: --target-speedup") as refused:
+        select_thresholds(confidences, losses, costs, target=Target(speedup=50.0))
+    nearest = refused.value.nearest
+    assert nearest.speedup == pytest.approx(costs[-1] / costs[0])
+    again = select_thresholds(
+        confidences, losses, costs, target=Target(speedup=float(refused.value.nearest_value))
+    )
+    assert again.speedup == pytest.approx(nearest.speedup)
+
+
+def test_an_infeasible_accuracy_names_the_best_there_is():
+    confidences, losses, costs = rows(2, 200)
+    with pytest.raises(InfeasibleTarget, match=r"Nearest: --min-accuracy") as refused:
+        select_thresholds(confidences, losses, costs, target=Target(min_accuracy=1.0))
+    select_thresholds(
+        confidences, losses, costs, target=Target(min_accuracy=float(refused.value.nearest_value))
+    )
+
+
+def test_a_perfect_small_stage_still_passes_on_rows_less_sure_than_all_it_was_tuned_on():
+    confidences = np.vstack([np.linspace(0.7, 0.99, 500), np.ones(500)])
+    choice = select_thresholds(
+        confidences, np.zeros((2, 500)), np.array([1.0, 6.0]), target=Target(max_accuracy_drop=0.0)
+    )
+    assert choice.exit_rates == (1.0, 0.0)
+    assert 0.69 < choice.thresholds[0] < 0.7
+    assert any("later stages are not needed" in notice for notice in choice.notices)
+
+
+def test_a_useless_small_stage_is_said_to_cost_time_for_nothing():
+    confidences = np.vstack([np.linspace(0.5, 1.0, 500), np.ones(500)])
+    losses = np.vstack([np.ones(500), np.zeros(500)])
+    choice = select_thresholds(confidences, losses, np.array([1.0, 6.0]), target=Target(max_accuracy_drop=0.0))
+    assert choice.exit_rates == (0.0, 1.0)
+    assert any("no row leaves at stage 1" in notice for notice in choice.notices)
+    assert any("do not cascade here" in notice for notice in choice.notices)
+
+
+def test_fewer_than_100_rows_are_said_to_be_few():
+    for n, few in ((99, True), (100, False)):
+        confidences, losses, costs = rows(2, n)
+        choice = select_thresholds(confidences, losses, costs, target=Target(speedup=1.1))
+        assert any("rows only" in notice for notice in choice.notices) == few
+
+
+def test_ties_leave_together():
+    confidences = np.array([[0.8] * 6 + [0.6] * 4, [1.0] * 10])
+    choice = select_thresholds(confidences, np.zeros((2, 10)), np.array([1.0, 6.0]), target=Target(speedup=1.3))
+    assert choice.exit_rates[0] in (0.6, 1.0)
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_a_value_that_is_not_finite_is_named_by_stage_and_row(bad):
+    confidences, losses, costs = rows(2, 10)
+    confidences[0, 3] = bad
+    with pytest.raises(CascadeError, match="stage 1, row 4"):
+        select_thresholds(confidences, losses, costs, target=Target(speedup=1.1))
+
+
+def test_no_rows_and_unequal_shapes_are_refused():
+    confidences, losses, costs = rows(2, 10)
+    with pytest.raises(CascadeError, match="n of at least 1"):
+        select_thresholds(confidences[:, :0], losses[:, :0], costs, target=Target(speedup=1.1))
+    with pytest.raises(CascadeError, match="losses have shape"):
+        select_thresholds(confidences, losses[:, :5], costs, target=Target(speedup=1.1))
+
+
+def test_a_single_stage_needs_no_threshold():
+    choice = select_thresholds(
+        np.ones((1, 150)), np.zeros((1, 150)), np.array([3.0]), target=Target(speedup=1.0)
+    )
+    assert choice.thresholds == () and choice.exit_rates == (1.0,)
