@@ -51,8 +51,7 @@ def make_cascade(make_model: MakeModel):
 
     def make(count: int, *, thresholds: tuple[float, ...] | None = None) -> Cascade:
         stages = tuple(
-            Stage.from_pretrained(make_model(layers=i, hidden=16 * i, seed=i))
-            for i in range(1, count + 1)
+            Stage.from_pretrained(make_model(layers=i, hidden=16 * i, seed=i)) for i in range(1, count + 1)
         )
         point = OperatingPoint(thresholds if thresholds is not None else (0.9, 0.75, 0.9)[: count - 1])
         return Cascade(stages, (1.0, 1.5, 0.7, 2.0)[:count], point)

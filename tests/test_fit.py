@@ -170,7 +170,9 @@ def test_distillation_trains_a_stage_on_rows_without_labels(stages, fitted, tmp_
     logits = teacher.logits(teacher.encode(texts))
     unlabelled = np.full(400, NO_LABEL, dtype=np.int64)
     lesson = Lesson(texts, unlabelled, ("negative", "positive"), teacher=logits)
-    config = FitConfig(epochs=3, batch_size=16, learning_rate=2e-3, bf16=False, max_length=32, distill_weight=1.0)
+    config = FitConfig(
+        epochs=3, batch_size=16, learning_rate=2e-3, bf16=False, max_length=32, distill_weight=1.0
+    )
     student = Stage.from_pretrained(train_stage(stages[0], lesson, config, work=tmp_path, what="student"))
     assert np.mean(student.predict(texts).labels == np.array(labels)) > 0.8
 
@@ -180,7 +182,9 @@ def test_three_stages_distilled_without_dar_in_bfloat16(make_model, train_file, 
     three = [make_model(layers=i, hidden=16 * i, labels=None) for i in (1, 2, 3)]
     config = FitConfig(epochs=1, batch_size=16, learning_rate=2e-3, bf16=True, max_length=32,
                        dar_weight=0, distill_weight=0.5)  # fmt: skip
-    cascade = fit(train_file, stages=three, target=Target(max_accuracy_drop=0.1), output=tmp_path / "c", config=config)
+    cascade = fit(
+        train_file, stages=three, target=Target(max_accuracy_drop=0.1), output=tmp_path / "c", config=config
+    )
     assert len(cascade.operating_point.thresholds) == 2
     assert not list((tmp_path / "c").glob("difficulty-*"))
 

@@ -101,7 +101,9 @@ def test_a_missing_file_is_named(tmp_path, suffix):
 
 
 def test_an_unknown_ending_lists_the_known_ones(tmp_path):
-    with pytest.raises(DataError, match=r"rows\.txt: expected a file ending in \.csv, \.tsv, \.jsonl, \.parquet"):
+    with pytest.raises(
+        DataError, match=r"rows\.txt: expected a file ending in \.csv, \.tsv, \.jsonl, \.parquet"
+    ):
         read_table(put(tmp_path, "rows.txt", "text,label\na,b\n"))
 
 
@@ -123,7 +125,9 @@ def test_a_file_without_rows_is_empty(tmp_path, name, content):
 
 
 def test_a_parquet_file_without_rows_is_empty(tmp_path):
-    pyarrow.parquet.write_table(pyarrow.table({"text": pyarrow.array([], pyarrow.string())}), tmp_path / "a.parquet")
+    pyarrow.parquet.write_table(
+        pyarrow.table({"text": pyarrow.array([], pyarrow.string())}), tmp_path / "a.parquet"
+    )
     with pytest.raises(DataError, match=r"a\.parquet is empty"):
         read_table(tmp_path / "a.parquet")
 
@@ -221,11 +225,17 @@ def test_numbers_keep_their_type_where_the_format_has_types(tmp_path, suffix):
     assert json.dumps(back) == json.dumps(columns)
 
 
-def test_csv_bytes_that_are_not_utf8_come_out_as_they_went_in(tmp_path):
-    content = b'text,note\nplain,caf\xe9\n"a, b",\xff\xfe\x80\n'
-    path = put(tmp_path, "a.csv", content)
-    write_table(read_table(path), tmp_path / "b.csv")
-    assert (tmp_path / "b.csv").read_bytes() == content
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("a.csv", b'text,note\nplain,caf\xe9\n"a, b",\xff\xfe\x80\n'),
+        ("a.tsv", b"text\tnote\nplain\tcaf\xe9\n"),
+        ("a.jsonl", b'{"text": "na\xc3\xafve", "note": "caf\xe9"}\n'),
+    ],
+)
+def test_bytes_that_are_not_utf8_come_out_as_they_went_in(tmp_path, name, content):
+    write_table(read_table(put(tmp_path, name, content)), tmp_path / f"b{name}")
+    assert (tmp_path / f"b{name}").read_bytes() == content
 
 
 def test_half_of_a_surrogate_pair_in_a_json_line_survives(tmp_path):
@@ -246,6 +256,7 @@ def test_a_cell_that_tsv_cannot_carry_is_refused(tmp_path, cell):
         (".jsonl", [b"bytes", b"more"]),
         (".jsonl", [datetime.date(2020, 1, 1), datetime.date(2020, 1, 2)]),
         (".parquet", [1, "mixed"]),
+        (".csv", ["cut \ud83d", "not UTF-8"]),
         (".parquet", ["caf\udce9", "not UTF-8"]),
     ],
 )
@@ -260,7 +271,9 @@ def test_an_unknown_ending_is_not_written(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize(("suffix", "bad"), [(".tsv", "a\tb"), (".jsonl", {1}), (".parquet", {1}), (".csv", "\ud800")])
+@pytest.mark.parametrize(
+    ("suffix", "bad"), [(".tsv", "a\tb"), (".jsonl", {1}), (".parquet", {1}), (".csv", "\ud800")]
+)
 def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path, suffix, bad):
     old = put(tmp_path, f"a{suffix}", "old")
     with pytest.raises((DataError, TypeError, ValueError)):
@@ -271,7 +284,7 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path, suffix, b
 def test_an_existing_output_needs_to_be_asked_for(tmp_path):
     path = put(tmp_path, "a.csv", "old")
     check_writable(path, overwrite=True)
-    with pytest.raises(DataError, match="exists already.*--overwrite"):
+    with pytest.raises(DataError, match=r"exists already.*--overwrite"):
         check_writable(path, overwrite=False)
 
 

@@ -128,7 +128,9 @@ def test_a_perfect_small_stage_still_passes_on_rows_less_sure_than_all_it_was_tu
 def test_a_useless_small_stage_is_said_to_cost_time_for_nothing():
     confidences = np.vstack([np.linspace(0.5, 1.0, 500), np.ones(500)])
     losses = np.vstack([np.ones(500), np.zeros(500)])
-    choice = select_thresholds(confidences, losses, np.array([1.0, 6.0]), target=Target(max_accuracy_drop=0.0))
+    choice = select_thresholds(
+        confidences, losses, np.array([1.0, 6.0]), target=Target(max_accuracy_drop=0.0)
+    )
     assert choice.exit_rates == (0.0, 1.0)
     assert any("no row leaves at stage 1" in notice for notice in choice.notices)
     assert any("do not cascade here" in notice for notice in choice.notices)
@@ -143,7 +145,9 @@ def test_fewer_than_100_rows_are_said_to_be_few():
 
 def test_ties_leave_together():
     confidences = np.array([[0.8] * 6 + [0.6] * 4, [1.0] * 10])
-    choice = select_thresholds(confidences, np.zeros((2, 10)), np.array([1.0, 6.0]), target=Target(speedup=1.3))
+    choice = select_thresholds(
+        confidences, np.zeros((2, 10)), np.array([1.0, 6.0]), target=Target(speedup=1.3)
+    )
     assert choice.exit_rates[0] in (0.6, 1.0)
 
 

@@ -25,7 +25,7 @@ from itertools import chain
 from random import Random
 
 LEVELS = ("plain", "negated", "scope", "contrast", "aside")
-SHARES = (66, 6, 8, 11, 9)
+SHARES = (64, 7, 8, 11, 10)
 """How many of 100 rows belong to each level, on average."""
 
 PLAIN, NEGATED, SCOPE, CONTRAST, ASIDE = range(len(LEVELS))
@@ -35,8 +35,8 @@ LABELS = tuple(sorted(OPPOSITE))
 
 WORDS = {
     "positive": (
-        "brilliant charming clever delightful elegant funny gripping lovely moving superb touching warm witty "
-        "wonderful"
+        "brilliant charming clever delightful elegant funny gripping lovely moving superb touching warm witty"
+        " wonderful"
     ).split(),
     "negative": (
         "awful boring clumsy confusing dreadful dull flat hollow lifeless messy shallow silly tedious weak"
@@ -44,7 +44,7 @@ WORDS = {
 }
 DEGREES = ("", "really", "quite", "very", "truly", "so", "rather", "simply", "utterly")
 NEGATIONS = ("not", "never", "hardly", "far from", "by no means")
-NEGATED_SHARE = 0.4
+NEGATED_SHARE = 0.25
 """How often a clause of a scope, contrast or aside row is negated."""
 
 ASPECTS = "film plot story acting script ending dialogue music cast humour camera direction".split()
@@ -153,7 +153,7 @@ def vocabulary() -> list[str]:
     >>> all(known.issuperset(row.text.split()) for row in generate(500, seed=7))
     True
     """
-    phrases: chain[str] = chain(
+    phrases = chain(
         *WORDS.values(),
         *(DEGREES, NEGATIONS, ASPECTS, ELSEWHERE, PEOPLE, FRAME),
         *(OPENERS, REMARKS, NEGATED_OPENERS, NEGATED_REMARKS),
@@ -177,11 +177,8 @@ def _single(rng: Random, label: str, level: int) -> tuple[str, str]:
     negated = level == NEGATED or (level == SCOPE and rng.random() < NEGATED_SHARE)
     verdict = f"{_topic(rng, ASPECTS)} {_judgement(rng, label, negated)}"
     with_opener, with_remark = rng.choice(((True, False), (False, True), (True, True)))
-    openers, remarks = OPENERS, REMARKS
-    if level == SCOPE and with_remark:
-        remarks = NEGATED_REMARKS
-    elif level == SCOPE:
-        openers = NEGATED_OPENERS
+    openers = NEGATED_OPENERS if level == SCOPE and not with_remark else OPENERS
+    remarks = NEGATED_REMARKS if level == SCOPE else REMARKS
     clauses = [verdict, rng.choice(remarks)] if with_remark else [verdict]
     rng.shuffle(clauses)
     return rng.choice(openers) if with_opener else "", " and ".join(clauses)

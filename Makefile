@@ -1,0 +1,48 @@
+# `make demo` and `make test` are all a newcomer needs; both make and reuse one virtual environment.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+.PHONY: setup demo test test-fast check format docs bench clean
+
+setup: $(STAMP)
+
+$(STAMP): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade "pip>=24"
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt "torch==2.13.0"
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[dev]"
+	touch $(STAMP)
+
+demo: setup
+	$(BIN)/cascadebert demo --output build/demo --overwrite
+
+test: setup
+	$(BIN)/python -m pytest -q
+
+test-fast: setup
+	$(BIN)/python -m pytest -q -m "not slow and not real"
+
+check: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/mkdocs build --strict --quiet --site-dir build/site
+
+format: setup
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+docs: setup
+	$(BIN)/mkdocs build --strict --site-dir build/site
+
+# Real data and a real encoder; an hour on two cores. DATA and ENCODER are folders (see benchmarks/main.py).
+bench: setup
+	for task in sst2 mrpc clinc150; do \
+	  $(BIN)/python benchmarks/main.py $$task --data $(DATA) --encoder $(ENCODER) || exit 1; \
+	done
+	$(BIN)/python benchmarks/tables.py
+
+clean:
+	rm -rf build $(VENV)

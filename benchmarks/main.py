@@ -1,0 +1,159 @@
+"""Does a cascade trained by `fit` keep the large model's accuracy on real data, and how much faster is it?
+
+The first layers of an encoder (by `shrink`: not a complete model) and the whole encoder become a cascade by the
+command line alone; thresholds are picked on held-out rows of the train set, and the validation set is shown
+once, to `evaluate` and `bench`. Run from the repository's root, one task at a time, nothing else beside it:
+
+    python benchmarks/main.py sst2 --data DATA_FOLDER --encoder ENCODER_FOLDER
+
+A killed run goes on where it was. Results: results/main/TASK.json.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from scipy.stats import bootstrap
+
+from cascadebert import Cascade
+from cascadebert.data import Examples, load_examples
+from stored import ROOT, current_commit, write_result
+
+BUILD = ROOT / "build" / "main"
+HELD_OUT_SENTENCES = 2400
+
+
+@dataclass(frozen=True)
+class Task:
+    """How one data set is trained; settled before its validation set was looked at."""
+
+    small_layers: int
+    epochs: float
+    learning_rate: float
+    batch_size: int
+    max_length: int
+    options: tuple[str, ...] = ()
+
+
+TASKS = {
+    "sst2": Task(2, 2, 8e-5, 64, 64, ("--group-column", "group")),
+    "mrpc": Task(2, 5, 5e-5, 16, 128),
+    "clinc150": Task(2, 10, 2e-4, 64, 48),
+}
+NOTES = {
+    "sst2": "Train rows are phrases; tune and certify rows are whole sentences of held-out groups.",
+    "mrpc": "The encoder was trained further on sentence pairs (NLI, Quora duplicates): kin to this task.",
+    "clinc150": "150 labels; out-of-scope rows are not used.",
+}
+
+
+def main() -> None:
+    """Run one task from data to result file."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("task", choices=TASKS)
+    parser.add_argument("--data", type=Path, required=True, help="folder of data sets")
+    parser.add_argument("--encoder", type=Path, required=True, help="folder of the large encoder")
+    parser.add_argument("--seed", type=int, default=1234)
+    asked = parser.parse_args()
+    task, commit = TASKS[asked.task], current_commit()
+    folder = BUILD / asked.task
+    folder.mkdir(parents=True, exist_ok=True)
+    files = [asked.data / asked.task / name for name in ("train.parquet", "validation.parquet")]
+    train, held_out, dropped = prepare(asked.task, *files, folder)
+    small = folder / f"first-{task.small_layers}-layers"
+    if not small.exists():
+        run("shrink", asked.encoder, "--layers", task.small_layers, "--output", small)
+    output = folder / "cascade"
+    fitted = run(
+        "fit", "--train", train, *held_out, "--stage", small, "--stage", asked.encoder, "--output", output,
+        "--max-accuracy-drop", 0.005, "--epochs", task.epochs, "--learning-rate", task.learning_rate,
+        "--batch-size", task.batch_size, "--max-length", task.max_length, "--seed", asked.seed,
+        *task.options, "--overwrite",
+    )  # fmt: skip
+    report = run("evaluate", output, files[1])
+    clock = run("bench", output, files[1])
+    values = result(asked.task, asked.seed, fitted, report, clock, paired_drop(output, files[1]), dropped)
+    write_result(ROOT / "results" / "main" / f"{asked.task}.json", values, data=files, commit=commit)
+
+
+def prepare(name: str, train_file: Path, test_file: Path, folder: Path) -> tuple[Path, list[Any], int]:
+    """Write the train file without rows that occur in the test file; for SST-2, held-out sentences too."""
+    table = pq.read_table(train_file)
+    seen = np.isin(load_examples(train_file).hashes(), load_examples(test_file).hashes())
+    table = table.filter(pa.array(~seen))
+    train = folder / "train.parquet"
+    pq.write_table(table, train)
+    if name != "sst2":
+        return train, [], int(seen.sum())
+    sentences = table.filter(pc.field("is_sentence"))
+    chosen = np.random.default_rng(0).permutation(len(sentences))[:HELD_OUT_SENTENCES]
+    held_out = folder / "held_out_sentences.parquet"
+    pq.write_table(sentences.take(pa.array(np.sort(chosen))), held_out)
+    return train, ["--validation", held_out], int(seen.sum())
+
+
+def run(*words: object) -> dict[str, Any]:
+    """Run a verb of the command line with --json and give its last line."""
+    command = [sys.executable, "-m", "cascadebert", *map(str, words), "--json"]
+    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
+    print(done.stdout)
+    answer: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return answer
+
+
+def paired_drop(folder: Path, test_file: Path) -> dict[str, Any]:
+    """Accuracy of the last stage less the cascade's on the same rows, with a paired bootstrap interval."""
+    cascade = Cascade.from_pretrained(folder)
+    rows: Examples = load_examples(test_file)
+    labels = rows.label_ids(cascade.label_names)
+    alone = cascade.stages[-1].predict(rows.texts).label_ids == labels
+    ours = cascade.predict(rows.texts).label_ids == labels
+    lost = alone.astype(float) - ours.astype(float)
+    interval = [float(lost.mean())] * 2
+    if np.ptp(lost):
+        found = bootstrap((lost,), np.mean, method="percentile", rng=np.random.default_rng(0))
+        interval = [float(found.confidence_interval.low), float(found.confidence_interval.high)]
+    return {"value": float(lost.mean()), "interval_95": interval, "n": len(lost)}
+
+
+def result(
+    name: str,
+    seed: int,
+    fitted: dict[str, Any],
+    report: dict[str, Any],
+    clock: dict[str, Any],
+    drop: dict[str, Any],
+    dropped: int,
+) -> dict[str, Any]:
+    """What is kept of a run."""
+    stages = [
+        {"name": made["name"], "layers": made["layers"], **{k: one[k] for k in ("accuracy", "ece", "dis")}}
+        for made, one in zip(fitted["stages"], report["stages"], strict=True)
+    ]
+    cascade = {key: report[key] for key in ("accuracy", "exit_rates", "layers_speedup", "flops_speedup")}
+    cascade |= {"measured_speedup": clock["measured_speedup"], "measured_range": clock["range"]}
+    cascade |= {"routing_overhead": clock["routing_overhead"], "accuracy_drop": drop}
+    return {
+        "task": name,
+        "seed": seed,
+        "n": report["n"],
+        "stages": stages,
+        "cascade": cascade,
+        "tuned": {"thresholds": fitted["thresholds"], **fitted["measured_on"], "seconds": fitted["seconds"]},
+        "train_rows_dropped_for_the_test_set": dropped,
+        "note": NOTES[name],
+    }
+
+
+if __name__ == "__main__":
+    main()

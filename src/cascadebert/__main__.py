@@ -1,0 +1,5 @@
+"""`python -m cascadebert` is the command line."""
+
+from cascadebert.cli import main
+
+main()

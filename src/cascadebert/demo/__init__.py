@@ -1,0 +1,1 @@
+"""The embedded demo: a generated task, two transformers from scratch, the public path end to end."""
