@@ -1,7 +1,7 @@
 """Does a cascade trained by `fit` keep the large model's accuracy on real data, and how much faster is it?
 
-The first layers of an encoder (by `shrink`: not a complete model) and the whole encoder become a cascade by the
-command line alone; thresholds are picked on held-out rows of the train set, and the validation set is shown
+The first layers of an encoder (by `shrink`: not a complete model) and the whole encoder become a cascade by
+the command line alone; thresholds are picked on held-out rows of the train set, and the validation set is shown
 once, to `evaluate` and `bench`. Run from the repository's root, one task at a time, nothing else beside it:
 
     python benchmarks/main.py sst2 --data DATA_FOLDER --encoder ENCODER_FOLDER
@@ -69,7 +69,7 @@ def main() -> None:
     folder = BUILD / asked.task
     folder.mkdir(parents=True, exist_ok=True)
     files = [asked.data / asked.task / name for name in ("train.parquet", "validation.parquet")]
-    train, held_out, dropped = prepare(asked.task, *files, folder)
+    train, held_out, dropped = prepare(asked.task, files[0], files[1], folder)
     small = folder / f"first-{task.small_layers}-layers"
     if not small.exists():
         run("shrink", asked.encoder, "--layers", task.small_layers, "--output", small)

@@ -110,9 +110,6 @@ def test_examples_pass_through_as_they_are():
     assert load_examples(examples) is examples
 
 
-# ---- data sets by name
-
-
 def test_a_data_set_by_name_takes_the_usual_split_unless_another_is_asked_for(tmp_path):
     put(tmp_path, "hub/train.csv", "text,label\na,0\nb,1\n")
     put(tmp_path, "hub/test.csv", "text,label\nc,0\n")
@@ -157,9 +154,6 @@ def test_a_data_set_of_several_splits_is_refused_with_their_names():
     both = datasets.DatasetDict({name: declared(["a"], [0], ["x", "y"]) for name in ("train", "test")})
     with pytest.raises(DataError, match=r"train.*test"):
         load_examples(both)
-
-
-# ---- columns
 
 
 @pytest.mark.parametrize(

@@ -72,7 +72,7 @@ def declared(labels: list[int], names: list[str]) -> Examples:
     return load_examples(datasets.Dataset.from_dict(rows, features=datasets.Features(features)))
 
 
-# ---- labels in order
+# ---- labels and fingerprints
 
 
 @pytest.mark.parametrize("given", [["10", "9", "-1", "100"], [10, 9, -1, 100]])
@@ -113,9 +113,6 @@ def test_an_unknown_label_names_its_row_and_the_known_ones():
 def test_rows_without_labels_have_no_label_ids():
     with pytest.raises(DataError, match="data has no labels"):
         Examples(["a"], None).label_ids(["x"])
-
-
-# ---- fingerprints
 
 
 def test_a_fingerprint_sees_words_but_not_the_white_space_between_them():
@@ -216,9 +213,6 @@ def test_a_part_exceeds_its_share_by_less_than_one_group(rows, seed):
     assert all(sizes - [round(0.1 * len(rows)), round(0.2 * len(rows))] < largest)
 
 
-# ---- with validation rows
-
-
 @QUICK
 @given(train=drawn_rows("a"), validation=drawn_rows("b"), seed=SEEDS)
 def test_tune_and_certify_rows_come_only_from_validation(train, validation, seed):
@@ -240,9 +234,6 @@ def test_a_train_label_that_validation_does_not_declare_is_named():
     validation = Examples(list("pqrs"), ("no", "yes") * 2, label_order=("no", "yes"))
     with pytest.raises(DataError, match=r"train\.csv, row 1, .*unknown label '0'\. Known: no, yes"):
         split(train, validation, tune_share=0.1, certify_share=0.1, seed=0)
-
-
-# ---- what cannot be split
 
 
 def test_a_label_without_tune_rows_gives_a_notice():

@@ -102,8 +102,8 @@ def load_examples(
 
     Args:
         source: a csv, tsv, jsonl or parquet file; a table or data set in memory; or the name of a data
-            set on the Hub (or a local folder of one): `owner/name`, `owner/name:config`, with `@split` at its end
-            for another split than the usual one.
+            set on the Hub (or a local folder of one): `owner/name`, `owner/name:config`, with `@split` at
+            its end for another split than the usual one.
         columns: names of the columns, where they are not the usual ones.
         labels: whether the label column must be there; else labels are None where it is absent.
         groups: whether a named group column must be there; else groups are None where it is absent.

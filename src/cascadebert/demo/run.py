@@ -52,8 +52,8 @@ class DemoResult:
             "contrasts and asides.\n"
             f"small model alone   {100 * self.small_accuracy:.1f} %\n"
             f"large model alone   {100 * self.large_accuracy:.1f} %\n"
-            f"cascade             {100 * self.cascade_accuracy:.1f} %, {self.measured_speedup:.1f}x as fast as "
-            f"the large model by the clock ({self.flops_speedup:.1f}x by FLOPs); "
+            f"cascade             {100 * self.cascade_accuracy:.1f} %, {self.measured_speedup:.1f}x as fast "
+            f"as the large model by the clock ({self.flops_speedup:.1f}x by FLOPs); "
             f"{100 * self.exit_rates[0]:.0f} % of the rows leave at the small model\n"
             f"{self.seconds:.0f} seconds in all. Saved in {self.output}; the picture is {PICTURE} there.\n"
             f'Next: echo \'{{"text": "the plot was hardly dull ."}}\' > new.jsonl && '

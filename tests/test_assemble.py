@@ -1,0 +1,129 @@
+"""Stages that exist already: labels by name, thresholds with or without labels, nothing trained."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+from samples import reviews, sentences, write_csv
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+from cascadebert import Cascade, Target, assemble, shrink
+from cascadebert.errors import CascadeError, DataError, StageError
+from cascadebert.stage import Stage
+from cascadebert.training.sources import count_flops
+
+
+@pytest.fixture
+def two(make_model):
+    return [make_model(layers=1, hidden=16, seed=1), make_model(layers=3, hidden=48, seed=3)]
+
+
+@pytest.fixture
+def labelled(tmp_path):
+    return write_csv(tmp_path / "rows.csv", *reviews(200, seed=1))
+
+
+def test_weights_are_taken_as_they_are(two, labelled, tmp_path):
+    assemble(two, data=labelled, target=Target(speedup=1.5), output=tmp_path / "c")
+    for number, source in enumerate(two, start=1):
+        kept = (tmp_path / "c" / f"stage-{number}" / "model.safetensors").read_bytes()
+        assert kept == (source / "model.safetensors").read_bytes()
+
+
+def test_labels_in_another_order_are_aligned_by_name(make_model, labelled, tmp_path):
+    turned = make_model(layers=1, hidden=16, seed=1, labels=("positive", "negative"))
+    straight = make_model(layers=3, hidden=48, seed=3)
+    cascade = assemble([turned, straight], data=labelled, target=Target(speedup=1.5), output=tmp_path / "c")
+    texts = sentences(50, seed=2)
+    own = Stage.from_pretrained(turned).predict(texts).labels
+    assert cascade.label_names == ("negative", "positive")
+    assert cascade.stages[0].predict(texts).labels.tolist() == own.tolist()
+
+
+def test_stages_with_other_labels_are_refused_with_both_lists(make_model, labelled, tmp_path):
+    other = make_model(layers=1, labels=("bad", "good"))
+    with pytest.raises(StageError, match=r"bad, good. Expected: negative, positive"):
+        assemble([other, make_model(layers=3, hidden=48)], data=labelled,
+                 target=Target(speedup=1.5), output=tmp_path / "c")  # fmt: skip
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["rows.csv"]
+
+
+def test_data_with_other_labels_is_refused_with_both_lists(two, tmp_path):
+    file = write_csv(tmp_path / "rows.csv", ["a fine film", "a dull film"] * 60, ["1", "0"] * 60)
+    with pytest.raises(StageError, match=r"column 'label': 0, 1. .*: negative, positive"):
+        assemble(two, data=file, target=Target(speedup=1.5), output=tmp_path / "c")
+
+
+def test_without_labels_the_target_is_agreement_with_the_last_stage(two, tmp_path):
+    texts = sentences(300, seed=3)
+    file = tmp_path / "plain.jsonl"
+    file.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
+    cascade = assemble(two, data=file, target=Target(min_agreement=0.9), output=tmp_path / "c")
+    expected = cascade.operating_point.expected
+    agreement = np.mean(cascade.predict(texts).labels == cascade.stages[-1].predict(texts).labels)
+    assert expected.measure == "agreement" and expected.value == pytest.approx(agreement) and agreement >= 0.9
+    assert cascade.temperatures == (1.0, 1.0) and cascade.spec.measured is None
+    with pytest.raises(DataError, match="no column 'label'"):
+        assemble(two, data=file, target=Target(max_accuracy_drop=0.1), output=tmp_path / "d")
+
+
+def test_a_checkpoint_with_weights_in_a_pickle_is_refused(two, labelled, tmp_path):
+    folder = tmp_path / "old"
+    model = AutoModelForSequenceClassification.from_pretrained(two[0])
+    model.config.save_pretrained(folder)
+    AutoTokenizer.from_pretrained(two[0]).save_pretrained(folder)
+    (folder / "pytorch_model.bin").write_bytes(b"\x80\x04.")
+    with pytest.raises(StageError, match=r"no model.safetensors"):
+        assemble([folder, two[1]], data=labelled, target=Target(speedup=1.5), output=tmp_path / "c")
+
+
+@pytest.mark.parametrize("cost", ["layers", "flops", "measured"])
+def test_each_unit_of_cost_can_be_asked_for(make_model, labelled, tmp_path, cost):
+    stages = [make_model(layers=i, hidden=32, seed=i) for i in (1, 4)]
+    cascade = assemble(stages, data=labelled, target=Target(speedup=1.2), cost=cost, output=tmp_path / "c")
+    assert cascade.operating_point.expected.cost == cost
+    assert cascade.operating_point.expected.speedup >= 1.2
+
+
+def test_layers_do_not_compare_stages_of_different_widths(two, labelled, tmp_path):
+    with pytest.raises(CascadeError, match="different widths"):
+        assemble(two, data=labelled, target=Target(speedup=1.2), cost="layers", output=tmp_path / "c")
+
+
+@pytest.mark.parametrize("family", ["bert", "roberta", "distilbert", "electra", "modernbert"])
+def test_every_family_makes_a_cascade_with_its_own_first_layers(make_model, labelled, tmp_path, family):
+    large = make_model(family, layers=3, hidden=32)
+    said = shrink(large, layers=1, output=tmp_path / "small")
+    assert "NOT a complete" in said and "NOT a complete" in (tmp_path / "small" / "README.md").read_text()
+    encoder = AutoModelForSequenceClassification.from_pretrained(tmp_path / "small", num_labels=2)
+    assert encoder.config.num_hidden_layers == 1
+    small = make_model(family, layers=1, hidden=32)
+    cascade = assemble([small, large], data=labelled, target=Target(speedup=1.1), output=tmp_path / "c")
+    assert Cascade.from_pretrained(tmp_path / "c").predict(["a fine film"]).labels[0] in cascade.label_names
+
+
+def test_cut_layers_are_the_large_models_own(make_model, tmp_path):
+    from safetensors.numpy import load_file
+
+    large = make_model(layers=3, hidden=32, labels=None)
+    shrink(large, layers=2, output=tmp_path / "small")
+    whole, part = (load_file(folder / "model.safetensors") for folder in (large, tmp_path / "small"))
+    assert {name for name in whole if "layer.2." not in name} == set(part)
+    assert all(np.array_equal(part[name], whole[name]) for name in part)
+
+
+@pytest.mark.parametrize("layers", [0, 3, 9])
+def test_a_depth_that_is_no_cut_is_refused(make_model, tmp_path, layers):
+    with pytest.raises(StageError, match="--layers must be 1 to 2"):
+        shrink(make_model(layers=3, hidden=48), layers=layers, output=tmp_path / "small")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_operations_equal_the_formula_for_bert(make_model):
+    layers, hidden, wide, length = 2, 16, 32, 40
+    flops = count_flops(make_model(layers=layers, hidden=hidden))
+    per_layer = 2 * length * (4 * hidden**2 + 2 * hidden * wide) + 4 * length**2 * hidden
+    head = 2 * hidden**2 + 2 * hidden * 2
+    assert flops.of(np.array([length]))[0] == layers * per_layer + head

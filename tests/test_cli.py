@@ -1,0 +1,213 @@
+"""The command line: its contract, its exit codes, and nothing written when the input is bad."""
+
+from __future__ import annotations
+
+import csv
+import json
+import shutil
+
+import pytest
+from samples import reviews, write_csv
+from typer.testing import CliRunner
+
+from cascadebert.cli import app as cli
+
+VERBS = {"demo", "fit", "assemble", "shrink", "tune", "predict", "evaluate", "bench", "info"}
+
+
+@pytest.fixture
+def run(capfd, monkeypatch):
+    """Run the command line as the shell does; gives exit code, the JSON of the last line, and what was said."""
+
+    def call(*words):
+        monkeypatch.setattr("sys.argv", ["cascadebert", *map(str, words)])
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        said, errors = capfd.readouterr()
+        last = said.strip().splitlines()[-1] if said.strip() else ""
+        values = json.loads(last) if last.startswith("{") else None
+        return ended.value.code or 0, values, said + errors
+
+    return call
+
+
+@pytest.fixture
+def cascade(saved, tmp_path):
+    """A copy of a saved cascade that may be changed."""
+    shutil.copytree(saved, tmp_path / "cascade")
+    return tmp_path / "cascade"
+
+
+@pytest.fixture
+def rows(tmp_path):
+    """A labelled file that no cascade has seen."""
+    return write_csv(tmp_path / "rows.csv", *reviews(150, seed=77))
+
+
+def test_the_verbs_are_these_and_no_others():
+    listed = CliRunner().invoke(cli.app, ["--help"])
+    assert listed.exit_code == 0
+    assert {command.callback.__name__ for command in cli.app.registered_commands} == VERBS
+
+
+@pytest.mark.parametrize("verb", sorted(VERBS))
+def test_every_verb_explains_itself(verb):
+    assert "Usage" in CliRunner().invoke(cli.app, [verb, "--help"]).output
+
+
+def test_evaluate_keeps_its_contract(run, cascade, rows):
+    code, values, _ = run("evaluate", cascade, rows, "--json")
+    assert code == 0 and values["n"] == 150
+    assert {"accuracy", "macro_f1", "ece", "exit_rates", "layers_speedup", "flops_speedup"} <= set(values)
+    assert values["layers_speedup"] is None  # the widths differ
+    assert [set(stage) for stage in values["stages"]] == [{"accuracy", "ece", "dis"}] * 2
+    assert values["seen"] == {"train": 0, "tune": 0, "certify": 0}
+
+
+def test_evaluate_says_so_when_it_is_shown_rows_already_used(run, cascade, saved):
+    _, values, said = run("evaluate", cascade, saved.parent / "data.csv", "--json")
+    assert values["seen"]["tune"] == 160
+    assert "160 to tune: figures flatter it" in said
+
+
+def test_tune_keeps_its_contract_and_stores_the_point(run, cascade, rows):
+    code, values, _ = run("tune", cascade, "--data", rows, "--target-speedup", 1.5, "--json")
+    assert code == 0 and values["feasible"] is True and values["nearest"] is None
+    assert {"thresholds", "n", "accuracy", "exit_rates", "expected_speedup"} <= set(values)
+    _, stored, _ = run("info", cascade, "--check", "--json")
+    assert stored["operating_point"]["thresholds"] == values["thresholds"]
+    assert stored["checked"] is True
+
+
+def test_an_infeasible_target_changes_nothing_and_names_the_nearest(run, cascade, rows):
+    before = (cascade / "cascade.json").read_bytes()
+    code, values, said = run("tune", cascade, "--data", rows, "--target-speedup", 500, "--json")
+    assert code == 1 and values["feasible"] is False
+    assert (cascade / "cascade.json").read_bytes() == before
+    nearest = values["nearest"]["value"]
+    assert f"Nearest: --target-speedup {nearest:g}" in said
+    code, values, _ = run("tune", cascade, "--data", rows, "--target-speedup", nearest, "--json")
+    assert code == 0 and values["feasible"] is True
+
+
+def test_exactly_one_target_must_be_given(run, cascade, rows):
+    code, _, said = run("tune", cascade, "--data", rows)
+    assert code == 2 and "exactly one of" in said
+    code, _, said = run("tune", cascade, "--data", rows, "--target-speedup", 2, "--min-accuracy", 0.5)
+    assert code == 2 and "given: speedup, min_accuracy" in said
+
+
+def test_bench_keeps_its_contract(run, cascade, rows):
+    code, values, _ = run("bench", cascade, rows, "--repeats", 2, "--json")
+    assert code == 0
+    for name in ("cascade", "last_stage"):
+        assert {"examples_per_second", "accuracy"} <= set(values[name])
+    assert {"measured_speedup", "expected_speedup", "routing_overhead"} <= set(values)
+
+
+@pytest.mark.parametrize("ending", ["csv", "tsv", "jsonl", "parquet"])
+def test_predict_adds_label_confidence_and_stage(run, cascade, rows, tmp_path, ending):
+    from cascadebert.tables import read_table
+
+    output = tmp_path / f"answers.{ending}"
+    code, values, _ = run("predict", cascade, rows, "--output", output, "--json")
+    table = read_table(output)
+    assert code == 0 and values["n"] == 150
+    assert list(table.columns) == ["text", "input_label", "label", "confidence", "stage"]
+    assert {str(stage) for stage in table.columns["stage"]} <= {"1", "2"}
+    given = read_table(rows)
+    assert list(table.columns["text"]) == given.columns["text"]
+    assert list(table.columns["input_label"]) == given.columns["label"]
+
+
+def test_assemble_keeps_the_contract_of_fit(run, make_model, rows, tmp_path):
+    small, large = make_model(layers=1, hidden=16, seed=1), make_model(layers=3, hidden=48, seed=3)
+    code, values, _ = run(
+        "assemble", "--stage", small, "--stage", large, "--data", rows, "--target-speedup", 1.5,
+        "--output", tmp_path / "made", "--json",
+    )  # fmt: skip
+    assert code == 0 and values["output"] == str(tmp_path / "made")
+    assert {"accuracy", "stages", "thresholds", "exit_rates", "layers_speedup", "flops_speedup"} <= set(values)
+    assert {"expected_speedup", "seconds"} <= set(values)
+    assert [stage["layers"] for stage in values["stages"]] == [1, 3]
+
+
+@pytest.mark.slow
+def test_fit_keeps_its_contract(run, make_model, tmp_path):
+    train = write_csv(tmp_path / "train.csv", *reviews(300, seed=1))
+    small, large = make_model(layers=1, labels=None), make_model(layers=2, hidden=32, labels=None)
+    code, values, _ = run(
+        "fit", "--train", train, "--stage", small, "--stage", large, "--target-speedup", 1.5,
+        "--output", tmp_path / "made", "--epochs", 1, "--max-length", 32, "--json",
+    )  # fmt: skip
+    assert code == 0
+    wanted = {"output", "accuracy", "stages", "thresholds", "exit_rates", "layers_speedup"}
+    assert wanted | {"flops_speedup", "expected_speedup", "seconds"} <= set(values)
+    assert run("info", tmp_path / "made", "--check")[0] == 0
+
+
+BAD = {
+    "empty file": (b"", "is empty"),
+    "header only": (b"text,label\n", "is empty"),
+    "missing column": (b"review,stars\nfine,1\n", "columns found: review, stars"),
+    "one class": (b"text,label\na,1\nb,1\n", "at least two labels"),
+    "NaN label": (b"text,label\na,1\nb,nan\nc,0\n", "row 2, column 'label'"),
+    "empty text": (b"text,label\na,1\n  ,0\n", "row 2, column 'text': empty text"),
+    "1 MB text": (b"text,label\n" + b"a" * 2**20 + b",1\nb,0\n", "row 1"),
+    "mixed types": (b"text,label\na,1\nb,good\n", "mixed types"),
+    "non-UTF-8": (b"text,label\nok,1\ncaf\xe9,0\n", "row 2, column 'text': bytes that are not UTF-8"),
+    "ragged row": (b"text,label\na,1\nb,0,7\n", "row 2"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_input_to_fit_is_one_message_exit_code_2_and_nothing_written(run, make_model, tmp_path, case):
+    content, message = BAD[case]
+    train = tmp_path / "train.csv"
+    train.write_bytes(content)
+    small, large = make_model(layers=1, labels=None), make_model(layers=2, hidden=32, labels=None)
+    code, _, said = run(
+        "fit", "--train", train, "--stage", small, "--stage", large, "--target-speedup", 2,
+        "--output", tmp_path / "made",
+    )  # fmt: skip
+    assert code == 2 and "error:" in said and message in said and "Traceback" not in said
+    assert "train.csv" in said
+    assert [path.name for path in tmp_path.iterdir()] == ["train.csv"]
+
+
+def test_an_unknown_label_is_named_by_row_and_column(run, cascade, tmp_path):
+    file = write_csv(tmp_path / "odd.csv", ["a fine film", "a dull film"], ["positive", "neutral"])
+    code, _, said = run("evaluate", cascade, file)
+    assert code == 2 and "row 2, column 'label': unknown label 'neutral'" in said
+
+
+def test_a_bad_row_stops_predict_before_anything_is_written(run, cascade, tmp_path):
+    file = tmp_path / "in.jsonl"
+    file.write_text('{"text": "fine"}\n{"text": 7}\n')
+    code, _, said = run("predict", cascade, file, "--output", tmp_path / "out.csv")
+    assert code == 2 and "in.jsonl, row 2, column 'text': expected text, found int" in said
+    assert not (tmp_path / "out.csv").exists()
+
+
+def test_an_output_that_exists_is_kept_unless_overwrite_is_given(run, cascade, rows, tmp_path):
+    output = tmp_path / "out.csv"
+    output.write_text("precious")
+    assert run("predict", cascade, rows, "--output", output)[0] == 2
+    assert output.read_text() == "precious"
+    assert run("predict", cascade, rows, "--output", output, "--overwrite")[0] == 0
+    with output.open(newline="") as file:
+        assert len(list(csv.DictReader(file))) == 150
+
+
+def test_a_changed_folder_is_refused_by_every_verb(run, cascade, rows, tmp_path):
+    (cascade / "stage-1" / "config.json").write_text("{}")
+    for words in (["info", cascade, "--check"], ["evaluate", cascade, rows], ["bench", cascade, rows],
+                  ["predict", cascade, rows, "--output", tmp_path / "o.csv"],
+                  ["tune", cascade, "--data", rows, "--target-speedup", 2]):  # fmt: skip
+        code, _, said = run(*words)
+        assert code == 2 and "config.json was changed" in said
+
+
+def test_a_missing_folder_says_so(run, tmp_path, rows):
+    code, _, said = run("evaluate", tmp_path / "nowhere", rows)
+    assert code == 2 and "neither a folder nor a repository" in said
