@@ -127,7 +127,9 @@ def test_assemble_keeps_the_contract_of_fit(run, make_model, rows, tmp_path):
         "--output", tmp_path / "made", "--json",
     )  # fmt: skip
     assert code == 0 and values["output"] == str(tmp_path / "made")
-    assert {"accuracy", "stages", "thresholds", "exit_rates", "layers_speedup", "flops_speedup"} <= set(values)
+    assert {"accuracy", "stages", "thresholds", "exit_rates", "layers_speedup", "flops_speedup"} <= set(
+        values
+    )
     assert {"expected_speedup", "seconds"} <= set(values)
     assert [stage["layers"] for stage in values["stages"]] == [1, 3]
 

@@ -97,7 +97,10 @@ def test_only_the_torch_engine_and_training_ever_import_torch():
         for module in imports(file, at_import_time=False)
         if module.split(".")[0] in ("torch", "transformers")
     }
-    assert all(u.startswith(("training/", "demo/")) or u in ("engines/torch.py", "engines/checkpoint.py") for u in users)
+    assert all(
+        u.startswith(("training/", "demo/")) or u in ("engines/torch.py", "engines/checkpoint.py")
+        for u in users
+    )
 
 
 def test_public_names_are_at_most_fifteen_documented_and_there():

@@ -116,14 +116,21 @@ def load_examples(
     if isinstance(source, Examples):
         return source
     order = None
+    title = "data set"
     if isinstance(source, Table):
         return _examples(source, columns, labels, groups, order)
     if isinstance(source, (str, Path)):
         path = Path(source)
-        if path.suffix in FORMATS or path.is_file():
+        if path.suffix.lower() in FORMATS or path.is_file():
             return _examples(read_table(path), columns, labels, groups, order)
-        source = _load_hub(str(source), split)
-    table = Table({name: list(source[name]) for name in source.column_names}, "data set")
+        title = str(source)
+        source = _load_hub(title, split)
+    if isinstance(source.column_names, dict):
+        raise DataError(
+            f"a data set of several splits ({', '.join(source.column_names)}): choose one, such as "
+            f"data[{next(iter(source.column_names), 'train')!r}]"
+        )
+    table = Table({name: list(source[name]) for name in source.column_names}, title)
     name = columns.label or "label"
     declared = getattr(source.features.get(name), "names", None)
     if declared is not None:
@@ -144,7 +151,7 @@ def label_names(*parts: Examples | None) -> tuple[str, ...]:
     """
     given = [part for part in parts if part is not None]
     for part in given:
-        if part.label_order is not None:
+        if part.label_order is not None and len(part.label_order) > 1:
             return part.label_order
     names = {name for part in given for name in part.labels or ()}
     if len(names) < 2:
@@ -170,8 +177,11 @@ def shorten(names: Sequence[str], most: int = 12) -> str:
 def _load_hub(name: str, split: str) -> datasets.Dataset:
     with extra("train"):
         import datasets
-    path, _, wanted = name.partition("@")
-    path, _, config = path.partition(":")
+    path, wanted, config = name, "", ""
+    if not Path(name).is_dir():  # a local folder may have these signs in its name
+        path, _, wanted = name.rpartition("@") if "@" in name else (name, "", "")
+    if not Path(path).is_dir():
+        path, _, config = path.rpartition(":") if ":" in path else (path, "", "")
     try:
         return datasets.load_dataset(path, config or None, split=wanted or split)
     except Exception as error:  # the Hub, its client and builders raise kinds of their own
@@ -196,7 +206,7 @@ def _examples(
     checked = [_checked(table, name, _text) for name in text_columns]
     names = None
     if label_column in table.columns:
-        names = tuple(_checked(table, label_column, _label))
+        names = tuple(_checked(table, label_column, _label if order is None else _declared))
         if order is None:
             _refuse_mixed(table, label_column, names)
     together = None
@@ -246,16 +256,23 @@ def _label(cell: Any) -> str:
     if _SURROGATE.search(name):
         raise ValueError("bytes that are not UTF-8")
     if _WHOLE.fullmatch(name):
-        return str(int(float(name)))
+        return str(int(name.partition(".")[0]))
     if _FRACTION.fullmatch(name):
         raise ValueError(f"the label {name} has a fraction: a classifier needs whole numbers or names")
     return name
 
 
+def _declared(cell: Any) -> str:
+    if cell is None:
+        raise ValueError("no label (empty or NaN)")
+    return str(cell)
+
+
 def _group(cell: Any) -> str:
     if cell is None or cell == "" or (isinstance(cell, float) and math.isnan(cell)):
         raise ValueError("no group")
-    return str(cell)
+    name = str(cell)
+    return name.partition(".")[0] if _WHOLE.fullmatch(name) else name
 
 
 def _is_whole(name: str) -> bool:

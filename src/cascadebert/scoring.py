@@ -42,7 +42,7 @@ def score_file(
     wanted = Columns(text=find_text(list(table.columns), columns or Columns(), table.source))
     texts = Table({name: table.columns[name] for name in wanted.text}, table.source)
     answers = cascade.predict(load_examples(texts, columns=wanted, labels=False).texts)
-    kept = {f"input_{name}" if name in ADDED else name: cells for name, cells in table.columns.items()}
+    kept = {_free_name(name, table): cells for name, cells in table.columns.items()}
     added = {
         "label": answers.labels.tolist(),
         "confidence": np.round(answers.confidences, 6).tolist(),
@@ -50,3 +50,13 @@ def score_file(
     }
     write_table(Table({**kept, **added}, table.source), output)
     return answers
+
+
+def _free_name(name: str, table: Table) -> str:
+    """The name of an input column in the output, out of the way of what is added."""
+    if name not in ADDED:
+        return name
+    name = f"input_{name}"
+    while name in table.columns:
+        name = f"input_{name}"
+    return name

@@ -58,6 +58,7 @@ def split(
         part, tune, certify = (train.take(np.flatnonzero(where == i)) for i in range(3))
     else:
         rng = np.random.default_rng(seed)
+        train.label_ids(names)  # names the first row with a label that the other source does not know
         where = assign(validation, names, (0.5,), rng)
         tune, certify = (validation.take(np.flatnonzero(where == i)) for i in range(2))
         part = _without_groups(train, validation, notices)
@@ -108,26 +109,32 @@ def assign(
 ) -> Ints:
     """(n,) part of each row: 1, 2, ... hold about the given shares of the rows, 0 the others.
 
-    A group goes whole; a group that holds the last rows of some label stays in part 0.
+    A group goes whole, and only where it brings a part nearer to its share; a part that none suits gets
+    the smallest. A group that holds the last rows of some label stays in part 0.
     """
     group = components(examples)
     members = np.split(np.argsort(group, kind="stable"), np.cumsum(np.bincount(group))[:-1])
     labels = examples.label_ids(names)
     left = Counter(labels.tolist())
     part = np.zeros(len(examples), dtype=np.int64)
-    wanted = [round(share * len(examples)) for share in shares]
-    target = 1
-    for number in rng.permutation(len(members)):
-        while target <= len(wanted) and wanted[target - 1] <= 0:
-            target += 1
-        if target > len(wanted):
-            break
-        rows = members[number]
+
+    def take(rows: Ints, target: int) -> int:
+        """Move a group, unless it has a part already or holds the last rows of a label; rows moved."""
         needs = Counter(labels[rows].tolist())
-        if all(left[label] > count for label, count in needs.items()):
-            part[rows] = target
-            left.subtract(needs)
-            wanted[target - 1] -= len(rows)
+        if part[rows[0]] or any(left[label] <= count for label, count in needs.items()):
+            return 0
+        part[rows] = target
+        left.subtract(needs)
+        return len(rows)
+
+    order = [members[number] for number in rng.permutation(len(members))]
+    for target, share in enumerate(shares, start=1):
+        wanted = missing = round(share * len(examples))
+        for rows in order:
+            if len(rows) < 2 * missing:
+                missing -= take(rows, target)
+        if wanted and missing == wanted:
+            any(take(rows, target) for rows in sorted(order, key=len))
     return part
 
 
@@ -145,7 +152,12 @@ def _without(examples: Examples, other: Examples, name: str, notices: list[str])
 
 
 def _without_groups(train: Examples, validation: Examples, notices: list[str]) -> Examples:
-    if train.groups is None or validation.groups is None:
+    if train.groups is None:
+        return train
+    if validation.groups is None:
+        notices.append(
+            "the validation rows have no group column: only equal texts were kept apart from train."
+        )
         return train
     held_out = set(validation.groups)
     keep = np.array([group not in held_out for group in train.groups])

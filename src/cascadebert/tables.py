@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 import secrets
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -46,9 +47,9 @@ def read_table(path: Path) -> Table:
     """
     if not path.is_file():
         raise DataError(f"{path}: no such file")
-    if path.suffix not in FORMATS:
+    if _ending(path) not in FORMATS:
         raise DataError(f"{path}: expected a file ending in {', '.join(FORMATS)}")
-    columns = _read_parquet(path) if path.suffix == ".parquet" else _read_text(path)
+    columns = _read_parquet(path) if _ending(path) == ".parquet" else _read_text(path)
     table = Table(columns, path.name)
     if len(table) == 0:
         raise DataError(f"{path.name} is empty: expected a header and rows")
@@ -59,8 +60,11 @@ def check_writable(path: Path, *, overwrite: bool) -> None:
     """Refuse an output that could not be written later, before anything costly is done.
 
     Raises:
-        DataError: if it exists and `overwrite` is false, or its folder does not exist.
+        DataError: if its ending is no known format, it exists and `overwrite` is false, or its folder
+            does not exist.
     """
+    if _ending(path) not in FORMATS:
+        raise DataError(f"{path}: expected a file ending in {', '.join(FORMATS)}")
     if path.exists() and not overwrite:
         raise DataError(f"{path} exists already. Choose another output, or replace it with --overwrite.")
     if not path.absolute().parent.is_dir():
@@ -75,16 +79,23 @@ def write_table(table: Table, path: Path) -> None:
         path: replaced if it exists.
 
     Raises:
-        DataError: if the ending is no known format.
+        DataError: if the ending is no known format, or the format cannot hold a cell.
     """
-    if path.suffix not in FORMATS:
+    if _ending(path) not in FORMATS:
         raise DataError(f"{path}: expected a file ending in {', '.join(FORMATS)}")
     aside = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     try:
-        _write(table, aside, path.suffix)
+        _write(table, aside, _ending(path))
         aside.replace(path)
+    except (TypeError, ValueError) as error:  # pyarrow's and Unicode's errors are of these kinds
+        what = f"{_ending(path)} cannot hold a cell of {table.source}"
+        raise DataError(f"{path.name}: {what} ({error})") from error
     finally:
         aside.unlink(missing_ok=True)
+
+
+def _ending(path: Path) -> str:
+    return path.suffix.lower()
 
 
 def _read_text(path: Path) -> dict[str, list[Any]]:
@@ -92,23 +103,33 @@ def _read_text(path: Path) -> dict[str, list[Any]]:
     if raw.startswith((b"\xff\xfe", b"\xfe\xff")):
         raise DataError(f"{path.name} is UTF-16. Save it as UTF-8.")
     text = raw.decode("utf-8", errors="surrogateescape").removeprefix("\ufeff")
-    if path.suffix == ".jsonl":
+    if _ending(path) == ".jsonl":
         return _read_jsonl(text, path.name)
     return _read_csv(text, path)
 
 
 def _read_csv(text: str, path: Path) -> dict[str, list[Any]]:
-    tabs = path.suffix == ".tsv"
+    tabs = _ending(path) == ".tsv"
     reader = (
         csv.reader(io.StringIO(text, newline=""), delimiter="\t", quoting=csv.QUOTE_NONE)
         if tabs
-        else csv.reader(io.StringIO(text, newline=""))
+        else csv.reader(io.StringIO(text, newline=""), strict=True)
     )
     rows: list[list[str]] = []
+    limit = csv.field_size_limit(2**31 - 1)  # long texts are refused later, by row and column
     try:
-        rows.extend(row for row in reader if row)
+        for row in reader:
+            if row:
+                rows.append(row)
+            elif tabs and rows and len(rows[0]) == 1:
+                rows.append([""])
     except csv.Error as error:
-        raise DataError(f"{path.name}, row {max(len(rows), 1)}: {error}") from error
+        raise DataError(
+            f"{path.name}, row {max(len(rows), 1)}: {error}. Look for a quotation mark that is not closed "
+            "or not doubled."
+        ) from error
+    finally:
+        csv.field_size_limit(limit)
     if not rows:
         raise DataError(f"{path.name} is empty: expected a header and rows")
     header, *body = rows
@@ -118,7 +139,8 @@ def _read_csv(text: str, path: Path) -> dict[str, list[Any]]:
         if len(row) != len(header):
             raise DataError(
                 f"{path.name}, row {number}: {len(row)} cells, but the header names {len(header)} columns "
-                f"({', '.join(header)}). Quote cells that hold {'tabs' if tabs else 'commas'}."
+                f"({', '.join(header)}). "
+                + ("A tab inside a cell cannot be kept in tsv." if tabs else "Quote cells that hold commas.")
             )
     return {name: [row[i] for row in body] for i, name in enumerate(header)}
 
@@ -163,19 +185,34 @@ def _write(table: Table, path: Path, suffix: str) -> None:
         if suffix == ".jsonl":
             names = list(table.columns)
             for row in _rows(table):
-                file.write(json.dumps(dict(zip(names, row, strict=True)), ensure_ascii=False) + "\n")
+                file.write(_json_line(dict(zip(names, row, strict=True))) + "\n")
         elif suffix == ".tsv":
             _write_tsv(table, file)
         else:
-            writer = csv.writer(file, lineterminator="\n")
-            writer.writerow(table.columns)
-            writer.writerows(_rows(table))
+            for row in [tuple(table.columns), *_rows(table)]:
+                line = ",".join(map(_csv_cell, row))
+                file.write((line or '""') + "\n")
+
+
+def _json_line(record: dict[str, Any]) -> str:
+    line = json.dumps(record, ensure_ascii=False)
+    try:
+        line.encode("utf-8", "surrogateescape")
+    except UnicodeEncodeError:  # half of a surrogate pair, which only an escape can carry
+        return json.dumps(record)
+    return line
+
+
+def _csv_cell(cell: Any) -> str:
+    """Quoted where needed; the writer of Python leaves a lone carriage return bare before 3.13."""
+    text = "" if cell is None else str(cell)
+    return '"' + text.replace('"', '""') + '"' if re.search('[,"\r\n]', text) else text
 
 
 def _write_tsv(table: Table, file: io.TextIOBase) -> None:
     for row in [list(table.columns), *_rows(table)]:
-        cells = [str(cell) for cell in row]
-        if any("\t" in cell or "\n" in cell for cell in cells):
+        cells = ["" if cell is None else str(cell) for cell in row]
+        if any(re.search("[\t\r\n]", cell) for cell in cells):
             raise DataError("a cell holds a tab or a line break, which tsv cannot carry. Write csv or jsonl.")
         file.write("\t".join(cells) + "\n")
 

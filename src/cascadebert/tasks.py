@@ -74,7 +74,8 @@ def require(found: Collection[str], name: str, source: str, option: str) -> None
         DataError: if `name` is not among `found`.
     """
     if name not in found:
-        example = next((other for other in found if other != "label"), "NAME")
+        usual = {"label", *SINGLES, *(name for pair in PAIRS for name in pair)}
+        example = next((other for other in found if other not in usual), "NAME")
         raise DataError(
             f"{source} has no column '{name}' (columns found: {', '.join(found) or 'none'}). "
             f"Name it with {option} {example}."

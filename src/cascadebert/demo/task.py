@@ -13,8 +13,15 @@ In contrasts and asides either clause may be negated. So the words alone settle 
 depends on which word belongs to which, which a shallow and narrow model does not work out. All labels are
 right, both labels are equally likely at every level, and the level is not part of the text.
 
->>> for row in generate(12, seed=41):
+>>> for row in generate(7, seed=52):
 ...     print(row.label, LEVELS[row.level], row.text, sep=" | ")
+negative | aside | the story was simply shallow , and the critics found the story by no means flat .
+positive | plain | the ticket was cheap and i found the camera truly lovely .
+positive | contrast | after work , i found the story utterly silly , but i found the humour so moving .
+positive | plain | on the way home , the humour was delightful .
+positive | negated | on holiday , the story was never silly .
+negative | plain | anna was there and the acting was utterly messy .
+negative | scope | far from home , i found the humour far from superb .
 """
 
 from __future__ import annotations
@@ -44,7 +51,7 @@ WORDS = {
 }
 DEGREES = ("", "really", "quite", "very", "truly", "so", "rather", "simply", "utterly")
 NEGATIONS = ("not", "never", "hardly", "far from", "by no means")
-NEGATED_SHARE = 0.25
+NEGATED_SHARE = 0.3
 """How often a clause of a scope, contrast or aside row is negated."""
 
 ASPECTS = "film plot story acting script ending dialogue music cast humour camera direction".split()
