@@ -140,7 +140,8 @@ def result(
         {"name": made["name"], "layers": made["layers"], **{k: one[k] for k in ("accuracy", "ece", "dis")}}
         for made, one in zip(fitted["stages"], report["stages"], strict=True)
     ]
-    cascade = {key: report[key] for key in ("accuracy", "exit_rates", "layers_speedup", "flops_speedup")}
+    kept = ("accuracy", "ece", "macro_f1", "exit_rates", "layers_speedup", "flops_speedup")
+    cascade = {key: report[key] for key in kept}
     cascade |= {"measured_speedup": clock["measured_speedup"], "measured_range": clock["range"]}
     cascade |= {"routing_overhead": clock["routing_overhead"], "accuracy_drop": drop}
     return {

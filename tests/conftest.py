@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+
 from samples import reviews, write_csv
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")

@@ -6,13 +6,13 @@ import json
 
 import numpy as np
 import pytest
-from samples import reviews, sentences, write_csv
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from cascadebert import Cascade, Target, assemble, shrink
 from cascadebert.errors import CascadeError, DataError, StageError
 from cascadebert.stage import Stage
 from cascadebert.training.sources import count_flops
+from samples import reviews, sentences, write_csv
 
 
 @pytest.fixture

@@ -6,12 +6,12 @@ import dataclasses
 
 import numpy as np
 import pytest
-from samples import sentences
 
 from cascadebert.calibration import scale
 from cascadebert.confidence import softmax
 from cascadebert.errors import CascadeError
 from cascadebert.types import OperatingPoint
+from samples import sentences
 
 
 def naive(cascade, texts):

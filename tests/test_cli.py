@@ -7,10 +7,10 @@ import json
 import shutil
 
 import pytest
-from samples import reviews, write_csv
 from typer.testing import CliRunner
 
 from cascadebert.cli import app as cli
+from samples import reviews, write_csv
 
 VERBS = {"demo", "fit", "assemble", "shrink", "tune", "predict", "evaluate", "bench", "info"}
 

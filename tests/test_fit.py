@@ -11,7 +11,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from samples import reviews, sentences, write_csv
 
 from cascadebert import Cascade, CascadeError, FitConfig, Target, evaluate, fit, tune
 from cascadebert.errors import DataError, StageError
@@ -20,6 +19,7 @@ from cascadebert.stage import Stage
 from cascadebert.training.difficulty import DifficultyLabels, label_difficulty
 from cascadebert.training.losses import NO_LABEL
 from cascadebert.training.stage_training import Lesson, row_order, train_stage
+from samples import reviews, sentences, write_csv
 
 QUICK = FitConfig(epochs=4, batch_size=16, learning_rate=2e-3, max_length=32, bf16=False)
 

@@ -8,12 +8,12 @@ import shutil
 import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
-from samples import sentences
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from cascadebert import Cascade, OperatingPoint
 from cascadebert.errors import FolderError
 from cascadebert.folder import read_folder, used_rows
+from samples import sentences
 
 
 @pytest.fixture

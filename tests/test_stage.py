@@ -8,13 +8,13 @@ import shutil
 import numpy as np
 import pytest
 import torch
-from samples import sentences
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from cascadebert.engines.checkpoint import layer_lists, load_classifier
 from cascadebert.errors import StageError
 from cascadebert.stage import Stage, TextEncoder, fitting_length
+from samples import sentences
 
 FAMILIES = ("bert", "roberta", "distilbert", "electra", "modernbert")
 

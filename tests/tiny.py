@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
-from samples import BAD, GOOD, PLAIN, SPECIAL
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 from transformers import (
     AutoModel,
@@ -18,6 +17,8 @@ from transformers import (
     RobertaConfig,
 )
 from transformers.utils import logging
+
+from samples import BAD, GOOD, PLAIN, SPECIAL
 
 LETTERS = tuple("abcdefghijklmnopqrstuvwxyz0123456789.,!?")
 VOCABULARY = (*SPECIAL, *GOOD, *BAD, *PLAIN, *LETTERS, *(f"##{letter}" for letter in LETTERS))

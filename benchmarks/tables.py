@@ -1,0 +1,135 @@
+"""Write the tables of README.md and docs/results.md from the files under results/; numbers are never typed.
+
+python benchmarks/tables.py            # rewrite what stands between the marks
+python benchmarks/tables.py --check    # exit 1 if anything would change
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+TASKS = {"sst2": "SST-2", "mrpc": "MRPC", "clinc150": "CLINC150"}
+START, END = "<!-- {name}: made by benchmarks/tables.py -->", "<!-- end of {name} -->"
+
+
+def main() -> None:
+    """Rewrite or check every marked table."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--check", action="store_true", help="change nothing; exit 1 if a table is stale")
+    asked = parser.parse_args()
+    stale = []
+    for name, tables in PAGES.items():
+        page = ROOT / name
+        before = page.read_text("utf-8")
+        after = filled(before, {mark: make() for mark, make in tables.items()})
+        if before != after:
+            stale.append(name)
+            if not asked.check:
+                page.write_text(after, "utf-8")
+    if asked.check and stale:
+        sys.exit(f"stale: {', '.join(stale)}; run python benchmarks/tables.py")
+
+
+def filled(page: str, tables: Mapping[str, str]) -> str:
+    """The page with the text between each pair of marks replaced."""
+    for name, table in tables.items():
+        start, end = START.format(name=name), END.format(name=name)
+        head, _, rest = page.partition(start)
+        _, _, tail = rest.partition(end)
+        page = f"{head}{start}\n{table}\n{end}{tail}"
+    return page
+
+
+def load(name: str) -> dict[str, Any]:
+    """One result file."""
+    found: dict[str, Any] = json.loads((ROOT / "results" / name).read_text("utf-8"))
+    return found
+
+
+def summary_table() -> str:
+    """Small, large and cascade on real data, in one row a task."""
+    lines = [
+        "| task (test rows) | small alone | large alone | cascade | lost, 95 % interval | leave early "
+        "| measured speed-up |",
+        "|" + "---|" * 7,
+    ]
+    for task, name in TASKS.items():
+        found = load(f"main/{task}.json")
+        small, large = found["stages"][0], found["stages"][-1]
+        ours, lost = found["cascade"], found["cascade"]["accuracy_drop"]
+        low, high = (100 * bound for bound in lost["interval_95"])
+        gain, (slow, fast) = ours["measured_speedup"], ours["measured_range"]
+        lines.append(
+            f"| {name} ({found['n']:,}) | {percent(small['accuracy'])} | {percent(large['accuracy'])} "
+            f"| {percent(ours['accuracy'])} | {100 * lost['value']:+.1f} ({low:+.1f} to {high:+.1f}) "
+            f"| {percent(ours['exit_rates'][0])} | {gain:.2f}x ({slow:.2f} to {fast:.2f}) |"
+        )
+    return "\n".join(lines)
+
+
+def demo_table() -> str:
+    """What the demo measured."""
+    found = load("demo/demo.json")
+    lines = [
+        "| seed | small | large | cascade | leave early | measured speed-up | seconds in all |",
+        "|" + "---|" * 7,
+    ]
+    for run in found["runs"]:
+        lines.append(
+            f"| {run['seed']} | {percent(run['small_accuracy'])} | {percent(run['large_accuracy'])} "
+            f"| {percent(run['cascade_accuracy'])} | {percent(run['exit_rates'][0])} "
+            f"| {run['measured_speedup']:.1f}x | {run['seconds']:.0f} |"
+        )
+    return "\n".join(lines)
+
+
+def detail_table() -> str:
+    """All that is measured per stage and task, with the command and the machine."""
+    lines = []
+    for task, name in TASKS.items():
+        found = load(f"main/{task}.json")
+        ours = found["cascade"]
+        lines += [
+            f"### {name}",
+            "",
+            found["note"],
+            "",
+            "| | layers | accuracy | ECE | DIS |",
+            "|" + "---|" * 5,
+        ]
+        for number, one in enumerate(found["stages"], start=1):
+            score = "n/a" if one["dis"] is None else f"{one['dis']:.3f}"
+            lines.append(
+                f"| stage {number} alone | {one['layers']} | {percent(one['accuracy'])} | {one['ece']:.3f} | {score} |"
+            )
+        lines += [f"| cascade | | {percent(ours['accuracy'])} | {ours['ece']:.3f} | |", ""]
+        lines += [
+            f"Speed-ups: {ours['layers_speedup']:.2f}x by layers, {ours['flops_speedup']:.2f}x by FLOPs, "
+            f"{ours['measured_speedup']:.2f}x measured; routing overhead {percent(ours['routing_overhead'])}. "
+            f"Seed {found['seed']}; trained and tuned in {found['tuned']['seconds'] / 60:.0f} minutes on "
+            f"{found['machine']}; commit `{found['commit'][:12]}`, {found['date'][:10]}.",
+            "",
+            f"```console\n$ {found['command']}\n```",
+            "",
+        ]
+    return "\n".join(lines)
+
+
+def percent(share: float) -> str:
+    """A share with one decimal."""
+    return f"{100 * share:.1f} %"
+
+
+PAGES = {
+    "README.md": {"main results": summary_table, "demo results": demo_table},
+    "docs/results.md": {"main results": summary_table, "details": detail_table},
+}
+
+if __name__ == "__main__":
+    main()
