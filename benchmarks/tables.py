@@ -105,15 +105,14 @@ def detail_table() -> str:
         ]
         for number, one in enumerate(found["stages"], start=1):
             score = "n/a" if one["dis"] is None else f"{one['dis']:.3f}"
-            lines.append(
-                f"| stage {number} alone | {one['layers']} | {percent(one['accuracy'])} | {one['ece']:.3f} | {score} |"
-            )
+            figures = f"{percent(one['accuracy'])} | {one['ece']:.3f} | {score}"
+            lines.append(f"| stage {number} alone | {one['layers']} | {figures} |")
         lines += [f"| cascade | | {percent(ours['accuracy'])} | {ours['ece']:.3f} | |", ""]
         lines += [
             f"Speed-ups: {ours['layers_speedup']:.2f}x by layers, {ours['flops_speedup']:.2f}x by FLOPs, "
             f"{ours['measured_speedup']:.2f}x measured; routing overhead {percent(ours['routing_overhead'])}. "
-            f"Seed {found['seed']}; trained and tuned in {found['tuned']['seconds'] / 60:.0f} minutes on "
-            f"{found['machine']}; commit `{found['commit'][:12]}`, {found['date'][:10]}.",
+            f"Seed {found['seed']}; {found['machine']}; "
+            f"commit `{found['commit'][:12]}`, {found['date'][:10]}.",
             "",
             f"```console\n$ {found['command']}\n```",
             "",

@@ -17,7 +17,7 @@ VERBS = {"demo", "fit", "assemble", "shrink", "tune", "predict", "evaluate", "be
 
 @pytest.fixture
 def run(capfd, monkeypatch):
-    """Run the command line as the shell does; gives exit code, the JSON of the last line, and what was said."""
+    """Run the command line as the shell does; gives exit code, JSON of the last line, all that was said."""
 
     def call(*words):
         monkeypatch.setattr("sys.argv", ["cascadebert", *map(str, words)])

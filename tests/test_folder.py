@@ -85,7 +85,7 @@ def test_a_changed_label_order_in_a_stage_is_refused(folder, stage):
 
 def test_a_changed_label_order_of_the_cascade_is_refused(folder):
     edit(folder / "cascade.json", lambda spec: spec["label_names"].reverse())
-    with pytest.raises(FolderError, match="the label order of cascade.json"):
+    with pytest.raises(FolderError, match=r"the label order of cascade\.json"):
         Cascade.from_pretrained(folder)
 
 

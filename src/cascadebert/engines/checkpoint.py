@@ -11,11 +11,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import torch
-from transformers import AutoModelForSequenceClassification, PreTrainedModel
-from transformers.utils import logging as transformers_logging
+from cascadebert.errors import StageError, extra
 
-from cascadebert.errors import StageError
+with extra("train"):
+    import torch
+    from transformers import AutoModelForSequenceClassification, PreTrainedModel
+    from transformers.utils import logging as transformers_logging
 
 BUFFERS = ("position_ids", "token_type_ids", "inv_freq")
 POOLER = "pooler"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -118,6 +119,4 @@ def _entry(number: int, stage: Stage, temperature: float) -> StageEntry:
 
 
 def _named(stage: Stage, name: str, folder: Path) -> Stage:
-    from dataclasses import replace
-
     return replace(stage, name=Path(name).name, flops=count_flops(folder))

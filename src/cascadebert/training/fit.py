@@ -133,7 +133,7 @@ def _train_all(
     ids = parts.train.label_ids(parts.label_names)
     plain = Lesson(parts.train.texts, ids, parts.label_names)
     last = train_stage(sources[-1], plain, config, work=work, what=f"stage {count}/{count}")
-    teacher = _teacher(last, parts.train) if config.distill_weight else None
+    teacher = _teacher(last, parts.train, config) if config.distill_weight else None
     folders, labels = [], []
     for number, source in enumerate(sources[:-1], start=1):
         hard = None
@@ -150,8 +150,8 @@ def _difficulty(parts: Parts, source: Path, config: FitConfig, work: Path) -> Di
     return label_difficulty(parts.train, stage=source, config=config, names=parts.label_names, work=work)
 
 
-def _teacher(folder: Path, rows: Examples) -> Logits:
-    stage = Stage.from_pretrained(folder)
+def _teacher(folder: Path, rows: Examples, config: FitConfig) -> Logits:
+    stage = Stage.from_pretrained(folder, max_length=config.max_length)
     return stage.logits(stage.encode(rows.texts))
 
 

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
-from torch import Tensor
-from torch.nn import functional
+from cascadebert.errors import extra
+
+with extra("train"):
+    import torch
+    from torch import Tensor
+    from torch.nn import functional
 
 NO_LABEL = -100
 """Label id of a row without a label: it takes no part in the cross-entropy."""
