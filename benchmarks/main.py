@@ -2,7 +2,7 @@
 
 The first layers of an encoder (by `shrink`: not a complete model) and the whole encoder become a cascade by
 the command line alone; thresholds are picked on held-out rows of the train set, and the validation set is
-shown once, to `evaluate` and `bench`. Run from the repository's root, one task at a time, nothing else beside it:
+shown once, to `evaluate` and `bench`. Run from the repository's root, one task at a time, nothing beside it:
 
     python benchmarks/main.py sst2 --data DATA_FOLDER --encoder ENCODER_FOLDER
 

@@ -110,7 +110,8 @@ def detail_table() -> str:
         lines += [f"| cascade | | {percent(ours['accuracy'])} | {ours['ece']:.3f} | |", ""]
         lines += [
             f"Speed-ups: {ours['layers_speedup']:.2f}x by layers, {ours['flops_speedup']:.2f}x by FLOPs, "
-            f"{ours['measured_speedup']:.2f}x measured; routing overhead {percent(ours['routing_overhead'])}. "
+            f"{ours['measured_speedup']:.2f}x measured; "
+            f"routing overhead {percent(ours['routing_overhead'])}. "
             f"Seed {found['seed']}; {found['machine']}; "
             f"commit `{found['commit'][:12]}`, {found['date'][:10]}.",
             "",

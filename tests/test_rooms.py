@@ -110,8 +110,8 @@ def test_public_names_are_at_most_fifteen_documented_and_there():
 
 
 def test_importing_the_package_and_its_command_line_loads_no_extra():
-    code = "import sys, cascadebert, cascadebert.cli, cascadebert.cascade, cascadebert.tuning, cascadebert.bench; "
-    code += f"print(sorted({HEAVY!r} & set(sys.modules)))"
+    loaded = "sys, cascadebert, cascadebert.cli, cascadebert.cascade, cascadebert.tuning, cascadebert.bench"
+    code = f"import {loaded}; print(sorted({HEAVY!r} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
 

@@ -7,7 +7,7 @@ import sys
 import typer
 
 from cascadebert.cli import making, running
-from cascadebert.cli.output import errors, show_log
+from cascadebert.cli.output import errors, say_error, show_log
 from cascadebert.errors import CascadeError
 
 app = typer.Typer(
@@ -35,7 +35,7 @@ def main() -> None:
     try:
         app()
     except (CascadeError, OSError) as error:
-        errors().print(f"[red]error:[/red] {error}", markup=True)
+        say_error(str(error))
         sys.exit(2)
     except KeyboardInterrupt:
         errors().print("stopped; the same command goes on from here")

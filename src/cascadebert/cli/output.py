@@ -11,18 +11,19 @@ from typing import Any
 from rich.console import Console
 from rich.logging import RichHandler
 from rich.table import Table
+from rich.text import Text
 
 from cascadebert.types import Expected, Report
 
 
 def console() -> Console:
     """For words to people: standard output."""
-    return Console(highlight=False, soft_wrap=True)
+    return Console(highlight=False, soft_wrap=True, markup=False)
 
 
 def errors() -> Console:
     """For errors, notices and progress: standard error."""
-    return Console(stderr=True, highlight=False, soft_wrap=True)
+    return Console(stderr=True, highlight=False, soft_wrap=True, markup=False)
 
 
 def show_log() -> None:
@@ -43,7 +44,12 @@ def machine_line(values: Mapping[str, Any], wanted: bool) -> None:
 def say_notices(notices: Iterable[str]) -> None:
     """Say each notice on standard error."""
     for notice in notices:
-        errors().print(f"[yellow]note:[/yellow] {notice}")
+        errors().print(Text.assemble(("note: ", "yellow"), notice))
+
+
+def say_error(message: str) -> None:
+    """Say what went wrong on standard error."""
+    errors().print(Text.assemble(("error: ", "red"), message))
 
 
 def share(value: float) -> str:

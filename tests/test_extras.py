@@ -1,0 +1,72 @@
+"""A base install: what needs no extra works, what needs one names it and its install command."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+BLOCKED = """
+import sys
+from importlib.abc import MetaPathFinder
+class Absent(MetaPathFinder):
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in %r:
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+sys.meta_path.insert(0, Absent())
+sys.argv = ["cascadebert", *sys.argv[1:]]
+from cascadebert.cli import main
+main()
+"""
+EXTRAS = ("torch", "transformers", "datasets", "accelerate", "scipy", "sklearn", "pyarrow", "matplotlib")
+
+
+def run(*words, absent=EXTRAS):
+    """The command line in a process of its own in which some libraries cannot be imported."""
+    command = [sys.executable, "-c", BLOCKED % (absent,), *map(str, words)]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+def test_a_saved_cascade_is_described_and_checked_without_any_extra(saved):
+    done = run("info", saved, "--check", "--json")
+    assert done.returncode == 0, done.stderr
+    assert '"checked": true' in done.stdout
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("fit", "--train", "t.csv", "--stage", "a", "--stage", "b", "--output", "c", "--target-speedup", "2"),
+        (
+            "assemble",
+            "--stage",
+            "a",
+            "--stage",
+            "b",
+            "--data",
+            "t.csv",
+            "--output",
+            "c",
+            "--min-agreement",
+            "1",
+        ),
+        ("shrink", "a", "--layers", "1", "--output", "c"),
+        ("demo", "--output", "c"),
+    ],
+)
+def test_training_without_its_libraries_names_the_extra(words):
+    done = run(*words)
+    assert done.returncode == 2
+    assert "pip install 'cascadebert[train]'" in done.stderr and "Traceback" not in done.stderr
+
+
+def test_inference_without_torch_names_the_extra(saved):
+    done = run("evaluate", saved, saved.parent / "data.csv", absent=("torch",))
+    assert done.returncode == 2 and "pip install 'cascadebert[train]'" in done.stderr
+
+
+def test_parquet_without_pyarrow_names_the_extra(saved, tmp_path):
+    (tmp_path / "rows.parquet").write_bytes(b"PAR1")
+    done = run("evaluate", saved, tmp_path / "rows.parquet")
+    assert done.returncode == 2 and "pip install 'cascadebert[tune]'" in done.stderr
