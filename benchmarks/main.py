@@ -150,7 +150,7 @@ def result(
         "n": report["n"],
         "stages": stages,
         "cascade": cascade,
-        "tuned": {"thresholds": fitted["thresholds"], **fitted["measured_on"], "seconds": fitted["seconds"]},
+        "tuned": {"thresholds": fitted["thresholds"], **fitted["measured_on"]},
         "train_rows_dropped_for_the_test_set": dropped,
         "note": NOTES[name],
     }
