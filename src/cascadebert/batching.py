@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
 
 import numpy as np
 from numpy.typing import NDArray
@@ -46,25 +47,23 @@ class Rows:
 
     def batch(self, positions: Ints) -> TokenBatch:
         """The rows at the given positions, padded to the longest of them."""
-        width = int(self.padded_lengths[positions].max())
-        shape = (len(positions), width)
-        ids = np.full(shape, self.pad_id, dtype=np.int64)
-        types = np.zeros(shape, dtype=np.int64)
-        mask = np.zeros(shape, dtype=np.int64)
-        for row, position in enumerate(positions):
-            start, end = self.starts[position], self.starts[position + 1]
-            ids[row, : end - start] = self.ids[start:end]
-            types[row, : end - start] = self.type_ids[start:end]
-            mask[row, : end - start] = 1
-        return TokenBatch(ids, mask, types)
+        lengths = self.lengths[positions]
+        columns = np.arange(int(self.padded_lengths[positions].max()))
+        mask = columns < lengths[:, None]
+        place = np.where(mask, self.starts[positions][:, None] + columns, 0)
+        return TokenBatch(
+            input_ids=np.where(mask, self.ids[place], self.pad_id).astype(np.int64),
+            attention_mask=mask.astype(np.int64),
+            token_type_ids=np.where(mask, self.type_ids[place], 0).astype(np.int64),
+        )
 
 
 def join_rows(ids: Sequence[Sequence[int]], type_ids: Sequence[Sequence[int]], pad_id: int) -> Rows:
     """Lay the tokens of each row end to end."""
     lengths = np.fromiter((len(row) for row in ids), dtype=np.int64, count=len(ids))
     starts = np.concatenate([[0], np.cumsum(lengths)])
-    flat = np.fromiter((token for row in ids for token in row), dtype=np.int32, count=int(starts[-1]))
-    types = np.fromiter((kind for row in type_ids for kind in row), dtype=np.int8, count=int(starts[-1]))
+    flat = np.fromiter(chain.from_iterable(ids), dtype=np.int32, count=int(starts[-1]))
+    types = np.fromiter(chain.from_iterable(type_ids), dtype=np.int8, count=int(starts[-1]))
     return Rows(flat, types, starts, pad_id)
 
 

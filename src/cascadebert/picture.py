@@ -52,7 +52,11 @@ def draw_trade_off(
     axes.set_xlabel(axis)
     axes.set_ylabel("accuracy on test rows, %")
     axes.set_xscale("log")
-    ticks = [tick for tick in (0.5, 1, 2, 3, 4, 6, 8, 12, 16, 24, 32) if tick <= 1.1 * float(speedups.max())]
+    ticks = [
+        tick
+        for tick in (0.5, 1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128)
+        if tick <= 1.1 * float(speedups.max())
+    ]
     axes.set_xticks(ticks, [f"{tick:g}x" for tick in ticks])
     axes.minorticks_off()
     axes.margins(x=0.08, y=0.15)
