@@ -23,7 +23,7 @@ assert str(again.path).startswith(sys.argv[2]), again.path
 
 def test_a_cascade_pushed_to_a_hub_is_the_same_when_loaded_from_there(saved, tmp_path):
     with loopback_hub() as (address, files):
-        outside = {name: value for name, value in os.environ.items() if not name.lower().endswith("_proxy")}
+        outside = {key: value for key, value in os.environ.items() if not key.lower().endswith("_proxy")}
         settings = {
             **outside,
             "HF_ENDPOINT": address,
