@@ -94,7 +94,7 @@ def test_exactly_one_target_must_be_given(run, cascade, rows):
     code, _, said = run("tune", cascade, "--data", rows)
     assert code == 2 and "exactly one of" in said
     code, _, said = run("tune", cascade, "--data", rows, "--target-speedup", 2, "--min-accuracy", 0.5)
-    assert code == 2 and "given: speedup, min_accuracy" in said
+    assert code == 2 and "given: --target-speedup, --min-accuracy" in said
 
 
 def test_bench_keeps_its_contract(run, cascade, rows):

@@ -34,9 +34,12 @@ def test_a_cascade_pushed_to_a_hub_is_the_same_when_loaded_from_there(saved, tmp
             "HF_TOKEN": "hf_test",
         }
         done = subprocess.run(
-            [sys.executable, "-c", CODE, str(saved), str(tmp_path)], env=settings, capture_output=True, text=True,
+            [sys.executable, "-c", CODE, str(saved), str(tmp_path)],
+            env=settings,
+            capture_output=True,
+            text=True,
             check=False,
-        )  # fmt: skip
+        )
         assert done.returncode == 0, done.stderr[-3000:]
         assert done.stdout.strip() == f"{address}/me/toy/commit/{COMMIT}"
         local = {

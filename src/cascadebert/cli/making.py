@@ -18,9 +18,21 @@ if TYPE_CHECKING:
 
 _DEFAULT = FitConfig()
 _STAGE = typer.Option(
-    "--stage", help="Checkpoint folder or Hub repository; small to large.", show_default=False
+    "--stage",
+    metavar="MODEL",
+    help="Folder or Hub repository; twice or more, small to large.",
+    show_default=False,
 )
-_TRAIN = typer.Option(help="csv, tsv, jsonl, parquet or a Hub data set.", show_default=False)
+_TRAIN = typer.Option(
+    metavar="F",
+    help="csv, tsv, jsonl, parquet or a Hub data set.",
+    show_default=False,
+    rich_help_panel=o.ROWS,
+)
+
+
+def _knob(words: str, panel: str = o.TRAINING, metavar: str = "X") -> Any:
+    return typer.Option(help=words, rich_help_panel=panel, metavar=metavar)
 
 
 def fit(
@@ -28,47 +40,49 @@ def fit(
     train: Annotated[str, _TRAIN],
     stage: Annotated[list[str], _STAGE],
     output: o.Output,
-    validation: Annotated[str | None, typer.Option(help="Rows to tune and certify on.")] = None,
+    validation: Annotated[str | None, _knob("Rows to tune and certify on.", o.ROWS, "F")] = None,
     target_speedup: o.Speedup = None,
     max_accuracy_drop: o.Drop = None,
     min_accuracy: o.Least = None,
     min_agreement: o.Agreement = None,
+    cost: o.CostUnit = "flops",
     text_column: o.TextColumns = None,
     label_column: o.LabelColumn = None,
     group_column: o.GroupColumn = None,
-    cost: o.CostUnit = "flops",
-    difficulty: Annotated[
-        list[Path] | None,
-        typer.Option(help="Difficulty labels of an earlier run; one per stage but the last."),
-    ] = None,
-    max_length: Annotated[int, typer.Option(help="Longest row in tokens.")] = _DEFAULT.max_length,
-    epochs: Annotated[float, typer.Option(help="Passes over the train rows.")] = _DEFAULT.epochs,
-    batch_size: Annotated[int, typer.Option(help="Rows per step.")] = _DEFAULT.batch_size,
-    learning_rate: Annotated[float, typer.Option(help="Of AdamW.")] = _DEFAULT.learning_rate,
-    warmup: Annotated[float, typer.Option(help="Share of steps with rising rate.")] = _DEFAULT.warmup,
-    bf16: Annotated[bool | None, typer.Option(help="Train in bfloat16; default asks the processor.")] = None,
-    dar_weight: Annotated[
-        float, typer.Option(help="Difficulty-aware regularisation; 0 is off.")
-    ] = _DEFAULT.dar_weight,
-    dar_margin: Annotated[float, typer.Option(help="Its margin.")] = _DEFAULT.dar_margin,
-    difficulty_folds: Annotated[
-        int, typer.Option(help="Folds behind its labels.")
-    ] = _DEFAULT.difficulty_folds,
-    difficulty_seeds: Annotated[
-        int, typer.Option(help="Repeats behind its labels; the paper: 5.")
-    ] = _DEFAULT.difficulty_seeds,
-    difficulty_votes: Annotated[
-        float, typer.Option(help="Share of repeats that makes a row easy.")
-    ] = _DEFAULT.difficulty_votes,
+    tune_share: Annotated[float, _knob("Of the train rows.", o.ROWS)] = _DEFAULT.tune_share,
+    certify_share: Annotated[float, _knob("Of the train rows.", o.ROWS)] = _DEFAULT.certify_share,
+    max_length: Annotated[int, _knob("Longest row in tokens.", metavar="N")] = _DEFAULT.max_length,
+    epochs: Annotated[float, _knob("Passes over the train rows.")] = _DEFAULT.epochs,
+    batch_size: Annotated[int, _knob("Rows per step.", metavar="N")] = _DEFAULT.batch_size,
+    learning_rate: Annotated[float, _knob("Of AdamW.")] = _DEFAULT.learning_rate,
+    warmup: Annotated[float, _knob("Share of steps with rising rate.")] = _DEFAULT.warmup,
+    bf16: Annotated[
+        bool | None, _knob("Train in bfloat16; default asks the processor.", metavar="")
+    ] = _DEFAULT.bf16,
     distill_weight: Annotated[
-        float, typer.Option(help="Learn the last stage's logits; 0 is off.")
+        float, _knob("Learn the last stage's logits; 0 is off.")
     ] = _DEFAULT.distill_weight,
     distill_temperature: Annotated[
-        float, typer.Option(help="Both sides' logits are divided by it.")
+        float, _knob("Divides both sides' logits.")
     ] = _DEFAULT.distill_temperature,
-    tune_share: Annotated[float, typer.Option(help="Of the train rows.")] = _DEFAULT.tune_share,
-    certify_share: Annotated[float, typer.Option(help="Of the train rows.")] = _DEFAULT.certify_share,
-    seed: Annotated[int, typer.Option(help="Of everything random.")] = _DEFAULT.seed,
+    seed: Annotated[int, _knob("Of everything random.", metavar="N")] = _DEFAULT.seed,
+    dar_weight: Annotated[
+        float, _knob("Difficulty-aware regularisation; 0 is off.", o.DIFFICULTY)
+    ] = _DEFAULT.dar_weight,
+    dar_margin: Annotated[float, _knob("Its margin.", o.DIFFICULTY)] = _DEFAULT.dar_margin,
+    difficulty: Annotated[
+        list[Path] | None,
+        _knob("Labels of an earlier run; one file per stage but the last.", o.DIFFICULTY, "F"),
+    ] = None,
+    difficulty_folds: Annotated[
+        int, _knob("Folds behind its labels.", o.DIFFICULTY, "N")
+    ] = _DEFAULT.difficulty_folds,
+    difficulty_seeds: Annotated[
+        int, _knob("Repeats behind its labels; the paper: 5.", o.DIFFICULTY, "N")
+    ] = _DEFAULT.difficulty_seeds,
+    difficulty_votes: Annotated[
+        float, _knob("Share of right repeats that makes a row easy.", o.DIFFICULTY)
+    ] = _DEFAULT.difficulty_votes,
     overwrite: o.Overwrite = False,
     json: o.Json = False,
 ) -> None:
@@ -112,7 +126,9 @@ def fit(
 def assemble(
     *,
     stage: Annotated[list[str], _STAGE],
-    data: Annotated[str, typer.Option(help="Held-out rows; labels are optional.", show_default=False)],
+    data: Annotated[
+        str, typer.Option(metavar="F", help="Held-out rows; labels are optional.", show_default=False)
+    ],
     output: o.Output,
     target_speedup: o.Speedup = None,
     max_accuracy_drop: o.Drop = None,
@@ -121,7 +137,7 @@ def assemble(
     text_column: o.TextColumns = None,
     label_column: o.LabelColumn = None,
     cost: o.CostUnit = "flops",
-    max_length: Annotated[int | None, typer.Option(help="Longest row in tokens; default 128.")] = None,
+    max_length: Annotated[int | None, _knob("Longest row in tokens; default 128.", o.ROWS, "N")] = None,
     overwrite: o.Overwrite = False,
     json: o.Json = False,
 ) -> None:
@@ -146,7 +162,9 @@ def assemble(
 def shrink(
     large: Annotated[str, typer.Argument(metavar="LARGE", help="Encoder: folder or Hub repository.")],
     *,
-    layers: Annotated[int, typer.Option(help="How many of its first layers to keep.", show_default=False)],
+    layers: Annotated[
+        int, typer.Option(metavar="K", help="How many of its first layers to keep.", show_default=False)
+    ],
     output: o.Output,
     overwrite: o.Overwrite = False,
     json: o.Json = False,
@@ -162,7 +180,9 @@ def shrink(
 def tune(
     folder: o.Folder,
     *,
-    data: Annotated[str, typer.Option(help="Held-out rows like those to come.", show_default=False)],
+    data: Annotated[
+        str, typer.Option(metavar="F", help="Held-out rows like those to come.", show_default=False)
+    ],
     target_speedup: o.Speedup = None,
     max_accuracy_drop: o.Drop = None,
     min_accuracy: o.Least = None,
@@ -197,7 +217,9 @@ def tune(
         "measure": expected.measure,
         "value": expected.value,
         "exit_rates": expected.exit_rates,
-        f"{cost}_speedup" if cost != "measured" else "measured_cost_speedup": expected.speedup,
+        "cost": cost,
+        "layers_speedup": tuned.report.layers_speedup if tuned.report else None,
+        "flops_speedup": tuned.report.flops_speedup if tuned.report else None,
         "expected_speedup": tuned.timing.expected_speedup,
         "nearest": None,
         "notices": expected.notices,

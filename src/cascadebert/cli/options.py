@@ -7,39 +7,70 @@ from typing import Annotated, Literal, TypeAlias
 
 import typer
 
+from cascadebert.errors import CascadeError
 from cascadebert.tasks import Columns
 from cascadebert.types import Target
+
+TARGET, ROWS, TRAINING, DIFFICULTY = "Target: exactly one", "Rows and columns", "Training", "Difficulty"
 
 Folder: TypeAlias = Annotated[
     Path, typer.Argument(metavar="DIR", help="A saved cascade.", show_default=False)
 ]
-Output: TypeAlias = Annotated[Path, typer.Option(help="Folder to write.", show_default=False)]
+Output: TypeAlias = Annotated[Path, typer.Option(metavar="DIR", help="Folder to write.", show_default=False)]
 Overwrite: TypeAlias = Annotated[bool, typer.Option("--overwrite", help="Replace an existing output.")]
 Json: TypeAlias = Annotated[bool, typer.Option("--json", help="Print one machine-readable line last.")]
 CostUnit: TypeAlias = Annotated[
     Literal["layers", "flops", "measured"],
-    typer.Option(help="What speed-up is counted in; measured: seconds on this machine."),
+    typer.Option(
+        metavar="UNIT",
+        help="Count speed-up in layers, flops, or measured seconds on this machine.",
+        rich_help_panel=TARGET,
+    ),
 ]
 TextColumns: TypeAlias = Annotated[
-    list[str] | None, typer.Option("--text-column", help="Column of the text; twice for pairs.")
+    list[str] | None,
+    typer.Option("--text-column", metavar="NAME", help="Of the text; twice for pairs.", rich_help_panel=ROWS),
 ]
-LabelColumn: TypeAlias = Annotated[str | None, typer.Option(help="Column of the label.")]
+LabelColumn: TypeAlias = Annotated[
+    str | None, typer.Option(metavar="NAME", help="Of the label.", rich_help_panel=ROWS)
+]
 GroupColumn: TypeAlias = Annotated[
-    str | None, typer.Option(help="Rows with the same value here stay in one part of the data.")
+    str | None,
+    typer.Option(
+        metavar="NAME",
+        help="Rows with the same value here stay in one part of the data.",
+        rich_help_panel=ROWS,
+    ),
 ]
 Speedup: TypeAlias = Annotated[
     float | None,
-    typer.Option("--target-speedup", help="At least this many times cheaper than the last stage."),
+    typer.Option(
+        "--target-speedup",
+        metavar="X",
+        help="At least X times cheaper than the last stage alone.",
+        rich_help_panel=TARGET,
+    ),
 ]
 Drop: TypeAlias = Annotated[
     float | None,
-    typer.Option("--max-accuracy-drop", help="At most this far below the last stage (0.01: 1 point)."),
+    typer.Option(
+        "--max-accuracy-drop",
+        metavar="D",
+        help="At most D below the last stage (0.01: one point).",
+        rich_help_panel=TARGET,
+    ),
 ]
-Least: TypeAlias = Annotated[float | None, typer.Option("--min-accuracy", help="At least this accuracy.")]
+Least: TypeAlias = Annotated[
+    float | None,
+    typer.Option("--min-accuracy", metavar="A", help="Accuracy of at least A.", rich_help_panel=TARGET),
+]
 Agreement: TypeAlias = Annotated[
     float | None,
     typer.Option(
-        "--min-agreement", help="At least this share of the last stage's answers; no labels needed."
+        "--min-agreement",
+        metavar="A",
+        help="At least the share A of answers is the last stage's own; needs no labels.",
+        rich_help_panel=TARGET,
     ),
 ]
 
@@ -47,7 +78,20 @@ Agreement: TypeAlias = Annotated[
 def target_of(
     speedup: float | None, drop: float | None, least: float | None, agreement: float | None
 ) -> Target:
-    """The one target that was asked for."""
+    """The one target that was asked for.
+
+    Raises:
+        CascadeError: if none or several are given, or one is out of range.
+    """
+    options = {
+        "--target-speedup": speedup,
+        "--max-accuracy-drop": drop,
+        "--min-accuracy": least,
+        "--min-agreement": agreement,
+    }
+    given = [name for name, value in options.items() if value is not None]
+    if len(given) != 1:
+        raise CascadeError(f"give exactly one of {', '.join(options)}; given: {', '.join(given) or 'none'}")
     return Target(speedup=speedup, max_accuracy_drop=drop, min_accuracy=least, min_agreement=agreement)
 
 
