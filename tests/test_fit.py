@@ -219,3 +219,12 @@ def test_tuning_without_labels_keeps_agreement_with_the_last_stage(fitted, tmp_p
     assert point.expected.value >= 0.95
     with pytest.raises(DataError, match="no column 'label'"):
         tune(cascade, file, target=Target(min_accuracy=0.5))
+
+
+@pytest.mark.slow
+def test_a_label_that_no_tune_row_has_is_said(fitted, tmp_path):
+    texts, labels = reviews(300, seed=12)
+    some = [(t, y) for t, y in zip(texts, labels, strict=True) if y == "positive"][:120]
+    file = write_csv(tmp_path / "one-sided.csv", *map(list, zip(*some, strict=True)))
+    point = tune(Cascade.from_pretrained(fitted), file, target=Target(speedup=1.2))
+    assert any("no tune row has the label negative" in notice for notice in point.expected.notices)

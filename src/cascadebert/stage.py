@@ -17,7 +17,8 @@ from tokenizers import Encoding, Tokenizer
 
 from cascadebert.batching import LENGTH_STEP, Rows, batches, join_rows
 from cascadebert.confidence import max_probability, softmax
-from cascadebert.engines import Engine, load_engine
+from cascadebert.engines.base import Engine
+from cascadebert.engines.load import load_engine
 from cascadebert.errors import StageError
 from cascadebert.types import Flops, Ints, Logits, Predictions, Texts
 

@@ -7,7 +7,7 @@ import sys
 import typer
 
 from cascadebert.cli import making, running
-from cascadebert.cli.output import errors, say_error, show_log
+from cascadebert.cli.output import say_error, show_log
 from cascadebert.errors import CascadeError
 
 app = typer.Typer(
@@ -38,5 +38,5 @@ def main() -> None:
         say_error(str(error))
         sys.exit(2)
     except KeyboardInterrupt:
-        errors().print("stopped; the same command goes on from here")
+        say_error("stopped")
         sys.exit(130)

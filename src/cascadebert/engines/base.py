@@ -3,13 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Protocol
 
-from cascadebert.errors import StageError
 from cascadebert.types import Ints, Logits
-
-ENGINES = ("torch",)
 
 
 @dataclass(frozen=True)
@@ -41,22 +37,3 @@ class Engine(Protocol):
     def logits(self, batch: TokenBatch) -> Logits:
         """(rows, num_labels) in the order of the checkpoint's own labels."""
         ...
-
-
-def load_engine(path: Path, *, engine: str, precision: str) -> Engine:
-    """Load the model in a checkpoint folder.
-
-    Args:
-        path: a folder that plain `transformers` opens.
-        engine: "torch", or "auto" for the best one installed.
-        precision: "float32", "bfloat16", or "auto" for the engine's own choice.
-
-    Raises:
-        StageError: if the engine is unknown.
-        MissingExtra: if its library is not installed.
-    """
-    if engine not in ("auto", *ENGINES):
-        raise StageError(f"unknown engine {engine!r}; expected auto or {', '.join(ENGINES)}")
-    from cascadebert.engines.torch import TorchEngine
-
-    return TorchEngine(path, precision=precision)
