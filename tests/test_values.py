@@ -63,13 +63,25 @@ def test_the_fitted_temperature_is_the_one_the_labels_were_drawn_with(true_tempe
     assert fit_temperature(logits, labels) == pytest.approx(true_temperature, rel=0.05)
 
 
-def test_the_fitted_temperature_is_never_worse_than_none():
+def test_the_fitted_temperature_is_about_never_worse_than_none():
     rng = np.random.default_rng(4)
-    logits, labels = rng.normal(size=(60, 5)).astype(np.float32), rng.integers(0, 5, 60)
+    logits, labels = rng.normal(size=(2000, 5)).astype(np.float32), rng.integers(0, 5, 2000)
     fitted = scale(logits, fit_temperature(logits, labels))
-    assert negative_log_likelihood(fitted, labels) <= negative_log_likelihood(scale(logits, 1.0), labels)
+    assert negative_log_likelihood(fitted, labels) < negative_log_likelihood(scale(logits, 1.0), labels)
 
 
-def test_a_stage_that_never_errs_gets_a_bounded_temperature():
-    logits = np.eye(4, dtype=np.float32) * 5
-    assert 0.09 < fit_temperature(logits, np.arange(4)) < 0.2
+def test_the_likelihood_with_smoothing_is_the_cross_entropy_with_softened_labels():
+    rng = np.random.default_rng(5)
+    logits, labels = rng.normal(size=(20, 4)), rng.integers(0, 4, 20)
+    soft = np.full((20, 4), 0.1 / 3)
+    soft[np.arange(20), labels] = 0.9
+    expected = -(soft * np.log(softmax(logits))).sum(axis=1).mean()
+    assert negative_log_likelihood(logits, labels, smoothing=0.1) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("n", [4, 400])
+def test_a_stage_that_never_errs_on_n_rows_is_about_one_part_in_n_unsure(n):
+    labels = np.arange(n) % 4
+    logits = np.eye(4, dtype=np.float32)[labels] * 5
+    sure = max_probability(softmax(scale(logits, fit_temperature(logits, labels))))
+    assert sure == pytest.approx(np.full(n, (n + 1) / (n + 2)), abs=1e-4)

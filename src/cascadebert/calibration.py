@@ -7,7 +7,7 @@ import numpy as np
 from cascadebert.errors import extra
 from cascadebert.types import Floats, Ints, Logits
 
-TEMPERATURE_RANGE = (0.1, 10.0)
+TEMPERATURE_RANGE = (0.01, 100.0)
 
 
 def scale(logits: Logits, temperature: float) -> Floats:
@@ -20,37 +20,45 @@ def scale(logits: Logits, temperature: float) -> Floats:
     return np.asarray(logits, dtype=np.float64) / temperature
 
 
-def negative_log_likelihood(logits: Floats, labels: Ints) -> float:
+def negative_log_likelihood(logits: Floats, labels: Ints, *, smoothing: float = 0.0) -> float:
     """Mean of -log p(label), in nats.
 
     Args:
-        logits: (n, num_labels).
+        logits: (n, num_labels), num_labels >= 2.
         labels: (n,) label ids.
+        smoothing: share of each row's weight that its other labels have together.
     """
     top = logits.max(axis=1)
     total = top + np.log(np.exp(logits - top[:, None]).sum(axis=1))
-    return float(np.mean(total - logits[np.arange(len(labels)), labels]))
+    own = logits[np.arange(len(labels)), labels]
+    others = (logits.sum(axis=1) - own) / (logits.shape[1] - 1)
+    return float(np.mean(total - (1 - smoothing) * own - smoothing * others))
 
 
 def fit_temperature(logits: Logits, labels: Ints) -> float:
     """The temperature that makes the labels likeliest (Guo et al. 2017, section 4.2).
 
-    The likelihood of a model that never errs on these rows grows without end as the temperature
-    falls, so the search is bounded to 0.1 .. 10.
+    For a stage that never errs on these rows that likelihood grows without end as the temperature falls,
+    until all confidences are 1.0 and no threshold tells rows apart. So each label counts (n + 1) / (n + 2)
+    and the others share the rest, after Platt 1999: n rows without an error mean a confidence of about
+    1 - 1/n, not 1.
 
     Args:
         logits: (n, num_labels) of one stage.
         labels: (n,) label ids.
 
-    >>> sure = np.log(np.array([[0.99, 0.01]] * 4, dtype=np.float32))
-    >>> 4.1 < fit_temperature(sure, np.array([0, 0, 0, 1])) < 4.3
+    >>> sure = np.log(np.array([[0.99, 0.01]] * 400, dtype=np.float32))
+    >>> 4.1 < fit_temperature(sure, np.array([0, 0, 0, 1] * 100)) < 4.3
     True
     """
     with extra("tune"):
         from scipy.optimize import minimize_scalar
+    smoothing = 1 / (len(labels) + 2)
     low, high = np.log(TEMPERATURE_RANGE)
     best = minimize_scalar(
-        lambda log_t: negative_log_likelihood(scale(logits, float(np.exp(log_t))), labels),
+        lambda log_t: negative_log_likelihood(
+            scale(logits, float(np.exp(log_t))), labels, smoothing=smoothing
+        ),
         bounds=(low, high),
         method="bounded",
         options={"xatol": 1e-6},
