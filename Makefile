@@ -16,6 +16,7 @@ $(STAMP): pyproject.toml constraints.txt
 	touch $(STAMP)
 
 demo: setup
+	mkdir -p build
 	$(BIN)/cascadebert demo --output build/demo --overwrite
 
 test: setup

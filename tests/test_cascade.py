@@ -7,6 +7,7 @@ import dataclasses
 import numpy as np
 import pytest
 
+from cascadebert import Cascade
 from cascadebert.calibration import scale
 from cascadebert.confidence import softmax
 from cascadebert.errors import CascadeError
@@ -127,6 +128,13 @@ def test_labels_come_by_name(make_cascade):
 def test_one_text_instead_of_a_list_is_refused(make_cascade):
     with pytest.raises(CascadeError, match="a list of texts"):
         make_cascade(2).predict("a fine film")
+    with pytest.raises(CascadeError, match="text 2: expected a string or a pair"):
+        make_cascade(2).predict(["a fine film", None])
+
+
+def test_pairs_are_refused_by_a_cascade_of_single_texts(saved):
+    with pytest.raises(CascadeError, match=r"made for single texts, got pairs"):
+        Cascade.from_pretrained(saved).predict([("a fine film", "a dull one")])
 
 
 def test_thresholds_must_fit_the_number_of_stages(make_cascade):

@@ -47,7 +47,11 @@ def test_another_operating_point_is_saved_and_what_was_measured_at_the_old_one_g
     moved.save_pretrained(tmp_path / "copy")
     again = Cascade.from_pretrained(tmp_path / "copy")
     assert again.operating_point.thresholds == (0.0,)
-    assert again.spec.measured is None and "texts/s" not in (tmp_path / "copy" / "README.md").read_text()
+    assert again.spec.tuned_on is None and again.spec.measured is None
+    assert (
+        "set by hand" in (tmp_path / "copy" / "README.md").read_text()
+        and "texts/s" not in (tmp_path / "copy" / "README.md").read_text()
+    )
 
 
 def test_each_stage_opens_alone_in_plain_transformers(saved):
@@ -103,6 +107,9 @@ def test_an_unknown_schema_is_refused(folder, version):
         lambda spec: spec.pop("operating_point"),
         lambda spec: spec["stages"][0].update(temperature="warm"),
         lambda spec: spec.update(format="zip"),
+        lambda spec: spec.update(stages=[]),
+        lambda spec: spec["operating_point"].update(thresholds=[0.5, 0.5]),
+        lambda spec: spec["stages"][0].update(temperature=0),
     ],
 )
 def test_an_unknown_missing_or_mistyped_field_is_refused(folder, change):
@@ -116,6 +123,10 @@ def test_a_missing_and_an_added_file_are_named(folder):
     with pytest.raises(FolderError, match=r"extra.json was added"):
         Cascade.from_pretrained(folder)
     (folder / "stage-2" / "extra.json").unlink()
+    (folder / "stage-2" / "deeper").mkdir()
+    with pytest.raises(FolderError, match=r"deeper is a folder"):
+        Cascade.from_pretrained(folder)
+    (folder / "stage-2" / "deeper").rmdir()
     (folder / "stage-2" / "tokenizer.json").unlink()
     with pytest.raises(FolderError, match=r"tokenizer.json was removed"):
         Cascade.from_pretrained(folder)
@@ -146,6 +157,22 @@ def test_a_folder_of_something_else_is_never_replaced(saved, tmp_path):
     with pytest.raises(FolderError, match="not replaced"):
         Cascade.from_pretrained(saved).save_pretrained(tmp_path / "precious", overwrite=True)
     assert (tmp_path / "precious" / "thesis.txt").read_text() == "years of work"
+
+
+def test_a_model_beside_other_files_is_never_replaced_by_a_cascade(saved, tmp_path):
+    (tmp_path / "project").mkdir()
+    (tmp_path / "project" / "config.json").write_text("{}")
+    (tmp_path / "project" / "thesis.txt").write_text("years of work")
+    with pytest.raises(FolderError, match="not replaced"):
+        Cascade.from_pretrained(saved).save_pretrained(tmp_path / "project", overwrite=True)
+    assert (tmp_path / "project" / "thesis.txt").exists()
+
+
+@pytest.mark.parametrize("content", [b"", b"PK\x03\x04cut"])
+def test_damaged_row_fingerprints_are_named(folder, content):
+    (folder / "rows.npz").write_bytes(content)
+    with pytest.raises(FolderError, match=r"no readable rows\.npz"):
+        used_rows(folder)
 
 
 def test_nothing_is_left_when_saving_fails(saved, tmp_path):

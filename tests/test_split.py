@@ -229,18 +229,17 @@ def test_train_rows_with_a_text_or_group_of_validation_are_dropped_and_counted()
     assert [re.split(r" rows? dropped", notice)[0] for notice in parts.notices][:2] == ["2 train", "1 train"]
 
 
-def test_a_train_label_that_validation_does_not_declare_is_named():
+def test_a_validation_label_that_no_train_row_has_is_named():
     train = Examples(list("abcd"), ("0", "1", "0", "1"), source="train.csv")
-    validation = Examples(list("pqrs"), ("no", "yes") * 2, label_order=("no", "yes"))
-    with pytest.raises(DataError, match=r"train\.csv, row 1, .*unknown label '0'\. Known: no, yes"):
+    validation = Examples(list("pqrs"), ("no", "yes") * 2, source="rows.csv", label_order=("no", "yes"))
+    with pytest.raises(DataError, match=r"rows\.csv, row 1, .*unknown label 'no'\. Known: 0, 1"):
         split(train, validation, tune_share=0.1, certify_share=0.1, seed=0)
 
 
-def test_a_label_without_tune_rows_gives_a_notice():
+def test_a_label_without_certify_rows_gives_a_notice():
     rows = Examples([f"t{i}" for i in range(201)], ("rare", *("x", "y") * 100))
     parts = split(rows, None, tune_share=0.2, certify_share=0.2, seed=0)
-    told = [f"no {name} row has the label rare" for name in ("tune", "certify")]
-    assert [notice.split(":")[0] for notice in parts.notices] == told
+    assert [notice.split(":")[0] for notice in parts.notices] == ["no certify row has the label rare"]
 
 
 def test_a_declared_label_without_train_rows_is_refused():

@@ -14,6 +14,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 from cascadebert.engines.checkpoint import layer_lists, load_classifier
 from cascadebert.errors import StageError
 from cascadebert.stage import Stage, TextEncoder, fitting_length
+from cascadebert.training.sources import copy_tokenizer
 from samples import sentences
 
 FAMILIES = ("bert", "roberta", "distilbert", "electra", "modernbert")
@@ -108,6 +109,14 @@ def test_a_lost_encoder_weight_is_refused_even_for_training(make_model, tmp_path
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(StageError, match="missing"):
         load_classifier(folder, num_labels=2)
+
+
+def test_a_checkpoint_without_its_tokenizer_is_refused_instead_of_given_an_empty_one(make_model, tmp_path):
+    shutil.copytree(make_model(), tmp_path / "bare")
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        (tmp_path / "bare" / name).unlink()
+    with pytest.raises(StageError, match="no tokenizer"):
+        copy_tokenizer(tmp_path / "bare", tmp_path)
 
 
 def test_labels_are_matched_by_name_and_not_by_position(make_model):

@@ -40,6 +40,9 @@ def render_card(spec: CascadeSpec) -> str:
     if spec.operating_point.expected is not None:
         blocks.append(_expected(spec.operating_point.expected))
     tuned = spec.tuned_on
+    if tuned is None:
+        blocks.append("Thresholds were set by hand: what they give is not known.\n")
+        return "\n".join(blocks)
     blocks.append(
         f"Thresholds were picked with the {tuned.engine} engine in {tuned.precision} on rows of "
         f"`{tuned.source}` (sha256 `{tuned.data_sha256[:12]}`). No certificate: what was measured on "

@@ -11,11 +11,12 @@ import numpy as np
 from cascadebert.batching import Rows
 from cascadebert.calibration import scale
 from cascadebert.confidence import max_probability, softmax
-from cascadebert.errors import CascadeError
+from cascadebert.errors import CascadeError, DataError
 from cascadebert.folder import copy_folder, read_folder, upload_folder
 from cascadebert.spec import CascadeSpec
 from cascadebert.stage import BATCH_TOKENS, Stage, local_folder
-from cascadebert.types import Bools, Floats, Logits, OperatingPoint, Predictions, Texts
+from cascadebert.thresholds import leaves
+from cascadebert.types import Floats, Ints, Logits, OperatingPoint, Predictions, Texts
 
 
 @dataclass(frozen=True)
@@ -85,7 +86,12 @@ class Cascade:
         Args:
             texts: n texts, or n pairs of texts.
             batch_tokens: budget of a batch, in padded tokens; answers do not depend on it.
+
+        Raises:
+            DataError: if it is given one string, something that is no text, or pairs where the cascade was
+                made for single texts (or the other way round).
         """
+        self._check_kind(texts)
         return route(
             self.stages, self.temperatures, self.operating_point.thresholds, texts, batch_tokens=batch_tokens
         )
@@ -99,8 +105,17 @@ class Cascade:
 
         All that is decided later (thresholds, curves, reports) is decided on these arrays.
         """
+        self._check_kind(texts)
         encoded = _Encodings(texts)
         return np.stack([stage.logits(encoded.by(stage)) for stage in self.stages])
+
+    def _check_kind(self, texts: Texts) -> None:
+        if self.spec is None or isinstance(texts, str) or not len(texts):
+            return
+        given = 1 if isinstance(texts[0], str) else 2
+        if given != self.spec.texts_per_row:
+            kinds = {1: "single texts", 2: "pairs of texts"}
+            raise DataError(f"this cascade was made for {kinds[self.spec.texts_per_row]}, got {kinds[given]}")
 
     def with_operating_point(self, point: OperatingPoint) -> Cascade:
         """The same stages with other thresholds."""
@@ -144,11 +159,30 @@ class _Encodings:
         return self._made[stage.encoder.key]
 
 
-def leaves(confidences: Floats, threshold: float | None) -> Bools:
-    """(m,) True where a row leaves here: its confidence exceeds the threshold, or this is the end."""
-    if threshold is None:
-        return np.ones(len(confidences), dtype=np.bool_)
-    return np.asarray(confidences > threshold)
+@dataclass(frozen=True)
+class Answer:
+    """What one stage says of m rows; another kind of task would only decide otherwise.
+
+    Attributes:
+        label_ids: (m,) its answers.
+        probabilities: (m, num_labels).
+        confidences: (m,) in [0, 1].
+    """
+
+    label_ids: Ints
+    probabilities: Floats
+    confidences: Floats
+
+
+def decide(logits: Logits, temperature: float) -> Answer:
+    """From a stage's logits to its answers and how sure it is of them.
+
+    Args:
+        logits: (m, num_labels).
+        temperature: the stage's own.
+    """
+    probabilities = softmax(scale(logits, temperature))
+    return Answer(probabilities.argmax(axis=1), probabilities, max_probability(probabilities))
 
 
 def route(
@@ -165,8 +199,6 @@ def route(
     are none. A row's answer does not depend on its neighbours: its padded length is a function of the
     row alone.
     """
-    if isinstance(texts, str):
-        raise CascadeError("expected a list of texts (or of pairs), got one string: put it in a list")
     n, names = len(texts), stages[-1].label_names
     labels = np.empty(n, dtype=np.int64)
     probabilities = np.empty((n, len(names)))
@@ -180,13 +212,12 @@ def route(
         if not active.size:
             break
         logits = stage.logits(encoded.by(stage), active, batch_tokens=batch_tokens)
-        answer = softmax(scale(logits, temperature))
-        sure = max_probability(answer)
-        here = leaves(sure, threshold)
+        answer = decide(logits, temperature)
+        here = leaves(answer.confidences, threshold)
         done = active[here]
-        labels[done] = answer[here].argmax(axis=1)
-        probabilities[done] = answer[here]
-        confidences[done] = sure[here]
+        labels[done] = answer.label_ids[here]
+        probabilities[done] = answer.probabilities[here]
+        confidences[done] = answer.confidences[here]
         exits[done] = number
         active = active[~here]
     return Predictions(labels, probabilities, confidences, exits, names)

@@ -26,7 +26,8 @@ MAX_CHARACTERS = 131_072
 
 Hashes = NDArray[np.uint64]
 _SURROGATE = re.compile("[\ud800-\udfff]")
-_WHOLE = re.compile(r"[+-]?\d+(\.0*)?")
+_WHOLE = re.compile(r"[+-]?(0|[1-9]\d*)(\.0*)?")
+_DIGITS = re.compile(r"[+-]?\d+")
 _FRACTION = re.compile(r"[+-]?(\d+\.\d*|\.\d+|\d+(\.\d*)?[eE][+-]?\d+)")
 
 
@@ -79,9 +80,15 @@ class Examples:
                 )
         return np.array([ids[label] for label in self.labels], dtype=np.int64)
 
-    def hashes(self) -> Hashes:
-        """(n,) 64-bit fingerprint of each row's texts; runs of white space count as one space."""
-        return np.array([_fingerprint(text) for text in self.texts], dtype=np.uint64)
+    def hashes(self, *, labels: bool = False) -> Hashes:
+        """(n,) 64-bit fingerprint of each row's texts, and of its label if asked for.
+
+        Runs of white space count as one space.
+        """
+        rows = [(text,) if isinstance(text, str) else tuple(text) for text in self.texts]
+        if labels and self.labels is not None:
+            rows = [(*row, label) for row, label in zip(rows, self.labels, strict=True)]
+        return np.array([_fingerprint(row) for row in rows], dtype=np.uint64)
 
     def sha256(self) -> str:
         """Fingerprint of all rows: texts and labels, in order."""
@@ -105,7 +112,7 @@ def load_examples(
             set on the Hub (or a local folder of one): `owner/name`, `owner/name:config`, with `@split` at
             its end for another split than the usual one.
         columns: names of the columns, where they are not the usual ones.
-        labels: whether the label column must be there; else labels are None where it is absent.
+        labels: whether there must be labels; else they are None where the column is absent or all empty.
         groups: whether a named group column must be there; else groups are None where it is absent.
         split: the usual split of a data set from the Hub.
 
@@ -130,6 +137,7 @@ def load_examples(
             f"a data set of several splits ({', '.join(source.column_names)}): choose one, such as "
             f"data[{next(iter(source.column_names), 'train')!r}]"
         )
+    source = source.with_format(None)
     table = Table({name: list(source[name]) for name in source.column_names}, title)
     name = columns.label or "label"
     declared = getattr(source.features.get(name), "names", None)
@@ -205,7 +213,8 @@ def _examples(
         raise DataError(f"{table.source} is empty: expected at least one row")
     checked = [_checked(table, name, _text) for name in text_columns]
     names = None
-    if label_column in table.columns:
+    given = label_column in table.columns
+    if given and (labels or not all(map(_is_missing, table.columns[label_column]))):
         names = tuple(_checked(table, label_column, _label if order is None else _declared))
         if order is None:
             _refuse_mixed(table, label_column, names)
@@ -232,7 +241,7 @@ def _checked(table: Table, name: str, check: Callable[[Any], str]) -> list[str]:
 
 
 def _text(cell: Any) -> str:
-    if cell is None or (isinstance(cell, float) and math.isnan(cell)):
+    if _is_missing(cell) and not isinstance(cell, str):
         raise ValueError("empty text")
     if not isinstance(cell, str):
         raise ValueError(f"expected text, found {type(cell).__name__} {cell!r:.40}")
@@ -245,10 +254,15 @@ def _text(cell: Any) -> str:
     return cell
 
 
+def _is_missing(cell: Any) -> bool:
+    """Whether a cell holds nothing: null, NaN or empty."""
+    if isinstance(cell, str):
+        return cell.strip().lower() in ("", "nan")
+    return cell is None or (isinstance(cell, float) and math.isnan(cell))
+
+
 def _label(cell: Any) -> str:
-    if cell is None or (isinstance(cell, float) and math.isnan(cell)):
-        raise ValueError("no label (empty or NaN)")
-    if isinstance(cell, str) and (not cell.strip() or cell.strip().lower() == "nan"):
+    if _is_missing(cell):
         raise ValueError("no label (empty or NaN)")
     if not isinstance(cell, (str, int, float)):
         raise ValueError(f"expected one label (a string or a whole number), found {type(cell).__name__}")
@@ -269,14 +283,14 @@ def _declared(cell: Any) -> str:
 
 
 def _group(cell: Any) -> str:
-    if cell is None or cell == "" or (isinstance(cell, float) and math.isnan(cell)):
+    if _is_missing(cell):
         raise ValueError("no group")
     name = str(cell)
     return name.partition(".")[0] if _WHOLE.fullmatch(name) else name
 
 
 def _is_whole(name: str) -> bool:
-    return _WHOLE.fullmatch(name) is not None
+    return _DIGITS.fullmatch(name) is not None
 
 
 def _refuse_mixed(table: Table, column: str, names: Iterable[str]) -> None:
@@ -291,7 +305,6 @@ def _refuse_mixed(table: Table, column: str, names: Iterable[str]) -> None:
         )
 
 
-def _fingerprint(text: str | tuple[str, str]) -> int:
-    parts = (text,) if isinstance(text, str) else text
+def _fingerprint(parts: Sequence[str]) -> int:
     content = "\x1f".join(" ".join(part.split()) for part in parts)
     return int.from_bytes(hashlib.blake2b(content.encode(), digest_size=8).digest(), "little")

@@ -79,8 +79,9 @@ def evaluate_folder(
         The report, and how many of the rows were used to train, tune and certify.
     """
     examples = load_examples(data, columns=columns, split="validation")
-    done = evaluate(Cascade.from_pretrained(path), examples)
-    return done, used_rows(path).seen(examples.hashes())
+    cascade = Cascade.from_pretrained(path)
+    assert cascade.path is not None
+    return evaluate(cascade, examples), used_rows(cascade.path).seen(examples.hashes())
 
 
 def encode(cascade: Cascade, examples: Examples) -> list[Rows]:
@@ -113,8 +114,10 @@ def report(cascade: Cascade, logits: Logits, encoded: list[Rows], labels: Ints) 
         layers_speedup=_speedup_or_none(cascade.stages, encoded, exits, "layers"),
         flops_speedup=_speedup_or_none(cascade.stages, encoded, exits, "flops"),
         stages=tuple(
-            _stage_report(stage_logits, sure, said == labels)
-            for stage_logits, sure, said in zip(logits, confidences, predicted, strict=True)
+            _stage_report(scale(one, temperature), sure, said == labels)
+            for one, temperature, sure, said in zip(
+                logits, cascade.temperatures, confidences, predicted, strict=True
+            )
         ),
     )
 
@@ -124,7 +127,7 @@ def scaled_probabilities(cascade: Cascade, logits: Logits) -> Floats:
     return np.stack([softmax(scale(one, t)) for one, t in zip(logits, cascade.temperatures, strict=True)])
 
 
-def _stage_report(logits: Logits, confidences: Floats, right: np.ndarray) -> StageReport:
+def _stage_report(logits: Floats, confidences: Floats, right: np.ndarray) -> StageReport:
     try:
         dis = difficulty_inversion_score(log_odds(logits), ~right)
     except UndefinedMetric:

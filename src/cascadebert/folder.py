@@ -10,10 +10,12 @@ import json
 import secrets
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
+from zipfile import BadZipFile
 
 import numpy as np
 from huggingface_hub import HfApi
@@ -29,6 +31,8 @@ from cascadebert.types import OperatingPoint
 SPEC_FILE = "cascade.json"
 ROWS_FILE = "rows.npz"
 CARD_FILE = "README.md"
+MODEL_SUFFIXES = (".json", ".safetensors", ".txt", ".model", ".md")
+Kind = Literal["cascade", "model"]
 
 
 @dataclass(frozen=True)
@@ -48,6 +52,10 @@ def file_hashes(folder: Path, wanted: Callable[[Path], bool] = Path.exists) -> d
     """sha256 of the wanted files of a folder, by name."""
     hashes = {}
     for file in sorted(filter(wanted, folder.iterdir())):
+        if file.is_dir():
+            raise FolderError(
+                f"{file} is a folder inside a model folder, where only files belong. Remove it."
+            )
         with file.open("rb") as content:
             whole = hashlib.sha256()
             while block := content.read(1 << 20):
@@ -145,9 +153,9 @@ def used_rows(path: Path) -> UsedRows:
         FolderError: if they are missing or unreadable.
     """
     try:
-        with np.load(path / ROWS_FILE, allow_pickle=False) as stored:
+        with (path / ROWS_FILE).open("rb") as file, np.load(file, allow_pickle=False) as stored:
             return UsedRows(stored["train"], stored["tune"], stored["certify"])
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, EOFError, BadZipFile) as error:
         raise FolderError(f"{path}: no readable {ROWS_FILE} ({error})") from error
 
 
@@ -194,46 +202,68 @@ def upload_folder(
 
 
 def with_point(spec: CascadeSpec, point: OperatingPoint) -> CascadeSpec:
-    """The description with another operating point; what was measured at the old one goes."""
+    """The description with another operating point; what is known of the old one goes."""
     if point == spec.operating_point:
         return spec
-    return spec.model_copy(update={"operating_point": point, "measured": None, "timing": None})
+    gone = {"tuned_on": None, "measured": None, "timing": None}
+    return spec.model_copy(update={"operating_point": point, **gone})
 
 
 @contextmanager
-def aside(path: Path, *, overwrite: bool) -> Iterator[Path]:
+def aside(path: Path, *, overwrite: bool, kind: Kind = "cascade") -> Iterator[Path]:
     """A new folder beside `path` that takes its name when the block ends without an error.
 
+    An existing folder is moved away first and removed last, so that a kill loses neither.
+
     Raises:
-        FolderError: if `path` exists and `overwrite` is false.
+        FolderError: if `path` may not be written, see `check_free`.
     """
-    check_free(path, overwrite=overwrite)
-    new = path.absolute().with_name(f".{path.name}.{secrets.token_hex(4)}")
+    check_free(path, overwrite=overwrite, kind=kind)
+    mark = secrets.token_hex(4)
+    new, old = (path.absolute().with_name(f".{path.name}.{mark}.{state}") for state in ("new", "old"))
     new.mkdir()
     try:
         yield new
         if path.exists():
-            shutil.rmtree(path)
-        new.replace(path)
+            path.absolute().replace(old)
+        new.replace(path.absolute())
     finally:
         shutil.rmtree(new, ignore_errors=True)
+        shutil.rmtree(old, ignore_errors=True)
 
 
-def check_free(path: Path, *, overwrite: bool) -> None:
+def check_free(path: Path, *, overwrite: bool, kind: Kind = "cascade", sources: Sequence[Path] = ()) -> None:
     """Refuse an output folder that could not be made later, before anything costly is done.
+
+    Args:
+        path: the folder to be.
+        overwrite: whether an existing one may be replaced.
+        kind: what it must be to be replaced: a saved cascade, or a folder of nothing but a model's files.
+        sources: folders that are read to make it, which must not lie in it.
 
     Raises:
         FolderError: if it exists and is not to be (or cannot safely be) replaced, or its parent is absent.
     """
+    for source in sources:
+        if path.resolve() in (source.resolve(), *source.resolve().parents):
+            raise FolderError(f"{path} holds {source}, which is read. Choose another --output.")
     if not path.absolute().parent.is_dir():
         raise FolderError(f"{path}: the folder {path.absolute().parent} does not exist. Make it first.")
     if not path.exists():
         return
     if not overwrite:
         raise FolderError(f"{path} exists already. Choose another --output, or replace it with --overwrite.")
-    ours = any((path / name).is_file() for name in (SPEC_FILE, "config.json"))
-    if not path.is_dir() or not (ours or not any(path.iterdir())):
-        raise FolderError(f"{path} is not a model folder: it is not replaced. Choose another --output.")
+    if path.is_symlink() or not path.is_dir() or not _replaceable(path, kind):
+        raise FolderError(f"{path} is not a saved {kind}: it is not replaced. Choose another --output.")
+
+
+def _replaceable(path: Path, kind: Kind) -> bool:
+    if not any(path.iterdir()):
+        return True
+    if kind == "cascade":
+        return (path / SPEC_FILE).is_file()
+    alone = all(file.is_file() and file.suffix in MODEL_SUFFIXES for file in path.iterdir())
+    return alone and (path / "config.json").is_file()
 
 
 def _write_spec(folder: Path, spec: CascadeSpec) -> None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+from typing_extensions import Self
 
 from cascadebert.types import Flops, OperatingPoint, Report
 
@@ -33,7 +34,7 @@ class StageEntry(BaseModel):
     layers: int
     hidden: int
     max_length: int
-    temperature: float
+    temperature: float = Field(gt=0)
     flops: Flops | None
     sha256: dict[str, str]
 
@@ -79,10 +80,18 @@ class CascadeSpec(BaseModel):
 
     format: Literal["cascadebert"]
     schema_version: int
-    label_names: tuple[str, ...]
-    stages: tuple[StageEntry, ...]
+    label_names: tuple[str, ...] = Field(min_length=2)
+    texts_per_row: Literal[1, 2]
+    score: Literal["max_probability"]
+    stages: tuple[StageEntry, ...] = Field(min_length=1)
     operating_point: OperatingPoint
-    tuned_on: TunedOn
+    tuned_on: TunedOn | None
     measured: Report | None
     timing: Timing | None
     provenance: dict[str, Any]
+
+    @model_validator(mode="after")
+    def _one_threshold_less_than_stages(self) -> Self:
+        if len(self.operating_point.thresholds) != len(self.stages) - 1:
+            raise ValueError("a cascade has one threshold less than stages")
+        return self

@@ -50,7 +50,7 @@ def split(
     Raises:
         DataError: if labels are missing, or a part would be left empty.
     """
-    names = label_names(train, validation)
+    names = label_names(train)
     notices: list[str] = []
     if validation is None:
         rng = np.random.default_rng(seed)
@@ -58,7 +58,8 @@ def split(
         part, tune, certify = (train.take(np.flatnonzero(where == i)) for i in range(3))
     else:
         rng = np.random.default_rng(seed)
-        train.label_ids(names)  # names the first row with a label that the other source does not know
+        for rows in (train, validation):
+            rows.label_ids(names)  # names the first row with a label that the train rows do not have
         where = assign(validation, names, (0.5,), rng)
         tune, certify = (validation.take(np.flatnonzero(where == i)) for i in range(2))
         part = _without_groups(train, validation, notices)
@@ -174,7 +175,7 @@ def _check(parts: Parts, notices: list[str]) -> None:
         missing = [label for label in parts.label_names if label not in set(part.labels or ())]
         if missing and name == "train":
             raise DataError(f"no train row has the label {shorten(missing)}. Add rows of it.")
-        if missing:
+        if missing and name == "certify":  # tuning speaks for its own rows
             notices.append(
                 f"no {name} row has the label {shorten(missing)}: nothing is known about it there."
             )

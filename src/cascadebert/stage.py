@@ -19,12 +19,14 @@ from cascadebert.batching import LENGTH_STEP, Rows, batches, join_rows
 from cascadebert.confidence import max_probability, softmax
 from cascadebert.engines.base import Engine
 from cascadebert.engines.load import load_engine
-from cascadebert.errors import StageError
+from cascadebert.errors import DataError, StageError
 from cascadebert.types import Flops, Ints, Logits, Predictions, Texts
 
 BATCH_TOKENS = 4096
 ENCODE_CHUNK = 8192
-CHECKPOINT_FILES = ("*.json", "*.safetensors", "vocab.txt", "merges.txt", "*.model")
+DEFAULT_LENGTH = 128
+CHECKPOINT_FILES = ("*.json", "*.safetensors", "*.txt", "*.model", "*.npz", "*.md", "stage-*/*")
+PICKLED_WEIGHTS = ("pytorch_model*.bin",)
 
 
 class TextEncoder:
@@ -46,7 +48,16 @@ class TextEncoder:
         self._tokenizer.enable_truncation(max_length)
 
     def encode(self, texts: Texts) -> Rows:
-        """Tokens of each text or pair, special tokens included."""
+        """Tokens of each text or pair, special tokens included.
+
+        Raises:
+            DataError: if it is given one string, or something that is no text.
+        """
+        if isinstance(texts, str):
+            raise DataError("expected a list of texts (or of pairs), got one string: put it in a list")
+        for place, text in enumerate(texts, start=1):
+            if not (isinstance(text, str) or (isinstance(text, (tuple, list)) and len(text) == 2)):
+                raise DataError(f"text {place}: expected a string or a pair of strings, got {text!r:.40}")
         found: list[Encoding] = []
         for start in range(0, len(texts), ENCODE_CHUNK):
             found.extend(self._tokenizer.encode_batch(list(texts[start : start + ENCODE_CHUNK])))
@@ -178,7 +189,10 @@ def local_folder(path_or_repo: str | Path) -> Path:
     if path.is_dir():
         return path
     try:
-        return Path(snapshot_download(str(path_or_repo), allow_patterns=[*CHECKPOINT_FILES, "*/*", "*.npz"]))
+        folder = Path(snapshot_download(str(path_or_repo), allow_patterns=list(CHECKPOINT_FILES)))
+        if not any(folder.rglob("*.safetensors")):  # older encoders; opened for their tensors only
+            snapshot_download(str(path_or_repo), allow_patterns=list(PICKLED_WEIGHTS))
+        return folder
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         reason = str(error).strip().splitlines()[0]
         raise StageError(
@@ -218,7 +232,7 @@ def config_labels(config: dict[str, Any], path: Path) -> tuple[str, ...]:
 
 ALIASES = {
     "num_hidden_layers": ("n_layers", "num_layers", "n_layer"),
-    "hidden_size": ("dim", "d_model", "n_embd"),
+    "hidden_size": ("dim", "d_model", "n_embd", "emb_dim"),
     "max_position_embeddings": ("n_positions",),
 }
 
@@ -241,13 +255,15 @@ def fitting_length(config: dict[str, Any], wanted: int | None, path: Path) -> in
     Raises:
         StageError: if more is wanted than the model reads.
     """
+    if not any(name in config for name in ("max_position_embeddings", *ALIASES["max_position_embeddings"])):
+        return wanted or DEFAULT_LENGTH  # relative positions: no limit
     reads = config_number(config, "max_position_embeddings", path)
     if config.get("model_type") in ("roberta", "xlm-roberta", "camembert"):
         reads -= int(config.get("pad_token_id", 1)) + 1  # positions are counted from behind the padding id
     reads -= reads % LENGTH_STEP
     if wanted is not None and not 4 <= wanted <= reads:
         raise StageError(f"{path}: a maximum length of 4 to {reads} tokens is possible, not {wanted}")
-    return min(128, reads) if wanted is None else wanted
+    return min(DEFAULT_LENGTH, reads) if wanted is None else wanted
 
 
 def _pad_id(path: Path) -> int:

@@ -65,6 +65,8 @@ def check_writable(path: Path, *, overwrite: bool) -> None:
     """
     if _ending(path) not in FORMATS:
         raise DataError(f"{path}: expected a file ending in {', '.join(FORMATS)}")
+    if path.is_dir():
+        raise DataError(f"{path} is a folder; expected a file to write")
     if path.exists() and not overwrite:
         raise DataError(f"{path} exists already. Choose another output, or replace it with --overwrite.")
     if not path.absolute().parent.is_dir():

@@ -15,10 +15,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cascadebert.errors import CascadeError
-from cascadebert.types import Floats, Ints, Target
+from cascadebert.types import Bools, Floats, Ints, Target
 
 TABLE_CELLS = 2**20
 FEW_ROWS = 100
+MOST_THRESHOLDS = 6
 
 
 @dataclass(frozen=True)
@@ -53,12 +54,13 @@ class Selection:
 class InfeasibleTarget(CascadeError):
     """No thresholds meet the target; `nearest` is the closest point there is."""
 
-    def __init__(self, target: Target, nearest: Selection) -> None:
+    def __init__(self, target: Target, nearest: Selection, *, unit: str = "") -> None:
         self.target = target
         self.nearest = nearest
         if target.name == "speedup":
             self.nearest_value = np.floor(nearest.speedup * 100) / 100
-            reached = f"speed-up {target.value:g}x cannot be reached: at most it is {nearest.speedup:.2f}x"
+            most = f"{nearest.speedup:.2f}x {unit}".strip()
+            reached = f"speed-up {target.value:g}x cannot be reached: at most it is {most}"
         else:
             self.nearest_value = np.floor((1 - nearest.loss) * 1e4) / 1e4
             most = f"at most it is {1 - nearest.loss:.4f}"
@@ -85,8 +87,22 @@ class InfeasibleTarget(CascadeError):
         }
 
 
+def leaves(confidences: Floats, threshold: float | None) -> Bools:
+    """(n,) True where a row leaves at a stage: its confidence exceeds the threshold, or this is the end.
+
+    Args:
+        confidences: (n,) at that stage.
+        threshold: the stage's, or None for the last stage.
+    """
+    if threshold is None:
+        return np.ones(len(confidences), dtype=np.bool_)
+    return np.asarray(confidences > threshold)
+
+
 def exit_stages(confidences: Floats, thresholds: tuple[float, ...]) -> Ints:
     """The stage, counted from 0, at which each row leaves if every stage saw every row.
+
+    The rule is `leaves`.
 
     Args:
         confidences: (num_stages, n).
@@ -95,9 +111,8 @@ def exit_stages(confidences: Floats, thresholds: tuple[float, ...]) -> Ints:
     >>> exit_stages(np.array([[0.9, 0.6], [0.5, 0.5]]), (0.8,)).tolist()
     [0, 1]
     """
-    leaves = np.ones(confidences.shape, dtype=np.bool_)
-    leaves[:-1] = confidences[:-1] > np.asarray(thresholds)[:, None]
-    return np.asarray(leaves.argmax(axis=0))
+    out = [leaves(row, t) for row, t in zip(confidences, (*thresholds, None), strict=True)]
+    return np.asarray(np.argmax(out, axis=0))
 
 
 def paid(exits: Ints, costs: Floats) -> Floats:
@@ -209,6 +224,10 @@ def _candidates(confidences: Floats) -> list[Floats]:
     were tuned on is still passed on.
     """
     stages = len(confidences)
+    if stages > MOST_THRESHOLDS:
+        raise CascadeError(
+            f"thresholds for at most {MOST_THRESHOLDS + 1} stages can be searched, not {stages + 1}"
+        )
     most = TABLE_CELLS if stages < 2 else int(TABLE_CELLS ** (1 / stages))
     grids = []
     for row in confidences:

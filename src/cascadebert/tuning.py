@@ -15,12 +15,12 @@ from cascadebert.confidence import max_probability
 from cascadebert.costs import row_costs
 from cascadebert.data import Examples, load_examples, shorten
 from cascadebert.environment import machine
-from cascadebert.errors import DataError
+from cascadebert.errors import DataError, FolderError
 from cascadebert.evaluation import encode, report, scaled_probabilities
 from cascadebert.folder import update_folder, used_rows
 from cascadebert.spec import Timing, TunedOn
 from cascadebert.tasks import Columns
-from cascadebert.thresholds import exit_stages, select_thresholds, speedup
+from cascadebert.thresholds import InfeasibleTarget, exit_stages, select_thresholds, speedup
 from cascadebert.types import Cost, Expected, Floats, Ints, Logits, OperatingPoint, Report, Target
 
 if TYPE_CHECKING:
@@ -99,6 +99,8 @@ def tune_folder(
         cost: what speed-up is counted in.
         columns: names of the columns, where not the usual ones.
     """
+    if not path.is_dir():
+        raise FolderError(f"{path}: no such folder. To tune a repository of the Hub, save it here first.")
     cascade = Cascade.from_pretrained(path)
     assert cascade.spec is not None
     tuned, examples = _tune(cascade, data, target, cost, columns)
@@ -130,7 +132,7 @@ def _tune(
     columns: Columns | None,
 ) -> tuple[Tuned, Examples]:
     examples = load_examples(data, columns=columns, labels=needs_labels(target), split="validation")
-    fresh, notices = untrained(cascade, examples)
+    fresh, notices = untouched(cascade, examples)
     return pick(cascade, cache(cascade, fresh), target, cost, notices), fresh
 
 
@@ -139,24 +141,27 @@ def needs_labels(target: Target) -> bool:
     return target.name in ("max_accuracy_drop", "min_accuracy")
 
 
-def untrained(cascade: Cascade, examples: Examples) -> tuple[Examples, tuple[str, ...]]:
-    """The rows that the stages were not trained on; their confidence on the others is too high.
+def untouched(cascade: Cascade, examples: Examples) -> tuple[Examples, tuple[str, ...]]:
+    """The rows that thresholds may be picked on.
+
+    Confidence is too high on rows that the stages were trained on, and rows kept for guarantees stay unread.
 
     Raises:
         DataError: if none is left.
     """
     if cascade.path is None:
         return examples, ()
-    keep = ~np.isin(examples.hashes(), used_rows(cascade.path).train)
+    used = used_rows(cascade.path)
+    keep = ~np.isin(examples.hashes(), np.union1d(used.train, used.certify))
     if keep.all():
         return examples, ()
     if not keep.any():
         raise DataError(
-            f"{examples.source}: the stages were trained on every one of its rows, so it says nothing about "
-            "new ones. Give held-out rows."
+            f"{examples.source}: every one of its rows was trained on or is kept for guarantees, so it says "
+            "nothing about new ones. Give held-out rows."
         )
     dropped = int((~keep).sum())
-    notice = f"{dropped:,} of {len(examples):,} rows left out: the stages were trained on them."
+    notice = f"{dropped:,} of {len(examples):,} rows left out: trained on, or kept for guarantees."
     return examples.take(np.flatnonzero(keep)), (notice,)
 
 
@@ -184,9 +189,12 @@ def pick(
     probabilities = scaled_probabilities(cascade, cached.logits)
     confidences = max_probability(probabilities)
     measure, losses = _losses(probabilities, cached.labels, target)
-    choice = select_thresholds(
-        confidences, losses, row_costs(cascade.stages, cached.encoded, cost), target=target
-    )
+    seconds = row_costs(cascade.stages, cached.encoded, "measured")
+    costs = seconds if cost == "measured" else row_costs(cascade.stages, cached.encoded, cost)
+    try:
+        choice = select_thresholds(confidences, losses, costs, target=target)
+    except InfeasibleTarget as refused:
+        raise InfeasibleTarget(target, refused.nearest, unit=f"by {cost}") from None
     expected = Expected(
         n=confidences.shape[1],
         measure=measure,
@@ -195,6 +203,7 @@ def pick(
         exit_rates=choice.exit_rates,
         cost=cost,
         speedup=choice.speedup,
+        target=f"{target.name} {target.value:g}",
         notices=(*notices, *_absent(cascade, cached.labels), *choice.notices),
     )
     point = OperatingPoint(choice.thresholds, expected)
@@ -202,7 +211,7 @@ def pick(
     if cached.labels is not None:
         done = report(cascade.with_operating_point(point), cached.logits, cached.encoded, cached.labels)
     exits = exit_stages(confidences, choice.thresholds)
-    return Tuned(point, done, _timing(row_costs(cascade.stages, cached.encoded, "measured"), exits))
+    return Tuned(point, done, _timing(seconds, exits))
 
 
 def _timing(seconds: Floats, exits: Ints) -> Timing:

@@ -135,6 +135,7 @@ class Expected:
         exit_rates: (num_stages,) share of the rows answered at each stage; sums to 1.
         cost: the unit in which `speedup` is counted.
         speedup: cost of the last stage alone over the cost of the cascade.
+        target: what was asked for, such as "max_accuracy_drop 0.005".
         notices: what must be heard about this choice, one sentence each.
     """
 
@@ -145,6 +146,7 @@ class Expected:
     exit_rates: tuple[float, ...]
     cost: Cost
     speedup: float
+    target: str
     notices: tuple[str, ...] = ()
 
 

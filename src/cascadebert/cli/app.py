@@ -37,6 +37,3 @@ def main() -> None:
     except (CascadeError, OSError) as error:
         say_error(str(error))
         sys.exit(2)
-    except KeyboardInterrupt:
-        say_error("stopped")
-        sys.exit(130)

@@ -100,6 +100,8 @@ def _is_encoder(model: PreTrainedModel, key: str) -> bool:
 
 
 def _refuse_depth(path: Path, model: PreTrainedModel) -> None:
+    if hasattr(model.config, "num_hidden_groups"):
+        return  # ALBERT runs the same layers several times
     depth = max((len(layers) for layers in layer_lists(model.base_model).values()), default=0)
     if depth != model.config.num_hidden_layers:
         raise StageError(

@@ -16,9 +16,15 @@ from cascadebert.folder import UsedRows, check_free
 from cascadebert.stage import local_folder
 from cascadebert.tasks import Columns
 from cascadebert.training.finish import open_stages, save_cascade
-from cascadebert.training.sources import copy_checkpoint, refuse_order
+from cascadebert.training.sources import (
+    copy_checkpoint,
+    count_flops,
+    refuse_order,
+    refuse_tokenizer,
+    weight_files,
+)
 from cascadebert.tuning import needs_labels
-from cascadebert.types import Cost, Flops, Target
+from cascadebert.types import Cost, Target
 
 if TYPE_CHECKING:
     import datasets
@@ -60,12 +66,16 @@ def assemble(
     rows = load_examples(data, columns=columns, labels=needs_labels(target), split="validation")
     names = [str(stage) for stage in stages]
     sources = [local_folder(stage) for stage in stages]
+    check_free(output, overwrite=overwrite, sources=sources)
+    for source in sources:
+        weight_files(source)
+        refuse_tokenizer(source)
+    refuse_order(names, [count_flops(source) for source in sources])
     with tempfile.TemporaryDirectory(dir=output.absolute().parent, prefix=f".{output.name}-") as folder:
         copies = [Path(folder) / f"stage-{number}" for number in range(1, len(sources) + 1)]
         for source, copy in zip(sources, copies, strict=True):
             copy_checkpoint(source, copy)
         opened = open_stages(copies, names, max_length)
-        refuse_order(names, [stage.flops or Flops(0, 0, 0) for stage in opened])
         _refuse_labels(rows, opened[-1].label_names, names[-1])
         none = np.empty(0, dtype=np.uint64)
         return save_cascade(

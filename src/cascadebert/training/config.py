@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from math import isfinite
 
 from cascadebert.errors import CascadeError
 
@@ -54,16 +56,21 @@ class FitConfig:
     seed: int = 1234
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "batch_size", "learning_rate", "distill_temperature", "difficulty_seeds"):
-            if not getattr(self, name) > 0:
-                raise CascadeError(f"{name} must be above 0, not {getattr(self, name)}")
-        for name in ("dar_weight", "dar_margin", "distill_weight", "seed"):
-            if not getattr(self, name) >= 0:
-                raise CascadeError(f"{name} must not be negative, and is {getattr(self, name)}")
-        for name in ("warmup", "difficulty_votes", "tune_share", "certify_share"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise CascadeError(f"{name} is a share between 0 and 1, not {getattr(self, name)}")
-        if self.difficulty_folds < 2:
-            raise CascadeError(f"difficulty_folds must be at least 2, not {self.difficulty_folds}")
-        if not 0 < self.tune_share + self.certify_share < 1:
+        for names, holds, words in _RULES:
+            for name in names:
+                value = getattr(self, name)
+                if not (isfinite(value) and holds(value)):
+                    raise CascadeError(f"{name} must be {words}, not {value}")
+        if self.tune_share + self.certify_share >= 1:
             raise CascadeError("tune_share and certify_share together must leave rows to train on")
+
+
+_RULES: tuple[tuple[tuple[str, ...], Callable[[float], bool], str], ...] = (
+    (("epochs", "batch_size", "learning_rate", "distill_temperature"), lambda v: v > 0, "above 0"),
+    (("dar_weight", "dar_margin", "distill_weight"), lambda v: v >= 0, "0 or more"),
+    (("warmup", "difficulty_votes"), lambda v: 0 <= v <= 1, "a share between 0 and 1"),
+    (("tune_share", "certify_share"), lambda v: 0 < v < 1, "a share above 0 and below 1"),
+    (("difficulty_folds",), lambda v: v >= 2, "at least 2"),
+    (("difficulty_seeds",), lambda v: 1 <= v <= 1000, "1 to 1000"),
+    (("seed",), lambda v: 0 <= v < 2**32 - 1000, "0 to 2**32 - 1001"),
+)

@@ -9,6 +9,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from zipfile import BadZipFile
 
 import numpy as np
 
@@ -16,9 +17,10 @@ from cascadebert.data import Examples, Hashes, label_names, load_examples
 from cascadebert.errors import DataError
 from cascadebert.split import folds
 from cascadebert.stage import Stage, local_folder
+from cascadebert.tasks import Columns
 from cascadebert.training.config import FitConfig
 from cascadebert.training.sources import checkpoint_key, fingerprint
-from cascadebert.training.stage_training import Lesson, log, train_stage
+from cascadebert.training.stage_training import Lesson, log, recipe, train_stage
 from cascadebert.types import Bools, Floats, Ints
 
 if TYPE_CHECKING:
@@ -32,7 +34,7 @@ class DifficultyLabels:
     Attributes:
         hard: (n,) True where too few of the repeats predicted the row rightly.
         votes: (n,) share of the repeats that did.
-        hashes: (n,) fingerprint of each row's texts, to find it again.
+        hashes: (n,) fingerprint of each row's texts and label, to find it again.
         provenance: stage, folds, seeds, vote share and data they come from.
     """
 
@@ -61,10 +63,10 @@ class DifficultyLabels:
             DataError: if it cannot be read.
         """
         try:
-            with np.load(path, allow_pickle=False) as stored:
+            with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
                 provenance = json.loads(str(stored["provenance"]))
                 return cls(stored["hard"], stored["votes"], stored["hashes"], provenance)
-        except (OSError, ValueError, KeyError) as error:
+        except (OSError, ValueError, KeyError, EOFError, BadZipFile) as error:
             raise DataError(f"{path}: not a file of difficulty labels ({error})") from error
 
     def of(self, examples: Examples) -> Bools:
@@ -74,7 +76,9 @@ class DifficultyLabels:
             DataError: if a row has none.
         """
         order = np.argsort(self.hashes, kind="stable")
-        wanted = examples.hashes()
+        wanted = examples.hashes(labels=True)
+        if np.array_equal(self.hashes, wanted):
+            return self.hard
         place = np.minimum(np.searchsorted(self.hashes, wanted, sorter=order), len(order) - 1)
         found = self.hashes[order[place]] == wanted
         if not found.all():
@@ -90,6 +94,7 @@ def label_difficulty(
     *,
     stage: str | Path,
     config: FitConfig | None = None,
+    columns: Columns | None = None,
     names: tuple[str, ...] | None = None,
     work: Path | None = None,
 ) -> DifficultyLabels:
@@ -104,6 +109,7 @@ def label_difficulty(
         train: labelled rows.
         stage: checkpoint to start from: the small stage.
         config: training and difficulty settings.
+        columns: names of the columns, where not the usual ones.
         names: the labels in order; default those of the rows.
         work: folder for half-finished work, so that a killed run goes on; default a temporary one.
 
@@ -111,14 +117,14 @@ def label_difficulty(
         DataError: if rows cannot be used, or there are fewer groups than folds.
     """
     config = config or FitConfig()
-    examples = load_examples(train)
+    examples = load_examples(train, columns=columns)
     names = names or label_names(examples)
     source = local_folder(stage)
     with ExitStack() as stack:
         folder = work or Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        key = fingerprint(
-            checkpoint_key(source), examples.sha256(), examples.groups, names, config, "difficulty"
-        )
+        settings = (config.difficulty_folds, config.difficulty_seeds, config.difficulty_votes, config.seed)
+        rows = (examples.sha256(), examples.groups, names)
+        key = fingerprint(checkpoint_key(source), rows, recipe(config), settings)
         file = folder / f"difficulty-{key}.npz"
         if file.is_file():
             log.info("difficulty labels: made already")
@@ -146,14 +152,16 @@ def _cross_predict(
     votes = right.mean(axis=0)
     hard = votes < config.difficulty_votes - 1e-9
     log.info("difficulty: %.1f %% of %d rows are hard", 100 * hard.mean(), len(hard))
-    return DifficultyLabels(hard, votes, examples.hashes(), _provenance(examples, config, stage, hard))
+    return DifficultyLabels(
+        hard, votes, examples.hashes(labels=True), _provenance(examples, config, stage, hard)
+    )
 
 
 def _predict_once(
     source: Path, lesson: Lesson, held_out: Examples, config: FitConfig, work: Path, what: str, seed: int
 ) -> Ints:
     """Label ids for the rows left out; the model goes, its answers stay."""
-    key = fingerprint(checkpoint_key(source), lesson.key(), held_out.sha256(), config, seed)
+    key = fingerprint(checkpoint_key(source), lesson.key(), held_out.sha256(), recipe(config), seed)
     file = work / f"fold-{key}.npy"
     if file.is_file():
         return np.asarray(np.load(file, allow_pickle=False))

@@ -86,6 +86,8 @@ def _spec(cascade: Cascade, tuned: Tuned, tune_rows: Examples, provenance: Mappi
         format="cascadebert",
         schema_version=SCHEMA_VERSION,
         label_names=cascade.label_names,
+        texts_per_row=1 if isinstance(tune_rows.texts[0], str) else 2,
+        score="max_probability",
         stages=tuple(
             _entry(number, stage, temperature)
             for number, (stage, temperature) in enumerate(
@@ -119,4 +121,9 @@ def _entry(number: int, stage: Stage, temperature: float) -> StageEntry:
 
 
 def _named(stage: Stage, name: str, folder: Path) -> Stage:
-    return replace(stage, name=Path(name).name, flops=count_flops(folder))
+    return replace(stage, name=display_name(name), flops=count_flops(folder))
+
+
+def display_name(source: str) -> str:
+    """What to call a stage: its folder's own name, or the repository of the Hub with its owner."""
+    return Path(source).name if Path(source).is_dir() else source

@@ -14,18 +14,20 @@ from cascadebert.cascade import Cascade
 from cascadebert.data import Examples, load_examples
 from cascadebert.errors import CascadeError
 from cascadebert.folder import UsedRows, check_free
-from cascadebert.split import Parts, split
-from cascadebert.stage import Stage, local_folder
+from cascadebert.split import Parts, folds, split
+from cascadebert.stage import Stage, config_number, fitting_length, local_folder, read_config
 from cascadebert.tasks import Columns
 from cascadebert.training.config import FitConfig
 from cascadebert.training.difficulty import DifficultyLabels, label_difficulty
 from cascadebert.training.finish import open_stages, save_cascade
-from cascadebert.training.sources import count_flops, depth, refuse_order
+from cascadebert.training.sources import count_flops, depth, refuse_order, refuse_tokenizer
 from cascadebert.training.stage_training import Lesson, log, train_stage
-from cascadebert.types import Cost, Flops, Logits, Target
+from cascadebert.types import Cost, Logits, Target
 
 if TYPE_CHECKING:
     import datasets
+
+WORK_MARK = "half-finished-work-of-cascadebert-fit"
 
 
 def fit(
@@ -70,17 +72,11 @@ def fit(
     check_free(output, overwrite=overwrite)
     parts = _parts(train, validation, columns, config)
     sources = [local_folder(stage) for stage in stages]
+    check_free(output, overwrite=overwrite, sources=sources)
     names = [str(stage) for stage in stages]
-    flops = [count_flops(source, num_labels=len(parts.label_names)) for source in sources]
-    refuse_order(names, flops)
-    _refuse_speedup(target, cost, sources, flops)
-    if difficulty and len(difficulty) != len(stages) - 1:
-        raise CascadeError(
-            f"{len(stages) - 1} files of difficulty labels are needed; given: {len(difficulty)}"
-        )
-    reused = [DifficultyLabels.load(Path(file)) for file in difficulty]
-    work = output.absolute().with_name(output.name + ".work")
-    work.mkdir(exist_ok=True)
+    _refuse_stages(names, sources, parts, target, cost, config)
+    reused = _reused(difficulty, parts, len(stages) - 1, config)
+    work = _work_folder(output)
     folders, labels = _train_all(sources, parts, reused, config, work)
     cascade = save_cascade(
         open_stages(folders, names, config.max_length),
@@ -155,20 +151,63 @@ def _teacher(folder: Path, rows: Examples, config: FitConfig) -> Logits:
     return stage.logits(stage.encode(rows.texts))
 
 
-def _refuse_speedup(target: Target, cost: Cost, sources: Sequence[Path], flops: Sequence[Flops]) -> None:
-    """Refuse, before any training, a speed-up that no threshold could give."""
-    if target.speedup is None or cost == "measured":
-        return
-    length = np.array([32])
-    sizes = [depth(s) for s in sources] if cost == "layers" else [float(f.of(length)[0]) for f in flops]
-    most = sizes[-1] / sizes[0]
-    if (
-        target.speedup > most * 1.2
-    ):  # the share varies with the rows' lengths; what is close is left to tuning
+def _refuse_stages(
+    names: Sequence[str],
+    sources: Sequence[Path],
+    parts: Parts,
+    target: Target,
+    cost: Cost,
+    config: FitConfig,
+) -> None:
+    """Refuse before any training what would only come out after it."""
+    flops = []
+    for source in sources:
+        refuse_tokenizer(source)
+        fitting_length(read_config(source), config.max_length, source)
+        flops.append(count_flops(source, num_labels=len(parts.label_names)))
+    refuse_order(names, flops)
+    widths = {config_number(read_config(source), "hidden_size", source) for source in sources}
+    if cost == "layers" and len(widths) > 1:
+        raise CascadeError("layers do not compare stages of different widths. Use --cost flops or measured.")
+    if config.dar_weight:
+        folds(parts.train, config.difficulty_folds, np.random.default_rng(config.seed))
+    if target.speedup is not None and cost != "measured":
+        length = np.array([32])
+        sizes = [depth(s) for s in sources] if cost == "layers" else [float(f.of(length)[0]) for f in flops]
+        _refuse_speedup(target.speedup, sizes[-1] / sizes[0], cost)
+
+
+def _refuse_speedup(wanted: float, most: float, cost: Cost) -> None:
+    if wanted > most * 1.2:  # the ratio varies with the rows' lengths; what is close is left to tuning
         raise CascadeError(
-            f"speed-up {target.speedup:g}x cannot be reached: with every row leaving at stage 1 it is about "
+            f"speed-up {wanted:g}x cannot be reached: with every row leaving at stage 1 it is about "
             f"{most:.1f}x by {cost}. Ask for less, or give a smaller first stage."
         )
+
+
+def _reused(
+    files: Sequence[str | Path], parts: Parts, count: int, config: FitConfig
+) -> list[DifficultyLabels]:
+    """Difficulty labels of an earlier run, checked against the train rows."""
+    if files and (len(files) != count or not config.dar_weight):
+        raise CascadeError(
+            f"{count} files of difficulty labels are needed, one per stage but the last, and a dar_weight "
+            f"above 0; given: {len(files)} and {config.dar_weight:g}"
+        )
+    labels = [DifficultyLabels.load(Path(file)) for file in files]
+    for one in labels:
+        one.of(parts.train)
+    return labels
+
+
+def _work_folder(output: Path) -> Path:
+    """The folder of half-finished work beside the output; never one that somebody else made."""
+    work = output.absolute().with_name(output.name + ".work")
+    if work.exists() and not (work / WORK_MARK).is_file():
+        raise CascadeError(f"{work} exists and is not ours. Move it away, or choose another --output.")
+    work.mkdir(exist_ok=True)
+    (work / WORK_MARK).touch()
+    return work
 
 
 def _save_difficulty(labels: Sequence[DifficultyLabels], work: Path) -> dict[str, Path]:

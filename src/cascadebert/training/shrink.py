@@ -7,7 +7,7 @@ from typing import Any
 
 from cascadebert.engines.checkpoint import layer_lists, quiet
 from cascadebert.errors import StageError, extra
-from cascadebert.folder import aside
+from cascadebert.folder import aside, check_free
 from cascadebert.stage import local_folder
 from cascadebert.training.sources import copy_tokenizer
 
@@ -41,7 +41,8 @@ def shrink(large: str | Path, *, layers: int, output: str | Path, overwrite: boo
         What must be known about the new model, in words; its README.md says the same.
     """
     source, output = local_folder(large), Path(output)
-    with aside(output, overwrite=overwrite) as new:
+    check_free(output, overwrite=overwrite, kind="model", sources=[source])
+    with aside(output, overwrite=overwrite, kind="model") as new:
         model = _open(source)
         depth = model.config.num_hidden_layers
         if not 1 <= layers < depth:

@@ -30,7 +30,10 @@ TOKENIZER_FILES = (
     "vocab.txt",
     "vocab.json",
     "merges.txt",
+    "tokenizer.model",
+    "spiece.model",
 )
+VOCABULARY_FILES = ("tokenizer.json", "vocab.txt", "vocab.json", "tokenizer.model", "spiece.model")
 COUNTED_LENGTHS = (8, 16, 24)
 
 
@@ -40,10 +43,21 @@ def fingerprint(*parts: object) -> str:
 
 
 def checkpoint_key(path: Path) -> str:
-    """Fingerprint of what a checkpoint is: weights, configuration and tokenizer."""
-    wanted = (".safetensors", ".json", ".txt")
-    hashes = file_hashes(path, lambda file: file.suffix in wanted)
-    return fingerprint(hashes)
+    """Fingerprint of what a checkpoint is: all its files but the README."""
+    return fingerprint(file_hashes(path, lambda file: file.is_file() and file.name != "README.md"))
+
+
+def refuse_tokenizer(source: Path) -> None:
+    """Refuse a checkpoint that was saved without its tokenizer, for which an empty one would be made up.
+
+    Raises:
+        StageError: if none of the files that hold a vocabulary is there.
+    """
+    if not any((source / name).is_file() for name in VOCABULARY_FILES):
+        raise StageError(
+            f"{source}: no tokenizer (of {', '.join(VOCABULARY_FILES)}). Save the checkpoint with the "
+            "tokenizer that it was trained with."
+        )
 
 
 def copy_tokenizer(source: Path, target: Path) -> None:
@@ -52,6 +66,7 @@ def copy_tokenizer(source: Path, target: Path) -> None:
     Raises:
         StageError: if there is no tokenizer, or none with a fast form.
     """
+    refuse_tokenizer(source)
     for name in TOKENIZER_FILES:
         if (source / name).is_file():
             shutil.copyfile(source / name, target / name)
@@ -67,20 +82,29 @@ def copy_tokenizer(source: Path, target: Path) -> None:
         raise StageError(f"{source}: its tokenizer has no fast form (tokenizer.json)")
 
 
+def weight_files(source: Path) -> list[Path]:
+    """A checkpoint's weights in safetensors.
+
+    Raises:
+        StageError: if there are none.
+    """
+    files = sorted([*source.glob("model*.safetensors"), *source.glob("model*.safetensors.index.json")])
+    if not files:
+        raise StageError(
+            f"{source}: no model.safetensors. Save the checkpoint again with transformers' save_pretrained "
+            "(weights in pickle files are not kept)."
+        )
+    return files
+
+
 def copy_checkpoint(source: Path, target: Path) -> None:
     """Copy a fine-tuned classifier as it is: configuration, weights in safetensors, tokenizer.
 
     Raises:
-        StageError: if the weights are not in safetensors.
+        StageError: if its weights are not in safetensors, or it has no tokenizer.
     """
-    weights = sorted(source.glob("model*.safetensors")) + sorted(source.glob("model*.safetensors.index.json"))
-    if not weights:
-        raise StageError(
-            f"{source}: no model.safetensors. Save the checkpoint again with transformers' save_pretrained "
-            "(weights in pickle files are not opened)."
-        )
     target.mkdir()
-    for file in (source / "config.json", *weights):
+    for file in (source / "config.json", *weight_files(source)):
         shutil.copyfile(file, target / file.name)
     copy_tokenizer(source, target)
 
@@ -95,7 +119,7 @@ def count_flops(path: Path, **config: Any) -> Flops:
         path: a checkpoint folder.
         config: as for `load_classifier`.
     """
-    model = load_classifier(path, **config).eval()
+    model = load_classifier(path, **config).eval().requires_grad_(False)
     model.set_attn_implementation("eager")
     counts = []
     for length in COUNTED_LENGTHS:

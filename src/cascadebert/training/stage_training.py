@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import logging
 import shutil
 import warnings
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -97,9 +98,8 @@ def train_stage(
     """
     seed = config.seed if seed is None else seed
     objective = _objective(lesson, config)
-    recipe = (config.max_length, config.epochs, config.batch_size, config.learning_rate, config.warmup)
     precision = use_bf16(config)
-    key = fingerprint(checkpoint_key(source), lesson.key(), recipe, precision, seed, asdict(objective))
+    key = fingerprint(checkpoint_key(source), lesson.key(), recipe(config), seed, asdict(objective))
     done, part = work / f"stage-{key}", work / f"stage-{key}.part"
     if done.is_dir():
         log.info("%s: trained already", what)
@@ -136,6 +136,12 @@ def use_bf16(config: FitConfig) -> bool:
     return bool(torch.cpu.get_capabilities().get("avx512_bf16", False))
 
 
+def recipe(config: FitConfig) -> tuple[float | bool, ...]:
+    """What of a configuration decides the weights of a plainly trained stage, but for the seed."""
+    sizes = (config.max_length, config.epochs, config.batch_size)
+    return (*sizes, config.learning_rate, config.warmup, use_bf16(config))
+
+
 def row_order(lengths: Ints, *, batch_size: int, epochs: float, seed: int) -> Ints:
     """Positions of the rows in training order: random, but a batch holds rows of like length.
 
@@ -166,12 +172,14 @@ def row_order(lengths: Ints, *, batch_size: int, epochs: float, seed: int) -> In
 
 def _objective(lesson: Lesson, config: FitConfig) -> Objective:
     """The terms that this lesson has data for."""
-    return Objective(
-        dar_weight=config.dar_weight if lesson.hard is not None else 0.0,
-        dar_margin=config.dar_margin,
-        distill_weight=config.distill_weight if lesson.teacher is not None else 0.0,
-        distill_temperature=config.distill_temperature,
-    )
+    made = Objective()
+    if lesson.hard is not None:
+        made = replace(made, dar_weight=config.dar_weight, dar_margin=config.dar_margin)
+    if lesson.teacher is not None:
+        made = replace(
+            made, distill_weight=config.distill_weight, distill_temperature=config.distill_temperature
+        )
+    return made
 
 
 def _run(
@@ -220,8 +228,17 @@ def _run(
         trainer.objective = objective
         for noisy in (ProgressCallback, PrinterCallback):
             trainer.remove_callback(noisy)
-        half_way = get_last_checkpoint(str(checkpoints)) if checkpoints.is_dir() else None
-        trainer.train(resume_from_checkpoint=half_way)
+        trainer.train(resume_from_checkpoint=_last_whole(checkpoints))
+
+
+def _last_whole(checkpoints: Path) -> str | None:
+    """The newest checkpoint that was written to its end; a kill may have cut the writing of one short."""
+    for folder in checkpoints.glob("checkpoint-*"):
+        try:  # the state is what `Trainer` writes last
+            json.loads((folder / "trainer_state.json").read_text("utf-8"))
+        except (OSError, ValueError):
+            shutil.rmtree(folder)
+    return get_last_checkpoint(str(checkpoints)) if checkpoints.is_dir() else None
 
 
 class StageTrainer(Trainer):
