@@ -47,7 +47,7 @@ class Task:
 
 
 TASKS = {
-    "sst2": Task(2, 2, 8e-5, 64, 64, ("--group-column", "group")),
+    "sst2": Task(2, 2, 1.2e-4, 128, 64, ("--group-column", "group")),
     "mrpc": Task(2, 6, 1e-4, 32, 128),
     "clinc150": Task(2, 6, 3e-4, 64, 48),
 }

@@ -7,7 +7,7 @@ import io
 import json
 import re
 import secrets
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -112,19 +112,10 @@ def _read_text(path: Path) -> dict[str, list[Any]]:
 
 def _read_csv(text: str, path: Path) -> dict[str, list[Any]]:
     tabs = _ending(path) == ".tsv"
-    reader = (
-        csv.reader(io.StringIO(text, newline=""), delimiter="\t", quoting=csv.QUOTE_NONE)
-        if tabs
-        else csv.reader(io.StringIO(text, newline=""), strict=True)
-    )
     rows: list[list[str]] = []
     limit = csv.field_size_limit(2**31 - 1)  # long texts are refused later, by row and column
     try:
-        for row in reader:
-            if row:
-                rows.append(row)
-            elif tabs and rows and len(rows[0]) == 1:
-                rows.append([""])
+        rows.extend(_csv_rows(text, tabs))
     except csv.Error as error:
         raise DataError(
             f"{path.name}, row {max(len(rows), 1)}: {error}. Look for a quotation mark that is not closed "
@@ -145,6 +136,18 @@ def _read_csv(text: str, path: Path) -> dict[str, list[Any]]:
                 + ("A tab inside a cell cannot be kept in tsv." if tabs else "Quote cells that hold commas.")
             )
     return {name: [row[i] for row in body] for i, name in enumerate(header)}
+
+
+def _csv_rows(text: str, tabs: bool) -> Iterator[list[str]]:
+    """Rows of cells, blank lines left out; in a file of one column of tsv they are empty cells."""
+    lines = io.StringIO(text, newline="")
+    if not tabs:
+        yield from filter(None, csv.reader(lines, strict=True))
+        return
+    reader = csv.reader(lines, delimiter="\t", quoting=csv.QUOTE_NONE)
+    header = next(reader, [])
+    yield header
+    yield from (row or [""] for row in reader if row or len(header) == 1)
 
 
 def _read_jsonl(text: str, source: str) -> dict[str, list[Any]]:
