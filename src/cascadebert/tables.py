@@ -186,17 +186,14 @@ def _write(table: Table, path: Path, suffix: str) -> None:
             import pyarrow.parquet
         pyarrow.parquet.write_table(pyarrow.table(dict(table.columns)), path)
         return
+    lines = {".jsonl": _json_lines, ".tsv": _tsv_lines, ".csv": _csv_lines}[suffix](table)
     with path.open("w", encoding="utf-8", errors="surrogateescape", newline="") as file:
-        if suffix == ".jsonl":
-            names = list(table.columns)
-            for row in _rows(table):
-                file.write(_json_line(dict(zip(names, row, strict=True))) + "\n")
-        elif suffix == ".tsv":
-            _write_tsv(table, file)
-        else:
-            for row in [tuple(table.columns), *_rows(table)]:
-                line = ",".join(map(_csv_cell, row))
-                file.write((line or '""') + "\n")
+        file.writelines(f"{line}\n" for line in lines)
+
+
+def _json_lines(table: Table) -> Iterator[str]:
+    names = list(table.columns)
+    return (_json_line(dict(zip(names, row, strict=True))) for row in _rows(table))
 
 
 def _json_line(record: dict[str, Any]) -> str:
@@ -214,12 +211,17 @@ def _csv_cell(cell: Any) -> str:
     return '"' + text.replace('"', '""') + '"' if re.search('[,"\r\n]', text) else text
 
 
-def _write_tsv(table: Table, file: io.TextIOBase) -> None:
-    for row in [list(table.columns), *_rows(table)]:
+def _csv_lines(table: Table) -> Iterator[str]:
+    for row in [tuple(table.columns), *_rows(table)]:
+        yield ",".join(map(_csv_cell, row)) or '""'
+
+
+def _tsv_lines(table: Table) -> Iterator[str]:
+    for row in [tuple(table.columns), *_rows(table)]:
         cells = ["" if cell is None else str(cell) for cell in row]
         if any(re.search("[\t\r\n]", cell) for cell in cells):
             raise DataError("a cell holds a tab or a line break, which tsv cannot carry. Write csv or jsonl.")
-        file.write("\t".join(cells) + "\n")
+        yield "\t".join(cells)
 
 
 def _rows(table: Table) -> Iterable[tuple[Any, ...]]:
