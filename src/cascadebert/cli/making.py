@@ -208,6 +208,7 @@ def tune(
     assert expected is not None
     out.say_notices(expected.notices)
     out.console().print(out.expected_line(expected))
+    out.console().print(out.timing_line(tuned.timing))
     accuracy = tuned.report.accuracy if tuned.report else None
     values: dict[str, Any] = {
         "feasible": True,
@@ -251,6 +252,8 @@ def _made(cascade: Cascade, output: Path, seconds: float, json: bool) -> None:
     if report is not None:
         out.report_table(report)
     out.console().print(out.expected_line(expected))
+    if timing is not None:
+        out.console().print(out.timing_line(timing))
     out.console().print(f"Saved in {output}. Next: cascadebert evaluate {output} TEST_FILE")
     stages = [
         {"name": entry.name, "layers": entry.layers, "hidden": entry.hidden, "temperature": entry.temperature}

@@ -13,6 +13,7 @@ from rich.logging import RichHandler
 from rich.table import Table
 from rich.text import Text
 
+from cascadebert.spec import Timing
 from cascadebert.types import Expected, Report
 
 
@@ -91,6 +92,11 @@ def report_table(report: Report) -> None:
         f"{report.n:,} rows; macro F1 {report.macro_f1:.3f}; layers speed-up {times(report.layers_speedup)}, "
         f"FLOPs speed-up {times(report.flops_speedup)}"
     )
+
+
+def timing_line(timing: Timing) -> str:
+    """The speed-up to expect by the clock where the stages were timed, in words."""
+    return f"Expected by the clock here: {times(timing.expected_speedup)} ({timing.machine})."
 
 
 def expected_line(expected: Expected) -> str:
