@@ -82,16 +82,16 @@ def killed(code: str, step: int, train_file: Path, output: Path, stages: list[Pa
 KILLED = """
 import os, signal, sys
 from cascadebert import Target, fit
-from cascadebert.training.stage_training import StageTrainer
+from cascadebert.training.loop import LossTrainer
 import test_fit
-count, original = 0, StageTrainer.compute_loss
+count, original = 0, LossTrainer.compute_loss
 def counted(*args, **kwargs):
     global count
     count += 1
     if count == int(sys.argv[1]):
         os.kill(os.getpid(), signal.SIGKILL)
     return original(*args, **kwargs)
-StageTrainer.compute_loss = counted
+LossTrainer.compute_loss = counted
 fit(sys.argv[2], stages=sys.argv[4:], target=Target(speedup=1.5), output=sys.argv[3], config=test_fit.QUICK)
 """
 
@@ -111,9 +111,9 @@ def test_killing_fit_half_way_and_rerunning_it_ends_in_the_same_folder(
 KILLED_WHILE_SAVING = """
 import os, signal, sys
 from cascadebert import Target, fit
-from cascadebert.training.stage_training import StageTrainer
+from cascadebert.training.loop import LossTrainer
 import test_fit
-StageTrainer._save_rng_state = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
+LossTrainer._save_rng_state = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
 fit(sys.argv[2], stages=sys.argv[4:], target=Target(speedup=1.5), output=sys.argv[3], config=test_fit.QUICK)
 """
 

@@ -19,8 +19,9 @@ from cascadebert.split import folds
 from cascadebert.stage import Stage, local_folder
 from cascadebert.tasks import Columns
 from cascadebert.training.config import FitConfig
+from cascadebert.training.loop import log
 from cascadebert.training.sources import checkpoint_key, fingerprint
-from cascadebert.training.stage_training import Lesson, log, recipe, train_stage
+from cascadebert.training.stage_training import Lesson, recipe, train_stage
 from cascadebert.types import Bools, Floats, Ints
 
 if TYPE_CHECKING:

@@ -13,8 +13,8 @@ from cascadebert.environment import versions
 from cascadebert.folder import UsedRows, file_hashes, write_folder
 from cascadebert.spec import SCHEMA_VERSION, CascadeSpec, StageEntry, TunedOn
 from cascadebert.stage import Stage
+from cascadebert.training.loop import log
 from cascadebert.training.sources import count_flops
-from cascadebert.training.stage_training import log
 from cascadebert.tuning import Tuned, cache, pick, recalibrated
 from cascadebert.types import Cost, OperatingPoint, Target
 

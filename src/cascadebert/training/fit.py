@@ -20,8 +20,9 @@ from cascadebert.tasks import Columns
 from cascadebert.training.config import FitConfig
 from cascadebert.training.difficulty import DifficultyLabels, label_difficulty
 from cascadebert.training.finish import open_stages, save_cascade
+from cascadebert.training.loop import log
 from cascadebert.training.sources import count_flops, depth, refuse_order, refuse_tokenizer
-from cascadebert.training.stage_training import Lesson, log, train_stage
+from cascadebert.training.stage_training import Lesson, train_stage
 from cascadebert.types import Cost, Logits, Target
 
 if TYPE_CHECKING:

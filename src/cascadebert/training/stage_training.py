@@ -1,16 +1,10 @@
-"""Train one stage with the Hugging Face `Trainer`, its documented `compute_loss` hook overridden."""
+"""Fine-tune one checkpoint into one stage."""
 
 from __future__ import annotations
 
-import contextlib
-import json
-import logging
 import shutil
-import warnings
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -18,32 +12,18 @@ from cascadebert.batching import Rows
 from cascadebert.engines.checkpoint import load_classifier, quiet
 from cascadebert.engines.torch import model_inputs, takes_token_types
 from cascadebert.errors import extra
-from cascadebert.progress import bar
 from cascadebert.stage import TextEncoder, fitting_length, read_config
 from cascadebert.training.config import FitConfig
+from cascadebert.training.loop import Steps, log, quick_attention, run_steps, use_bf16
 from cascadebert.training.losses import Objective
 from cascadebert.training.sources import checkpoint_key, copy_tokenizer, fingerprint
 from cascadebert.types import Bools, Ints, Logits, Texts
 
 with extra("train"):
     import torch
-    from torch.utils.data import Dataset
-    from transformers import (
-        PreTrainedModel,
-        Trainer,
-        TrainerCallback,
-        TrainerControl,
-        TrainerState,
-        TrainingArguments,
-        set_seed,
-    )
-    from transformers.trainer_callback import PrinterCallback, ProgressCallback
-    from transformers.trainer_utils import get_last_checkpoint
+    from transformers import PreTrainedModel, set_seed
 
-log = logging.getLogger("cascadebert")
 SORTED_BATCHES = 50
-CHECKPOINTS = 10
-FEWEST_STEPS_BETWEEN = 50
 
 
 @dataclass(frozen=True)
@@ -98,7 +78,7 @@ def train_stage(
     """
     seed = config.seed if seed is None else seed
     objective = _objective(lesson, config)
-    precision = use_bf16(config)
+    precision = use_bf16(config.bf16)
     key = fingerprint(checkpoint_key(source), lesson.key(), recipe(config), seed, asdict(objective))
     done, part = work / f"stage-{key}", work / f"stage-{key}.part"
     if done.is_dir():
@@ -127,19 +107,10 @@ def train_stage(
     return done
 
 
-def use_bf16(config: FitConfig) -> bool:
-    """Whether training multiplies in bfloat16: as configured, else where the processor has it."""
-    if config.bf16 is not None:
-        return config.bf16
-    if torch.cuda.is_available():
-        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
-    return bool(torch.cpu.get_capabilities().get("avx512_bf16", False))
-
-
 def recipe(config: FitConfig) -> tuple[float | bool, ...]:
     """What of a configuration decides the weights of a plainly trained stage, but for the seed."""
     sizes = (config.max_length, config.epochs, config.batch_size)
-    return (*sizes, config.learning_rate, config.warmup, use_bf16(config))
+    return (*sizes, config.learning_rate, config.warmup, use_bf16(config.bf16))
 
 
 def row_order(lengths: Ints, *, batch_size: int, epochs: float, seed: int) -> Ints:
@@ -194,83 +165,22 @@ def _run(
     part: Path,
     what: str,
 ) -> None:
-    order = row_order(rows.lengths, batch_size=config.batch_size, epochs=config.epochs, seed=seed)
-    steps = -(-len(order) // config.batch_size)
-    checkpoints = part / "checkpoints"
-    arguments = TrainingArguments(
-        output_dir=str(checkpoints),
-        num_train_epochs=1,
-        per_device_train_batch_size=config.batch_size,
-        train_sampling_strategy="sequential",
-        learning_rate=config.learning_rate,
-        warmup_steps=min(config.warmup, 1 - 1e-9),
-        lr_scheduler_type="linear",
-        max_grad_norm=1.0,
-        bf16=bf16,
-        use_cpu=not torch.cuda.is_available(),
-        seed=seed,
-        save_strategy="steps",
-        save_steps=max(FEWEST_STEPS_BETWEEN, steps // CHECKPOINTS),
-        save_total_limit=1,
-        logging_strategy="no",
-        report_to="none",
-        remove_unused_columns=False,
-        dataloader_pin_memory=False,
-    )
-    with bar(what, steps, "steps") as show, _calm():
-        trainer = StageTrainer(
-            model=model,
-            args=arguments,
-            train_dataset=_Order(order),
-            data_collator=_Collator(rows, lesson, takes_token_types(model)),
-            callbacks=[_Show(show)],
-        )
-        trainer.objective = objective
-        for noisy in (ProgressCallback, PrinterCallback):
-            trainer.remove_callback(noisy)
-        trainer.train(resume_from_checkpoint=_last_whole(checkpoints))
-
-
-def _last_whole(checkpoints: Path) -> str | None:
-    """The newest checkpoint that was written to its end; a kill may have cut the writing of one short."""
-    for folder in checkpoints.glob("checkpoint-*"):
-        try:  # the state is what `Trainer` writes last
-            json.loads((folder / "trainer_state.json").read_text("utf-8"))
-        except (OSError, ValueError):
-            shutil.rmtree(folder)
-    return get_last_checkpoint(str(checkpoints)) if checkpoints.is_dir() else None
-
-
-class StageTrainer(Trainer):
-    """The `Trainer` with the stage's own loss."""
-
-    objective: Objective
-
-    def compute_loss(
-        self,
-        model: torch.nn.Module,
-        inputs: dict[str, Any],
-        return_outputs: bool = False,
-        num_items_in_batch: torch.Tensor | int | None = None,
-    ) -> Any:
-        """The objective on the model's logits, in float32."""
+    def loss(module: torch.nn.Module, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
         labels, hard, teacher = (inputs.pop(name, None) for name in ("labels", "hard", "teacher"))
-        outputs = model(**inputs)
-        loss = self.objective(outputs.logits.float(), labels, hard, teacher)
-        return (loss, outputs) if return_outputs else loss
+        assert labels is not None
+        return objective(module(**inputs).logits.float(), labels, hard, teacher)
 
-
-class _Order(Dataset[int]):
-    """The training order, as a data set of positions."""
-
-    def __init__(self, order: Ints) -> None:
-        self._order = order
-
-    def __len__(self) -> int:
-        return len(self._order)
-
-    def __getitem__(self, place: int) -> int:
-        return int(self._order[place])
+    order = row_order(rows.lengths, batch_size=config.batch_size, epochs=config.epochs, seed=seed)
+    quick_attention(model)
+    run_steps(
+        model,
+        np.split(order, range(config.batch_size, len(order), config.batch_size)),
+        collate=_Collator(rows, lesson, takes_token_types(model)),
+        loss=loss,
+        steps=Steps(config.learning_rate, config.warmup, bf16, seed),
+        folder=part / "checkpoints",
+        what=what,
+    )
 
 
 class _Collator:
@@ -279,8 +189,7 @@ class _Collator:
     def __init__(self, rows: Rows, lesson: Lesson, token_types: bool) -> None:
         self._rows, self._lesson, self._token_types = rows, lesson, token_types
 
-    def __call__(self, positions: Sequence[int]) -> dict[str, torch.Tensor]:
-        where = np.asarray(positions, dtype=np.int64)
+    def __call__(self, where: Ints) -> dict[str, torch.Tensor]:
         batch = model_inputs(self._rows.batch(where), self._token_types)
         extras = {
             "labels": self._lesson.label_ids,
@@ -289,23 +198,3 @@ class _Collator:
         }
         batch.update({k: torch.from_numpy(v[where]) for k, v in extras.items() if v is not None})
         return batch
-
-
-class _Show(TrainerCallback):
-    """Tell the progress bar how many steps are done."""
-
-    def __init__(self, show: Any) -> None:
-        self._show = show
-
-    def on_step_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
-    ) -> None:
-        self._show(state.global_step)
-
-
-@contextlib.contextmanager
-def _calm() -> Any:
-    """Without the prints and the warnings of libraries about their own innards."""
-    with quiet(), warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        yield
