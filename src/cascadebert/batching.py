@@ -45,10 +45,10 @@ class Rows:
         """(n,) tokens that are computed for each row."""
         return -(-self.lengths // LENGTH_STEP) * LENGTH_STEP
 
-    def batch(self, positions: Ints) -> TokenBatch:
-        """The rows at the given positions, padded to the longest of them."""
-        lengths = self.lengths[positions]
-        columns = np.arange(int(self.padded_lengths[positions].max()))
+    def batch(self, positions: Ints, *, step: int = LENGTH_STEP) -> TokenBatch:
+        """The rows at the given positions, padded to the longest, rounded up to a multiple of `step`."""
+        lengths = self.starts[positions + 1] - self.starts[positions]
+        columns = np.arange(-(-int(lengths.max()) // step) * step)
         mask = columns < lengths[:, None]
         place = np.where(mask, self.starts[positions][:, None] + columns, 0)
         return TokenBatch(

@@ -238,7 +238,8 @@ def check_free(path: Path, *, overwrite: bool, kind: Kind = "cascade", sources: 
     Args:
         path: the folder to be.
         overwrite: whether an existing one may be replaced.
-        kind: what it must be to be replaced: a saved cascade, or a folder of nothing but a model's files.
+        kind: what it must be to be replaced: a saved cascade, or a folder of nothing but a
+            model's files, or of several such folders.
         sources: folders that are read to make it, which must not lie in it.
 
     Raises:
@@ -262,8 +263,14 @@ def _replaceable(path: Path, kind: Kind) -> bool:
         return True
     if kind == "cascade":
         return (path / SPEC_FILE).is_file()
-    alone = all(file.is_file() and file.suffix in MODEL_SUFFIXES for file in path.iterdir())
-    return alone and (path / "config.json").is_file()
+    return _is_model(path) or all(_is_model(inner) for inner in path.iterdir())
+
+
+def _is_model(path: Path) -> bool:
+    """Whether a path is a folder of a model's files and of nothing else."""
+    if not (path / "config.json").is_file():
+        return False
+    return all(file.is_file() and file.suffix in MODEL_SUFFIXES for file in path.iterdir())
 
 
 def _write_spec(folder: Path, spec: CascadeSpec) -> None:

@@ -1,17 +1,24 @@
-"""A bar on the terminal for what takes long; nothing where there is no terminal."""
+"""How far a long task is: a bar on a terminal, elsewhere a line a minute."""
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
+from rich.text import Text
+
+from cascadebert.timing import now
+
+log = logging.getLogger("cascadebert")
+SECONDS_BETWEEN_LINES = 60.0
 
 
 @contextmanager
 def bar(what: str, total: int, unit: str) -> Iterator[Callable[[int], None]]:
-    """Show how much of a task is done, on standard error.
+    """Show how much of a task is done, how fast it goes and how long it will take, on standard error.
 
     Args:
         what: the task in words.
@@ -22,13 +29,61 @@ def bar(what: str, total: int, unit: str) -> Iterator[Callable[[int], None]]:
         A function that is told how much is done so far.
     """
     console = Console(stderr=True)
+    if not console.is_terminal:
+        yield _Lines(what, total, unit)
+        return
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn(unit),
+        _Rate(unit),
         TimeRemainingColumn(compact=True, elapsed_when_finished=True),
     )
-    with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
+    with Progress(*columns, console=console) as progress:
         task = progress.add_task(what, total=total)
         yield lambda done: progress.update(task, completed=done)
+
+
+class _Rate(ProgressColumn):
+    """Done, total and speed."""
+
+    def __init__(self, unit: str) -> None:
+        super().__init__()
+        self._unit = unit
+
+    def render(self, task: Task) -> Text:
+        speed = task.finished_speed or task.speed
+        rate = "" if speed is None else f", {_short(speed)}/s"
+        return Text(f"{_short(task.completed)} of {_short(task.total or 0)} {self._unit}{rate}")
+
+
+class _Lines:
+    """A line in the log when a minute has passed since the last."""
+
+    def __init__(self, what: str, total: int, unit: str) -> None:
+        self._what, self._total, self._unit = what, total, unit
+        self._begun: tuple[float, int] | None = None
+        self._said = 0.0
+
+    def __call__(self, done: int) -> None:
+        time = now()
+        if self._begun is None:  # a task that goes on from a checkpoint does not begin at 0
+            self._begun, self._said = (time, done), time
+        if time - self._said < SECONDS_BETWEEN_LINES:
+            return
+        self._said = time
+        start, before = self._begun
+        speed = (done - before) / (time - start)
+        left = f"{(self._total - done) / speed / 60:.0f} min left" if speed else "no end in sight"
+        share, rate = f"{100 * done / self._total:.0f} % of {_short(self._total)}", _short(speed)
+        log.info("%s: %s %s, %s/s, %s", self._what, share, self._unit, rate, left)
+
+
+def _short(number: float) -> str:
+    """A count, cut to what a reader needs.
+
+    >>> _short(950), _short(14_350_000)
+    ('950', '14.4 M')
+    """
+    if number >= 1e6:
+        return f"{number / 1e6:.1f} M"
+    return f"{number:,.0f}" if number >= 10 or number == int(number) else f"{number:.1f}"

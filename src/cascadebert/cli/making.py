@@ -11,12 +11,14 @@ import typer
 from cascadebert.cli import options as o
 from cascadebert.cli import output as out
 from cascadebert.timing import now
-from cascadebert.training.config import FitConfig
+from cascadebert.training.config import FitConfig, ShrinkConfig
 
 if TYPE_CHECKING:
     from cascadebert.cascade import Cascade
+    from cascadebert.training.shrink import Shrunk
 
 _DEFAULT = FitConfig()
+_SHRINK = ShrinkConfig()
 _STAGE = typer.Option(
     "--stage",
     metavar="MODEL",
@@ -163,18 +165,68 @@ def shrink(
     large: Annotated[str, typer.Argument(metavar="LARGE", help="Encoder: folder or Hub repository.")],
     *,
     layers: Annotated[
-        int, typer.Option(metavar="K", help="How many of its first layers to keep.", show_default=False)
+        list[int],
+        typer.Option(metavar="K", help="Depth; several times for several models.", show_default=False),
     ],
     output: o.Output,
+    hidden: Annotated[
+        list[int] | None, typer.Option(metavar="H", help="Width; once, or once for each depth.")
+    ] = None,
+    embedding: Annotated[
+        int | None, typer.Option(metavar="E", help="Width of the token table (ELECTRA only).")
+    ] = None,
+    corpus: Annotated[
+        str | None,
+        typer.Option(
+            metavar="F", help="Unlabelled text: txt, jsonl, parquet or a folder. Without it: cut layers."
+        ),
+    ] = None,
+    text_column: o.TextColumns = None,
+    tokens: Annotated[
+        int | None, _knob("To train on; default the corpus once.", metavar="N")
+    ] = _SHRINK.tokens,
+    vocabulary: Annotated[
+        int | None, _knob("Keep the N most frequent tokens.", metavar="N")
+    ] = _SHRINK.vocabulary,
+    max_length: Annotated[int, _knob("Longest passage in tokens.", metavar="N")] = _SHRINK.max_length,
+    batch_tokens: Annotated[int, _knob("Tokens per step.", metavar="N")] = _SHRINK.batch_tokens,
+    learning_rate: Annotated[float, _knob("Of AdamW.")] = _SHRINK.learning_rate,
+    warmup: Annotated[float, _knob("Share of steps with rising rate.")] = _SHRINK.warmup,
+    bf16: Annotated[
+        bool | None, _knob("Train in bfloat16; default asks the processor.", metavar="")
+    ] = _SHRINK.bf16,
+    seed: Annotated[int, _knob("Of everything random.", metavar="N")] = _SHRINK.seed,
     overwrite: o.Overwrite = False,
     json: o.Json = False,
 ) -> None:
-    """Cut a smaller model out of a large one: its first layers, which is NOT a complete model."""
+    """Make complete small models from a large encoder and unlabelled text.
+
+    Without --corpus its first layers are cut off as they are, which is NOT a complete model.
+    """
     from cascadebert.training.shrink import shrink as run
 
-    said = run(large, layers=layers, output=output, overwrite=overwrite)
-    out.say_notices([said])
-    out.machine_line({"output": str(output), "layers": layers, "complete": False, "note": said}, json)
+    start = now()
+    made = run(
+        large,
+        layers=layers,
+        hidden=hidden,
+        embedding=embedding,
+        corpus=corpus,
+        output=output,
+        columns=o.columns_of(text_column),
+        overwrite=overwrite,
+        config=ShrinkConfig(
+            tokens=tokens,
+            vocabulary=vocabulary,
+            max_length=max_length,
+            batch_tokens=batch_tokens,
+            learning_rate=learning_rate,
+            warmup=warmup,
+            bf16=bf16,
+            seed=seed,
+        ),
+    )
+    _shrunk(made, now() - start, json)
 
 
 def tune(
@@ -241,6 +293,28 @@ def demo(
     result = run(output, seed=seed, overwrite=overwrite)
     out.console().print(result.words())
     out.machine_line(asdict(result), json)
+
+
+def _shrunk(made: Shrunk, seconds: float, json: bool) -> None:
+    """Say which models were made and how well they copy."""
+    rows = [
+        (
+            str(one.path),
+            f"{one.layers} x {one.hidden}",
+            f"{one.parameters / 1e6:.1f} M",
+            "not trained" if one.unexplained is None else out.share(1 - one.unexplained),
+        )
+        for one in made.students
+    ]
+    out.table(("model", "layers x width", "parameters", "of the large model's hidden states"), rows)
+    if made.complete:
+        speed = f", {made.tokens_per_second:,.0f} a second" if made.tokens_per_second else ""
+        out.console().print(f"{made.tokens / 1e6:.1f} M tokens{speed}; {out.share(made.padding)} padding.")
+    else:
+        out.say_notices(["layers cut off as they are, NOT complete models. Give --corpus to distil them."])
+    students = [{**asdict(one), "path": str(one.path)} for one in made.students]
+    values = {**asdict(made), "students": students, "seconds": round(seconds, 1)}
+    out.machine_line(values, json)
 
 
 def _made(cascade: Cascade, output: Path, seconds: float, json: bool) -> None:

@@ -56,16 +56,58 @@ class FitConfig:
     seed: int = 1234
 
     def __post_init__(self) -> None:
-        for names, holds, words in _RULES:
-            for name in names:
-                value = getattr(self, name)
-                if not (isfinite(value) and holds(value)):
-                    raise CascadeError(f"{name} must be {words}, not {value}")
+        _check(self, _RULES)
         if self.tune_share + self.certify_share >= 1:
             raise CascadeError("tune_share and certify_share together must leave rows to train on")
 
 
-_RULES: tuple[tuple[tuple[str, ...], Callable[[float], bool], str], ...] = (
+@dataclass(frozen=True)
+class ShrinkConfig:
+    """How smaller models are made from a large one; all of it is stored in their README.
+
+    Attributes:
+        tokens: to train on, in all; default the corpus once. More than the corpus has means several passes,
+            fewer that documents are drawn from all over it.
+        vocabulary: keep this many tokens, the most frequent of the corpus; default all.
+        max_length: longest passage in tokens.
+        batch_tokens: tokens per step.
+        learning_rate: of AdamW, falling linearly to 0.
+        warmup: share of the steps in which it rises linearly from 0.
+        bf16: matrix products in bfloat16; None asks the processor.
+        seed: of everything random.
+    """
+
+    tokens: int | None = None
+    vocabulary: int | None = None
+    max_length: int = 128
+    batch_tokens: int = 4096
+    learning_rate: float = 2e-3
+    warmup: float = 0.05
+    bf16: bool | None = None
+    seed: int = 1234
+
+    def __post_init__(self) -> None:
+        _check(self, _SHRINK_RULES)
+
+
+Rules = tuple[tuple[tuple[str, ...], Callable[[float], bool], str], ...]
+
+
+def _check(config: FitConfig | ShrinkConfig, rules: Rules) -> None:
+    for names, holds, words in rules:
+        for name in names:
+            value = getattr(config, name)
+            if value is not None and not (isfinite(value) and holds(value)):
+                raise CascadeError(f"{name} must be {words}, not {value}")
+
+
+_SHRINK_RULES: Rules = (
+    (("tokens", "vocabulary", "batch_tokens", "learning_rate"), lambda v: v > 0, "above 0"),
+    (("warmup",), lambda v: 0 <= v <= 1, "a share between 0 and 1"),
+    (("seed",), lambda v: 0 <= v < 2**32, "0 to 2**32 - 1"),
+)
+
+_RULES: Rules = (
     (("epochs", "batch_size", "learning_rate", "distill_temperature"), lambda v: v > 0, "above 0"),
     (("dar_weight", "dar_margin", "distill_weight"), lambda v: v >= 0, "0 or more"),
     (("warmup", "difficulty_votes"), lambda v: 0 <= v <= 1, "a share between 0 and 1"),

@@ -23,12 +23,11 @@ from cascadebert.training.finish import open_stages, save_cascade
 from cascadebert.training.loop import log
 from cascadebert.training.sources import count_flops, depth, refuse_order, refuse_tokenizer
 from cascadebert.training.stage_training import Lesson, train_stage
+from cascadebert.training.work import work_folder
 from cascadebert.types import Cost, Logits, Target
 
 if TYPE_CHECKING:
     import datasets
-
-WORK_MARK = "half-finished-work-of-cascadebert-fit"
 
 
 def fit(
@@ -77,7 +76,7 @@ def fit(
     names = [str(stage) for stage in stages]
     _refuse_stages(names, sources, parts, target, cost, config)
     reused = _reused(difficulty, parts, len(stages) - 1, config)
-    work = _work_folder(output)
+    work = work_folder(output)
     folders, labels = _train_all(sources, parts, reused, config, work)
     cascade = save_cascade(
         open_stages(folders, names, config.max_length),
@@ -199,16 +198,6 @@ def _reused(
     for one in labels:
         one.of(parts.train)
     return labels
-
-
-def _work_folder(output: Path) -> Path:
-    """The folder of half-finished work beside the output; never one that somebody else made."""
-    work = output.absolute().with_name(output.name + ".work")
-    if work.exists() and not (work / WORK_MARK).is_file():
-        raise CascadeError(f"{work} exists and is not ours. Move it away, or choose another --output.")
-    work.mkdir(exist_ok=True)
-    (work / WORK_MARK).touch()
-    return work
 
 
 def _save_difficulty(labels: Sequence[DifficultyLabels], work: Path) -> dict[str, Path]:

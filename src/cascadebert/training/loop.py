@@ -63,7 +63,7 @@ def run_steps(
     amounts: Ints | None = None,
     unit: str = "steps",
     clipped: Sequence[torch.nn.Module] | None = None,
-) -> None:
+) -> int:
     """Train a module in place, one step per batch, from the newest checkpoint in the folder if there is one.
 
     The batches are drawn beforehand and the random state is restored, so a run that was killed and called
@@ -80,6 +80,9 @@ def run_steps(
         amounts: (steps,) how much of `unit` each step is; default 1.
         unit: what progress is counted in.
         clipped: parts whose gradients are clipped to a norm of 1, each by itself; default the whole.
+
+    Returns:
+        How much of `unit` was left to do and is done now.
     """
     done = np.cumsum(np.ones(len(batches), dtype=np.int64) if amounts is None else amounts)
     arguments = Arguments(
@@ -103,17 +106,19 @@ def run_steps(
         dataloader_pin_memory=False,
     )
     with bar(what, int(done[-1]), unit) as show, _calm():
+        each = _EachStep(lambda step: show(int(done[step - 1])), clipped or [module])
         trainer = LossTrainer(
             model=module,
             args=arguments,
             train_dataset=_Batches(batches),
             data_collator=lambda several: collate(np.concatenate(several)),
-            callbacks=[_EachStep(lambda step: show(int(done[step - 1])), clipped or [module])],
+            callbacks=[each],
         )
         trainer.loss = loss
         for noisy in (ProgressCallback, PrinterCallback):
             trainer.remove_callback(noisy)
         trainer.train(resume_from_checkpoint=_last_whole(folder))
+    return int(done[-1] - (done[each.first - 2] if each.first > 1 else 0)) if each.first else 0
 
 
 def use_bf16(wanted: bool | None) -> bool:
@@ -176,6 +181,7 @@ class _EachStep(TrainerCallback):
 
     def __init__(self, show: Callable[[int], None], clipped: Sequence[torch.nn.Module]) -> None:
         self._show, self._clipped = show, clipped
+        self.first = 0
 
     def on_pre_optimizer_step(
         self, args: Arguments, state: TrainerState, control: TrainerControl, **_: Any
@@ -184,6 +190,7 @@ class _EachStep(TrainerCallback):
             torch.nn.utils.clip_grad_norm_(part.parameters(), 1.0)
 
     def on_step_end(self, args: Arguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        self.first = self.first or state.global_step
         self._show(state.global_step)
 
 

@@ -1,94 +1,203 @@
-"""A small stage cut out of a large one: some of its layers, as they are."""
+"""Small models out of a large one: distilled on unlabelled text, or its first layers as they are."""
 
 from __future__ import annotations
 
+import shutil
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
 
-from cascadebert.engines.checkpoint import layer_lists, quiet
-from cascadebert.errors import StageError, extra
+from cascadebert.engines.checkpoint import POOLER, quiet
+from cascadebert.errors import CascadeError, extra
 from cascadebert.folder import aside, check_free
-from cascadebert.stage import local_folder
-from cascadebert.training.sources import copy_tokenizer
+from cascadebert.stage import fitting_length, local_folder, read_config
+from cascadebert.tasks import Columns
+from cascadebert.training.config import ShrinkConfig
+from cascadebert.training.corpus import open_corpus
+from cascadebert.training.distil import store_passages, teach
+from cascadebert.training.loop import log
+from cascadebert.training.shrink_card import card, cut_card
+from cascadebert.training.sources import copy_tokenizer, fingerprint, refuse_tokenizer
+from cascadebert.training.student import Size, check_size, make_student, open_encoder, spread_layers
+from cascadebert.training.transfer import HiddenStates, Transfer
+from cascadebert.training.work import work_folder
+from cascadebert.types import Ints
 
 with extra("train"):
-    import torch
-    from transformers import AutoModel, PreTrainedModel
-
-NOT_COMPLETE = (
-    "This model is the first {layers} of the {depth} layers of {name}, copied as they are. It is NOT a "
-    "complete model in the sense of CascadeBERT: its layers were trained to feed the ones cut off, and "
-    "fine-tuning has to make up for that. A model pre-trained at this depth (such as "
-    "google/bert_uncased_L-2_H-768_A-12), or one distilled to it, makes a better first stage."
-)
+    from transformers import PreTrainedConfig, PreTrainedModel
 
 
-def shrink(large: str | Path, *, layers: int, output: str | Path, overwrite: bool = False) -> str:
-    """Save the first `layers` layers of an encoder as a model of its own ("BERT-kL" in Li et al. 2021).
+@dataclass(frozen=True)
+class Student:
+    """One model that was made.
 
-    Embeddings, pooler and tokenizer are kept.
+    Attributes:
+        path: its folder.
+        layers: its depth.
+        hidden: its width.
+        parameters: how many numbers it is made of.
+        unexplained: share of the variance of the large model's last hidden states that it does not
+            reproduce, on passages held out of its training; None if it was not trained.
+    """
+
+    path: Path
+    layers: int
+    hidden: int
+    parameters: int
+    unexplained: float | None
+
+
+@dataclass(frozen=True)
+class Shrunk:
+    """What `shrink` made.
+
+    Attributes:
+        students: the models, in the order asked for.
+        complete: whether they are complete models; False for layers cut off as they are.
+        tokens: that were learned from, padding not counted.
+        padding: share of the computed tokens that was padding.
+        tokens_per_second: of this call, teacher's pass included; None if nothing was left to train.
+    """
+
+    students: tuple[Student, ...]
+    complete: bool
+    tokens: int = 0
+    padding: float = 0.0
+    tokens_per_second: float | None = None
+
+
+def shrink(
+    large: str | Path,
+    *,
+    layers: int | Sequence[int],
+    hidden: int | Sequence[int] | None = None,
+    embedding: int | None = None,
+    corpus: str | Path | None = None,
+    output: str | Path,
+    columns: Columns | None = None,
+    overwrite: bool = False,
+    config: ShrinkConfig | None = None,
+    transfer: Transfer | None = None,
+) -> Shrunk:
+    """Make complete small models from a large encoder and unlabelled text, whatever the task will be.
+
+    A student starts from evenly spaced layers of the large model where the width is the same, and learns
+    its last hidden states (see `HiddenStates`). Several students learn from one pass of the large model,
+    each as if it were alone. Killed and called again, it goes on and ends in the same weights; half-finished
+    work lies in `OUTPUT.work`.
+
+    Without a corpus the first layers are copied as they are ("BERT-kL" in Li et al. 2021), which is no
+    complete model.
 
     Args:
         large: the encoder: a folder or a repository of the Hub.
-        layers: how many of its layers to keep.
-        output: the folder to write.
+        layers: depth; several for several students.
+        hidden: width, a multiple of the large model's head size; as many as `layers`, or one for all;
+            default the large model's. The inner layer and the number of heads follow in proportion.
+        embedding: width of the token table, for families that keep it apart (ELECTRA).
+        corpus: txt (a document per line), jsonl or parquet, or a folder of them (see `open_corpus`).
+        output: the folder to write: the model, or for several students a folder each (`2x384`).
+        columns: name of the corpus's text column, where not a usual one.
         overwrite: replace an existing one.
+        config: how to train.
+        transfer: what is learned; default `HiddenStates`.
 
     Raises:
-        StageError: if the encoder does not open or has not more than `layers` layers.
-
-    Returns:
-        What must be known about the new model, in words; its README.md says the same.
+        CascadeError: one of its kinds, for a model, size or corpus that cannot be used; nothing is written.
     """
+    config, transfer = config or ShrinkConfig(), transfer or HiddenStates()
     source, output = local_folder(large), Path(output)
     check_free(output, overwrite=overwrite, kind="model", sources=[source])
+    teacher, pooled = open_encoder(source)
+    sizes = _sizes(teacher.config, layers, hidden, embedding)
+    refuse_tokenizer(source)
+    if corpus is None:
+        if config != ShrinkConfig() or any(s.hidden != teacher.config.hidden_size for s in sizes):
+            raise CascadeError("without a corpus layers are only cut off, nothing is trained. Give --corpus.")
+        return _cut(teacher, pooled, sizes, source, output, overwrite)
+    fitting_length(read_config(source), config.max_length, source)
+    text = open_corpus(corpus, columns=columns)
+    log.info("%s", text.words())
+    work = work_folder(output)
+    passages = store_passages(text, source, config, work)
+    students = [_start(teacher, size, passages.kept, config.seed) for size in sizes]
+    key = fingerprint(passages.key, [asdict(size) for size in sizes], type(transfer).__name__)
+    taught = teach(teacher, students, passages, config, transfer, folder=work / f"students-{key}")
+    words = [
+        card(str(large), student, text, taught, config, unexplained)
+        for student, unexplained in zip(students, taught.losses, strict=True)
+    ]
+    with_pooler = [
+        pooled and student.config.hidden_size == teacher.config.hidden_size for student in students
+    ]
+    made = _write(students, sizes, passages.tokenizer, words, with_pooler, output, overwrite)
+    shutil.rmtree(work)
+    made = tuple(replace(one, unexplained=loss) for one, loss in zip(made, taught.losses, strict=True))
+    return Shrunk(made, True, taught.tokens, taught.padding, taught.tokens_per_second)
+
+
+def _sizes(
+    config: PreTrainedConfig,
+    layers: int | Sequence[int],
+    hidden: int | Sequence[int] | None,
+    embedding: int | None,
+) -> list[Size]:
+    """The students asked for, each checked."""
+    depths = [layers] if isinstance(layers, int) else list(layers)
+    widths = (
+        [config.hidden_size if hidden is None else hidden]
+        if not isinstance(hidden, Sequence)
+        else list(hidden)
+    )
+    widths = widths * len(depths) if len(widths) == 1 else widths
+    if not depths or len(widths) != len(depths):
+        raise CascadeError(
+            f"give --hidden once, or once for each --layers; given: {len(widths)} and {len(depths)}"
+        )
+    sizes = [Size(depth, width, embedding) for depth, width in zip(depths, widths, strict=True)]
+    for size in sizes:
+        check_size(config, size)
+    if len(set(sizes)) < len(sizes):
+        raise CascadeError(f"the same size is asked for twice: {', '.join(size.name for size in sizes)}")
+    return sizes
+
+
+def _start(teacher: PreTrainedModel, size: Size, tokens: Ints | None, seed: int) -> PreTrainedModel:
+    kept = spread_layers(teacher.config.num_hidden_layers, size.layers)
+    return make_student(teacher, size, kept=kept, tokens=tokens, seed=seed)
+
+
+def _cut(
+    teacher: PreTrainedModel, pooled: bool, sizes: Sequence[Size], source: Path, output: Path, overwrite: bool
+) -> Shrunk:
+    """The first layers as they are."""
+    students = [make_student(teacher, size, kept=tuple(range(size.layers))) for size in sizes]
+    words = [cut_card(source.name, size.layers, teacher.config.num_hidden_layers) for size in sizes]
+    return Shrunk(_write(students, sizes, source, words, [pooled] * len(sizes), output, overwrite), False)
+
+
+def _write(
+    students: Sequence[PreTrainedModel],
+    sizes: Sequence[Size],
+    tokenizer: Path,
+    cards: Sequence[str],
+    with_pooler: Sequence[bool],
+    output: Path,
+    overwrite: bool,
+) -> tuple[Student, ...]:
+    """One folder a model; a single one is the output itself."""
+    made = []
     with aside(output, overwrite=overwrite, kind="model") as new:
-        model = _open(source)
-        depth = model.config.num_hidden_layers
-        if not 1 <= layers < depth:
-            raise StageError(f"{large} has {depth} layers; --layers must be 1 to {depth - 1}, not {layers}")
-        with quiet():
-            _cut(model, layers).save_pretrained(new)
-        copy_tokenizer(source, new)
-        said = NOT_COMPLETE.format(layers=layers, depth=depth, name=Path(str(large)).name)
-        (new / "README.md").write_text(f"# {output.name}\n\n{said}\n", "utf-8")
-    return said
-
-
-def _open(source: Path) -> PreTrainedModel:
-    try:
-        with quiet():
-            model, info = AutoModel.from_pretrained(
-                source, dtype=torch.float32, output_loading_info=True, local_files_only=True
-            )
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
-        raise StageError(f"{source}: not an encoder that transformers can open ({error})") from error
-    missing = sorted(key for key in info["missing_keys"] if not key.startswith("pooler"))
-    if missing:
-        raise StageError(f"{source}: {len(missing)} weights are missing, such as {missing[0]}")
-    opened: PreTrainedModel = model
-    return opened
-
-
-def _cut(model: PreTrainedModel, layers: int) -> PreTrainedModel:
-    """A new model of the first layers, every weight copied by name."""
-    depth = model.config.num_hidden_layers
-    stacks = [name for name, stack in layer_lists(model).items() if len(stack) == depth]
-    if len(stacks) != 1:
-        raise StageError(f"{type(model).__name__} has no single stack of {depth} layers that could be cut")
-    sizes: dict[str, Any] = {"num_hidden_layers": layers}
-    kinds = getattr(model.config, "layer_types", None)
-    if kinds is not None:
-        sizes["layer_types"] = kinds[:layers]
-    config = type(model.config).from_dict({**model.config.to_dict(), **sizes})
-    with quiet():
-        small = AutoModel.from_config(config, dtype=torch.float32)
-    prefix = f"{stacks[0]}."
-    kept = {
-        name: weight
-        for name, weight in model.state_dict().items()
-        if not name.startswith(prefix) or int(name.removeprefix(prefix).split(".")[0]) < layers
-    }
-    small.load_state_dict(kept, strict=True)
-    cut: PreTrainedModel = small
-    return cut
+        for student, size, words, keep in zip(students, sizes, cards, with_pooler, strict=True):
+            inner = "" if len(students) == 1 else size.name
+            folder = new / inner
+            folder.mkdir(exist_ok=True)
+            if not keep and getattr(student, POOLER, None) is not None:
+                setattr(student, POOLER, None)  # it was never trained; fine-tuning starts a new one
+            with quiet():
+                student.save_pretrained(folder)
+            copy_tokenizer(tokenizer, folder)
+            (folder / "README.md").write_text(words, "utf-8")
+            parameters = sum(weight.numel() for weight in student.parameters())
+            made.append(Student(output / inner, size.layers, size.hidden, parameters, None))
+    return tuple(made)

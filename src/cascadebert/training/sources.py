@@ -24,6 +24,7 @@ with extra("train"):
 
 TOKENIZER_FILES = (
     "tokenizer.json",
+    "token_map.json",
     "tokenizer_config.json",
     "special_tokens_map.json",
     "added_tokens.json",

@@ -1,0 +1,231 @@
+"""Are complete small models, distilled by `shrink`, better first stages than layers cut off a large one?
+
+Four steps, from the repository's root, nothing beside them; each goes on where a kill stopped it:
+
+    python benchmarks/shrink.py objectives --data ../shared/data   # which objective; about 40 minutes
+    python benchmarks/shrink.py make --data ../shared/data         # the students; about an hour
+    python benchmarks/shrink.py finetune --data ../shared/data     # 8 models x 5 tasks x 3 seeds; 90 minutes
+    python benchmarks/shrink.py speed --data ../shared/data        # texts/s, matrix ceiling; minutes
+
+Results: results/shrink/STEP.json. Models lie in build/shrink.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import shutil
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from cascadebert.cli.output import show_log
+from cascadebert.confidence import log_odds
+from cascadebert.data import Examples, label_names, load_examples
+from cascadebert.metrics import difficulty_inversion_score
+from cascadebert.stage import Stage
+from cascadebert.tasks import Columns
+from cascadebert.timing import now
+from cascadebert.training.config import FitConfig, ShrinkConfig
+from cascadebert.training.shrink import Shrunk, shrink
+from cascadebert.training.sources import count_flops
+from cascadebert.training.stage_training import Lesson, train_stage
+from cascadebert.training.student import Size, make_student, open_encoder
+from cascadebert.training.transfer import HiddenStates, Transfer
+from main import minilm
+from relations import AttentionRelations
+from stored import ROOT, current_commit, write_result
+
+BUILD, RESULTS = ROOT / "build" / "shrink", ROOT / "results" / "shrink"
+STUDENTS = ((1, 384), (2, 384), (2, 128), (3, 192))
+CUTS = {"first-1": (0,), "last-1": (5,), "first-2": (0, 1), "spread-2": (0, 5)}
+SEEDS = (1, 2, 3)
+PILOT_TOKENS = 1_000_000
+PILOT_TASKS = ("sst2", "clinc150")
+log = logging.getLogger("cascadebert")
+
+
+@dataclass(frozen=True)
+class Task:
+    """How a data set is fine-tuned on: chosen beforehand, the same for every model."""
+
+    rows: int
+    epochs: float
+    learning_rate: float
+    batch_size: int
+    max_length: int
+
+
+TASKS = {
+    "sst2": Task(8000, 2, 2e-4, 64, 64),
+    "mrpc": Task(8000, 4, 2e-4, 32, 128),
+    "agnews": Task(4000, 2, 2e-4, 64, 64),
+    "clinc150": Task(8000, 6, 5e-4, 64, 48),
+    "rte": Task(8000, 4, 2e-4, 32, 128),
+}
+TEACHER = minilm()
+
+
+def main() -> None:
+    """Run one step."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("step", choices=STEPS)
+    parser.add_argument("--data", type=Path, required=True, help="folder of data sets")
+    asked = parser.parse_args()
+    show_log()
+    BUILD.mkdir(parents=True, exist_ok=True)
+    commit = current_commit()
+    values, files = STEPS[asked.step](asked.data)
+    write_result(RESULTS / f"{asked.step}.json", values, data=files, commit=commit)
+
+
+def make(data: Path) -> tuple[dict[str, Any], list[Path]]:
+    """The students, in one run."""
+    output = BUILD / "students"
+    made = distil(data, output, STUDENTS, ShrinkConfig(), HiddenStates())
+    return made, [data / "corpus" / "unlabelled.parquet"]
+
+
+def distil(
+    data: Path, output: Path, sizes: tuple[tuple[int, int], ...], config: ShrinkConfig, transfer: Transfer
+) -> dict[str, Any]:
+    """Run `shrink`, or read what it said when it ran."""
+    said = output.with_name(f"{output.name}.json")
+    if not said.is_file():
+        start = now()
+        made: Shrunk = shrink(
+            TEACHER,
+            layers=[layers for layers, _ in sizes],
+            hidden=[hidden for _, hidden in sizes],
+            corpus=data / "corpus",
+            output=output,
+            config=config,
+            transfer=transfer,
+        )
+        values = {**asdict(made), "config": asdict(config), "minutes": (now() - start) / 60}
+        for one in values["students"]:
+            one["path"] = one["path"].name
+        said.write_text(json.dumps(values), "utf-8")
+    found: dict[str, Any] = json.loads(said.read_text("utf-8"))
+    return found
+
+
+def objectives(data: Path) -> tuple[dict[str, Any], list[Path]]:
+    """Both objectives on a fourteenth of the text, judged on rows held out of the train sets."""
+    sizes, config = ((2, 384), (2, 128)), ShrinkConfig(tokens=PILOT_TOKENS)
+    runs = []
+    for name, transfer in (("hidden states", HiddenStates()), ("attention relations", AttentionRelations())):
+        output = BUILD / f"pilot-{type(transfer).__name__}"
+        made = distil(data, output, sizes, config, transfer)
+        for layers, hidden in sizes:
+            model = output / f"{layers}x{hidden}"
+            for task in PILOT_TASKS:
+                found = [finetune_one(data, model, task, seed, held_out=True)["accuracy"] for seed in SEEDS]
+                runs.append({"objective": name, "model": model.name, "task": task, "accuracy": found})
+        runs.append({"objective": name, "tokens_per_second": made["tokens_per_second"]})
+    return {"tokens": PILOT_TOKENS, "runs": runs}, files_of(data, PILOT_TASKS)
+
+
+def finetune(data: Path) -> tuple[dict[str, Any], list[Path]]:
+    """Every model on every task with every seed."""
+    models = {**{f"{k}x{h}": BUILD / "students" / f"{k}x{h}" for k, h in STUDENTS}, **cuts()}
+    runs = [
+        {"model": name, "task": task, "seed": seed, **finetune_one(data, model, task, seed)}
+        for seed in SEEDS
+        for task in TASKS
+        for name, model in models.items()
+    ]
+    flops = {}
+    for name, model in models.items():
+        one = count_flops(model, num_labels=2)
+        flops[name] = float(one.of(np.array([32]))[0])
+    flops["large"] = float(count_flops(TEACHER, num_labels=2).of(np.array([32]))[0])
+    recipes = {name: asdict(task) for name, task in TASKS.items()}
+    return {"recipes": recipes, "flops_of_32_tokens": flops, "runs": runs}, files_of(data, tuple(TASKS))
+
+
+def cuts() -> dict[str, Path]:
+    """Layers of the large model as they are."""
+    found = {}
+    for name, kept in CUTS.items():
+        found[name] = BUILD / name
+        if not found[name].is_dir():
+            teacher, _ = open_encoder(TEACHER)
+            size = Size(len(kept), teacher.config.hidden_size)
+            shrink(TEACHER, layers=len(kept), output=found[name])
+            make_student(teacher, size, kept=kept).save_pretrained(found[name])
+    return found
+
+
+def finetune_one(data: Path, model: Path, task: str, seed: int, *, held_out: bool = False) -> dict[str, Any]:
+    """Accuracy and difficulty inversion of one fine-tuned model, or what was found before."""
+    recipe = TASKS[task]
+    name = f"{model.parent.name}-{model.name}-{task}-{seed}{'-held-out' if held_out else ''}"
+    said = BUILD / "runs" / f"{name}.json"
+    if said.is_file():
+        found: dict[str, Any] = json.loads(said.read_text("utf-8"))
+        return found
+    train, test = rows_of(data, task, held_out)
+    names = label_names(train)
+    config = FitConfig(
+        epochs=recipe.epochs,
+        learning_rate=recipe.learning_rate,
+        batch_size=recipe.batch_size,
+        max_length=recipe.max_length,
+        warmup=0.05,
+        seed=seed,
+    )
+    lesson = Lesson(train.texts, train.label_ids(names), names)
+    work = BUILD / "work" / name
+    work.mkdir(parents=True, exist_ok=True)
+    folder = train_stage(model, lesson, config, work=work, what=name)
+    stage = Stage.from_pretrained(folder, max_length=recipe.max_length).with_labels(names)
+    logits = stage.logits(stage.encode(test.texts))
+    right = logits.argmax(axis=1) == test.label_ids(names)
+    dis = difficulty_inversion_score(log_odds(logits), ~right)
+    values = {"accuracy": float(right.mean()), "dis": dis, "n": len(right)}
+    said.parent.mkdir(exist_ok=True)
+    said.write_text(json.dumps(values), "utf-8")
+    shutil.rmtree(work)
+    return values
+
+
+def rows_of(data: Path, task: str, held_out: bool) -> tuple[Examples, Examples]:
+    """Train rows, cut to the task's size, without those of the test set; and the rows to judge on.
+
+    Args:
+        data: folder of data sets.
+        task: one of them.
+        held_out: judge on a quarter of the train rows instead of the test set.
+    """
+    files = files_of(data, (task,))
+    columns = Columns(group="is_sentence") if task == "sst2" else None
+    train, test = load_examples(files[0], columns=columns), load_examples(files[1])
+    keep = ~np.isin(train.hashes(), test.hashes())
+    if task == "sst2":  # whole sentences, as in the test set; phrases of them are neither new nor like it
+        assert train.groups is not None
+        keep &= np.array([group == "True" for group in train.groups])
+    order = np.random.default_rng(0).permutation(np.flatnonzero(keep))[: TASKS[task].rows]
+    if not held_out:
+        return train.take(order), test
+    quarter = len(order) // 4
+    return train.take(order[quarter:]), train.take(order[:quarter])
+
+
+def files_of(data: Path, tasks: tuple[str, ...]) -> list[Path]:
+    """Train and test files of some tasks."""
+    return [data / task / f"{part}.parquet" for task in tasks for part in ("train", "validation")]
+
+
+STEPS: dict[str, Callable[[Path], tuple[dict[str, Any], list[Path]]]] = {
+    "objectives": objectives,
+    "make": make,
+    "finetune": finetune,
+}
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,213 @@
+"""Teaching students a large encoder's features on unlabelled text."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Sequence
+from copy import deepcopy
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from cascadebert.batching import Rows
+from cascadebert.engines.torch import model_inputs, takes_token_types
+from cascadebert.errors import extra
+from cascadebert.stage import TextEncoder
+from cascadebert.timing import now
+from cascadebert.training.config import ShrinkConfig
+from cascadebert.training.corpus import Corpus
+from cascadebert.training.loop import Inputs, Steps, log, quick_attention, run_steps, use_bf16
+from cascadebert.training.sources import checkpoint_key, copy_tokenizer, fingerprint
+from cascadebert.training.tokens import (
+    held_out_rows,
+    padding,
+    read_tokens,
+    token_batches,
+    token_counts,
+    write_tokens,
+)
+from cascadebert.training.transfer import Students, Transfer
+from cascadebert.training.vocabulary import keep_tokens, prune_tokenizer
+from cascadebert.types import Ints
+
+with extra("train"):
+    import torch
+    from torch import Tensor
+    from transformers import AutoConfig, PreTrainedModel
+
+
+@dataclass(frozen=True)
+class Passages:
+    """Tokenised text to learn from.
+
+    Attributes:
+        rows: its tokens, as the students number them.
+        tokenizer: folder of the students' tokenizer.
+        kept: (vocabulary,) the teacher's number of each of the students' tokens; None where they are equal.
+        key: fingerprint of teacher, text and settings.
+    """
+
+    rows: Rows
+    tokenizer: Path
+    kept: Ints | None
+    key: str
+
+
+@dataclass(frozen=True)
+class Taught:
+    """How the teaching went.
+
+    Attributes:
+        losses: of each student, on passages held out.
+        tokens: that were learned from.
+        padding: share of the computed tokens that was padding.
+        tokens_per_second: of this call; None if nothing was left to do.
+    """
+
+    losses: tuple[float, ...]
+    tokens: int
+    padding: float
+    tokens_per_second: float | None
+
+
+def store_passages(corpus: Corpus, source: Path, config: ShrinkConfig, work: Path) -> Passages:
+    """Tokenise the corpus into the work folder, with the teacher's vocabulary or the best part of it.
+
+    Args:
+        corpus: the text.
+        source: the teacher's folder.
+        config: how much, how long, with how many tokens.
+        work: the work folder.
+
+    Raises:
+        StageError: if the vocabulary cannot be made so small.
+        DataError: if there is too little text.
+    """
+    key = fingerprint(checkpoint_key(source), corpus.sha256, corpus.columns.text, _settings(config))
+    full, small = work / f"text-{key}", work / f"text-{key}-pruned"
+    rows = _stored(corpus, source, full / "tokenizer", config, full)
+    if config.vocabulary is None:
+        return Passages(rows, full / "tokenizer", None, key)
+    size = AutoConfig.from_pretrained(source).vocab_size
+    kept = keep_tokens(source / "tokenizer.json", token_counts(rows, size), config.vocabulary)
+    log.info("vocabulary: %d of %d tokens kept", len(kept), size)
+    rows = _stored(corpus, source, small / "tokenizer", config, small, kept)
+    return Passages(rows, small / "tokenizer", kept, key)
+
+
+def teach(
+    teacher: PreTrainedModel,
+    students: Sequence[PreTrainedModel],
+    passages: Passages,
+    config: ShrinkConfig,
+    transfer: Transfer,
+    *,
+    folder: Path,
+) -> Taught:
+    """Train the students in place; the teacher reads every batch once, whatever their number.
+
+    Args:
+        teacher: the large encoder; left as it is.
+        students: what learns.
+        passages: what they read.
+        config: how.
+        transfer: what they learn.
+        folder: for checkpoints.
+    """
+    bf16, lengths = use_bf16(config.bf16), passages.rows.lengths
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    guide = deepcopy(teacher).eval().requires_grad_(False)
+    torch.nn.Module.to(guide, device, torch.bfloat16 if bf16 else torch.float32)
+    learners = Students(teacher, students, transfer, seed=config.seed)
+    for model in (guide, *students):
+        quick_attention(model)
+    read = _Reader(guide, passages, transfer)
+    rest, held_out = held_out_rows(lengths, seed=config.seed)
+    wanted = int(lengths[rest].sum()) if config.tokens is None else config.tokens
+    batches = token_batches(lengths, rest, budget=config.batch_tokens, tokens=wanted, seed=config.seed)
+    amounts = np.array([int(lengths[batch].sum()) for batch in batches])
+    start = now()
+    done = run_steps(
+        learners,
+        batches,
+        collate=read.collate,
+        loss=lambda module, inputs: module(wanted=read.features(inputs), **inputs).sum(),
+        steps=Steps(config.learning_rate, config.warmup, bf16, config.seed),
+        folder=folder,
+        what=f"shrinking, {len(students)} at once" if len(students) > 1 else "shrinking",
+        amounts=amounts,
+        unit="tokens",
+        clipped=[torch.nn.ModuleList(pair) for pair in zip(learners.students, learners.bridges, strict=True)],
+    )
+    speed = done / (now() - start) if done else None
+    judged = token_batches(
+        lengths, held_out, budget=config.batch_tokens, tokens=int(lengths[held_out].sum()), seed=0
+    )
+    losses = _judge(learners, judged, read, device)
+    learners.to("cpu")
+    return Taught(losses, int(amounts.sum()), padding(lengths, batches), speed)
+
+
+class _Reader:
+    """Batches of passages, and what the teacher makes of them."""
+
+    def __init__(self, teacher: PreTrainedModel, passages: Passages, transfer: Transfer) -> None:
+        self._teacher, self._rows, self._transfer = teacher, passages.rows, transfer
+        self._types = takes_token_types(teacher)
+        self._kept = None if passages.kept is None else torch.from_numpy(passages.kept)
+
+    def collate(self, where: Ints) -> Inputs:
+        return model_inputs(self._rows.batch(where, step=1), self._types)
+
+    @torch.no_grad()
+    def features(self, inputs: Inputs) -> Tensor:
+        given = dict(inputs)
+        if self._kept is not None:
+            self._kept = self._kept.to(given["input_ids"].device)
+            given["input_ids"] = self._kept[given["input_ids"]]
+        return self._transfer.features(self._teacher, given)
+
+
+@torch.no_grad()
+def _judge(
+    learners: Students, batches: Sequence[Ints], read: _Reader, device: torch.device
+) -> tuple[float, ...]:
+    """The mean loss of each student over held-out tokens, in float32."""
+    learners.to(device)
+    total, count = torch.zeros(len(learners.students), device=device), 0
+    for batch in batches:
+        inputs = {name: tensor.to(device) for name, tensor in read.collate(batch).items()}
+        tokens = int(inputs["attention_mask"].sum())
+        total += learners(wanted=read.features(inputs), **inputs) * tokens
+        count += tokens
+    return tuple(float(loss) for loss in total / count)
+
+
+def _stored(
+    corpus: Corpus,
+    source: Path,
+    tokenizer: Path,
+    config: ShrinkConfig,
+    folder: Path,
+    kept: Ints | None = None,
+) -> Rows:
+    """Tokens by the tokenizer of `source`, or by what is kept of it."""
+    shutil.rmtree(tokenizer, ignore_errors=True)
+    tokenizer.mkdir(parents=True)
+    copy_tokenizer(source, tokenizer)
+    pad_id = AutoConfig.from_pretrained(source).pad_token_id or 0
+    if kept is not None:
+        prune_tokenizer(source, tokenizer, kept)
+        pad_id = int(np.searchsorted(kept, pad_id))
+    (tokenizer / "config.json").write_text(json.dumps({"pad_token_id": pad_id}), "utf-8")
+    encoder = TextEncoder(tokenizer, max_length=config.max_length)
+    stored = write_tokens(corpus, encoder, folder, wanted=config.tokens, seed=config.seed)
+    return read_tokens(folder, stored, pad_id)
+
+
+def _settings(config: ShrinkConfig) -> tuple[object, ...]:
+    """What of a configuration decides tokens and weights."""
+    sizes = (config.tokens, config.vocabulary, config.max_length, config.batch_tokens)
+    return (*sizes, config.learning_rate, config.warmup, use_bf16(config.bf16), config.seed)

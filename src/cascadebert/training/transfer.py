@@ -1,0 +1,97 @@
+"""What a student learns from a large encoder, whatever the task: its last hidden states."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from cascadebert.errors import extra
+
+with extra("train"):
+    import torch
+    from torch import Tensor, nn
+    from torch.nn import functional
+    from transformers import PreTrainedModel
+
+
+class Transfer(Protocol):
+    """A task-agnostic objective: features of both models, and how far apart they are."""
+
+    def features(self, model: PreTrainedModel, inputs: dict[str, Tensor]) -> Tensor:
+        """What is compared, of a padded batch."""
+
+    def bridge(self, teacher: PreTrainedModel, student: PreTrainedModel) -> nn.Module:
+        """What maps the student's features to the teacher's width; trained with it, then thrown away."""
+
+    def loss(self, bridge: nn.Module, own: Tensor, wanted: Tensor, mask: Tensor) -> Tensor:
+        """How far the student is from the teacher; a scalar.
+
+        Args:
+            bridge: as made by `bridge`.
+            own: the student's features.
+            wanted: the teacher's.
+            mask: (rows, tokens) True where there is a token.
+        """
+
+
+class HiddenStates:
+    """Mean squared error between last hidden states, as a share of the variance of the teacher's.
+
+    0 is a perfect copy, 1 is no better than a constant. Where the widths differ a linear map stands between
+    (as in TinyBERT, Jiao et al. 2020, equation 8; of all layers only the last is matched, as the student's
+    layers are too few to follow the others). benchmarks/shrink.py compares it with attention relations
+    (MiniLMv2, Wang et al. 2021).
+    """
+
+    def features(self, model: PreTrainedModel, inputs: dict[str, Tensor]) -> Tensor:
+        """(rows, tokens, width) the last hidden states."""
+        hidden: Tensor = model(**inputs).last_hidden_state
+        return hidden
+
+    def bridge(self, teacher: PreTrainedModel, student: PreTrainedModel) -> nn.Module:
+        """A linear map that starts at 0, or nothing where the widths are equal.
+
+        Drawn at random it would first be noise, and a student removes noise fastest by becoming constant.
+        """
+        wide, narrow = teacher.config.hidden_size, student.config.hidden_size
+        if wide == narrow:
+            return nn.Identity()
+        made = nn.Linear(narrow, wide)
+        nn.init.zeros_(made.weight)
+        nn.init.zeros_(made.bias)
+        return made
+
+    def loss(self, bridge: nn.Module, own: Tensor, wanted: Tensor, mask: Tensor) -> Tensor:
+        """The share of the teacher's variance that is not explained."""
+        target = wanted[mask].float()
+        return functional.mse_loss(bridge(own[mask]).float(), target) / target.var(dim=0).mean()
+
+
+class Students(nn.Module):
+    """Several students that learn from the same features of one teacher."""
+
+    def __init__(
+        self, teacher: PreTrainedModel, students: Sequence[PreTrainedModel], transfer: Transfer, *, seed: int
+    ) -> None:
+        super().__init__()
+        self.transfer = transfer
+        self.students = nn.ModuleList(students)
+        bridges = []
+        for student in students:
+            with torch.random.fork_rng():
+                torch.manual_seed(seed)  # each as if it were alone
+                bridges.append(transfer.bridge(teacher, student))
+        self.bridges = nn.ModuleList(bridges)
+
+    def forward(self, wanted: Tensor, **inputs: Tensor) -> Tensor:
+        """(students,) the loss of each."""
+        mask = inputs["attention_mask"].bool()
+        losses = []
+        for student, bridge in zip(self.students, self.bridges, strict=True):
+            own = self.transfer.features(student, inputs)  # type: ignore[arg-type]
+            losses.append(self.transfer.loss(bridge, own, wanted, mask))
+        return torch.stack(losses)
+
+    def train(self, mode: bool = True) -> Students:
+        """Never on: the features to copy are without dropout, so the copies are made without it."""
+        return super().train(False)
