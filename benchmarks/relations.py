@@ -20,8 +20,8 @@ class AttentionRelations:
 
     def features(self, model: PreTrainedModel, inputs: dict[str, Tensor]) -> Tensor:
         """(3, rows, tokens, width) queries, keys and values of the last layer."""
-        layers: Any = model.encoder.layer
-        attention = layers[-1].attention.self
+        bert: Any = model
+        attention = bert.encoder.layer[-1].attention.self
         seen: list[Tensor] = []
         hooks = [
             part.register_forward_hook(lambda _part, _given, answer: seen.append(answer))

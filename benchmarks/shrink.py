@@ -16,23 +16,26 @@ import argparse
 import json
 import logging
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from cascadebert.cli.output import show_log
 from cascadebert.confidence import log_odds
 from cascadebert.data import Examples, label_names, load_examples
+from cascadebert.engines.checkpoint import load_classifier
 from cascadebert.metrics import difficulty_inversion_score
 from cascadebert.stage import Stage
 from cascadebert.tasks import Columns
-from cascadebert.timing import now
+from cascadebert.timing import interleaved, now
 from cascadebert.training.config import FitConfig, ShrinkConfig
 from cascadebert.training.shrink import Shrunk, shrink
-from cascadebert.training.sources import count_flops
+from cascadebert.training.sources import copy_tokenizer, count_flops
 from cascadebert.training.stage_training import Lesson, train_stage
 from cascadebert.training.student import Size, make_student, open_encoder
 from cascadebert.training.transfer import HiddenStates, Transfer
@@ -45,6 +48,7 @@ STUDENTS = ((1, 384), (2, 384), (2, 128), (3, 192))
 CUTS = {"first-1": (0,), "last-1": (5,), "first-2": (0, 1), "spread-2": (0, 5)}
 SEEDS = (1, 2, 3)
 PILOT_TOKENS = 1_000_000
+TIMED_TOKENS, TIMES = 600_000, 7
 PILOT_TASKS = ("sst2", "clinc150")
 log = logging.getLogger("cascadebert")
 
@@ -221,10 +225,67 @@ def files_of(data: Path, tasks: tuple[str, ...]) -> list[Path]:
     return [data / task / f"{part}.parquet" for task in tasks for part in ("train", "validation")]
 
 
+def speed(data: Path) -> tuple[dict[str, Any], list[Path]]:
+    """How fast models answer and students are made, and how fast this machine multiplies; all in turn."""
+    files = files_of(data, ("sst2",))
+    texts = load_examples(files[1]).texts
+    models = {
+        **{f"{k}x{h}": BUILD / "students" / f"{k}x{h}" for k, h in STUDENTS},
+        **cuts(),
+        "large": TEACHER,
+    }
+    stages = {name: with_head(name, model) for name, model in models.items()}
+    seconds = interleaved([partial(stage.predict, texts) for stage in stages.values()], repeats=TIMES)
+    rates = {name: [len(texts) / s for s in taken] for name, taken in zip(stages, seconds, strict=True)}
+    making = []
+    for sizes in ((STUDENTS[1],), STUDENTS):
+        before = ceiling()
+        output = BUILD / f"timed-{len(sizes)}"
+        made = distil(data, output, sizes, ShrinkConfig(tokens=TIMED_TOKENS), HiddenStates())
+        done = made["tokens_per_second"] * flops_of_making(models, sizes)
+        best = [before, ceiling()]
+        making.append(
+            {
+                "students": [f"{k}x{h}" for k, h in sizes],
+                "tokens_per_second": made["tokens_per_second"],
+                "padding": made["padding"],
+                "flops_per_second": done,
+                "bf16_ceiling_flops_per_second": best,
+                "share_of_ceiling": done / float(np.mean(best)),
+            }
+        )
+    return {"texts": len(texts), "texts_per_second": rates, "making": making}, files
+
+
+def with_head(name: str, model: Path) -> Stage:
+    """An encoder with a fresh head of two labels, ready to run."""
+    folder = BUILD / "headed" / name
+    if not folder.is_dir():
+        load_classifier(model, num_labels=2).save_pretrained(folder)
+        copy_tokenizer(model, folder)
+    return Stage.from_pretrained(folder)
+
+
+def ceiling() -> float:
+    """Operations per second of a large bfloat16 matrix product, the best of some."""
+    size = 2048
+    one = torch.randn(size, size, dtype=torch.bfloat16)
+    (seconds,) = interleaved([lambda: one @ one], repeats=20)
+    return 2 * size**3 / min(seconds)
+
+
+def flops_of_making(models: dict[str, Path], sizes: Sequence[tuple[int, int]]) -> float:
+    """Operations per token: the large model forwards, each student forwards and (twice that) backwards."""
+    length = np.array([32])
+    of = {name: float(count_flops(model, num_labels=2).of(length)[0]) / 32 for name, model in models.items()}
+    return of["large"] + 3 * sum(of[f"{k}x{h}"] for k, h in sizes)
+
+
 STEPS: dict[str, Callable[[Path], tuple[dict[str, Any], list[Path]]]] = {
     "objectives": objectives,
     "make": make,
     "finetune": finetune,
+    "speed": speed,
 }
 
 if __name__ == "__main__":

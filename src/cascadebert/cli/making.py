@@ -43,6 +43,9 @@ def fit(
     stage: Annotated[list[str], _STAGE],
     output: o.Output,
     validation: Annotated[str | None, _knob("Rows to tune and certify on.", o.ROWS, "F")] = None,
+    unlabelled: Annotated[
+        str | None, _knob("More rows, without labels, to learn the last stage's logits on.", o.ROWS, "F")
+    ] = None,
     target_speedup: o.Speedup = None,
     max_accuracy_drop: o.Drop = None,
     min_accuracy: o.Least = None,
@@ -62,7 +65,7 @@ def fit(
         bool | None, _knob("Train in bfloat16; default asks the processor.", metavar="")
     ] = _DEFAULT.bf16,
     distill_weight: Annotated[
-        float, _knob("Learn the last stage's logits; 0 is off.")
+        float | None, _knob("Learn the last stage's logits; default 1 with --unlabelled, else 0.")
     ] = _DEFAULT.distill_weight,
     distill_temperature: Annotated[
         float, _knob("Divides both sides' logits.")
@@ -99,6 +102,7 @@ def fit(
         target=target,
         output=output,
         validation=validation,
+        unlabelled=unlabelled,
         columns=o.columns_of(text_column, label_column, group_column),
         difficulty=difficulty or (),
         cost=cost,

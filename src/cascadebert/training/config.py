@@ -27,7 +27,8 @@ class FitConfig:
         difficulty_folds: folds of the cross-prediction behind difficulty labels.
         difficulty_seeds: how often it is repeated with another seed (the paper: 5).
         difficulty_votes: a row is easy if at least this share of the repeats predicts it rightly.
-        distill_weight: weight of learning the last stage's logits, in the earlier stages; 0 is off.
+        distill_weight: weight of learning the last stage's logits, in the earlier stages; 0 is off; None
+            is 1 where unlabelled rows are given and else 0.
         distill_temperature: both sides' logits are divided by it.
         tune_share: share of the train rows to tune on, where no validation rows are given.
         certify_share: share of the train rows kept for guarantees, where none are given.
@@ -49,7 +50,7 @@ class FitConfig:
     difficulty_folds: int = 3
     difficulty_seeds: int = 1
     difficulty_votes: float = 1.0
-    distill_weight: float = 0.0
+    distill_weight: float | None = None
     distill_temperature: float = 2.0
     tune_share: float = 0.1
     certify_share: float = 0.1

@@ -112,7 +112,7 @@ def passages(
             if waiting:
                 yield waiting, passage
                 waiting = ""
-            elif sentences and rng.random() < PAIRED / (1 - PAIRED):
+            elif sentences and rng.random() < PAIRED:
                 waiting = passage
             else:
                 yield passage

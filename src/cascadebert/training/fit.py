@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from cascadebert.cascade import Cascade
-from cascadebert.data import Examples, load_examples
-from cascadebert.errors import CascadeError
+from cascadebert.data import Examples, Hashes, load_examples
+from cascadebert.errors import CascadeError, DataError
 from cascadebert.folder import UsedRows, check_free
 from cascadebert.split import Parts, folds, split
 from cascadebert.stage import Stage, config_number, fitting_length, local_folder, read_config
@@ -21,10 +21,11 @@ from cascadebert.training.config import FitConfig
 from cascadebert.training.difficulty import DifficultyLabels, label_difficulty
 from cascadebert.training.finish import open_stages, save_cascade
 from cascadebert.training.loop import log
+from cascadebert.training.losses import NO_LABEL
 from cascadebert.training.sources import count_flops, depth, refuse_order, refuse_tokenizer
 from cascadebert.training.stage_training import Lesson, train_stage
 from cascadebert.training.work import work_folder
-from cascadebert.types import Cost, Logits, Target
+from cascadebert.types import Cost, Logits, Target, Texts
 
 if TYPE_CHECKING:
     import datasets
@@ -37,6 +38,7 @@ def fit(
     target: Target,
     output: str | Path,
     validation: str | Path | datasets.Dataset | Examples | None = None,
+    unlabelled: str | Path | datasets.Dataset | Examples | None = None,
     columns: Columns | None = None,
     difficulty: Sequence[str | Path] = (),
     cost: Cost = "flops",
@@ -55,6 +57,8 @@ def fit(
         output: the folder to write.
         validation: labelled rows like those the cascade will meet, for tuning and certifying; default:
             carved from `train`.
+        unlabelled: more rows of the task without labels: the earlier stages learn the last stage's logits
+            on them (and on the train rows). Rows that are in another part are left out.
         columns: names of the columns, where not the usual ones.
         difficulty: files of difficulty labels from an earlier run, one per stage but the last.
         cost: what speed-up is counted in.
@@ -67,26 +71,27 @@ def fit(
     Returns:
         The saved cascade, loaded.
     """
-    config = config or FitConfig()
+    config = _with_distillation(config or FitConfig(), unlabelled is not None)
     output = Path(output)
     check_free(output, overwrite=overwrite)
     parts = _parts(train, validation, columns, config)
+    more, notices = _more_rows(unlabelled, columns, parts)
     sources = [local_folder(stage) for stage in stages]
     check_free(output, overwrite=overwrite, sources=sources)
     names = [str(stage) for stage in stages]
     _refuse_stages(names, sources, parts, target, cost, config)
     reused = _reused(difficulty, parts, len(stages) - 1, config)
     work = work_folder(output)
-    folders, labels = _train_all(sources, parts, reused, config, work)
+    folders, labels = _train_all(sources, parts, more, reused, config, work)
     cascade = save_cascade(
         open_stages(folders, names, config.max_length),
         parts.tune,
         target=target,
         cost=cost,
         output=output,
-        rows=UsedRows(parts.train.hashes(), parts.tune.hashes(), parts.certify.hashes()),
-        provenance=_provenance(parts, config, labels),
-        notices=parts.notices,
+        rows=UsedRows(_hashes(parts.train, more), parts.tune.hashes(), parts.certify.hashes()),
+        provenance=_provenance(parts, more, config, labels),
+        notices=(*parts.notices, *notices),
         files=_save_difficulty(labels, work),
         overwrite=overwrite,
     )
@@ -117,9 +122,48 @@ def _parts(
     return parts
 
 
+def _with_distillation(config: FitConfig, unlabelled: bool) -> FitConfig:
+    """The configuration with its distillation weight decided."""
+    if config.distill_weight is None:
+        return replace(config, distill_weight=float(unlabelled))
+    if unlabelled and not config.distill_weight:
+        raise CascadeError(
+            "rows without labels teach by the last stage's logits alone: leave out --unlabelled, or give "
+            "--distill-weight above 0"
+        )
+    return config
+
+
+def _more_rows(
+    source: str | Path | datasets.Dataset | Examples | None, columns: Columns | None, parts: Parts
+) -> tuple[Examples | None, tuple[str, ...]]:
+    """Unlabelled rows that are in no part yet, each once; and what to say about the others."""
+    if source is None:
+        return None, ()
+    names = replace(columns or Columns(), label=None, group=None)
+    rows = load_examples(source, columns=names, labels=False, groups=False)
+    if isinstance(rows.texts[0], str) != isinstance(parts.train.texts[0], str):
+        raise DataError(f"{rows.source}: expected one text a row, or pairs, as in {parts.train.source}")
+    hashes = rows.hashes()
+    _, first = np.unique(hashes, return_index=True)
+    used = np.concatenate([part.hashes() for part in (parts.train, parts.tune, parts.certify)])
+    kept = np.sort(first[~np.isin(hashes[first], used)])
+    if not len(kept):
+        raise DataError(f"{rows.source}: all {len(rows):,} rows are among the train, tune or certify rows")
+    log.info("unlabelled rows: %d", len(kept))
+    left_out = len(rows) - len(kept)
+    said = f"{left_out:,} of {len(rows):,} unlabelled rows left out: in another part, or there twice"
+    return rows.take(kept), (said,) if left_out else ()
+
+
+def _hashes(train: Examples, more: Examples | None) -> Hashes:
+    return train.hashes() if more is None else np.concatenate([train.hashes(), more.hashes()])
+
+
 def _train_all(
     sources: Sequence[Path],
     parts: Parts,
+    more: Examples | None,
     reused: Sequence[DifficultyLabels],
     config: FitConfig,
     work: Path,
@@ -129,15 +173,17 @@ def _train_all(
     ids = parts.train.label_ids(parts.label_names)
     plain = Lesson(parts.train.texts, ids, parts.label_names)
     last = train_stage(sources[-1], plain, config, work=work, what=f"stage {count}/{count}")
-    teacher = _teacher(last, parts.train, config) if config.distill_weight else None
+    texts, extra_ids = [*parts.train.texts], np.full(0 if more is None else len(more), NO_LABEL)
+    texts.extend(() if more is None else more.texts)
+    teacher = _teacher(last, texts, config) if config.distill_weight else None
     folders, labels = [], []
     for number, source in enumerate(sources[:-1], start=1):
         hard = None
         if config.dar_weight:
             made = reused[number - 1] if reused else _difficulty(parts, source, config, work)
             labels.append(made)
-            hard = made.of(parts.train)
-        lesson = Lesson(parts.train.texts, ids, parts.label_names, hard, teacher)
+            hard = np.concatenate([made.of(parts.train), np.zeros(len(extra_ids), dtype=np.bool_)])
+        lesson = Lesson(texts, np.concatenate([ids, extra_ids]), parts.label_names, hard, teacher)
         folders.append(train_stage(source, lesson, config, work=work, what=f"stage {number}/{count}"))
     return [*folders, last], labels
 
@@ -146,9 +192,9 @@ def _difficulty(parts: Parts, source: Path, config: FitConfig, work: Path) -> Di
     return label_difficulty(parts.train, stage=source, config=config, names=parts.label_names, work=work)
 
 
-def _teacher(folder: Path, rows: Examples, config: FitConfig) -> Logits:
+def _teacher(folder: Path, texts: Texts, config: FitConfig) -> Logits:
     stage = Stage.from_pretrained(folder, max_length=config.max_length)
-    return stage.logits(stage.encode(rows.texts))
+    return stage.logits(stage.encode(texts))
 
 
 def _refuse_stages(
@@ -209,11 +255,15 @@ def _save_difficulty(labels: Sequence[DifficultyLabels], work: Path) -> dict[str
     return files
 
 
-def _provenance(parts: Parts, config: FitConfig, labels: Sequence[DifficultyLabels]) -> dict[str, Any]:
+def _provenance(
+    parts: Parts, more: Examples | None, config: FitConfig, labels: Sequence[DifficultyLabels]
+) -> dict[str, Any]:
+    named = {name: getattr(parts, name) for name in ("train", "tune", "certify")}
+    named |= {} if more is None else {"unlabelled": more}
     return {
         "made_by": "fit",
         "config": asdict(config),
-        "rows": {name: len(getattr(parts, name)) for name in ("train", "tune", "certify")},
-        "data_sha256": {name: getattr(parts, name).sha256() for name in ("train", "tune", "certify")},
+        "rows": {name: len(part) for name, part in named.items()},
+        "data_sha256": {name: part.sha256() for name, part in named.items()},
         "difficulty": [one.provenance for one in labels],
     }

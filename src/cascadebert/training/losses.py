@@ -78,7 +78,7 @@ class Objective:
         Args:
             logits: (rows, num_labels).
             labels: (rows,) label ids; `NO_LABEL` where there is none.
-            hard: (rows,) True where the row is difficult.
+            hard: (rows,) True where the row is difficult; counts only where there is a label.
             teacher: (rows, num_labels) of the last stage.
         """
         known = labels != NO_LABEL
@@ -86,7 +86,7 @@ class Objective:
         if known.any():
             loss = loss + functional.cross_entropy(logits[known], labels[known])
         if hard is not None and self.dar_weight:
-            loss = loss + self.dar_weight * dar_loss(logits, hard, margin=self.dar_margin)
+            loss = loss + self.dar_weight * dar_loss(logits[known], hard[known], margin=self.dar_margin)
         if teacher is not None and self.distill_weight:
             loss = loss + self.distill_weight * distillation_loss(
                 logits, teacher, temperature=self.distill_temperature

@@ -148,7 +148,7 @@ def _objective(lesson: Lesson, config: FitConfig) -> Objective:
         made = replace(made, dar_weight=config.dar_weight, dar_margin=config.dar_margin)
     if lesson.teacher is not None:
         made = replace(
-            made, distill_weight=config.distill_weight, distill_temperature=config.distill_temperature
+            made, distill_weight=config.distill_weight or 0.0, distill_temperature=config.distill_temperature
         )
     return made
 

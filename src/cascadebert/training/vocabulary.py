@@ -20,8 +20,9 @@ MAPPED = "token_map.json"
 def keep_tokens(tokenizer: Path, counts: Ints, size: int) -> Ints:
     """The numbers of the tokens to keep, in rising order.
 
-    Kept are: special and added tokens; pieces of one character, so that no text becomes unknown that was
-    known; then the most frequent ones, with the parts that a merge needs (byte-pair encoding).
+    Kept are: special and added tokens; pieces of one character, and those that cannot be spelled with them,
+    so that no text becomes unknown that was known; then the most frequent ones, with the parts that a merge
+    needs (byte-pair encoding).
 
     Args:
         tokenizer: a tokenizer.json.
@@ -33,16 +34,8 @@ def keep_tokens(tokenizer: Path, counts: Ints, size: int) -> Ints:
             than WordPiece, BPE and Unigram.
     """
     made = json.loads(tokenizer.read_text("utf-8"))
-    vocabulary, parts = _tokens(made), _parts(made)
-    must = {added["id"] for added in made["added_tokens"]}
-    mark = made["model"].get("continuing_subword_prefix") or ""
-    for token, number in vocabulary.items():
-        if len(token.removeprefix(mark) if mark else token) <= 1 or _is_byte(token):
-            must.add(number)
-    if isinstance(made["model"].get("unk_token"), str) and made["model"]["unk_token"] in vocabulary:
-        must.add(vocabulary[made["model"]["unk_token"]])
-    if made["model"].get("unk_id") is not None:
-        must.add(made["model"]["unk_id"])
+    parts = _parts(made)
+    must = _must_stay(made)
     if size < len(must):
         raise StageError(
             f"a vocabulary of {size:,} is too small: {len(must):,} special tokens and single characters must "
@@ -102,6 +95,23 @@ def _tokens(made: dict[str, Any]) -> dict[str, int]:
     if model["type"] == "Unigram":
         return {piece: number for number, (piece, _) in enumerate(model["vocab"])}
     raise StageError(f"a {model['type']} tokenizer cannot be pruned; leave out --vocabulary")
+
+
+def _must_stay(made: dict[str, Any]) -> set[int]:
+    """Special tokens, single characters, and what these could not spell."""
+    vocabulary, model = _tokens(made), made["model"]
+    must = {added["id"] for added in made["added_tokens"]}
+    must |= {vocabulary[token] for token in (model.get("unk_token"),) if token in vocabulary}
+    must |= {model["unk_id"]} if model.get("unk_id") is not None else set()
+    inner = model.get("continuing_subword_prefix") or "" if model["type"] == "WordPiece" else ""
+    for token, number in vocabulary.items():
+        start = token.startswith(inner) and inner != ""
+        letters = token.removeprefix(inner) if start else token
+        pieces = [inner + one if start or i else one for i, one in enumerate(letters)]
+        spelled = model["type"] == "BPE" or all(piece in vocabulary for piece in pieces)
+        if len(letters) <= 1 or _is_byte(token) or not spelled:
+            must.add(number)
+    return must
 
 
 def _is_byte(token: str) -> bool:

@@ -1,0 +1,200 @@
+"""Unlabelled text: read from files of any kind, cut into passages, stored as tokens, laid out in batches."""
+
+from __future__ import annotations
+
+import json
+from itertools import islice
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from cascadebert.batching import join_rows
+from cascadebert.errors import DataError
+from cascadebert.stage import TextEncoder
+from cascadebert.tasks import Columns
+from cascadebert.training.corpus import open_corpus, passages, sample
+from cascadebert.training.tokens import (
+    held_out_rows,
+    padding,
+    read_tokens,
+    token_batches,
+    token_counts,
+    write_tokens,
+)
+from samples import sentences
+
+TEXTS = [
+    "One plain text.",
+    "Another one, with a second sentence. And a third!",
+    "Ein Text mit Umlauten: ä ö ü.",
+]
+
+
+def test_txt_jsonl_parquet_and_a_folder_of_them_hold_the_same_documents(tmp_path):
+    (tmp_path / "a.txt").write_text("\n".join(TEXTS) + "\n", "utf-8")
+    (tmp_path / "b.jsonl").write_text("".join(json.dumps({"text": t}) + "\n" for t in TEXTS), "utf-8")
+    pq.write_table(pa.table({"id": [1, 2, 3], "text": TEXTS}), tmp_path / "c.parquet")
+    found = [open_corpus(tmp_path / name) for name in ("a.txt", "b.jsonl", "c.parquet")]
+    assert [list(one.texts()) for one in found] == [TEXTS] * 3
+    assert len({one.sha256 for one in found}) == 1
+    whole = open_corpus(tmp_path)
+    assert list(whole.texts()) == TEXTS * 3
+    assert (whole.documents, whole.characters) == (9, 3 * sum(map(len, TEXTS)))
+
+
+def test_empty_lines_are_passed_over_and_counted(tmp_path):
+    (tmp_path / "a.txt").write_text("one\n\n  \ntwo\n", "utf-8")
+    found = open_corpus(tmp_path / "a.txt")
+    assert list(found.texts()) == ["one", "two"] and found.empty == 2
+
+
+def test_a_byte_order_mark_and_windows_line_ends_are_no_part_of_the_text(tmp_path):
+    (tmp_path / "a.txt").write_bytes(b"\xef\xbb\xbfone\r\ntwo\r\n")
+    assert list(open_corpus(tmp_path / "a.txt").texts()) == ["one", "two"]
+
+
+def test_both_texts_of_a_pair_are_documents(tmp_path):
+    (tmp_path / "a.jsonl").write_text('{"sentence1": "one", "sentence2": "two"}\n', "utf-8")
+    assert list(open_corpus(tmp_path / "a.jsonl").texts()) == ["one", "two"]
+
+
+def test_a_named_column_is_read(tmp_path):
+    (tmp_path / "a.jsonl").write_text('{"body": "one", "text": "two"}\n', "utf-8")
+    assert list(open_corpus(tmp_path / "a.jsonl", columns=Columns(("body",))).texts()) == ["one"]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("a.txt", b"good\nb\xe4d\n", r"a\.txt, line 2: bytes that are not UTF-8"),
+        ("a.txt", "good\n".encode("utf-16"), r"UTF-16"),
+        ("a.txt", b"\n \n", r"no text in it \(2 empty lines\)"),
+        ("a.txt", b"", r"no text in it"),
+        ("a.jsonl", b'{"text": "good"}\n{"text": \n', r"a\.jsonl, line 2: not JSON"),
+        ("a.jsonl", b'["good"]\n', r"line 1: expected an object"),
+        ("a.jsonl", b'{"body": "good"}\n', r"line 1 has no column 'text' .*--text-column body"),
+        ("a.jsonl", b'{"text": 3}\n', r"line 1, column 'text': expected text, found int"),
+        ("a.jsonl", b'{"text": "\\ud800"}\n', r"half of a surrogate pair"),
+        ("a.parquet", b"PAR1 no", r"not a readable parquet file"),
+        ("a.csv", b"text\ngood\n", r"expected a file ending in \.txt"),
+    ],
+)
+def test_a_bad_corpus_is_refused_by_file_and_line(tmp_path, name, content, message):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(DataError, match=message):
+        open_corpus(tmp_path / name)
+
+
+def test_an_absent_corpus_and_a_folder_without_text_are_refused(tmp_path):
+    with pytest.raises(DataError, match="no such file or folder"):
+        open_corpus(tmp_path / "none.txt")
+    with pytest.raises(DataError, match="no file in it ends in"):
+        open_corpus(tmp_path)
+
+
+def test_passages_are_whole_sentences_in_order_of_every_length_and_some_are_pairs():
+    document = " ".join(f"This is sentence number {i} of the text." for i in range(4000))
+    cut = list(passages([document], characters=4.0, longest=64, seed=3))
+    told = [" ".join(one) if isinstance(one, tuple) else one for one in cut]
+    assert " ".join(told) == document
+    assert all(one.endswith(".") for one in told)
+    pairs = np.mean([isinstance(one, tuple) for one in cut])
+    assert 0.2 < pairs < 0.3
+    single = [len(one) for one in cut if isinstance(one, str)]
+    assert min(single) < 60 and max(single) > 200
+    assert cut == list(passages([document], characters=4.0, longest=64, seed=3))
+
+
+def test_a_line_of_ten_megabytes_without_a_full_stop_is_cut_and_nothing_is_lost(tmp_path):
+    (tmp_path / "a.txt").write_text("word " * 2_000_000 + "\n", "utf-8")
+    found = open_corpus(tmp_path / "a.txt")
+    assert found.documents == 1
+    cut = list(passages(found.texts(), characters=4.0, longest=64, seed=0))
+    told = [" ".join(one) if isinstance(one, tuple) else one for one in cut]
+    assert sum(one.count("word") for one in told) == 2_000_000
+    assert max(map(len, (one for one in cut if isinstance(one, str)))) <= 2 * 256
+
+
+def test_text_without_spaces_is_cut_too():
+    cut = list(passages(["\u8bcd" * 10_000], characters=1.0, longest=64, seed=0))
+    assert sum(len(text) for one in cut for text in ([one] if isinstance(one, str) else one)) == 10_000
+
+
+def test_a_sample_takes_about_its_share_from_all_over():
+    taken = list(sample(map(str, range(10_000)), share=0.2, seed=0))
+    assert 1800 < len(taken) < 2200 and int(taken[0]) < 50 and int(taken[-1]) > 9950
+    assert list(sample("abc", share=1.0, seed=0)) == ["a", "b", "c"]
+
+
+@pytest.fixture
+def encoder(make_model):
+    return TextEncoder(make_model(layers=1, labels=None), max_length=32)
+
+
+@pytest.fixture
+def corpus(tmp_path):
+    (tmp_path / "corpus.txt").write_text("\n".join(sentences(4000, seed=1, most=40)), "utf-8")
+    return open_corpus(tmp_path / "corpus.txt")
+
+
+def test_stored_tokens_are_those_of_the_passages_and_are_stored_once(corpus, encoder, tmp_path):
+    stored = write_tokens(corpus, encoder, tmp_path / "t", wanted=None, seed=0)
+    rows = read_tokens(tmp_path / "t", stored, pad_id=0)
+    assert len(rows) == stored.passages and stored.tokens == rows.lengths.sum() > 10_000
+    assert rows.lengths.max() <= 32 and (rows.ids[rows.starts[:-1]] == 2).all()
+    assert rows.type_ids.any()
+    before = (tmp_path / "t" / "ids.bin").stat().st_mtime_ns
+    assert write_tokens(corpus, encoder, tmp_path / "t", wanted=None, seed=0) == stored
+    assert (tmp_path / "t" / "ids.bin").stat().st_mtime_ns == before
+    assert token_counts(rows, 100).sum() == stored.tokens
+
+
+def test_a_part_of_a_corpus_is_drawn_to_about_the_wanted_size(corpus, encoder, tmp_path):
+    stored = write_tokens(corpus, encoder, tmp_path / "t", wanted=20_000, seed=0)
+    assert 15_000 < stored.tokens < 30_000
+
+
+def test_three_lines_are_too_little_to_learn_from(encoder, tmp_path):
+    (tmp_path / "a.txt").write_text("\n".join(TEXTS), "utf-8")
+    with pytest.raises(DataError, match=r"3 documents, .* tokens to learn from; at least 10,000 are needed"):
+        write_tokens(open_corpus(tmp_path / "a.txt"), encoder, tmp_path / "t", wanted=None, seed=0)
+
+
+def test_batches_hold_every_row_once_a_pass_within_the_budget_with_little_padding():
+    lengths = np.random.default_rng(0).integers(5, 129, size=20_000)
+    every = np.arange(20_000)
+    total = int(lengths.sum())
+    made = token_batches(lengths, every, budget=4096, tokens=total, seed=1)
+    assert np.array_equal(np.sort(np.concatenate(made)), every)
+    assert max(len(one) * lengths[one].max() for one in made) <= 4096
+    assert padding(lengths, made) < 0.05
+    twice = token_batches(lengths, every, budget=4096, tokens=2 * total, seed=1)
+    assert np.bincount(np.concatenate(twice)).tolist() == [2] * 20_000
+    part = token_batches(lengths, every, budget=4096, tokens=100_000, seed=1)
+    assert abs(sum(lengths[one].sum() for one in part) - 100_000) <= 128
+    again = token_batches(lengths, every, budget=4096, tokens=100_000, seed=1)
+    assert all(np.array_equal(a, b) for a, b in zip(part, again, strict=True))
+
+
+def test_batches_come_in_random_order_of_length():
+    lengths = np.random.default_rng(0).integers(5, 129, size=20_000)
+    made = token_batches(lengths, np.arange(20_000), budget=2048, tokens=int(lengths.sum()), seed=1)
+    longest = np.array([lengths[one].max() for one in islice(made, 200)])
+    assert abs(np.corrcoef(longest[:-1], longest[1:])[0, 1]) < 0.3
+
+
+def test_held_out_rows_are_few_and_apart():
+    lengths = np.full(10_000, 30)
+    rest, held_out = held_out_rows(lengths, seed=0)
+    assert len(rest) + len(held_out) == 10_000 and not np.isin(rest, held_out).any()
+    assert 30 * len(held_out) <= 0.02 * 300_000 + 30
+    assert held_out_rows(np.full(3, 9), seed=0)[1].size == 1
+
+
+def test_a_batch_for_training_is_padded_to_its_longest_row_only():
+    rows = join_rows([[1, 2, 3], [4, 5, 6, 7, 8]], [[0] * 3, [0] * 5], pad_id=9)
+    batch = rows.batch(np.array([0, 1]), step=1)
+    assert batch.input_ids.tolist() == [[1, 2, 3, 9, 9], [4, 5, 6, 7, 8]]
+    assert rows.batch(np.array([0, 1])).input_ids.shape == (2, 8)

@@ -1,0 +1,258 @@
+"""Small models out of large ones: sizes, weights they start from, what they learn, kills, refusals."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.numpy import load_file
+from transformers import AutoModel, AutoModelForSequenceClassification, AutoTokenizer
+
+from cascadebert import CascadeError, shrink
+from cascadebert.errors import DataError, FolderError, StageError
+from cascadebert.folder import file_hashes
+from cascadebert.training.config import ShrinkConfig
+from cascadebert.training.student import Size, make_student, open_encoder, spread_layers
+from cascadebert.training.transfer import HiddenStates, Students
+from samples import sentences
+
+FAMILIES = ["bert", "roberta", "distilbert", "electra", "modernbert"]
+QUICK = ShrinkConfig(max_length=32, batch_tokens=512, bf16=False, tokens=30_000, learning_rate=3e-3)
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory):
+    file = tmp_path_factory.mktemp("corpus") / "corpus.txt"
+    file.write_text("\n".join(sentences(2500, seed=1, most=30)), "utf-8")
+    return file
+
+
+@pytest.fixture(scope="module")
+def large(make_model):
+    return make_model(layers=3, hidden=32, labels=None)
+
+
+@pytest.fixture(scope="module")
+def shrunk(large, corpus):
+    """One student of full width and one narrow one, made in one run."""
+    output = corpus.parent / "students"
+    made = shrink(large, layers=[2, 1], hidden=[32, 16], corpus=corpus, output=output, config=QUICK)
+    return output, made
+
+
+def weights(folder: Path) -> dict[str, np.ndarray]:
+    return load_file(folder / "model.safetensors")
+
+
+@pytest.mark.slow
+def test_students_have_the_size_asked_for_and_copy_most_of_what_the_large_model_says(shrunk):
+    output, made = shrunk
+    assert [(one.path, one.layers, one.hidden) for one in made.students] == [
+        (output / "2x32", 2, 32), (output / "1x16", 1, 16),
+    ]  # fmt: skip
+    assert made.complete and made.padding < 0.05 and made.tokens_per_second > 0
+    assert abs(made.tokens - 30_000) < 64
+    assert made.students[0].unexplained < 0.3 and made.students[1].unexplained < 0.7
+    assert not output.with_name("students.work").exists()
+    for one in made.students:
+        model = AutoModel.from_pretrained(one.path)
+        assert (model.config.num_hidden_layers, model.config.hidden_size) == (one.layers, one.hidden)
+        assert sum(w.numel() for w in model.parameters()) >= one.parameters
+
+
+@pytest.mark.slow
+def test_the_card_says_what_a_student_was_made_from(shrunk, corpus):
+    output, made = shrunk
+    words = (output / "1x16" / "README.md").read_text()
+    for told in ("corpus.txt: 2,500 documents", f"{made.tokens:,} tokens", "bert-3-32", "sha256", "0.003"):
+        assert told in words
+    assert str(corpus.parent) not in words
+
+
+@pytest.mark.slow
+def test_a_student_of_several_has_the_weights_of_one_made_alone(shrunk, large, corpus, tmp_path):
+    output, _ = shrunk
+    shrink(large, layers=1, hidden=16, corpus=corpus, output=tmp_path / "alone", config=QUICK)
+    together, alone = weights(output / "1x16"), weights(tmp_path / "alone")
+    assert together.keys() == alone.keys()
+    assert all(np.array_equal(together[name], alone[name]) for name in alone)
+
+
+@pytest.mark.slow
+def test_a_students_tokenizer_gives_the_large_models_numbers(shrunk, large):
+    output, _ = shrunk
+    ours, theirs = (AutoTokenizer.from_pretrained(path) for path in (output / "2x32", large))
+    for text in ("a fine film", "", "Ünknown \U0001f600 words\t\n", "[SEP] [MASK]", "x" * 500):
+        assert ours(text)["input_ids"] == theirs(text)["input_ids"]
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from cascadebert import shrink
+from cascadebert.training.loop import LossTrainer
+import test_shrink
+count, original = 0, LossTrainer.compute_loss
+def counted(*args, **kwargs):
+    global count
+    count += 1
+    if count == int(sys.argv[1]):
+        os.kill(os.getpid(), signal.SIGKILL)
+    return original(*args, **kwargs)
+LossTrainer.compute_loss = counted
+shrink(sys.argv[2], layers=[2, 1], hidden=[32, 16], corpus=sys.argv[3], output=sys.argv[4],
+       config=test_shrink.QUICK)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("step", [3, 58])
+def test_a_killed_run_goes_on_and_ends_in_the_same_weights(shrunk, large, corpus, tmp_path, step):
+    command = [sys.executable, "-c", KILLED, str(step), str(large), str(corpus), str(tmp_path / "students")]
+    paths = os.pathsep.join([str(Path(__file__).parent), *sys.path])
+    done = subprocess.run(command, env={**os.environ, "PYTHONPATH": paths}, capture_output=True, check=False)
+    assert done.returncode == -signal.SIGKILL, done.stderr.decode()[-2000:]
+    assert not (tmp_path / "students").exists() and (tmp_path / "students.work").is_dir()
+    made = shrink(
+        large, layers=[2, 1], hidden=[32, 16], corpus=corpus, output=tmp_path / "students", config=QUICK
+    )
+    assert [s.unexplained for s in made.students] == [s.unexplained for s in shrunk[1].students]
+    for name in ("2x32", "1x16"):
+        assert file_hashes(tmp_path / "students" / name) == file_hashes(shrunk[0] / name)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_family_has_complete_students_that_fine_tune(make_model, corpus, tmp_path, family):
+    teacher = make_model(family, layers=3, hidden=32, labels=None)
+    made = shrink(teacher, layers=[1, 2], hidden=[32, 16], corpus=corpus, output=tmp_path / "s", config=QUICK)
+    for one in made.students:
+        assert one.unexplained < 1
+        model = AutoModelForSequenceClassification.from_pretrained(one.path, num_labels=3)
+        ids = torch.tensor([[2, 7, 8, 3]])
+        assert model(input_ids=ids).logits.shape == (1, 3)
+        assert model.config.num_hidden_layers == one.layers
+
+
+def test_layers_and_tables_of_the_same_width_start_as_the_large_models(large):
+    teacher, _ = open_encoder(large)
+    student = make_student(teacher, Size(2, 32), kept=spread_layers(3, 2))
+    given, own = teacher.state_dict(), student.state_dict()
+    assert len(own) < len(given)
+    for name, weight in own.items():
+        behind = name.replace("layer.1.", "layer.2.")
+        assert torch.equal(weight, given[behind]), name
+
+
+def test_a_narrow_token_table_keeps_as_much_of_the_large_one_as_any_can(large):
+    teacher, _ = open_encoder(large)
+    student = make_student(teacher, Size(1, 16), kept=(2,))
+    table = teacher.get_input_embeddings().weight.detach().double()
+    narrow = student.get_input_embeddings().weight.detach().double()
+    table = table - table.mean(dim=0)
+    found = torch.linalg.lstsq(narrow, table).solution
+    left = (narrow @ found - table).square().sum()
+    best = torch.linalg.svdvals(table)[16:].square().sum()
+    assert left == pytest.approx(best.item(), rel=1e-4)
+
+
+def test_a_token_table_may_have_a_width_of_its_own_where_the_family_has(make_model):
+    teacher, _ = open_encoder(make_model("electra", layers=2, hidden=32, labels=None))
+    student = make_student(teacher, Size(1, 16, embedding=4), kept=(1,))
+    assert student.get_input_embeddings().weight.shape[1] == 4 and student.config.hidden_size == 16
+    assert student(input_ids=torch.tensor([[2, 7, 3]])).last_hidden_state.shape == (1, 3, 16)
+
+
+def test_students_learn_without_dropout(large):
+    teacher, _ = open_encoder(large)
+    learners = Students(teacher, [make_student(teacher, Size(1, 16), kept=(0,))], HiddenStates(), seed=0)
+    assert not any(part.training for part in learners.train().modules())
+
+
+def test_the_loss_is_one_for_a_constant_and_zero_for_a_copy():
+    torch.manual_seed(0)
+    wanted, mask = torch.randn(4, 6, 8), torch.ones(4, 6, dtype=torch.bool)
+    mask[0, 4:] = False
+    objective, bridge = HiddenStates(), torch.nn.Identity()
+    constant = wanted[mask].mean(dim=0).expand(4, 6, 8)
+    assert objective.loss(bridge, wanted, wanted, mask).item() == 0
+    assert objective.loss(bridge, constant, wanted, mask).item() == pytest.approx(1, abs=0.06)
+    changed = wanted.clone()
+    changed[0, 4:] = 1e6  # padding
+    assert objective.loss(bridge, changed, wanted, mask).item() == 0
+
+
+@pytest.mark.slow
+def test_a_large_model_without_a_pooler_teaches_too(large, corpus, tmp_path):
+    bare = tmp_path / "bare"
+    bare.mkdir()
+    model = AutoModel.from_pretrained(large, add_pooling_layer=False)
+    model.save_pretrained(bare)
+    AutoTokenizer.from_pretrained(large).save_pretrained(bare)
+    assert not any("pooler" in name for name in weights(bare))
+    shrink(bare, layers=1, corpus=corpus, output=tmp_path / "s", config=QUICK)
+    assert not any("pooler" in name for name in weights(tmp_path / "s"))  # none is made up
+    AutoModelForSequenceClassification.from_pretrained(tmp_path / "s", num_labels=2)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"layers": 4}, r"3 layers; --layers must be 1 to 3, not 4"),
+        ({"layers": 0}, r"must be 1 to 3, not 0"),
+        ({"layers": 3}, r"are the large model itself"),
+        ({"layers": 1, "hidden": 24}, r"multiple of 16 up to 32, not 24"),
+        ({"layers": 1, "hidden": 64}, r"multiple of 16 up to 32, not 64"),
+        ({"layers": [1, 2], "hidden": [16, 16, 32]}, r"given: 3 and 2"),
+        ({"layers": [1, 1]}, r"asked for twice: 1x32, 1x32"),
+        ({"layers": 1, "embedding": 4}, r"in bert models the token table is as wide as a layer"),
+        ({"layers": 1, "config": ShrinkConfig(max_length=500)}, r"4 to 64 tokens is possible, not 500"),
+    ],
+)
+def test_sizes_that_cannot_be_are_refused_before_anything_is_read(large, corpus, tmp_path, options, message):
+    with pytest.raises(CascadeError, match=message):
+        shrink(large, **{"corpus": corpus, "output": tmp_path / "s", "config": QUICK, **options})
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_narrow_student_needs_a_corpus(large, tmp_path):
+    with pytest.raises(CascadeError, match=r"nothing is trained. Give --corpus"):
+        shrink(large, layers=1, hidden=16, output=tmp_path / "s")
+
+
+def test_a_corpus_that_is_too_small_leaves_no_output(large, tmp_path):
+    (tmp_path / "a.txt").write_text("one\ntwo\n\nthree\n")
+    with pytest.raises(DataError, match="at least 10,000 are needed"):
+        shrink(large, layers=1, corpus=tmp_path / "a.txt", output=tmp_path / "s", config=QUICK)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.txt"]
+
+
+def test_a_folder_that_is_no_model_is_not_replaced(large, corpus, tmp_path):
+    (tmp_path / "s" / "inner").mkdir(parents=True)
+    (tmp_path / "s" / "inner" / "thesis.txt").write_text("years")
+    with pytest.raises(FolderError, match="not a saved model"):
+        shrink(large, layers=1, corpus=corpus, output=tmp_path / "s", config=QUICK, overwrite=True)
+
+
+def test_an_encoder_without_its_tokenizer_is_refused(large, corpus, tmp_path):
+    (tmp_path / "m").mkdir()
+    AutoModel.from_pretrained(large).save_pretrained(tmp_path / "m")
+    with pytest.raises(StageError, match="no tokenizer"):
+        shrink(tmp_path / "m", layers=1, corpus=corpus, output=tmp_path / "s", config=QUICK)
+
+
+def test_settings_out_of_range_are_refused():
+    with pytest.raises(CascadeError, match="tokens must be above 0, not 0"):
+        ShrinkConfig(tokens=0)
+
+
+def test_token_map_is_absent_where_nothing_was_pruned(shrunk):
+    assert not (shrunk[0] / "2x32" / "token_map.json").exists()
+    assert json.loads((shrunk[0] / "2x32" / "config.json").read_text())["vocab_size"] > 50
