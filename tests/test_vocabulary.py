@@ -80,12 +80,12 @@ def pruned(request, tmp_path_factory):
     assert fewest < len(kept) <= fewest + 25 < full.get_vocab_size()
     (root / "small").mkdir()
     prune_tokenizer(root, root / "small", kept)
-    return full, Tokenizer.from_file(str(root / "small" / "tokenizer.json")), kept, counts
+    return full, Tokenizer.from_file(str(root / "small" / "tokenizer.json")), kept
 
 
 def check(pruned, text):
     """Tokens map back one by one, nothing known becomes unknown, and the text is still the same."""
-    full, small, kept, _ = pruned
+    full, small, kept = pruned
     ours, theirs = small.encode(text).ids, full.encode(text).ids
     assert [full.id_to_token(int(kept[i])) for i in ours] == [small.id_to_token(i) for i in ours]
     lost = {"[UNK]", "<unk>"}
@@ -105,11 +105,12 @@ def test_any_string_maps_back_token_by_token(pruned, text):
     check(pruned, text)
 
 
-def test_what_the_corpus_uses_is_spelled_as_before(pruned):
-    full, small, kept, counts = pruned
-    if set(np.flatnonzero(counts)) - set(kept.tolist()):
-        pytest.skip("not all of it was kept")
-    for text in TEXT[:2]:
+def test_what_is_spelled_with_kept_tokens_alone_is_spelled_as_before(pruned):
+    full, small, kept = pruned
+    texts = [*ODD, *TEXT[0].split(), *TEXT[1].split()]
+    whole = [text for text in texts if set(full.encode(text).ids) <= set(kept.tolist())]
+    assert len(whole) > 5
+    for text in whole:
         assert [int(kept[i]) for i in small.encode(text).ids] == full.encode(text).ids
 
 
