@@ -12,7 +12,6 @@ import pytest
 
 from cascadebert.batching import join_rows
 from cascadebert.errors import DataError
-from cascadebert.stage import TextEncoder
 from cascadebert.tasks import Columns
 from cascadebert.training.corpus import open_corpus, passages, sample
 from cascadebert.training.tokens import (
@@ -114,7 +113,16 @@ def test_a_line_of_ten_megabytes_without_a_full_stop_is_cut_and_nothing_is_lost(
     cut = list(passages(found.texts(), characters=4.0, longest=64, seed=0))
     told = [" ".join(one) if isinstance(one, tuple) else one for one in cut]
     assert sum(one.count("word") for one in told) == 2_000_000
-    assert max(map(len, (one for one in cut if isinstance(one, str)))) <= 2 * 256
+    assert max(map(len, told)) <= 256 + 1
+
+
+def test_no_character_but_white_space_is_lost_or_added():
+    text = 'He said "Go away!" Then (it was late.) he\u2019d left\u2026 \u201cReally?\u201d Yes.\n\nA title\n'
+    document = text * 20 + "no full stop"
+    cut = list(passages([document], characters=4.0, longest=24, seed=1))
+    told = "".join(" ".join(one) if isinstance(one, tuple) else one for one in cut)
+    assert "".join(told.split()) == "".join(document.split())
+    assert 'He said "Go away!"' in told
 
 
 def test_text_without_spaces_is_cut_too():
@@ -129,8 +137,12 @@ def test_a_sample_takes_about_its_share_from_all_over():
 
 
 @pytest.fixture
-def encoder(make_model):
-    return TextEncoder(make_model(layers=1, labels=None), max_length=32)
+def tokenizer(make_model):
+    return make_model(layers=1, labels=None)
+
+
+def store(corpus, tokenizer, folder, wanted=None):
+    return write_tokens(corpus, tokenizer, folder, max_length=32, wanted=wanted, seed=0)
 
 
 @pytest.fixture
@@ -139,27 +151,27 @@ def corpus(tmp_path):
     return open_corpus(tmp_path / "corpus.txt")
 
 
-def test_stored_tokens_are_those_of_the_passages_and_are_stored_once(corpus, encoder, tmp_path):
-    stored = write_tokens(corpus, encoder, tmp_path / "t", wanted=None, seed=0)
+def test_stored_tokens_are_those_of_the_passages_and_are_stored_once(corpus, tokenizer, tmp_path):
+    stored = store(corpus, tokenizer, tmp_path / "t")
     rows = read_tokens(tmp_path / "t", stored, pad_id=0)
     assert len(rows) == stored.passages and stored.tokens == rows.lengths.sum() > 10_000
     assert rows.lengths.max() <= 32 and (rows.ids[rows.starts[:-1]] == 2).all()
     assert rows.type_ids.any()
     before = (tmp_path / "t" / "ids.bin").stat().st_mtime_ns
-    assert write_tokens(corpus, encoder, tmp_path / "t", wanted=None, seed=0) == stored
+    assert store(corpus, tokenizer, tmp_path / "t") == stored
     assert (tmp_path / "t" / "ids.bin").stat().st_mtime_ns == before
     assert token_counts(rows, 100).sum() == stored.tokens
 
 
-def test_a_part_of_a_corpus_is_drawn_to_about_the_wanted_size(corpus, encoder, tmp_path):
-    stored = write_tokens(corpus, encoder, tmp_path / "t", wanted=20_000, seed=0)
+def test_a_part_of_a_corpus_is_drawn_to_about_the_wanted_size(corpus, tokenizer, tmp_path):
+    stored = store(corpus, tokenizer, tmp_path / "t", wanted=20_000)
     assert 15_000 < stored.tokens < 30_000
 
 
-def test_three_lines_are_too_little_to_learn_from(encoder, tmp_path):
+def test_three_lines_are_too_little_to_learn_from(tokenizer, tmp_path):
     (tmp_path / "a.txt").write_text("\n".join(TEXTS), "utf-8")
     with pytest.raises(DataError, match=r"3 documents, .* tokens to learn from; at least 10,000 are needed"):
-        write_tokens(open_corpus(tmp_path / "a.txt"), encoder, tmp_path / "t", wanted=None, seed=0)
+        store(open_corpus(tmp_path / "a.txt"), tokenizer, tmp_path / "t")
 
 
 def test_batches_hold_every_row_once_a_pass_within_the_budget_with_little_padding():

@@ -8,12 +8,14 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
 from cascadebert.errors import DataError, extra
 from cascadebert.tasks import Columns, find_text
+
+_Piece = TypeVar("_Piece")
 
 FORMATS = (".txt", ".jsonl", ".parquet")
 LONGEST_LINE = 1 << 26
@@ -21,7 +23,7 @@ PARQUET_ROWS = 1024
 PAIRED = 0.25
 """Share of the passages that are two neighbours as a pair, so that the second text's tokens are learned."""
 
-_SENTENCE_END = re.compile("(?<=[.!?\u2026])[\"'\u201d\u2019)\\]]*\\s+|(?<=[\u3002\uff01\uff1f])|\\n+")
+_SENTENCE_END = re.compile("[.!?\u2026][\"')\\]\u201d\u2019]*\\s+|[\u3002\uff01\uff1f]|\\n+")
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
@@ -90,7 +92,8 @@ def passages(
     """Cut documents into passages of whole sentences whose lengths vary as those of real inputs do.
 
     Wanted lengths are drawn so that their logarithm is uniform between 8 tokens and `longest`. A sentence
-    that is longer than `longest` is cut. A quarter of the passages are pairs of two neighbours.
+    that is longer than `longest` is cut. A quarter of the passages are pairs of two neighbours, which share
+    the longest length. Nothing is left out.
 
     Args:
         texts: the documents.
@@ -99,41 +102,41 @@ def passages(
         seed: decides the lengths and the pairs.
     """
     rng = np.random.default_rng(seed)
-    low, high = np.log(8 * characters), np.log(longest * characters)
+    most = int(longest * characters)
+
+    def taken(waiting: list[str], limit: int) -> str:
+        wanted = np.exp(rng.uniform(np.log(8 * characters), np.log(limit)))
+        passage = waiting.pop()
+        while waiting and len(passage) < wanted and len(passage) + 1 + len(waiting[-1]) <= limit:
+            passage = f"{passage} {waiting.pop()}"
+        return passage
+
     for text in texts:
-        sentences = _sentences(text, int(longest * characters))
-        waiting = ""
+        sentences = _sentences(text, most)
         while sentences:
-            taken: list[str] = []
-            wanted = np.exp(rng.uniform(low, high))
-            while sentences and sum(map(len, taken)) < wanted:
-                taken.append(sentences.pop())
-            passage = " ".join(taken)
-            if waiting:
-                yield waiting, passage
-                waiting = ""
-            elif sentences and rng.random() < PAIRED:
-                waiting = passage
-            else:
-                yield passage
+            alone = rng.random() >= PAIRED or len(sentences[-1]) > most // 2
+            first = taken(sentences, most if alone else most // 2)
+            paired = not alone and sentences and len(sentences[-1]) <= most // 2
+            yield (first, taken(sentences, most // 2)) if paired else first
 
 
-def sample(texts: Iterable[str], *, share: float, seed: int) -> Iterator[str]:
-    """Each document with the probability `share`, in order."""
+def sample(pieces: Iterable[_Piece], *, share: float, seed: int) -> Iterator[_Piece]:
+    """Each piece with the probability `share`, in order."""
     rng = np.random.default_rng(seed)
-    return (text for text in texts if share >= 1 or rng.random() < share)
+    return (piece for piece in pieces if share >= 1 or rng.random() < share)
 
 
 def _sentences(text: str, longest: int) -> list[str]:
     """Sentences of at most `longest` characters, the last first (to be popped)."""
     found: list[str] = []
-    for sentence in _SENTENCE_END.split(text):
-        start = 0
-        while len(sentence) - start > longest:
-            end = sentence.rfind(" ", start + longest // 2, start + longest) + 1 or start + longest
-            found.append(sentence[start:end])
-            start = end
-        found.append(sentence[start:])
+    start = 0
+    for end in (*(match.end() for match in _SENTENCE_END.finditer(text)), len(text)):
+        while end - start > longest:
+            cut = text.rfind(" ", start + longest // 2, start + longest) + 1 or start + longest
+            found.append(text[start:cut])
+            start = cut
+        found.append(text[start:end])
+        start = end
     return [one.strip() for one in found if one.strip()][::-1]
 
 

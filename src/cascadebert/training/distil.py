@@ -14,7 +14,6 @@ import numpy as np
 from cascadebert.batching import Rows
 from cascadebert.engines.torch import model_inputs, takes_token_types
 from cascadebert.errors import extra
-from cascadebert.stage import TextEncoder
 from cascadebert.timing import now
 from cascadebert.training.config import ShrinkConfig
 from cascadebert.training.corpus import Corpus
@@ -202,8 +201,9 @@ def _stored(
         prune_tokenizer(source, tokenizer, kept)
         pad_id = int(np.searchsorted(kept, pad_id))
     (tokenizer / "config.json").write_text(json.dumps({"pad_token_id": pad_id}), "utf-8")
-    encoder = TextEncoder(tokenizer, max_length=config.max_length)
-    stored = write_tokens(corpus, encoder, folder, wanted=config.tokens, seed=config.seed)
+    stored = write_tokens(
+        corpus, tokenizer, folder, max_length=config.max_length, wanted=config.tokens, seed=config.seed
+    )
     return read_tokens(folder, stored, pad_id)
 
 

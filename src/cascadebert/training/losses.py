@@ -75,6 +75,8 @@ class Objective:
     ) -> Tensor:
         """The loss of a batch: L = CE + dar_weight * L_DAR + distill_weight * L_distill.
 
+        CE is summed over the rows with a label and divided by the number of all rows.
+
         Args:
             logits: (rows, num_labels).
             labels: (rows,) label ids; `NO_LABEL` where there is none.
@@ -82,9 +84,7 @@ class Objective:
             teacher: (rows, num_labels) of the last stage.
         """
         known = labels != NO_LABEL
-        loss = logits.sum() * 0.0
-        if known.any():
-            loss = loss + functional.cross_entropy(logits[known], labels[known])
+        loss = functional.cross_entropy(logits, labels, ignore_index=NO_LABEL, reduction="sum") / len(labels)
         if hard is not None and self.dar_weight:
             loss = loss + self.dar_weight * dar_loss(logits[known], hard[known], margin=self.dar_margin)
         if teacher is not None and self.distill_weight:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
@@ -19,6 +18,8 @@ from cascadebert.training.corpus import Corpus, passages, sample
 from cascadebert.types import Ints
 
 PROBED = 200
+SPECIAL = 4
+"""Tokens of a passage that may be special ones, of a pair with a frame such as RoBERTa's."""
 FEWEST_TOKENS = 10_000
 CHUNK = 4096
 STRETCH = 64
@@ -33,23 +34,22 @@ class Stored:
     Attributes:
         passages: how many.
         tokens: in all, special ones included.
-        sha256: of the token numbers.
     """
 
     passages: int
     tokens: int
-    sha256: str
 
 
 def write_tokens(
-    corpus: Corpus, encoder: TextEncoder, folder: Path, *, wanted: int | None, seed: int
+    corpus: Corpus, tokenizer: Path, folder: Path, *, max_length: int, wanted: int | None, seed: int
 ) -> Stored:
     """Cut a corpus into passages, tokenise them and store the tokens, or find that done.
 
     Args:
         corpus: the text.
-        encoder: what tokenises.
+        tokenizer: folder of what tokenises.
         folder: where the tokens go.
+        max_length: longest passage in tokens; the few that turn out longer are cut.
         wanted: about how many tokens to store, drawn from all over the corpus; default all.
         seed: decides which documents and how they are cut.
 
@@ -60,12 +60,11 @@ def write_tokens(
     if done.is_file():
         return Stored(**json.loads(done.read_text("utf-8")))
     folder.mkdir(parents=True, exist_ok=True)
-    characters = _characters_per_token(corpus, encoder)
+    characters = _characters_per_token(corpus, tokenizer)
     share = 1.0 if wanted is None else wanted * characters / corpus.characters
-    texts = sample(corpus.texts(), share=share, seed=seed)
-    pieces = passages(texts, characters=characters, longest=encoder.max_length, seed=seed)
+    cut = passages(corpus.texts(), characters=characters, longest=max_length - SPECIAL, seed=seed)
+    pieces, encoder = sample(cut, share=share, seed=seed), TextEncoder(tokenizer, max_length=max_length)
     count = tokens = 0
-    whole = hashlib.sha256()
     expected = int(min(share, 1.0) * corpus.characters / characters)
     with (
         (folder / "ids.bin").open("wb") as ids,
@@ -77,16 +76,17 @@ def write_tokens(
             ids.write(rows.ids.tobytes())
             types.write(rows.type_ids.tobytes())
             lengths.write(rows.lengths.tobytes())
-            whole.update(rows.ids.tobytes())
             count, tokens = count + len(rows), tokens + len(rows.ids)
             show(min(tokens, expected))
     if tokens < FEWEST_TOKENS:
         raise DataError(
             f"{corpus.words()}: {tokens:,} tokens to learn from; at least {FEWEST_TOKENS:,} are needed, and "
-            "a useful student needs millions (60 MB of text are about 14 million)."
+            "a useful student needs millions (60 MB of English are about 14 million). Give more text."
         )
-    stored = Stored(count, tokens, whole.hexdigest())
-    done.write_text(json.dumps(asdict(stored)), "utf-8")
+    stored = Stored(count, tokens)
+    aside = folder / "stored.part.json"
+    aside.write_text(json.dumps(asdict(stored)), "utf-8")
+    aside.replace(done)
     return stored
 
 
@@ -168,7 +168,9 @@ def _cut(rows: Ints, lengths: Ints, budget: int) -> Iterator[Ints]:
         start += count
 
 
-def _characters_per_token(corpus: Corpus, encoder: TextEncoder) -> float:
-    """Of the corpus's first documents."""
+def _characters_per_token(corpus: Corpus, tokenizer: Path) -> float:
+    """Of the beginnings of the corpus's first documents."""
+    encoder = TextEncoder(tokenizer, max_length=1 << 20)
     some = [text[:1000] for text in islice(corpus.texts(), PROBED)]
-    return sum(map(len, some)) / max(1, len(encoder.encode(some).ids) - 2 * len(some))
+    special = len(encoder.encode([""]).ids)
+    return sum(map(len, some)) / max(1, len(encoder.encode(some).ids) - special * len(some))
