@@ -147,7 +147,9 @@ def store(corpus, tokenizer, folder, wanted=None):
 
 @pytest.fixture
 def corpus(tmp_path):
-    (tmp_path / "corpus.txt").write_text("\n".join(sentences(4000, seed=1, most=40)), "utf-8")
+    halves = sentences(8000, seed=1, most=20)
+    lines = [f"{first}. {second}." for first, second in zip(halves[::2], halves[1::2], strict=True)]
+    (tmp_path / "corpus.txt").write_text("\n".join(lines), "utf-8")
     return open_corpus(tmp_path / "corpus.txt")
 
 

@@ -76,9 +76,17 @@ def test_distillation_is_zero_at_the_teacher_and_needs_no_label():
     assert loss.item() > 0
 
 
-def test_rows_without_a_label_take_no_part_in_the_cross_entropy():
+def test_rows_without_a_label_add_nothing_to_the_cross_entropy_or_the_regularisation():
     logits, labels = torch.randn(6, 3), torch.tensor([0, 1, 2, NO_LABEL, NO_LABEL, NO_LABEL])
-    assert Objective()(logits, labels).item() == pytest.approx(Objective()(logits[:3], labels[:3]).item())
+    known = Objective()(logits[:3], labels[:3]).item()
+    assert Objective()(logits, labels).item() == pytest.approx(known / 2)  # each row weighs 1 / 6
+    hard = torch.tensor([False, True, True, False, False, False])
+    regular = Objective(dar_weight=0.5)
+    torch.manual_seed(0)
+    whole = regular(logits, labels, hard).item() - Objective()(logits, labels).item()
+    torch.manual_seed(0)
+    part = regular(logits[:3], labels[:3], hard[:3]).item() - known
+    assert whole == pytest.approx(part)
 
 
 def test_the_objective_is_the_weighted_sum_of_its_terms():
