@@ -18,6 +18,8 @@ class AttentionRelations:
     width of a relation head. Widths may differ, so nothing stands between.
     """
 
+    name = "attention relations of the last layer; held-out loss is a Kullback-Leibler divergence"
+
     def features(self, model: PreTrainedModel, inputs: dict[str, Tensor]) -> Tensor:
         """(3, rows, tokens, width) queries, keys and values of the last layer."""
         bert: Any = model

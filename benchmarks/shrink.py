@@ -4,7 +4,7 @@ Four steps, from the repository's root, nothing beside them; each goes on where 
 
     python benchmarks/shrink.py objectives --data ../shared/data   # which objective; about 40 minutes
     python benchmarks/shrink.py make --data ../shared/data         # the students; about an hour
-    python benchmarks/shrink.py finetune --data ../shared/data     # 8 models x 5 tasks x 3 seeds; 90 minutes
+    python benchmarks/shrink.py finetune --data ../shared/data     # 10 models x 5 tasks x 3 seeds; 90 minutes
     python benchmarks/shrink.py speed --data ../shared/data        # texts/s, matrix ceiling; minutes
 
 Results: results/shrink/STEP.json. Models lie in build/shrink.
@@ -31,13 +31,14 @@ from cascadebert.cli.output import show_log
 from cascadebert.confidence import log_odds
 from cascadebert.data import Examples, label_names, load_examples
 from cascadebert.engines.checkpoint import load_classifier
+from cascadebert.folder import aside
 from cascadebert.metrics import difficulty_inversion_score
 from cascadebert.stage import Stage
 from cascadebert.tasks import Columns
 from cascadebert.timing import interleaved, now
 from cascadebert.training.config import FitConfig, ShrinkConfig
 from cascadebert.training.shrink import Shrunk, shrink
-from cascadebert.training.sources import copy_tokenizer, count_flops
+from cascadebert.training.sources import checkpoint_key, copy_tokenizer, count_flops, fingerprint
 from cascadebert.training.stage_training import Lesson, train_stage
 from cascadebert.training.student import Size, make_student, open_encoder
 from cascadebert.training.transfer import HiddenStates, Transfer
@@ -47,7 +48,14 @@ from stored import ROOT, current_commit, write_result
 
 BUILD, RESULTS = ROOT / "build" / "shrink", ROOT / "results" / "shrink"
 STUDENTS = ((1, 384), (2, 384), (2, 128), (3, 192))
-CUTS = {"first-1": (0,), "last-1": (5,), "first-2": (0, 1), "spread-2": (0, 5)}
+CUTS = {
+    "first-1": (0,),
+    "last-1": (5,),
+    "first-2": (0, 1),
+    "spread-2": (0, 5),
+    "first-3": (0, 1, 2),
+    "spread-3": (0, 2, 5),
+}
 COMPARED = (("2x384", "first-2"), ("2x384", "spread-2"), ("1x384", "first-1"), ("1x384", "last-1"))
 SEEDS, DRAWS = (1, 2, 3), 2000
 PILOT_TOKENS = 1_000_000
@@ -112,11 +120,12 @@ def distil(
             output=output,
             config=config,
             transfer=transfer,
+            overwrite=True,
         )
         values = {**asdict(made), "config": asdict(config), "minutes": (now() - start) / 60}
         for one in values["students"]:
             one["path"] = one["path"].name
-        said.write_text(json.dumps(values), "utf-8")
+        write_aside(said, values)
     found: dict[str, Any] = json.loads(said.read_text("utf-8"))
     return found
 
@@ -193,15 +202,25 @@ def cuts() -> dict[str, Path]:
         if not found[name].is_dir():
             teacher, _ = open_encoder(TEACHER)
             size = Size(len(kept), teacher.config.hidden_size)
-            shrink(TEACHER, layers=len(kept), output=found[name])
-            make_student(teacher, size, kept=kept).save_pretrained(found[name])
+            with aside(found[name], overwrite=False, kind="model") as new:
+                make_student(teacher, size, kept=kept).save_pretrained(new)
+                copy_tokenizer(TEACHER, new)
     return found
+
+
+def write_aside(file: Path, values: dict[str, Any]) -> None:
+    """Write a JSON file whole or not at all."""
+    file.parent.mkdir(exist_ok=True)
+    part = file.with_suffix(".part")
+    part.write_text(json.dumps(values), "utf-8")
+    part.replace(file)
 
 
 def finetune_one(data: Path, model: Path, task: str, seed: int, *, held_out: bool = False) -> dict[str, Any]:
     """Accuracy and difficulty inversion of one fine-tuned model, or what was found before."""
     recipe = TASKS[task]
-    name = f"{model.parent.name}-{model.name}-{task}-{seed}{'-held-out' if held_out else ''}"
+    key = fingerprint(checkpoint_key(model), asdict(recipe), seed, held_out)
+    name = f"{model.parent.name}-{model.name}-{task}-{seed}-{key}"
     said = BUILD / "runs" / f"{name}.json"
     if said.is_file():
         found: dict[str, Any] = json.loads(said.read_text("utf-8"))
@@ -226,8 +245,7 @@ def finetune_one(data: Path, model: Path, task: str, seed: int, *, held_out: boo
     dis = difficulty_inversion_score(log_odds(logits), ~right)
     packed = base64.b64encode(np.packbits(right).tobytes()).decode()
     values = {"accuracy": float(right.mean()), "dis": dis, "n": len(right), "right": packed}
-    said.parent.mkdir(exist_ok=True)
-    said.write_text(json.dumps(values), "utf-8")
+    write_aside(said, values)
     shutil.rmtree(work)
     return values
 
@@ -294,9 +312,11 @@ def speed(data: Path) -> tuple[dict[str, Any], list[Path]]:
 def with_head(name: str, model: Path) -> Stage:
     """An encoder with a fresh head of two labels, ready to run."""
     folder = BUILD / "headed" / name
+    folder.parent.mkdir(exist_ok=True)
     if not folder.is_dir():
-        load_classifier(model, num_labels=2).save_pretrained(folder)
-        copy_tokenizer(model, folder)
+        with aside(folder, overwrite=False, kind="model") as new:
+            load_classifier(model, num_labels=2).save_pretrained(new)
+            copy_tokenizer(model, new)
     return Stage.from_pretrained(folder)
 
 

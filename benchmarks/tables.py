@@ -22,6 +22,8 @@ SHRINK_MODELS = {
     "last-1": "last layer",
     "first-2": "first 2 layers",
     "spread-2": "first and last layer",
+    "first-3": "first 3 layers",
+    "spread-3": "3 spread layers",
 }
 START, END = "<!-- {name}: made by benchmarks/tables.py -->", "<!-- end of {name} -->"
 
@@ -171,7 +173,7 @@ def making_table() -> str:
     made, clock = load("shrink/make.json"), load("shrink/speed.json")
     lines = ["| student | parameters | hidden states not reproduced |", "|---|---|---|"]
     for one in made["students"]:
-        lost = percent(one["unexplained"])
+        lost = percent(one["held_out_loss"])
         lines.append(f"| {one['path'].replace('x', ' x ')} | {one['parameters'] / 1e6:.1f} M | {lost} |")
     lines += [
         "",

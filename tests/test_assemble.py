@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-from cascadebert import Cascade, Target, assemble, shrink
+from cascadebert import Cascade, Target, assemble
 from cascadebert.errors import CascadeError, DataError, StageError
 from cascadebert.stage import Stage
 from cascadebert.training.sources import count_flops
@@ -93,32 +93,10 @@ def test_layers_do_not_compare_stages_of_different_widths(two, labelled, tmp_pat
 
 
 @pytest.mark.parametrize("family", ["bert", "roberta", "distilbert", "electra", "modernbert"])
-def test_every_family_makes_a_cascade_with_its_own_first_layers(make_model, labelled, tmp_path, family):
-    large = make_model(family, layers=3, hidden=32)
-    said = shrink(large, layers=1, output=tmp_path / "small")
-    assert "NOT a complete" in said and "NOT a complete" in (tmp_path / "small" / "README.md").read_text()
-    encoder = AutoModelForSequenceClassification.from_pretrained(tmp_path / "small", num_labels=2)
-    assert encoder.config.num_hidden_layers == 1
-    small = make_model(family, layers=1, hidden=32)
-    cascade = assemble([small, large], data=labelled, target=Target(speedup=1.1), output=tmp_path / "c")
+def test_every_family_makes_a_cascade(make_model, labelled, tmp_path, family):
+    two = [make_model(family, layers=layers, hidden=32) for layers in (1, 3)]
+    cascade = assemble(two, data=labelled, target=Target(speedup=1.1), output=tmp_path / "c")
     assert Cascade.from_pretrained(tmp_path / "c").predict(["a fine film"]).labels[0] in cascade.label_names
-
-
-def test_cut_layers_are_the_large_models_own(make_model, tmp_path):
-    from safetensors.numpy import load_file
-
-    large = make_model(layers=3, hidden=32, labels=None)
-    shrink(large, layers=2, output=tmp_path / "small")
-    whole, part = (load_file(folder / "model.safetensors") for folder in (large, tmp_path / "small"))
-    assert {name for name in whole if "layer.2." not in name} == set(part)
-    assert all(np.array_equal(part[name], whole[name]) for name in part)
-
-
-@pytest.mark.parametrize("layers", [0, 3, 9])
-def test_a_depth_that_is_no_cut_is_refused(make_model, tmp_path, layers):
-    with pytest.raises(StageError, match="--layers must be 1 to 2"):
-        shrink(make_model(layers=3, hidden=48), layers=layers, output=tmp_path / "small")
-    assert list(tmp_path.iterdir()) == []
 
 
 def test_operations_equal_the_formula_for_bert(make_model):

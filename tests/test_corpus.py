@@ -43,6 +43,14 @@ def test_txt_jsonl_parquet_and_a_folder_of_them_hold_the_same_documents(tmp_path
     assert (whole.documents, whole.characters) == (9, 3 * sum(map(len, TEXTS)))
 
 
+def test_hidden_files_folders_and_other_formats_in_a_folder_are_left_out(tmp_path):
+    for name in ("a.txt", ".git/b.txt", "._c.txt", "_SUCCESS.txt", "d.md", "deep/e.TXT"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(name)
+    (tmp_path / "folder.txt").mkdir()
+    assert list(open_corpus(tmp_path).texts()) == ["a.txt", "deep/e.TXT"]
+
+
 def test_empty_lines_are_passed_over_and_counted(tmp_path):
     (tmp_path / "a.txt").write_text("one\n\n  \ntwo\n", "utf-8")
     found = open_corpus(tmp_path / "a.txt")
@@ -68,7 +76,8 @@ def test_a_named_column_is_read(tmp_path):
     ("name", "content", "message"),
     [
         ("a.txt", b"good\nb\xe4d\n", r"a\.txt, line 2: bytes that are not UTF-8"),
-        ("a.txt", "good\n".encode("utf-16"), r"UTF-16"),
+        ("a.txt", "good\n".encode("utf-16"), r"begins as UTF-16"),
+        ("a.txt", "good\n".encode("utf-16-le"), r"line 1: bytes that are not UTF-8"),
         ("a.txt", b"\n \n", r"no text in it \(2 empty lines\)"),
         ("a.txt", b"", r"no text in it"),
         ("a.jsonl", b'{"text": "good"}\n{"text": \n', r"a\.jsonl, line 2: not JSON"),

@@ -16,8 +16,10 @@ from cascadebert import Cascade, CascadeError, FitConfig, Target, evaluate, fit,
 from cascadebert.data import Examples
 from cascadebert.errors import DataError, StageError
 from cascadebert.folder import file_hashes, used_rows
+from cascadebert.split import split
 from cascadebert.stage import Stage
 from cascadebert.training.difficulty import DifficultyLabels, label_difficulty
+from cascadebert.training.fit import _more_rows
 from cascadebert.training.losses import NO_LABEL
 from cascadebert.training.stage_training import Lesson, row_order, train_stage
 from samples import reviews, sentences, write_csv
@@ -239,6 +241,55 @@ def test_distillation_trains_a_stage_on_rows_without_labels(stages, fitted, tmp_
     )
     student = Stage.from_pretrained(train_stage(stages[0], lesson, config, work=tmp_path, what="student"))
     assert np.mean(student.predict(texts).labels == np.array(labels)) > 0.8
+
+
+@pytest.mark.slow
+def test_unlabelled_rows_teach_the_small_stage_and_none_of_a_held_out_part_are_among_them(
+    stages, train_file, tmp_path
+):
+    few, labels = reviews(200, seed=21)
+    train = write_csv(tmp_path / "train.csv", few, labels)
+    more, _ = reviews(900, seed=22)
+    texts = [*more, *more[:10], *few]
+    unlabelled = tmp_path / "more.jsonl"
+    unlabelled.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
+    fit(
+        train, stages=stages, target=Target(speedup=1.2), output=tmp_path / "c", config=QUICK,
+        unlabelled=unlabelled,
+    )  # fmt: skip
+    spec = json.loads((tmp_path / "c" / "cascade.json").read_text())
+    kept = len({*more} - {*few})
+    assert spec["provenance"]["rows"] == {"train": 160, "tune": 20, "certify": 20, "unlabelled": kept}
+    assert spec["provenance"]["config"]["distill_weight"] == 1.0
+    notice = f"{len(texts) - kept:,} of {len(texts):,} unlabelled rows left out"
+    assert any(notice in said for said in spec["operating_point"]["expected"]["notices"])
+    used = used_rows(tmp_path / "c")
+    assert len(used.train) == 160 + kept and not np.isin(used.train, used.tune).any()
+
+
+def test_unlabelled_rows_of_a_held_out_group_are_left_out(stages, tmp_path):
+    texts, labels = reviews(120, seed=30)
+    parts = split(Examples(texts, tuple(labels), tuple(str(i // 4) for i in range(120))), None,
+                  tune_share=0.2, certify_share=0.2, seed=1)  # fmt: skip
+    more, _ = reviews(60, seed=31)
+    groups = [parts.tune.groups[0], parts.certify.groups[0], parts.train.groups[0]] * 20
+    rows = Examples([f"{text} again" for text in more], None, tuple(groups))
+    kept, said = _more_rows(rows, None, parts)
+    assert set(kept.groups) == {parts.train.groups[0]} and "40 of 60" in said[0]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"config": FitConfig(max_length=32, distill_weight=0.0)}, "leave out --unlabelled"),
+        ({"unlabelled": Examples([("a", "b")], None)}, "expected one text a row, or pairs"),
+    ],
+)
+def test_unlabelled_rows_that_cannot_teach_are_refused(stages, train_file, tmp_path, options, message):
+    given = {"unlabelled": Examples(["a"], None), "config": QUICK, **options}
+    with pytest.raises(CascadeError, match=message):
+        fit(train_file, stages=stages, target=Target(speedup=1.5), output=tmp_path / "c", **given)
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.slow

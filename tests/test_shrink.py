@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -59,7 +60,7 @@ def test_students_have_the_size_asked_for_and_copy_most_of_what_the_large_model_
     ]  # fmt: skip
     assert made.complete and made.padding < 0.05 and made.tokens_per_second > 0
     assert abs(made.tokens - 30_000) < 64
-    assert made.students[0].unexplained < 0.3 and made.students[1].unexplained < 0.7
+    assert made.students[0].held_out_loss < 0.3 and made.students[1].held_out_loss < 0.7
     assert not output.with_name("students.work").exists()
     for one in made.students:
         model = AutoModel.from_pretrained(one.path)
@@ -123,7 +124,7 @@ def test_a_killed_run_goes_on_and_ends_in_the_same_weights(shrunk, large, corpus
     made = shrink(
         large, layers=[2, 1], hidden=[32, 16], corpus=corpus, output=tmp_path / "students", config=QUICK
     )
-    assert [s.unexplained for s in made.students] == [s.unexplained for s in shrunk[1].students]
+    assert [s.held_out_loss for s in made.students] == [s.held_out_loss for s in shrunk[1].students]
     for name in ("2x32", "1x16"):
         assert file_hashes(tmp_path / "students" / name) == file_hashes(shrunk[0] / name)
 
@@ -134,11 +135,28 @@ def test_every_family_has_complete_students_that_fine_tune(make_model, corpus, t
     teacher = make_model(family, layers=3, hidden=32, labels=None)
     made = shrink(teacher, layers=[1, 2], hidden=[32, 16], corpus=corpus, output=tmp_path / "s", config=QUICK)
     for one in made.students:
-        assert one.unexplained < 1
+        assert one.held_out_loss < 1
         model = AutoModelForSequenceClassification.from_pretrained(one.path, num_labels=3)
         ids = torch.tensor([[2, 7, 8, 3]])
         assert model(input_ids=ids).logits.shape == (1, 3)
         assert model.config.num_hidden_layers == one.layers
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_without_a_corpus_the_first_layers_are_cut_off_and_called_not_complete(make_model, tmp_path, family):
+    teacher = make_model(family, layers=3, hidden=32)
+    made = shrink(teacher, layers=1, output=tmp_path / "small")
+    assert not made.complete and made.students[0].held_out_loss is None
+    assert "NOT a complete" in (tmp_path / "small" / "README.md").read_text()
+    encoder = AutoModelForSequenceClassification.from_pretrained(tmp_path / "small", num_labels=2)
+    assert encoder.config.num_hidden_layers == 1
+
+
+def test_cut_layers_are_the_large_models_own(large, tmp_path):
+    shrink(large, layers=2, output=tmp_path / "small")
+    whole, part = weights(large), weights(tmp_path / "small")
+    assert {name for name in whole if "layer.2." not in name} == set(part)
+    assert all(np.array_equal(part[name], whole[name]) for name in part)
 
 
 def test_layers_and_tables_of_the_same_width_start_as_the_large_models(large):
@@ -213,6 +231,7 @@ def test_a_large_model_without_a_pooler_teaches_too(large, corpus, tmp_path):
         ({"layers": [1, 2], "hidden": [16, 16, 32]}, r"given: 3 and 2"),
         ({"layers": [1, 1]}, r"asked for twice: 1x32, 1x32"),
         ({"layers": 1, "embedding": 4}, r"in bert models the token table is as wide as a layer"),
+        ({"layers": 1, "corpus": "none.txt"}, r"none.txt: no such file or folder"),
         ({"layers": 1, "config": ShrinkConfig(max_length=500)}, r"4 to 64 tokens is possible, not 500"),
     ],
 )
@@ -234,9 +253,40 @@ def test_a_corpus_that_is_too_small_leaves_no_output(large, tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.txt"]
 
 
+def test_a_line_of_a_megabyte_is_sampled_like_many_short_ones(large, tmp_path):
+    (tmp_path / "a.txt").write_text("a fine film. the story was dull. " * 10_000)
+    config = ShrinkConfig(max_length=32, batch_tokens=512, bf16=False, tokens=10_000)
+    made = shrink(large, layers=1, corpus=tmp_path / "a.txt", output=tmp_path / "s", config=config)
+    assert made.tokens == pytest.approx(10_000, abs=32)
+
+
+def test_a_vocabulary_that_is_too_small_leaves_nothing_behind(large, corpus, tmp_path):
+    config = ShrinkConfig(max_length=32, vocabulary=10)
+    with pytest.raises(StageError, match="a vocabulary of 10 is too small"):
+        shrink(large, layers=1, corpus=corpus, output=tmp_path / "s", config=config)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_output_that_holds_or_lies_in_the_corpus_is_refused(large, corpus):
+    with pytest.raises(FolderError, match="which is read"):
+        shrink(large, layers=1, corpus=corpus, output=corpus.parent, overwrite=True, config=QUICK)
+    with pytest.raises(CascadeError, match="which is read"):
+        shrink(large, layers=1, corpus=corpus.parent, output=corpus.parent / "s", config=QUICK)
+    assert corpus.is_file()
+
+
+def test_weights_of_more_layers_than_the_configuration_names_are_refused(make_model, corpus, tmp_path):
+    folder = shutil.copytree(make_model(layers=3, hidden=32, labels=None), tmp_path / "m")
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "num_hidden_layers": 2}))
+    with pytest.raises(StageError, match=r"weights are unexpected, such as encoder\.layer\.2"):
+        shrink(folder, layers=1, corpus=corpus, output=tmp_path / "s", config=QUICK)
+
+
 def test_a_folder_that_is_no_model_is_not_replaced(large, corpus, tmp_path):
     (tmp_path / "s" / "inner").mkdir(parents=True)
     (tmp_path / "s" / "inner" / "thesis.txt").write_text("years")
+    (tmp_path / "s" / "inner" / "config.json").write_text("{}")
     with pytest.raises(FolderError, match="not a saved model"):
         shrink(large, layers=1, corpus=corpus, output=tmp_path / "s", config=QUICK, overwrite=True)
 
@@ -249,7 +299,7 @@ def test_an_encoder_without_its_tokenizer_is_refused(large, corpus, tmp_path):
 
 
 def test_settings_out_of_range_are_refused():
-    with pytest.raises(CascadeError, match="tokens must be above 0, not 0"):
+    with pytest.raises(CascadeError, match="tokens must be at least 10,000, not 0"):
         ShrinkConfig(tokens=0)
 
 

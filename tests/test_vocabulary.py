@@ -160,7 +160,7 @@ def test_a_student_with_a_pruned_vocabulary_opens_in_plain_transformers(make_mod
     kept = np.array(json.loads((tmp_path / "s" / "token_map.json").read_text()))
     full = AutoTokenizer.from_pretrained(large)
     assert student.config.vocab_size == len(kept) == len(tokenizer) <= 95 < len(full)
-    assert made.students[0].unexplained < 0.9
+    assert made.students[0].held_out_loss < 0.9
     ids = tokenizer("a fine film, not dull")["input_ids"]
     assert full.convert_ids_to_tokens(kept[ids].tolist()) == tokenizer.convert_ids_to_tokens(ids)
     frequent = [word for word in ("film", "story", "fine", "dull", "was") if word in tokenizer.get_vocab()]

@@ -31,7 +31,8 @@ from cascadebert.types import OperatingPoint
 SPEC_FILE = "cascade.json"
 ROWS_FILE = "rows.npz"
 CARD_FILE = "README.md"
-MODEL_SUFFIXES = (".json", ".safetensors", ".txt", ".model", ".md")
+MODEL_SUFFIXES = (".json", ".safetensors", ".model", ".md")
+MODEL_NAMES = ("vocab.txt", "merges.txt")
 Kind = Literal["cascade", "model"]
 
 
@@ -268,9 +269,14 @@ def _replaceable(path: Path, kind: Kind) -> bool:
 
 def _is_model(path: Path) -> bool:
     """Whether a path is a folder of a model's files and of nothing else."""
-    if not (path / "config.json").is_file():
+    if not ((path / "config.json").is_file() and any(path.glob("model*.safetensors"))):
         return False
-    return all(file.is_file() and file.suffix in MODEL_SUFFIXES for file in path.iterdir())
+    return all(file.is_file() and _is_model_file(file) for file in path.iterdir())
+
+
+def _is_model_file(file: Path) -> bool:
+    named = file.suffix in MODEL_SUFFIXES or file.name in MODEL_NAMES
+    return named and (file.suffix != ".md" or file.name == CARD_FILE)
 
 
 def _write_spec(folder: Path, spec: CascadeSpec) -> None:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 _DEFAULT = FitConfig()
 _SHRINK = ShrinkConfig()
+LITTLE_LEARNED = 0.9
 _STAGE = typer.Option(
     "--stage",
     metavar="MODEL",
@@ -306,11 +307,14 @@ def _shrunk(made: Shrunk, seconds: float, json: bool) -> None:
             str(one.path),
             f"{one.layers} x {one.hidden}",
             f"{one.parameters / 1e6:.1f} M",
-            "not trained" if one.unexplained is None else out.share(1 - one.unexplained),
+            "not trained" if one.held_out_loss is None else out.share(1 - one.held_out_loss),
         )
         for one in made.students
     ]
     out.table(("model", "layers x width", "parameters", "of the large model's hidden states"), rows)
+    failed = [str(one.path) for one in made.students if (one.held_out_loss or 0) > LITTLE_LEARNED]
+    if failed:
+        out.say_notices([f"{', '.join(failed)}: hardly anything was learned. Lower --learning-rate."])
     if made.complete:
         speed = f", {made.tokens_per_second:,.0f} a second" if made.tokens_per_second else ""
         out.console().print(f"{made.tokens / 1e6:.1f} M tokens{speed}; {out.share(made.padding)} padding.")

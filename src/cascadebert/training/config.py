@@ -98,12 +98,15 @@ def _check(config: FitConfig | ShrinkConfig, rules: Rules) -> None:
     for names, holds, words in rules:
         for name in names:
             value = getattr(config, name)
-            if value is not None and not (isfinite(value) and holds(value)):
+            optional = value is None and type(config).__dataclass_fields__[name].default is None
+            if not optional and not (value is not None and isfinite(value) and holds(value)):
                 raise CascadeError(f"{name} must be {words}, not {value}")
 
 
 _SHRINK_RULES: Rules = (
-    (("tokens", "vocabulary", "batch_tokens", "learning_rate"), lambda v: v > 0, "above 0"),
+    (("tokens",), lambda v: v >= 10_000, "at least 10,000"),
+    (("max_length",), lambda v: v >= 16, "at least 16"),
+    (("vocabulary", "batch_tokens", "learning_rate"), lambda v: v > 0, "above 0"),
     (("warmup",), lambda v: 0 <= v <= 1, "a share between 0 and 1"),
     (("seed",), lambda v: 0 <= v < 2**32, "0 to 2**32 - 1"),
 )

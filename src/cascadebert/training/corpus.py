@@ -62,7 +62,8 @@ def open_corpus(source: str | Path, *, columns: Columns | None = None) -> Corpus
 
     Args:
         source: a txt file (a document per line), a jsonl or parquet file with a text column, or a folder
-            of such files, taken in order of name.
+            of such files at any depth, taken in order of name; names that begin with a dot or an underscore
+            are left out.
         columns: the name of the text column, where not a usual one; of a pair, each text is a document.
 
     Raises:
@@ -142,7 +143,8 @@ def _sentences(text: str, longest: int) -> list[str]:
 
 def _files(source: Path) -> tuple[Path, ...]:
     if source.is_dir():
-        files = tuple(sorted(file for file in source.rglob("*") if file.suffix.lower() in FORMATS))
+        found = (file for file in source.rglob("*") if file.is_file() and file.suffix.lower() in FORMATS)
+        files = tuple(sorted(file for file in found if not _is_hidden(file.relative_to(source))))
         if not files:
             raise DataError(f"{source}: no file in it ends in {', '.join(FORMATS)}")
         return files
@@ -155,24 +157,37 @@ def _files(source: Path) -> tuple[Path, ...]:
     return (source,)
 
 
+def _is_hidden(file: Path) -> bool:
+    return any(part.startswith((".", "_")) for part in file.parts)
+
+
 def _cells(files: Sequence[Path], columns: Columns) -> Iterator[str]:
     """Every line or cell; empty ones are empty strings."""
     readers = {".txt": _lines, ".jsonl": _json_cells, ".parquet": _parquet_cells}
     for file in files:
-        yield from readers[file.suffix.lower()](file, columns)
+        try:
+            yield from readers[file.suffix.lower()](file, columns)
+        except OSError as error:
+            raise DataError(f"{file}: cannot be read ({error})") from error
 
 
 def _lines(file: Path, columns: Columns) -> Iterator[str]:
     del columns  # plain text has none
     with file.open("rb") as raw:
         if raw.read(2) in (b"\xff\xfe", b"\xfe\xff"):
-            raise DataError(f"{file.name} is UTF-16. Save it as UTF-8.")
+            raise DataError(
+                f"{file.name} is not UTF-8 (it begins as UTF-16 or UTF-32 does). Save it as UTF-8."
+            )
     number = 0
     with file.open(encoding="utf-8-sig", errors="surrogateescape", newline="\n") as lines:
         while line := lines.readline(LONGEST_LINE):
             number += 1
-            if _SURROGATE.search(line):
+            if _SURROGATE.search(line) or "\0" in line:
                 raise DataError(f"{file.name}, line {number}: bytes that are not UTF-8. Save it as UTF-8.")
+            if len(line) == LONGEST_LINE:
+                raise DataError(
+                    f"{file.name}, line {number}: more than {LONGEST_LINE:,} characters. Break it."
+                )
             yield line.strip()
 
 

@@ -45,7 +45,7 @@ class Passages:
         rows: its tokens, as the students number them.
         tokenizer: folder of the students' tokenizer.
         kept: (vocabulary,) the teacher's number of each of the students' tokens; None where they are equal.
-        key: fingerprint of teacher, text and settings.
+        key: fingerprint of teacher, text and what decides the tokens.
     """
 
     rows: Rows
@@ -84,16 +84,21 @@ def store_passages(corpus: Corpus, source: Path, config: ShrinkConfig, work: Pat
         StageError: if the vocabulary cannot be made so small.
         DataError: if there is too little text.
     """
-    key = fingerprint(checkpoint_key(source), corpus.sha256, corpus.columns.text, _settings(config))
+    key = fingerprint(checkpoint_key(source), corpus.sha256, _text_settings(config))
     full, small = work / f"text-{key}", work / f"text-{key}-pruned"
-    rows = _stored(corpus, source, full / "tokenizer", config, full)
+    rows = _stored(corpus, source, config, full)
     if config.vocabulary is None:
         return Passages(rows, full / "tokenizer", None, key)
-    size = AutoConfig.from_pretrained(source).vocab_size
-    kept = keep_tokens(source / "tokenizer.json", token_counts(rows, size), config.vocabulary)
-    log.info("vocabulary: %d of %d tokens kept", len(kept), size)
-    rows = _stored(corpus, source, small / "tokenizer", config, small, kept)
-    return Passages(rows, small / "tokenizer", kept, key)
+    model = AutoConfig.from_pretrained(source)
+    named = [number for name, number in model.to_dict().items() if name.endswith("_token_id")]
+    kept = keep_tokens(
+        full / "tokenizer" / "tokenizer.json",
+        token_counts(rows, model.vocab_size),
+        config.vocabulary,
+        also=[number for number in named if isinstance(number, int)],
+    )
+    log.info("vocabulary: %d of %d tokens kept", len(kept), model.vocab_size)
+    return Passages(_stored(corpus, source, config, small, full, kept), small / "tokenizer", kept, key)
 
 
 def teach(
@@ -173,7 +178,7 @@ class _Reader:
 def _judge(
     learners: Students, batches: Sequence[Ints], read: _Reader, device: torch.device
 ) -> tuple[float, ...]:
-    """The mean loss of each student over held-out tokens, in float32."""
+    """The mean loss of each student (in float32) over batches of held-out tokens, weighted by tokens."""
     learners.to(device)
     total, count = torch.zeros(len(learners.students), device=device), 0
     for batch in batches:
@@ -187,18 +192,20 @@ def _judge(
 def _stored(
     corpus: Corpus,
     source: Path,
-    tokenizer: Path,
     config: ShrinkConfig,
     folder: Path,
+    full: Path | None = None,
     kept: Ints | None = None,
 ) -> Rows:
-    """Tokens by the tokenizer of `source`, or by what is kept of it."""
+    """Tokens by the tokenizer of `source`, or by what is kept of the one in `full`."""
+    tokenizer = folder / "tokenizer"
     shutil.rmtree(tokenizer, ignore_errors=True)
     tokenizer.mkdir(parents=True)
-    copy_tokenizer(source, tokenizer)
     pad_id = AutoConfig.from_pretrained(source).pad_token_id or 0
-    if kept is not None:
-        prune_tokenizer(source, tokenizer, kept)
+    if kept is None or full is None:
+        copy_tokenizer(source, tokenizer)
+    else:
+        prune_tokenizer(full / "tokenizer", tokenizer, kept)
         pad_id = int(np.searchsorted(kept, pad_id))
     (tokenizer / "config.json").write_text(json.dumps({"pad_token_id": pad_id}), "utf-8")
     stored = write_tokens(
@@ -207,7 +214,10 @@ def _stored(
     return read_tokens(folder, stored, pad_id)
 
 
-def _settings(config: ShrinkConfig) -> tuple[object, ...]:
-    """What of a configuration decides tokens and weights."""
-    sizes = (config.tokens, config.vocabulary, config.max_length, config.batch_tokens)
-    return (*sizes, config.learning_rate, config.warmup, use_bf16(config.bf16), config.seed)
+def recipe(config: ShrinkConfig) -> tuple[object, ...]:
+    """What of a configuration decides the weights, but for the text."""
+    return (config.batch_tokens, config.learning_rate, config.warmup, use_bf16(config.bf16), config.seed)
+
+
+def _text_settings(config: ShrinkConfig) -> tuple[object, ...]:
+    return (config.tokens, config.vocabulary, config.max_length, config.seed)

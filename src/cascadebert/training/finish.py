@@ -14,7 +14,7 @@ from cascadebert.folder import UsedRows, file_hashes, write_folder
 from cascadebert.spec import SCHEMA_VERSION, CascadeSpec, StageEntry, TunedOn
 from cascadebert.stage import Stage
 from cascadebert.training.loop import log
-from cascadebert.training.sources import count_flops
+from cascadebert.training.sources import count_flops, display_name
 from cascadebert.tuning import Tuned, cache, pick, recalibrated
 from cascadebert.types import Cost, OperatingPoint, Target
 
@@ -122,8 +122,3 @@ def _entry(number: int, stage: Stage, temperature: float) -> StageEntry:
 
 def _named(stage: Stage, name: str, folder: Path) -> Stage:
     return replace(stage, name=display_name(name), flops=count_flops(folder))
-
-
-def display_name(source: str) -> str:
-    """What to call a stage: its folder's own name, or the repository of the Hub with its owner."""
-    return Path(source).name if Path(source).is_dir() else source

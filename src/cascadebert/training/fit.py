@@ -58,7 +58,8 @@ def fit(
         validation: labelled rows like those the cascade will meet, for tuning and certifying; default:
             carved from `train`.
         unlabelled: more rows of the task without labels: the earlier stages learn the last stage's logits
-            on them (and on the train rows). Rows that are in another part are left out.
+            on them (and on the train rows). Rows that are in another part, or of a tune or certify group, are
+            left out.
         columns: names of the columns, where not the usual ones.
         difficulty: files of difficulty labels from an earlier run, one per stage but the last.
         cost: what speed-up is counted in.
@@ -140,16 +141,24 @@ def _more_rows(
     """Unlabelled rows that are in no part yet, each once; and what to say about the others."""
     if source is None:
         return None, ()
-    names = replace(columns or Columns(), label=None, group=None)
-    rows = load_examples(source, columns=names, labels=False, groups=False)
+    rows = load_examples(
+        source, columns=replace(columns or Columns(), label=None), labels=False, groups=False
+    )
     if isinstance(rows.texts[0], str) != isinstance(parts.train.texts[0], str):
         raise DataError(f"{rows.source}: expected one text a row, or pairs, as in {parts.train.source}")
     hashes = rows.hashes()
     _, first = np.unique(hashes, return_index=True)
     used = np.concatenate([part.hashes() for part in (parts.train, parts.tune, parts.certify)])
-    kept = np.sort(first[~np.isin(hashes[first], used)])
+    free = ~np.isin(hashes, used)
+    if rows.groups is not None:
+        held_out = {*(parts.tune.groups or ()), *(parts.certify.groups or ())}
+        free &= np.array([group not in held_out for group in rows.groups])
+    kept = np.sort(first[free[first]])
     if not len(kept):
-        raise DataError(f"{rows.source}: all {len(rows):,} rows are among the train, tune or certify rows")
+        raise DataError(
+            f"{rows.source}: all {len(rows):,} rows are among the train, tune or certify rows, or of their "
+            "groups. Give rows that are in none of them."
+        )
     log.info("unlabelled rows: %d", len(kept))
     left_out = len(rows) - len(kept)
     said = f"{left_out:,} of {len(rows):,} unlabelled rows left out: in another part, or there twice"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from cascadebert.engines.checkpoint import POOLER, quiet
@@ -13,14 +13,14 @@ from cascadebert.folder import aside, check_free
 from cascadebert.stage import fitting_length, local_folder, read_config
 from cascadebert.tasks import Columns
 from cascadebert.training.config import ShrinkConfig
-from cascadebert.training.corpus import open_corpus
-from cascadebert.training.distil import store_passages, teach
+from cascadebert.training.corpus import Corpus, open_corpus
+from cascadebert.training.distil import Passages, recipe, store_passages, teach
 from cascadebert.training.loop import log
 from cascadebert.training.shrink_card import card, cut_card
-from cascadebert.training.sources import copy_tokenizer, fingerprint, refuse_tokenizer
+from cascadebert.training.sources import checkpoint_key, copy_tokenizer, fingerprint, refuse_tokenizer
 from cascadebert.training.student import Size, check_size, make_student, open_encoder, spread_layers
 from cascadebert.training.transfer import HiddenStates, Transfer
-from cascadebert.training.work import work_folder
+from cascadebert.training.work import work_folder, work_path
 from cascadebert.types import Ints
 
 with extra("train"):
@@ -36,15 +36,15 @@ class Student:
         layers: its depth.
         hidden: its width.
         parameters: how many numbers it is made of.
-        unexplained: share of the variance of the large model's last hidden states that it does not
-            reproduce, on passages held out of its training; None if it was not trained.
+        held_out_loss: of what it learned, on passages held out: with the default, the share of the variance
+            of the large model's last hidden states that it does not reproduce; None if it was not trained.
     """
 
     path: Path
     layers: int
     hidden: int
     parameters: int
-    unexplained: float | None
+    held_out_loss: float | None
 
 
 @dataclass(frozen=True)
@@ -107,33 +107,48 @@ def shrink(
     """
     config, transfer = config or ShrinkConfig(), transfer or HiddenStates()
     source, output = local_folder(large), Path(output)
-    check_free(output, overwrite=overwrite, kind="model", sources=[source])
+    read = [source] if corpus is None else [source, Path(corpus)]
+    check_free(output, overwrite=overwrite, kind="model", sources=read)
+    if corpus is not None and Path(corpus).resolve() in output.resolve().parents:
+        raise CascadeError(f"{output} lies in {corpus}, which is read. Choose another --output.")
     teacher, pooled = open_encoder(source)
     sizes = _sizes(teacher.config, layers, hidden, embedding)
     refuse_tokenizer(source)
     if corpus is None:
-        if config != ShrinkConfig() or any(s.hidden != teacher.config.hidden_size for s in sizes):
+        if (
+            config != ShrinkConfig()
+            or embedding
+            or any(s.hidden != teacher.config.hidden_size for s in sizes)
+        ):
             raise CascadeError("without a corpus layers are only cut off, nothing is trained. Give --corpus.")
-        return _cut(teacher, pooled, sizes, source, output, overwrite)
+        return _cut(teacher, pooled, sizes, str(large), source, output, overwrite)
     fitting_length(read_config(source), config.max_length, source)
     text = open_corpus(corpus, columns=columns)
     log.info("%s", text.words())
-    work = work_folder(output)
-    passages = store_passages(text, source, config, work)
-    students = [_start(teacher, size, passages.kept, config.seed) for size in sizes]
-    key = fingerprint(passages.key, [asdict(size) for size in sizes], type(transfer).__name__)
+    work, passages = _prepared(text, source, config, output)
+    students = [_start(teacher, pooled, size, passages.kept, config.seed) for size in sizes]
+    key = fingerprint(passages.key, recipe(config), [asdict(size) for size in sizes], transfer.name)
     taught = teach(teacher, students, passages, config, transfer, folder=work / f"students-{key}")
+    told = {"key": checkpoint_key(source), "objective": transfer.name}
     words = [
-        card(str(large), student, text, taught, config, unexplained)
-        for student, unexplained in zip(students, taught.losses, strict=True)
+        card(str(large), student, text, taught, config, loss=loss, **told)
+        for student, loss in zip(students, taught.losses, strict=True)
     ]
-    with_pooler = [
-        pooled and student.config.hidden_size == teacher.config.hidden_size for student in students
-    ]
-    made = _write(students, sizes, passages.tokenizer, words, with_pooler, output, overwrite)
+    made = _write(students, sizes, taught.losses, passages.tokenizer, words, output, overwrite)
     shutil.rmtree(work)
-    made = tuple(replace(one, unexplained=loss) for one, loss in zip(made, taught.losses, strict=True))
     return Shrunk(made, True, taught.tokens, taught.padding, taught.tokens_per_second)
+
+
+def _prepared(corpus: Corpus, source: Path, config: ShrinkConfig, output: Path) -> tuple[Path, Passages]:
+    """The work folder with the tokenised corpus in it; no folder is left where the corpus is refused."""
+    new = not work_path(output).exists()
+    work = work_folder(output)
+    try:
+        return work, store_passages(corpus, source, config, work)
+    except CascadeError:
+        if new:
+            shutil.rmtree(work)
+        raise
 
 
 def _sizes(
@@ -144,11 +159,8 @@ def _sizes(
 ) -> list[Size]:
     """The students asked for, each checked."""
     depths = [layers] if isinstance(layers, int) else list(layers)
-    widths = (
-        [config.hidden_size if hidden is None else hidden]
-        if not isinstance(hidden, Sequence)
-        else list(hidden)
-    )
+    hidden = config.hidden_size if hidden is None else hidden
+    widths = list(hidden) if isinstance(hidden, Sequence) else [hidden]
     widths = widths * len(depths) if len(widths) == 1 else widths
     if not depths or len(widths) != len(depths):
         raise CascadeError(
@@ -162,42 +174,59 @@ def _sizes(
     return sizes
 
 
-def _start(teacher: PreTrainedModel, size: Size, tokens: Ints | None, seed: int) -> PreTrainedModel:
+def _start(
+    teacher: PreTrainedModel, pooled: bool, size: Size, tokens: Ints | None, seed: int
+) -> PreTrainedModel:
+    """A student before it learns; without a pooler where there is none to start from."""
     kept = spread_layers(teacher.config.num_hidden_layers, size.layers)
-    return make_student(teacher, size, kept=kept, tokens=tokens, seed=seed)
+    student = make_student(teacher, size, kept=kept, tokens=tokens, seed=seed)
+    if not pooled or size.hidden != teacher.config.hidden_size:
+        _drop_pooler(student)
+    return student
+
+
+def _drop_pooler(student: PreTrainedModel) -> None:
+    """It would be noise; fine-tuning starts a new one."""
+    if getattr(student, POOLER, None) is not None:
+        setattr(student, POOLER, None)
 
 
 def _cut(
-    teacher: PreTrainedModel, pooled: bool, sizes: Sequence[Size], source: Path, output: Path, overwrite: bool
+    teacher: PreTrainedModel,
+    pooled: bool,
+    sizes: Sequence[Size],
+    large: str,
+    source: Path,
+    output: Path,
+    overwrite: bool,
 ) -> Shrunk:
     """The first layers as they are."""
     students = [make_student(teacher, size, kept=tuple(range(size.layers))) for size in sizes]
-    words = [cut_card(source.name, size.layers, teacher.config.num_hidden_layers) for size in sizes]
-    return Shrunk(_write(students, sizes, source, words, [pooled] * len(sizes), output, overwrite), False)
+    for student in () if pooled else students:
+        _drop_pooler(student)
+    words = [cut_card(large, size.layers, teacher.config.num_hidden_layers) for size in sizes]
+    return Shrunk(_write(students, sizes, [None] * len(sizes), source, words, output, overwrite), False)
 
 
 def _write(
     students: Sequence[PreTrainedModel],
     sizes: Sequence[Size],
+    losses: Sequence[float | None],
     tokenizer: Path,
     cards: Sequence[str],
-    with_pooler: Sequence[bool],
     output: Path,
     overwrite: bool,
 ) -> tuple[Student, ...]:
     """One folder a model; a single one is the output itself."""
     made = []
     with aside(output, overwrite=overwrite, kind="model") as new:
-        for student, size, words, keep in zip(students, sizes, cards, with_pooler, strict=True):
+        for student, size, loss, words in zip(students, sizes, losses, cards, strict=True):
             inner = "" if len(students) == 1 else size.name
             folder = new / inner
             folder.mkdir(exist_ok=True)
-            if not keep and getattr(student, POOLER, None) is not None:
-                setattr(student, POOLER, None)  # it was never trained; fine-tuning starts a new one
             with quiet():
                 student.save_pretrained(folder)
             copy_tokenizer(tokenizer, folder)
             (folder / "README.md").write_text(words, "utf-8")
-            parameters = sum(weight.numel() for weight in student.parameters())
-            made.append(Student(output / inner, size.layers, size.hidden, parameters, None))
+            made.append(Student(output / inner, size.layers, size.hidden, student.num_parameters(), loss))
     return tuple(made)

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from cascadebert.environment import versions
 from cascadebert.errors import extra
 from cascadebert.training.config import ShrinkConfig
 from cascadebert.training.corpus import Corpus
 from cascadebert.training.distil import Taught
 from cascadebert.training.loop import use_bf16
+from cascadebert.training.sources import display_name
 
 with extra("train"):
     from transformers import PreTrainedModel
@@ -36,13 +35,14 @@ cascade or alone.
 
 | | |
 |---|---|
-| large model | {large} |
+| large model | {large} (fingerprint `{key}`) |
 | corpus | {corpus} |
 | its sha256 | `{sha256}` |
 | learned from | {tokens:,} tokens |
 | vocabulary | {vocabulary:,} tokens{pruned} |
-| objective | last hidden states; {unexplained:.1%} of their variance not reproduced on held-out passages |
-| learning rate | {rate:g} |
+| objective | {objective} |
+| held-out loss | {loss:.4f} |
+| learning rate, warm-up | {rate:g}, {warmup:g} of the steps |
 | tokens a step | {batch:,} |
 | longest passage | {length} tokens |
 | precision, seed | {precision}, {seed} |
@@ -53,8 +53,9 @@ orders of magnitude more text.
 """
 
 
-def cut_card(name: str, layers: int, depth: int) -> str:
+def cut_card(large: str, layers: int, depth: int) -> str:
     """Of layers that were cut off."""
+    name = display_name(large)
     return (
         f"# First {layers} layers of {name}\n\n{NOT_COMPLETE.format(layers=layers, depth=depth, name=name)}\n"
     )
@@ -66,7 +67,10 @@ def card(
     corpus: Corpus,
     taught: Taught,
     config: ShrinkConfig,
-    unexplained: float,
+    *,
+    key: str,
+    objective: str,
+    loss: float,
 ) -> str:
     """Of a distilled student.
 
@@ -76,9 +80,11 @@ def card(
         corpus: what it read.
         taught: how it went.
         config: how it was trained.
-        unexplained: its loss on held-out passages.
+        key: fingerprint of the large model's files.
+        objective: what was learned, in words.
+        loss: of the objective on held-out passages.
     """
-    sizes, name = student.config, Path(large).name if Path(large).is_dir() else large
+    sizes, name = student.config, display_name(large)
     pruned = (
         ""
         if config.vocabulary is None
@@ -95,8 +101,11 @@ def card(
         tokens=taught.tokens,
         vocabulary=sizes.vocab_size,
         pruned=pruned,
-        unexplained=unexplained,
+        key=key,
+        objective=objective,
+        loss=loss,
         rate=config.learning_rate,
+        warmup=config.warmup,
         batch=config.batch_tokens,
         length=config.max_length,
         precision="bfloat16" if use_bf16(config.bf16) else "float32",

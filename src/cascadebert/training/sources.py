@@ -43,6 +43,11 @@ def fingerprint(*parts: object) -> str:
     return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()[:12]
 
 
+def display_name(source: str) -> str:
+    """What to call a model: its folder's own name, or the repository of the Hub with its owner."""
+    return Path(source).name if Path(source).is_dir() else source
+
+
 def checkpoint_key(path: Path) -> str:
     """Fingerprint of what a checkpoint is: all its files but the README."""
     return fingerprint(file_hashes(path, lambda file: file.is_file() and file.name != "README.md"))

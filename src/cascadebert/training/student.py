@@ -15,7 +15,7 @@ from cascadebert.types import Ints
 
 with extra("train"):
     import torch
-    from torch import Tensor
+    from torch import Tensor, nn
     from transformers import AutoModel, PreTrainedConfig, PreTrainedModel
 
 
@@ -44,7 +44,7 @@ def open_encoder(source: Path) -> tuple[PreTrainedModel, bool]:
     """A bare encoder in float32, and whether its pooler (if its family has one) came from the checkpoint.
 
     Raises:
-        StageError: if the folder does not open or encoder weights are missing.
+        StageError: if the folder does not open, or encoder weights are missing or unexpected.
     """
     try:
         with quiet():
@@ -54,8 +54,14 @@ def open_encoder(source: Path) -> tuple[PreTrainedModel, bool]:
     except (OSError, ValueError, KeyError, RuntimeError) as error:
         raise StageError(f"{source}: not an encoder that transformers can open ({error})") from error
     missing = sorted(key for key in info["missing_keys"] if not key.startswith(POOLER))
-    if missing:
-        raise StageError(f"{source}: {len(missing)} weights are missing, such as {missing[0]}")
+    stack = layer_stack(model)
+    more = sorted(key for key in info["unexpected_keys"] if f"{stack}." in key)
+    for what, keys in (("missing", missing), ("unexpected", more)):
+        if keys:
+            raise StageError(
+                f"{source}: {len(keys)} weights are {what}, such as {keys[0]}. Weights and config.json "
+                "belong together."
+            )
     has_pooler = getattr(model, POOLER, None) is not None and len(missing) == len(info["missing_keys"])
     opened: PreTrainedModel = model
     return opened, has_pooler
@@ -95,6 +101,7 @@ def make_student(
         torch.manual_seed(seed)
         student: PreTrainedModel = AutoModel.from_config(config, dtype=torch.float32)
     given, own = teacher.state_dict(), student.state_dict()
+    tables = {f"{name}.weight" for name, part in student.named_modules() if isinstance(part, nn.Embedding)}
     table = _token_table(teacher)
     rows = None if tokens is None else torch.from_numpy(tokens)
     if rows is not None:
@@ -106,7 +113,7 @@ def make_student(
             continue
         if source.shape == weight.shape:
             weight.copy_(source)
-        elif _is_table(source, weight, given[table].shape[1], narrow.shape[1]):
+        elif name in tables and source.shape[0] == weight.shape[0]:
             weight.copy_((source - source.mean(dim=0)) @ narrow)
     return student
 
@@ -150,15 +157,19 @@ def check_size(config: PreTrainedConfig, size: Size) -> None:
         raise StageError(
             f"in {config.model_type} models the token table is as wide as a layer; leave out --embedding"
         )
-    if size.embedding is not None and size.embedding < 1:
-        raise StageError(f"--embedding must be 1 or more, not {size.embedding}")
+    if size.embedding is not None and not 1 <= size.embedding <= config.embedding_size:
+        raise StageError(f"--embedding must be 1 to {config.embedding_size}, not {size.embedding}")
+    try:
+        with quiet(), torch.device("meta"):
+            AutoModel.from_config(_config(config, size, spread_layers(depth, size.layers), None))
+    except (ValueError, KeyError, RuntimeError, AttributeError) as error:
+        raise StageError(f"no {config.model_type} model can be made at {size.name} ({error})") from error
 
 
 def _config(
     config: PreTrainedConfig, size: Size, kept: tuple[int, ...], tokens: Ints | None
 ) -> PreTrainedConfig:
     """The teacher's configuration at the student's size; heads stay as wide, all else in proportion."""
-    check_size(config, size)
     before, hidden = config.hidden_size, size.hidden
     heads = config.num_attention_heads * hidden // before
     sizes: dict[str, Any] = {"num_hidden_layers": size.layers, "hidden_size": hidden}
@@ -168,6 +179,10 @@ def _config(
     if hasattr(config, "embedding_size"):
         apart = config.embedding_size != before
         sizes["embedding_size"] = size.embedding or (config.embedding_size if apart else hidden)
+    if hasattr(config, "pooler_hidden_size"):
+        sizes["pooler_hidden_size"] = hidden
+    if getattr(config, "num_key_value_heads", None) is not None:
+        sizes["num_key_value_heads"] = max(1, config.num_key_value_heads * hidden // before)
     if getattr(config, "layer_types", None) is not None:
         sizes["layer_types"] = [config.layer_types[i] for i in kept]
     given = {config.attribute_map.get(name, name): value for name, value in sizes.items()}
@@ -194,15 +209,6 @@ def _behind(name: str, stack: str, kept: tuple[int, ...]) -> str:
         return name
     number, _, rest = name.removeprefix(f"{stack}.").partition(".")
     return f"{stack}.{kept[int(number)]}.{rest}"
-
-
-def _is_table(source: Tensor, weight: Tensor, wide: int, narrow: int) -> bool:
-    """Whether a weight is a table of embeddings (of tokens, positions, types) that only gets narrower."""
-    return (
-        source.ndim == 2
-        and source.shape[0] == weight.shape[0]
-        and (source.shape[1], weight.shape[1]) == (wide, narrow)
-    )
 
 
 def _principal(table: Tensor, width: int) -> Tensor:

@@ -15,7 +15,13 @@ with extra("train"):
 
 
 class Transfer(Protocol):
-    """A task-agnostic objective: features of both models, and how far apart they are."""
+    """A task-agnostic objective: features of both models, and how far apart they are.
+
+    Attributes:
+        name: what is learned, in words.
+    """
+
+    name: str
 
     def features(self, model: PreTrainedModel, inputs: dict[str, Tensor]) -> Tensor:
         """What is compared, of a padded batch."""
@@ -42,6 +48,8 @@ class HiddenStates:
     layers are too few to follow the others). benchmarks/shrink.py compares it with attention relations
     (MiniLMv2, Wang et al. 2021).
     """
+
+    name = "last hidden states; held-out loss is the share of their variance not reproduced"
 
     def features(self, model: PreTrainedModel, inputs: dict[str, Tensor]) -> Tensor:
         """(rows, tokens, width) the last hidden states."""

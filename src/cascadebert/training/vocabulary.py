@@ -17,17 +17,18 @@ MAPPED = "token_map.json"
 """In a student's folder: entry i is the number that its token i has in the large model."""
 
 
-def keep_tokens(tokenizer: Path, counts: Ints, size: int) -> Ints:
+def keep_tokens(tokenizer: Path, counts: Ints, size: int, *, also: Iterable[int] = ()) -> Ints:
     """The numbers of the tokens to keep, in rising order.
 
     Kept are: special and added tokens; pieces of one character, and those that cannot be spelled with them,
-    so that no text becomes unknown that was known; then the most frequent ones, with the parts that a merge
+    so that texts stay known; then the most frequent ones, with the parts that a merge
     needs (byte-pair encoding).
 
     Args:
         tokenizer: a tokenizer.json.
         counts: (vocabulary,) how often each token occurs.
         size: how many to keep.
+        also: numbers that must stay, such as those that a configuration names.
 
     Raises:
         StageError: if `size` is not enough for those that must stay, or the tokenizer is of another kind
@@ -35,7 +36,7 @@ def keep_tokens(tokenizer: Path, counts: Ints, size: int) -> Ints:
     """
     made = json.loads(tokenizer.read_text("utf-8"))
     parts = _parts(made)
-    must = _must_stay(made)
+    must = _must_stay(made) | set(also)
     if size < len(must):
         raise StageError(
             f"a vocabulary of {size:,} is too small: {len(must):,} special tokens and single characters must "
@@ -53,7 +54,8 @@ def keep_tokens(tokenizer: Path, counts: Ints, size: int) -> Ints:
 def prune_tokenizer(source: Path, target: Path, kept: Ints) -> None:
     """Write a tokenizer of the kept tokens, renumbered in order, into the folder `target`.
 
-    A word whose token is gone is spelled with the pieces that are left. Writes `token_map.json` beside it.
+    A word whose token is gone is spelled with the pieces that are left. Writes `token_map.json` beside it;
+    files of other forms of the tokenizer (vocab.txt and such) would hold the old numbers and are left out.
 
     Args:
         source: folder with tokenizer.json.
@@ -79,9 +81,6 @@ def prune_tokenizer(source: Path, target: Path, kept: Ints) -> None:
     _renumber(made.get("post_processor"), lambda number: new[number])
     _write(target / "tokenizer.json", made)
     _write(target / MAPPED, [int(old) for old in kept])
-    if (source / "vocab.txt").is_file():
-        words = (source / "vocab.txt").read_text("utf-8").split("\n")
-        (target / "vocab.txt").write_text("".join(f"{words[old]}\n" for old in kept), "utf-8")
     for name in ("tokenizer_config.json", "special_tokens_map.json"):
         if (source / name).is_file():
             shutil.copyfile(source / name, target / name)
@@ -125,9 +124,14 @@ def _parts(made: dict[str, Any]) -> dict[int, tuple[int, int]]:
         return {}
     vocabulary: dict[str, int] = made["model"]["vocab"]
     found: dict[int, tuple[int, int]] = {}
-    for entry in made["model"]["merges"]:
-        left, right = entry.split(" ") if isinstance(entry, str) else entry
-        found.setdefault(vocabulary[left + right], (vocabulary[left], vocabulary[right]))
+    try:
+        for entry in made["model"]["merges"]:
+            left, right = entry.split(" ") if isinstance(entry, str) else entry
+            found.setdefault(vocabulary[left + right], (vocabulary[left], vocabulary[right]))
+    except (KeyError, ValueError) as error:
+        raise StageError(
+            f"a merge of this BPE tokenizer is not understood ({error}); leave out --vocabulary"
+        ) from error
     return found
 
 

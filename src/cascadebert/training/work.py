@@ -9,13 +9,18 @@ from cascadebert.errors import CascadeError
 WORK_MARK = "half-finished-work-of-cascadebert"
 
 
+def work_path(output: Path) -> Path:
+    """Where it is."""
+    return output.absolute().with_name(output.name + ".work")
+
+
 def work_folder(output: Path) -> Path:
     """`OUTPUT.work`, made if need be; never a folder that somebody else made.
 
     Raises:
         CascadeError: if there is one that does not carry our mark.
     """
-    work = output.absolute().with_name(output.name + ".work")
+    work = work_path(output)
     if work.exists() and not (work / WORK_MARK).is_file():
         raise CascadeError(f"{work} exists and is not ours. Move it away, or choose another --output.")
     work.mkdir(exist_ok=True)
