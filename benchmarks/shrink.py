@@ -7,7 +7,8 @@ Four steps, from the repository's root, nothing beside them; each goes on where 
     python benchmarks/shrink.py finetune --data ../shared/data     # 10 models x 5 tasks x 3 seeds; 90 minutes
     python benchmarks/shrink.py speed --data ../shared/data        # texts/s, matrix ceiling; minutes
 
-Results: results/shrink/STEP.json. Models lie in build/shrink.
+Results: results/shrink/STEP.json, and every fine-tuned model's answers in results/shrink/runs.jsonl. Models lie
+in build/shrink.
 """
 
 from __future__ import annotations
@@ -47,6 +48,7 @@ from relations import AttentionRelations
 from stored import ROOT, current_commit, write_result
 
 BUILD, RESULTS = ROOT / "build" / "shrink", ROOT / "results" / "shrink"
+RUNS = RESULTS / "runs.jsonl"
 STUDENTS = ((1, 384), (2, 384), (2, 128), (3, 192))
 CUTS = {
     "first-1": (0,),
@@ -93,6 +95,7 @@ def main() -> None:
     asked = parser.parse_args()
     show_log()
     BUILD.mkdir(parents=True, exist_ok=True)
+    RESULTS.mkdir(parents=True, exist_ok=True)
     commit = current_commit()
     values, files = STEPS[asked.step](asked.data)
     write_result(RESULTS / f"{asked.step}.json", values, data=files, commit=commit)
@@ -220,11 +223,11 @@ def finetune_one(data: Path, model: Path, task: str, seed: int, *, held_out: boo
     """Accuracy and difficulty inversion of one fine-tuned model, or what was found before."""
     recipe = TASKS[task]
     key = fingerprint(checkpoint_key(model), asdict(recipe), seed, held_out)
-    name = f"{model.parent.name}-{model.name}-{task}-{seed}-{key}"
-    said = BUILD / "runs" / f"{name}.json"
-    if said.is_file():
-        found: dict[str, Any] = json.loads(said.read_text("utf-8"))
-        return found
+    name = f"{model.name}-{task}-{seed}"
+    for line in RUNS.read_text("utf-8").splitlines() if RUNS.is_file() else ():
+        found: dict[str, Any] = json.loads(line)
+        if found.pop("key") == key:
+            return found
     train, test = rows_of(data, task, held_out)
     names = label_names(train)
     config = FitConfig(
@@ -236,7 +239,7 @@ def finetune_one(data: Path, model: Path, task: str, seed: int, *, held_out: boo
         seed=seed,
     )
     lesson = Lesson(train.texts, train.label_ids(names), names)
-    work = BUILD / "work" / name
+    work = BUILD / "work" / key
     work.mkdir(parents=True, exist_ok=True)
     folder = train_stage(model, lesson, config, work=work, what=name)
     stage = Stage.from_pretrained(folder, max_length=recipe.max_length).with_labels(names)
@@ -245,7 +248,8 @@ def finetune_one(data: Path, model: Path, task: str, seed: int, *, held_out: boo
     dis = difficulty_inversion_score(log_odds(logits), ~right)
     packed = base64.b64encode(np.packbits(right).tobytes()).decode()
     values = {"accuracy": float(right.mean()), "dis": dis, "n": len(right), "right": packed}
-    write_aside(said, values)
+    with RUNS.open("a", encoding="utf-8") as file:
+        file.write(json.dumps({"key": key, "run": name, **values}) + "\n")
     shutil.rmtree(work)
     return values
 
