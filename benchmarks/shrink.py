@@ -7,7 +7,7 @@ Four steps, from the repository's root, nothing beside them; each goes on where 
     python benchmarks/shrink.py finetune --data ../shared/data     # 10 models x 5 tasks x 3 seeds; 90 minutes
     python benchmarks/shrink.py speed --data ../shared/data        # texts/s, matrix ceiling; minutes
 
-Results: results/shrink/STEP.json, and every fine-tuned model's answers in results/shrink/runs.jsonl. Models lie
+Results: results/shrink/STEP.json, and every fine-tuned model's answers in results/shrink/runs.jsonl; models lie
 in build/shrink.
 """
 
@@ -226,8 +226,8 @@ def finetune_one(data: Path, model: Path, task: str, seed: int, *, held_out: boo
     name = f"{model.name}-{task}-{seed}"
     for line in RUNS.read_text("utf-8").splitlines() if RUNS.is_file() else ():
         found: dict[str, Any] = json.loads(line)
-        if found.pop("key") == key:
-            return found
+        if found["key"] == key:
+            return {name: found[name] for name in ("accuracy", "dis", "n", "right")}
     train, test = rows_of(data, task, held_out)
     names = label_names(train)
     config = FitConfig(
