@@ -7,8 +7,8 @@ Four steps, from the repository's root, nothing beside them; each goes on where 
     python benchmarks/shrink.py finetune --data ../shared/data     # 10 models x 5 tasks x 3 seeds; 90 minutes
     python benchmarks/shrink.py speed --data ../shared/data        # texts/s, matrix ceiling; minutes
 
-Results: results/shrink/STEP.json, and every fine-tuned model's answers in results/shrink/runs.jsonl; models lie
-in build/shrink.
+Results: results/shrink/STEP.json, and every fine-tuned model's answers in results/shrink/runs.jsonl;
+models are in build/shrink.
 """
 
 from __future__ import annotations

@@ -13,7 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cascadebert.errors import DataError
-from cascadebert.tables import FORMATS, Table, check_writable, read_table, write_table
+from cascadebert.outputs import check_writable, write_table
+from cascadebert.tables import FORMATS, Table, read_table
 
 NASTY = ("a", "é", "☃", '"', "'", ",", ";", " ", "\\", "\x85", "\u2028", "\udce9")
 CELLS = {

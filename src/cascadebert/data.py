@@ -148,6 +148,39 @@ def load_examples(
     return _examples(table, columns, labels, groups, order)
 
 
+def check_texts(table: Table, names: Sequence[str]) -> tuple[Texts, list[int], list[tuple[int, str]]]:
+    """The texts of a table whose bad rows are not to stop the work.
+
+    Args:
+        table: the rows.
+        names: one text column, or two for pairs.
+
+    Returns:
+        The good texts or pairs; their positions in the table; position and fault of each bad row.
+    """
+    texts: list[Any] = []
+    good: list[int] = []
+    bad: list[tuple[int, str]] = []
+    absent = [None] * len(table)
+    columns = [table.columns.get(name, absent) for name in names]
+    for place, cells in enumerate(zip(*columns, strict=True)):
+        try:
+            row = tuple(_in_column(name, cell) for name, cell in zip(names, cells, strict=True))
+        except ValueError as error:
+            bad.append((place, str(error)))
+            continue
+        texts.append(row if len(row) > 1 else row[0])
+        good.append(place)
+    return texts, good, bad
+
+
+def _in_column(name: str, cell: Any) -> str:
+    try:
+        return _text(cell)
+    except ValueError as error:
+        raise ValueError(f"column '{name}': {error}") from error
+
+
 def label_names(*parts: Examples | None) -> tuple[str, ...]:
     """The labels of a task in order: as declared by the source, else numbers by size, words by alphabet.
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Protocol
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
@@ -16,8 +17,15 @@ log = logging.getLogger("cascadebert")
 SECONDS_BETWEEN_LINES = 60.0
 
 
+class Show(Protocol):
+    """Is told how much is done so far, and what else there is to say."""
+
+    def __call__(self, done: int, note: str = "") -> None:
+        """Show it."""
+
+
 @contextmanager
-def bar(what: str, total: int, unit: str) -> Iterator[Callable[[int], None]]:
+def bar(what: str, total: int, unit: str) -> Iterator[Show]:
     """Show how much of a task is done, how fast it goes and how long it will take, on standard error.
 
     Args:
@@ -40,7 +48,12 @@ def bar(what: str, total: int, unit: str) -> Iterator[Callable[[int], None]]:
     )
     with Progress(*columns, console=console) as progress:
         task = progress.add_task(what, total=total)
-        yield lambda done: progress.update(task, completed=done)
+
+        def show(done: int, note: str = "") -> None:
+            told = f"{what} ({note})" if note else what
+            progress.update(task, completed=done, description=told)
+
+        yield show
 
 
 class _Rate(ProgressColumn):
@@ -64,7 +77,7 @@ class _Lines:
         self._begun: tuple[float, int] | None = None
         self._said = 0.0
 
-    def __call__(self, done: int) -> None:
+    def __call__(self, done: int, note: str = "") -> None:
         time = now()
         if self._begun is None:  # a task that goes on from a checkpoint does not begin at 0
             self._begun, self._said = (time, done), time
@@ -75,7 +88,8 @@ class _Lines:
         speed = (done - before) / (time - start)
         left = f"{(self._total - done) / speed / 60:.0f} min left" if speed else "no end in sight"
         share, rate = f"{100 * done / self._total:.0f} % of {_short(self._total)}", _short(speed)
-        log.info("%s: %s %s, %s/s, %s", self._what, share, self._unit, rate, left)
+        told = ", ".join([f"{share} {self._unit}", f"{rate}/s", left, *filter(None, [note])])
+        log.info("%s: %s", self._what, told)
 
 
 def _short(number: float) -> str:

@@ -1,16 +1,14 @@
-"""Files in and out: csv, tsv, jsonl and parquet as columns of cells, nothing interpreted yet."""
+"""Files in: csv, tsv, jsonl and parquet as columns of cells, some rows at a time, nothing interpreted."""
 
 from __future__ import annotations
 
 import csv
-import io
 import json
-import re
-import secrets
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from cascadebert.errors import DataError, extra
 
@@ -24,20 +22,34 @@ class Table:
     Attributes:
         columns: name to cells, in file order. Cells of csv and tsv are strings.
         source: what to call the table in messages.
+        types: Arrow types of the columns that came from parquet.
     """
 
     columns: Mapping[str, list[Any]]
     source: str
+    types: Mapping[str, Any] = field(default_factory=dict, compare=False)
 
     def __len__(self) -> int:
         return len(next(iter(self.columns.values()), []))
 
 
-def read_table(path: Path) -> Table:
-    """Read a csv, tsv, jsonl or parquet file.
+@dataclass(frozen=True)
+class Chunk:
+    """Some rows of a file, in order.
 
-    Bytes that are not UTF-8 are kept as lone surrogates, so that whoever looks at a cell can name its
-    row and column; a tsv file has no quoting (a quotation mark is text).
+    Attributes:
+        table: the rows that are well-formed.
+        numbers: their row numbers, counted from 1 without the header.
+        bad: number and fault of each row that is not.
+    """
+
+    table: Table
+    numbers: list[int]
+    bad: list[tuple[int, str]]
+
+
+def read_table(path: Path) -> Table:
+    """Read a whole csv, tsv, jsonl or parquet file.
 
     Args:
         path: its ending tells the format.
@@ -45,102 +57,101 @@ def read_table(path: Path) -> Table:
     Raises:
         DataError: if the file is absent, empty, of another format, or not well-formed.
     """
-    if not path.is_file():
-        raise DataError(f"{path}: no such file")
-    if _ending(path) not in FORMATS:
-        raise DataError(f"{path}: expected a file ending in {', '.join(FORMATS)}")
-    columns = _read_parquet(path) if _ending(path) == ".parquet" else _read_text(path)
-    table = Table(columns, path.name)
+    _check(path)
+    chunks = list(read_chunks(path, rows=1 << 16))
+    for chunk in chunks:
+        for number, fault in chunk.bad:
+            raise DataError(f"{chunk.table.source}, row {number}: {fault}")
+    names = dict.fromkeys(name for chunk in chunks for name in chunk.table.columns)
+    columns: dict[str, list[Any]] = {name: [] for name in names}
+    for chunk in chunks:
+        for name, cells in columns.items():
+            cells.extend(chunk.table.columns.get(name, [None] * len(chunk.table)))
+    table = Table(columns, path.name, chunks[0].table.types if chunks else {})
     if len(table) == 0:
         raise DataError(f"{path.name} is empty: expected a header and rows")
     return table
 
 
-def check_writable(path: Path, *, overwrite: bool) -> None:
-    """Refuse an output that could not be written later, before anything costly is done.
+def read_chunks(path: Path, *, rows: int) -> Iterator[Chunk]:
+    """Read a file in chunks, with memory for one of them.
 
-    Raises:
-        DataError: if its ending is no known format, it exists and `overwrite` is false, or its folder
-            does not exist.
-    """
-    if _ending(path) not in FORMATS:
-        raise DataError(f"{path}: expected a file ending in {', '.join(FORMATS)}")
-    if path.is_dir():
-        raise DataError(f"{path} is a folder; expected a file to write")
-    if path.exists() and not overwrite:
-        raise DataError(f"{path} exists already. Choose another output, or replace it with --overwrite.")
-    if not path.absolute().parent.is_dir():
-        raise DataError(f"{path}: the folder {path.absolute().parent} does not exist. Make it first.")
-
-
-def write_table(table: Table, path: Path) -> None:
-    """Write a table in the format of the file's ending, aside first and then renamed.
+    Bytes that are not UTF-8 are kept as lone surrogates, so that whoever looks at a cell can name its
+    row and column; a tsv file has no quoting (a quotation mark is text).
 
     Args:
-        table: what to write.
-        path: replaced if it exists.
+        path: a csv, tsv, jsonl or parquet file, or a folder of parquet files, taken in order of name.
+        rows: of a chunk, good and bad together.
 
     Raises:
-        DataError: if the ending is no known format, or the format cannot hold a cell.
+        DataError: if there is no such file, its format is another, or it cannot be read on (an open
+            quotation mark, a damaged parquet file).
     """
+    for file in _check(path):
+        if _ending(file) == ".parquet":
+            yield from _parquet_chunks(file, rows)
+        else:
+            json_lines = _ending(file) == ".jsonl"  # only a line feed ends one of their lines
+            newline = "\n" if json_lines else ""
+            with file.open(encoding="utf-8", errors="surrogateescape", newline=newline) as lines:
+                yield from (_jsonl_chunks if json_lines else _csv_chunks)(lines, file, rows)
+
+
+def _check(path: Path) -> Sequence[Path]:
+    """The files behind a path."""
+    if path.is_dir():
+        files = sorted(file for file in path.glob("*.parquet") if file.is_file())
+        if not files:
+            raise DataError(f"{path} is a folder without parquet files. Give a file, or a folder of parquet.")
+        return files
+    if not path.is_file():
+        raise DataError(f"{path}: no such file")
     if _ending(path) not in FORMATS:
         raise DataError(f"{path}: expected a file ending in {', '.join(FORMATS)}")
-    aside = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
-    try:
-        _write(table, aside, _ending(path))
-        aside.replace(path)
-    except (TypeError, ValueError) as error:  # pyarrow's and Unicode's errors are of these kinds
-        what = f"{_ending(path)} cannot hold a cell of {table.source}"
-        raise DataError(f"{path.name}: {what} ({error})") from error
-    finally:
-        aside.unlink(missing_ok=True)
+    with path.open("rb") as raw:
+        if _ending(path) != ".parquet" and raw.read(2) in (b"\xff\xfe", b"\xfe\xff"):
+            raise DataError(f"{path.name} is UTF-16. Save it as UTF-8.")
+    return (path,)
 
 
 def _ending(path: Path) -> str:
     return path.suffix.lower()
 
 
-def _read_text(path: Path) -> dict[str, list[Any]]:
-    raw = path.read_bytes()
-    if raw.startswith((b"\xff\xfe", b"\xfe\xff")):
-        raise DataError(f"{path.name} is UTF-16. Save it as UTF-8.")
-    text = raw.decode("utf-8", errors="surrogateescape").removeprefix("\ufeff")
-    if _ending(path) == ".jsonl":
-        return _read_jsonl(text, path.name)
-    return _read_csv(text, path)
+def _skip_mark(lines: TextIO) -> None:
+    """Step over a byte-order mark."""
+    if lines.read(1) != "\ufeff":
+        lines.seek(0)
 
 
-def _read_csv(text: str, path: Path) -> dict[str, list[Any]]:
+def _csv_chunks(lines: TextIO, path: Path, rows: int) -> Iterator[Chunk]:
     tabs = _ending(path) == ".tsv"
-    rows: list[list[str]] = []
     limit = csv.field_size_limit(2**31 - 1)  # long texts are refused later, by row and column
+    done, body = 0, []
     try:
-        rows.extend(_csv_rows(text, tabs))
+        _skip_mark(lines)
+        reader = _csv_rows(lines, tabs)
+        header = next(reader, [])
+        if len(set(header)) < len(header):
+            raise DataError(f"{path.name}: the header names a column twice: {', '.join(header)}")
+        for row in reader:
+            body.append(row)
+            if len(body) == rows:
+                yield _csv_chunk(body, header, done, path, tabs)
+                done, body = done + len(body), []
+        if body:
+            yield _csv_chunk(body, header, done, path, tabs)
     except csv.Error as error:
         raise DataError(
-            f"{path.name}, row {max(len(rows), 1)}: {error}. Look for a quotation mark that is not closed "
+            f"{path.name}, row {done + len(body) + 1}: {error}. Look for a quotation mark that is not closed "
             "or not doubled."
         ) from error
     finally:
         csv.field_size_limit(limit)
-    if not rows:
-        raise DataError(f"{path.name} is empty: expected a header and rows")
-    header, *body = rows
-    if len(set(header)) < len(header):
-        raise DataError(f"{path.name}: the header names a column twice: {', '.join(header)}")
-    for number, row in enumerate(body, start=1):
-        if len(row) != len(header):
-            raise DataError(
-                f"{path.name}, row {number}: {len(row)} cells, but the header names {len(header)} columns "
-                f"({', '.join(header)}). "
-                + ("A tab inside a cell cannot be kept in tsv." if tabs else "Quote cells that hold commas.")
-            )
-    return {name: [row[i] for row in body] for i, name in enumerate(header)}
 
 
-def _csv_rows(text: str, tabs: bool) -> Iterator[list[str]]:
+def _csv_rows(lines: TextIO, tabs: bool) -> Iterator[list[str]]:
     """Rows of cells, blank lines left out; in a file of one column of tsv they are empty cells."""
-    lines = io.StringIO(text, newline="")
     if not tabs:
         yield from filter(None, csv.reader(lines, strict=True))
         return
@@ -150,79 +161,67 @@ def _csv_rows(text: str, tabs: bool) -> Iterator[list[str]]:
     yield from (row or [""] for row in reader if row or len(header) == 1)
 
 
-def _read_jsonl(text: str, source: str) -> dict[str, list[Any]]:
-    records: list[dict[str, Any]] = []
-    for line in text.split("\n"):
-        if not line.strip():
+def _csv_chunk(body: list[list[str]], header: list[str], done: int, path: Path, tabs: bool) -> Chunk:
+    advice = "A tab inside a cell cannot be kept in tsv." if tabs else "Quote cells that hold commas."
+    good, bad = [], []
+    for number, row in enumerate(body, start=done + 1):
+        if len(row) == len(header):
+            good.append((number, row))
             continue
+        told = f"{len(row)} cells, but the header names {len(header)} columns ({', '.join(header)}). {advice}"
+        bad.append((number, told))
+    columns = {name: [row[i] for _, row in good] for i, name in enumerate(header)}
+    return Chunk(Table(columns, path.name), [number for number, _ in good], bad)
+
+
+def _jsonl_chunks(lines: TextIO, path: Path, rows: int) -> Iterator[Chunk]:
+    _skip_mark(lines)
+    done = 0
+    filled = (line for line in lines if line.strip())
+    while some := list(islice(filled, rows)):
+        yield _jsonl_chunk(some, done, path)
+        done += len(some)
+
+
+def _jsonl_chunk(lines: list[str], done: int, path: Path) -> Chunk:
+    good: list[tuple[int, dict[str, Any]]] = []
+    bad = []
+    for number, line in enumerate(lines, start=done + 1):
         try:
             record = json.loads(line)
         except (ValueError, RecursionError) as error:
-            raise DataError(f"{source}, row {len(records) + 1}: not JSON ({error})") from error
-        if not isinstance(record, dict):
-            raise DataError(f"{source}, row {len(records) + 1}: expected an object, one per line")
-        records.append(record)
-    names: dict[str, None] = {}
-    for record in records:
-        names.update(dict.fromkeys(record))
-    return {name: [record.get(name) for record in records] for name in names}
+            bad.append((number, f"not JSON ({error})"))
+            continue
+        if isinstance(record, dict):
+            good.append((number, record))
+        else:
+            bad.append((number, "expected an object, one per line"))
+    names = dict.fromkeys(name for _, record in good for name in record)
+    columns = {name: [record.get(name) for _, record in good] for name in names}
+    return Chunk(Table(columns, path.name), [number for number, _ in good], bad)
 
 
-def _read_parquet(path: Path) -> dict[str, list[Any]]:
+def _parquet_chunks(path: Path, rows: int) -> Iterator[Chunk]:
     with extra("tune"):
         import pyarrow
         import pyarrow.parquet
+    done = 0
     try:
-        table = pyarrow.parquet.read_table(path)
-        return dict(table.to_pydict())
+        with pyarrow.parquet.ParquetFile(path) as source:
+            schema = source.schema_arrow
+            types = dict(zip(schema.names, schema.types, strict=True))
+            if len(types) < len(schema.names):
+                raise DataError(f"{path.name}: it names a column twice: {', '.join(schema.names)}")
+            for batch in source.iter_batches(rows):
+                numbers = list(range(done + 1, done + len(batch) + 1))
+                yield Chunk(Table(batch.to_pydict(), path.name, types), numbers, [])
+                done += len(batch)
     except (pyarrow.ArrowInvalid, OSError, UnicodeDecodeError) as error:
         raise DataError(f"{path.name}: not a readable parquet file ({error})") from error
 
 
-def _write(table: Table, path: Path, suffix: str) -> None:
-    if suffix == ".parquet":
-        with extra("tune"):
-            import pyarrow
-            import pyarrow.parquet
-        pyarrow.parquet.write_table(pyarrow.table(dict(table.columns)), path)
-        return
-    lines = {".jsonl": _json_lines, ".tsv": _tsv_lines, ".csv": _csv_lines}[suffix](table)
-    with path.open("w", encoding="utf-8", errors="surrogateescape", newline="") as file:
-        file.writelines(f"{line}\n" for line in lines)
-
-
-def _json_lines(table: Table) -> Iterator[str]:
-    names = list(table.columns)
-    return (_json_line(dict(zip(names, row, strict=True))) for row in _rows(table))
-
-
-def _json_line(record: dict[str, Any]) -> str:
-    line = json.dumps(record, ensure_ascii=False)
-    try:
-        line.encode("utf-8", "surrogateescape")
-    except UnicodeEncodeError:  # half of a surrogate pair, which only an escape can carry
-        return json.dumps(record)
-    return line
-
-
-def _csv_cell(cell: Any) -> str:
-    """Quoted where needed; the writer of Python leaves a lone carriage return bare before 3.13."""
-    text = "" if cell is None else str(cell)
-    return '"' + text.replace('"', '""') + '"' if re.search('[,"\r\n]', text) else text
-
-
-def _csv_lines(table: Table) -> Iterator[str]:
-    for row in [tuple(table.columns), *_rows(table)]:
-        yield ",".join(map(_csv_cell, row)) or '""'
-
-
-def _tsv_lines(table: Table) -> Iterator[str]:
-    for row in [tuple(table.columns), *_rows(table)]:
-        cells = ["" if cell is None else str(cell) for cell in row]
-        if any(re.search("[\t\r\n]", cell) for cell in cells):
-            raise DataError("a cell holds a tab or a line break, which tsv cannot carry. Write csv or jsonl.")
-        yield "\t".join(cells)
-
-
-def _rows(table: Table) -> Iterable[tuple[Any, ...]]:
-    return zip(*table.columns.values(), strict=True)
+def parquet_rows(files: Sequence[Path]) -> int:
+    """Rows of parquet files, from their footers."""
+    with extra("tune"):
+        import pyarrow.parquet
+    return sum(int(pyarrow.parquet.read_metadata(file).num_rows) for file in files)

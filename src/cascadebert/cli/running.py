@@ -16,28 +16,36 @@ Data = Annotated[str, typer.Argument(metavar="F", help="csv, tsv, jsonl, parquet
 
 def predict(
     folder: o.Folder,
-    source: Annotated[Path, typer.Argument(metavar="IN", help="csv, tsv, jsonl or parquet.")],
+    source: Annotated[
+        Path, typer.Argument(metavar="IN", help="csv, tsv, jsonl, parquet or a folder of parquet.")
+    ],
     *,
     output: Annotated[
         Path, typer.Option(help="File to write; its ending is its format.", show_default=False)
     ],
     text_column: o.TextColumns = None,
+    bad_rows: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="F", help="Set rows that cannot be answered aside here; else they stop the run."
+        ),
+    ] = None,
     overwrite: o.Overwrite = False,
     json: o.Json = False,
 ) -> None:
-    """Answer every row of a file: adds label, confidence and stage."""
-    import numpy as np
-
+    """Answer every row of a file: adds label, confidence and stage; goes on after a kill."""
     from cascadebert.cascade import Cascade
-    from cascadebert.scoring import score_file
+    from cascadebert.stream import predict_file
 
     columns = o.columns_of(text_column)
     cascade = Cascade.from_pretrained(folder)
-    answers = score_file(cascade, source, output, columns=columns, overwrite=overwrite)
-    rates = np.bincount(answers.stages - 1, minlength=len(cascade.stages)) / max(1, len(answers))
-    exits = " / ".join(out.share(rate) for rate in rates)
-    out.console().print(f"{len(answers):,} rows written to {output}; answered by stage: {exits}")
-    out.machine_line({"output": str(output), "n": len(answers), "exit_rates": rates.tolist()}, json)
+    done = predict_file(cascade, source, output, columns=columns, bad_rows=bad_rows, overwrite=overwrite)
+    exits = " / ".join(out.share(rate) for rate in done.exit_rates)
+    out.console().print(f"{done.n:,} rows written to {output}; answered by stage: {exits}")
+    if done.bad:
+        out.say_notices([f"{done.bad:,} rows could not be answered; they are in {bad_rows}"])
+    values = {"output": str(output), "n": done.n, "exit_rates": list(done.exit_rates), "bad_rows": done.bad}
+    out.machine_line(values, json)
 
 
 def evaluate(

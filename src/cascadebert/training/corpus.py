@@ -214,14 +214,10 @@ def _parquet_cells(file: Path, columns: Columns) -> Iterator[str]:
     try:
         with pyarrow.parquet.ParquetFile(file) as table:
             names = find_text(table.schema_arrow.names, columns, file.name)
-            number = 0
-            for batch in table.iter_batches(PARQUET_ROWS, columns=list(names)):
-                for row in zip(*(batch.column(name).to_pylist() for name in names), strict=True):
-                    number += 1
-                    yield from (
-                        _text(cell, f"{file.name}, row {number}", name)
-                        for cell, name in zip(row, names, strict=True)
-                    )
+            batches = table.iter_batches(PARQUET_ROWS, columns=list(names))
+            rows = (row for batch in batches for row in batch.to_pylist())
+            for number, row in enumerate(rows, start=1):
+                yield from (_text(row[name], f"{file.name}, row {number}", name) for name in names)
     except (pyarrow.ArrowInvalid, OSError, UnicodeDecodeError) as error:
         raise DataError(f"{file.name}: not a readable parquet file ({error})") from error
 

@@ -24,8 +24,8 @@ from cascadebert.training.loop import log
 from cascadebert.training.losses import NO_LABEL
 from cascadebert.training.sources import count_flops, depth, refuse_order, refuse_tokenizer
 from cascadebert.training.stage_training import Lesson, train_stage
-from cascadebert.training.work import work_folder
 from cascadebert.types import Cost, Logits, Target, Texts
+from cascadebert.work import work_folder
 
 if TYPE_CHECKING:
     import datasets

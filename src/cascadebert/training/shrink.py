@@ -20,8 +20,8 @@ from cascadebert.training.shrink_card import card, cut_card
 from cascadebert.training.sources import checkpoint_key, copy_tokenizer, fingerprint, refuse_tokenizer
 from cascadebert.training.student import Size, check_size, make_student, open_encoder, spread_layers
 from cascadebert.training.transfer import HiddenStates, Transfer
-from cascadebert.training.work import work_folder, work_path
 from cascadebert.types import Ints
+from cascadebert.work import work_folder, work_path
 
 with extra("train"):
     from transformers import PreTrainedConfig, PreTrainedModel
