@@ -125,8 +125,8 @@ def teach(
     guide = deepcopy(teacher).eval().requires_grad_(False)
     torch.nn.Module.to(guide, device, torch.bfloat16 if bf16 else torch.float32)
     learners = Students(teacher, students, transfer, seed=config.seed)
-    for model in (guide, *students):
-        quick_attention(model)
+    for student in students:
+        quick_attention(student)
     read = _Reader(guide, passages, transfer)
     rest, held_out = held_out_rows(lengths, seed=config.seed)
     wanted = int(lengths[rest].sum()) if config.tokens is None else config.tokens

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 from cascadebert.errors import extra
 
@@ -29,13 +29,21 @@ class Transfer(Protocol):
     def bridge(self, teacher: PreTrainedModel, student: PreTrainedModel) -> nn.Module:
         """What maps the student's features to the teacher's width; trained with it, then thrown away."""
 
-    def loss(self, bridge: nn.Module, own: Tensor, wanted: Tensor, mask: Tensor) -> Tensor:
-        """How far the student is from the teacher; a scalar.
+    def target(self, features: Tensor, mask: Tensor) -> Any:
+        """What of the teacher's features every student is compared with; made once for all of them.
+
+        Args:
+            features: the teacher's.
+            mask: (rows, tokens) True where there is a token.
+        """
+
+    def loss(self, bridge: nn.Module, own: Tensor, target: Any, mask: Tensor) -> Tensor:
+        """How far a student is from the teacher; a scalar.
 
         Args:
             bridge: as made by `bridge`.
             own: the student's features.
-            wanted: the teacher's.
+            target: as made by `target`.
             mask: (rows, tokens) True where there is a token.
         """
 
@@ -69,10 +77,15 @@ class HiddenStates:
         nn.init.zeros_(made.bias)
         return made
 
-    def loss(self, bridge: nn.Module, own: Tensor, wanted: Tensor, mask: Tensor) -> Tensor:
+    def target(self, features: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+        """(all tokens, width) the states of real tokens, and their mean variance over the tokens."""
+        states = features[mask].float()
+        return states, states.var(dim=0).mean()
+
+    def loss(self, bridge: nn.Module, own: Tensor, target: tuple[Tensor, Tensor], mask: Tensor) -> Tensor:
         """The share of the teacher's variance that is not explained."""
-        target = wanted[mask].float()
-        return functional.mse_loss(bridge(own[mask]).float(), target) / target.var(dim=0).mean()
+        states, variance = target
+        return functional.mse_loss(bridge(own[mask]).float(), states) / variance
 
 
 class Students(nn.Module):
@@ -94,10 +107,11 @@ class Students(nn.Module):
     def forward(self, wanted: Tensor, **inputs: Tensor) -> Tensor:
         """(students,) the loss of each."""
         mask = inputs["attention_mask"].bool()
+        target = self.transfer.target(wanted, mask)
         losses = []
         for student, bridge in zip(self.students, self.bridges, strict=True):
             own = self.transfer.features(student, inputs)  # type: ignore[arg-type]
-            losses.append(self.transfer.loss(bridge, own, wanted, mask))
+            losses.append(self.transfer.loss(bridge, own, target, mask))
         return torch.stack(losses)
 
     def train(self, mode: bool = True) -> Students:
