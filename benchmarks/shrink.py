@@ -242,16 +242,23 @@ def finetune_one(data: Path, model: Path, task: str, seed: int, *, held_out: boo
     work = BUILD / "work" / key
     work.mkdir(parents=True, exist_ok=True)
     folder = train_stage(model, lesson, config, work=work, what=name)
-    stage = Stage.from_pretrained(folder, max_length=recipe.max_length).with_labels(names)
-    logits = stage.logits(stage.encode(test.texts))
-    right = logits.argmax(axis=1) == test.label_ids(names)
-    dis = difficulty_inversion_score(log_odds(logits), ~right)
+    right, dis = judged(folder, recipe.max_length, names, test)
     packed = base64.b64encode(np.packbits(right).tobytes()).decode()
     values = {"accuracy": float(right.mean()), "dis": dis, "n": len(right), "right": packed}
     with RUNS.open("a", encoding="utf-8") as file:
         file.write(json.dumps({"key": key, "run": name, **values}) + "\n")
     shutil.rmtree(work)
     return values
+
+
+def judged(
+    folder: Path, length: int, names: tuple[str, ...], test: Examples
+) -> tuple[NDArray[np.bool_], float]:
+    """(n,) whether each test row is answered rightly, and the difficulty inversion score."""
+    stage = Stage.from_pretrained(folder, max_length=length).with_labels(names)
+    logits = stage.logits(stage.encode(test.texts))
+    right = logits.argmax(axis=1) == test.label_ids(names)
+    return right, difficulty_inversion_score(log_odds(logits), ~right)
 
 
 def rows_of(data: Path, task: str, held_out: bool) -> tuple[Examples, Examples]:

