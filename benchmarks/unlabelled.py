@@ -1,8 +1,8 @@
 """What do texts of the task without labels add to a small stage (`fit --unlabelled`)?
 
 The large stage learns from 1,000 labelled rows. The small stage learns from these rows' labels alone; from
-labels and the large stage's logits on them; and from its logits on further rows without labels as well. Run from
-the repository's root after `benchmarks/shrink.py make`, nothing beside it; a killed run goes on:
+labels and the large stage's logits on them; and from its logits on further rows without labels as well. Run
+from the repository's root after `benchmarks/shrink.py make`, nothing beside it; a killed run goes on:
 
     python benchmarks/unlabelled.py --data ../shared/data
 
