@@ -217,12 +217,7 @@ def percent(share: float) -> str:
 PAGES = {
     "README.md": {"main results": summary_table, "demo results": demo_table},
     "docs/results.md": {"main results": summary_table, "details": detail_table},
-    "docs/small-models.md": {
-        "students": students_table,
-        "gains": gains_table,
-        "making": making_table,
-        "objectives": objectives_table,
-    },
+    "docs/small-models.md": {"objectives": objectives_table},
 }
 
 if __name__ == "__main__":
