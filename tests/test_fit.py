@@ -3,10 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +18,7 @@ from cascadebert.training.difficulty import DifficultyLabels, label_difficulty
 from cascadebert.training.fit import _more_rows
 from cascadebert.training.losses import NO_LABEL
 from cascadebert.training.stage_training import Lesson, row_order, train_stage
+from killing import run_killed
 from samples import reviews, sentences, write_csv
 
 QUICK = FitConfig(epochs=4, batch_size=16, learning_rate=2e-3, max_length=32, bf16=False)
@@ -73,28 +70,12 @@ def test_the_parts_of_the_data_are_disjoint_and_complete(fitted):
     assert len(set.union(*parts)) == 600
 
 
-def killed(code: str, step: int, train_file: Path, output: Path, stages: list[Path]) -> None:
-    """Run `fit` in a process that kills itself on the way."""
-    command = [sys.executable, "-c", code, str(step), str(train_file), str(output), *map(str, stages)]
-    paths = os.pathsep.join([str(Path(__file__).parent), *sys.path])
-    done = subprocess.run(command, env={**os.environ, "PYTHONPATH": paths}, capture_output=True, check=False)
-    assert done.returncode == -signal.SIGKILL, done.stderr.decode()[-2000:]
-
-
 KILLED = """
-import os, signal, sys
 from cascadebert import Target, fit
 from cascadebert.training.loop import LossTrainer
 import test_fit
-count, original = 0, LossTrainer.compute_loss
-def counted(*args, **kwargs):
-    global count
-    count += 1
-    if count == int(sys.argv[1]):
-        os.kill(os.getpid(), signal.SIGKILL)
-    return original(*args, **kwargs)
-LossTrainer.compute_loss = counted
-fit(sys.argv[2], stages=sys.argv[4:], target=Target(speedup=1.5), output=sys.argv[3], config=test_fit.QUICK)
+kill_at(LossTrainer, sys.argv[1], int(sys.argv[2]))
+fit(sys.argv[3], stages=sys.argv[5:], target=Target(speedup=1.5), output=sys.argv[4], config=test_fit.QUICK)
 """
 
 
@@ -104,26 +85,16 @@ def test_killing_fit_half_way_and_rerunning_it_ends_in_the_same_folder(
     fitted, stages, train_file, tmp_path, step
 ):
     output = tmp_path / "cascade"
-    killed(KILLED, step, train_file, output, stages)
+    run_killed(KILLED, "compute_loss", step, train_file, output, *stages)
     assert not output.exists() and (tmp_path / "cascade.work").is_dir()
     fit(train_file, stages=stages, target=Target(speedup=1.5), output=output, config=QUICK)
     assert contents(output) == contents(fitted)
 
 
-KILLED_WHILE_SAVING = """
-import os, signal, sys
-from cascadebert import Target, fit
-from cascadebert.training.loop import LossTrainer
-import test_fit
-LossTrainer._save_rng_state = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
-fit(sys.argv[2], stages=sys.argv[4:], target=Target(speedup=1.5), output=sys.argv[3], config=test_fit.QUICK)
-"""
-
-
 @pytest.mark.slow
 def test_a_kill_while_a_checkpoint_is_being_written_is_survived_too(fitted, stages, train_file, tmp_path):
     output = tmp_path / "cascade"
-    killed(KILLED_WHILE_SAVING, 0, train_file, output, stages)
+    run_killed(KILLED, "_save_rng_state", 1, train_file, output, *stages)
     assert list((tmp_path / "cascade.work").glob("*/checkpoints/checkpoint-*"))
     fit(train_file, stages=stages, target=Target(speedup=1.5), output=output, config=QUICK)
     assert contents(output) == contents(fitted)

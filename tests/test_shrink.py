@@ -3,11 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +18,7 @@ from cascadebert.folder import file_hashes
 from cascadebert.training.config import ShrinkConfig
 from cascadebert.training.student import Size, make_student, open_encoder, spread_layers
 from cascadebert.training.transfer import HiddenStates, Students
+from killing import run_killed
 from samples import sentences
 
 FAMILIES = ["bert", "roberta", "distilbert", "electra", "modernbert"]
@@ -95,19 +92,10 @@ def test_a_students_tokenizer_gives_the_large_models_numbers(shrunk, large):
 
 
 KILLED = """
-import os, signal, sys
-from pathlib import Path
 from cascadebert import shrink
 from cascadebert.training.loop import LossTrainer
 import test_shrink
-count, original = 0, LossTrainer.compute_loss
-def counted(*args, **kwargs):
-    global count
-    count += 1
-    if count == int(sys.argv[1]):
-        os.kill(os.getpid(), signal.SIGKILL)
-    return original(*args, **kwargs)
-LossTrainer.compute_loss = counted
+kill_at(LossTrainer, "compute_loss", int(sys.argv[1]))
 shrink(sys.argv[2], layers=[2, 1], hidden=[32, 16], corpus=sys.argv[3], output=sys.argv[4],
        config=test_shrink.QUICK)
 """
@@ -116,10 +104,7 @@ shrink(sys.argv[2], layers=[2, 1], hidden=[32, 16], corpus=sys.argv[3], output=s
 @pytest.mark.slow
 @pytest.mark.parametrize("step", [3, 58])
 def test_a_killed_run_goes_on_and_ends_in_the_same_weights(shrunk, large, corpus, tmp_path, step):
-    command = [sys.executable, "-c", KILLED, str(step), str(large), str(corpus), str(tmp_path / "students")]
-    paths = os.pathsep.join([str(Path(__file__).parent), *sys.path])
-    done = subprocess.run(command, env={**os.environ, "PYTHONPATH": paths}, capture_output=True, check=False)
-    assert done.returncode == -signal.SIGKILL, done.stderr.decode()[-2000:]
+    run_killed(KILLED, step, large, corpus, tmp_path / "students")
     assert not (tmp_path / "students").exists() and (tmp_path / "students.work").is_dir()
     made = shrink(
         large, layers=[2, 1], hidden=[32, 16], corpus=corpus, output=tmp_path / "students", config=QUICK

@@ -4,10 +4,6 @@ from __future__ import annotations
 
 import csv
 import json
-import os
-import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +15,7 @@ from cascadebert import Cascade, CascadeError
 from cascadebert.errors import DataError
 from cascadebert.stream import predict_file
 from cascadebert.tables import read_table
+from killing import run_killed
 from samples import sentences
 
 
@@ -80,19 +77,11 @@ def test_a_folder_of_parquet_files_is_one_input(cascade, tmp_path):
 
 
 KILLED = """
-import os, signal, sys
 from pathlib import Path
 import cascadebert.stream as stream
 from cascadebert import Cascade
 stream.CHUNK_ROWS = 40
-count, original = 0, Cascade.predict
-def counted(*args, **kwargs):
-    global count
-    count += 1
-    if count == 3:
-        os.kill(os.getpid(), signal.SIGKILL)
-    return original(*args, **kwargs)
-Cascade.predict = counted
+kill_at(Cascade, "predict", 3)
 stream.predict_file(Cascade.from_pretrained(sys.argv[1]), Path(sys.argv[2]), Path(sys.argv[3]))
 """
 
@@ -103,9 +92,7 @@ def test_a_killed_run_goes_on_and_writes_the_same_bytes(cascade, saved, tmp_path
     source = write_rows(tmp_path / f"in.{ending}")
     predict_file(cascade, source, tmp_path / f"whole.{ending}")
     output = tmp_path / f"out.{ending}"
-    command = [sys.executable, "-c", KILLED, str(saved), str(source), str(output)]
-    done = subprocess.run(command, env={**os.environ}, capture_output=True, check=False)
-    assert done.returncode == -signal.SIGKILL, done.stderr.decode()[-2000:]
+    run_killed(KILLED, saved, source, output)
     assert not output.exists() and len(list((tmp_path / f"out.{ending}.work").glob("0*.json"))) == 2
     rows, original = [], Cascade.predict
     monkeypatch.setattr(
@@ -157,6 +144,12 @@ def test_a_bad_row_stops_the_run_where_no_file_is_given_for_it_and_work_done_is_
     assert not (tmp_path / "out.csv").exists()
     done = predict_file(cascade, source, tmp_path / "out.csv", bad_rows=tmp_path / "bad.csv")
     assert (done.n, done.bad) == (150, 1)
+
+
+def test_answers_and_bad_rows_in_one_file_are_refused(cascade, tmp_path):
+    source = write_rows(tmp_path / "in.csv")
+    with pytest.raises(DataError, match="two files"):
+        predict_file(cascade, source, tmp_path / "out.csv", bad_rows=tmp_path / "out.csv")
 
 
 def test_a_column_that_comes_late_goes_into_jsonl_and_is_refused_elsewhere(cascade, tmp_path):

@@ -1,4 +1,4 @@
-"""Answer every row of a file of any size, in order, with flat memory; a kill loses one chunk."""
+"""Answer every row of a file of any size, in order, with memory for one chunk; a kill loses one chunk."""
 
 from __future__ import annotations
 
@@ -78,6 +78,8 @@ def predict_file(
     for file in (output, bad_rows):
         if file is not None:
             check_writable(file, overwrite=overwrite)
+    if bad_rows is not None and bad_rows.absolute() == output.absolute():
+        raise DataError(f"{output}: answers and bad rows need two files. Give --bad-rows another name.")
     chunks = read_chunks(source, rows=CHUNK_ROWS)
     first = next(chunks, None)
     if first is None:
