@@ -69,5 +69,7 @@ def saved(make_model: MakeModel, tmp_path_factory: pytest.TempPathFactory) -> Pa
     texts, labels = reviews(160, seed=5)
     write_csv(root / "data.csv", texts, labels)
     stages = [make_model(layers=i, hidden=16 * i, seed=i) for i in (1, 3)]
-    assemble(stages, data=root / "data.csv", target=Target(speedup=2.0), output=root / "cascade")
+    assemble(
+        stages, data=root / "data.csv", target=Target(speedup=2.0), output=root / "cascade", engine="torch"
+    )
     return root / "cascade"

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 
 import numpy as np
 import pytest
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-from cascadebert import Cascade, Target, assemble
+import cascadebert
+from cascadebert import Cascade, Target
 from cascadebert.errors import CascadeError, DataError, StageError
 from cascadebert.stage import Stage
 from cascadebert.training.sources import count_flops
 from samples import reviews, sentences, write_csv
+
+assemble = partial(cascadebert.assemble, engine="torch")
 
 
 @pytest.fixture

@@ -124,7 +124,7 @@ def test_assemble_keeps_the_contract_of_fit(run, make_model, rows, tmp_path):
     small, large = make_model(layers=1, hidden=16, seed=1), make_model(layers=3, hidden=48, seed=3)
     code, values, _ = run(
         "assemble", "--stage", small, "--stage", large, "--data", rows, "--target-speedup", 1.5,
-        "--output", tmp_path / "made", "--json",
+        "--output", tmp_path / "made", "--engine", "torch", "--json",
     )  # fmt: skip
     assert code == 0 and values["output"] == str(tmp_path / "made")
     assert {"accuracy", "stages", "thresholds", "exit_rates", "layers_speedup", "flops_speedup"} <= set(

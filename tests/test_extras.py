@@ -7,6 +7,9 @@ import sys
 
 import pytest
 
+from cascadebert import Target, assemble
+from samples import reviews, write_csv
+
 BLOCKED = """
 import sys
 from importlib.abc import MetaPathFinder
@@ -61,6 +64,18 @@ def test_training_without_its_libraries_names_the_extra(words):
     assert "pip install 'cascadebert[train]'" in done.stderr and "Traceback" not in done.stderr
 
 
+@pytest.mark.slow
+def test_a_cascade_answers_without_torch(make_model, tmp_path):
+    rows = write_csv(tmp_path / "rows.csv", *reviews(120, seed=5))
+    stages = [make_model(layers=i, hidden=16 * i, seed=i) for i in (1, 3)]
+    assemble(stages, data=rows, target=Target(speedup=1.5), output=tmp_path / "c", precision="float32")
+    done = run("predict", tmp_path / "c", rows, "--output", tmp_path / "answers.csv", "--json")
+    assert done.returncode == 0 and '"n": 120' in done.stdout, done.stderr
+    absent = run("info", tmp_path / "c"), run("evaluate", tmp_path / "c", rows, absent=("openvino",))
+    assert absent[0].returncode == 0
+    assert absent[1].returncode == 2 and "openvino is not installed" in absent[1].stderr
+
+
 def test_inference_without_torch_names_the_extra(saved):
     done = run("evaluate", saved, saved.parent / "data.csv", absent=("torch",))
     assert done.returncode == 2 and "pip install 'cascadebert[train]'" in done.stderr
@@ -68,5 +83,5 @@ def test_inference_without_torch_names_the_extra(saved):
 
 def test_parquet_without_pyarrow_names_the_extra(saved, tmp_path):
     (tmp_path / "rows.parquet").write_bytes(b"PAR1")
-    done = run("evaluate", saved, tmp_path / "rows.parquet")
+    done = run("evaluate", saved, tmp_path / "rows.parquet", absent=("pyarrow",))
     assert done.returncode == 2 and "pip install 'cascadebert[tune]'" in done.stderr

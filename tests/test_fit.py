@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from cascadebert import Cascade, CascadeError, FitConfig, Target, evaluate, fit, tune
+import cascadebert
+from cascadebert import Cascade, CascadeError, FitConfig, Target, evaluate, tune
 from cascadebert.data import Examples
 from cascadebert.errors import DataError, StageError
 from cascadebert.folder import file_hashes, used_rows
@@ -20,6 +22,8 @@ from cascadebert.training.losses import NO_LABEL
 from cascadebert.training.stage_training import Lesson, row_order, train_stage
 from killing import run_killed
 from samples import reviews, sentences, write_csv
+
+fit = partial(cascadebert.fit, engine="torch")
 
 QUICK = FitConfig(epochs=4, batch_size=16, learning_rate=2e-3, max_length=32, bf16=False)
 
@@ -71,11 +75,12 @@ def test_the_parts_of_the_data_are_disjoint_and_complete(fitted):
 
 
 KILLED = """
-from cascadebert import Target, fit
+from cascadebert import Target
 from cascadebert.training.loop import LossTrainer
 import test_fit
 kill_at(LossTrainer, sys.argv[1], int(sys.argv[2]))
-fit(sys.argv[3], stages=sys.argv[5:], target=Target(speedup=1.5), output=sys.argv[4], config=test_fit.QUICK)
+target, config = Target(speedup=1.5), test_fit.QUICK
+test_fit.fit(sys.argv[3], stages=sys.argv[5:], target=target, output=sys.argv[4], config=config)
 """
 
 

@@ -12,8 +12,21 @@ from numpy.typing import NDArray
 from cascadebert.engines.base import TokenBatch
 from cascadebert.types import Ints
 
-LENGTH_STEP = 8
-"""A row is padded to the next multiple of this: a function of the row alone, not of its neighbours."""
+FINE, MIDDLE, COARSE = 2, 4, 8
+FINE_UP_TO, MIDDLE_UP_TO = 32, 64
+
+
+def padded(lengths: Ints) -> Ints:
+    """(n,) tokens that are computed for rows of the given lengths: a function of the row alone.
+
+    The next multiple of 2 up to 32 tokens, of 4 up to 64, of 8 above: short rows bear little padding, and
+    long ones meet often enough to fill a batch.
+
+    >>> padded(np.array([1, 31, 33, 65])).tolist()
+    [2, 32, 36, 72]
+    """
+    steps = np.where(lengths <= FINE_UP_TO, FINE, np.where(lengths <= MIDDLE_UP_TO, MIDDLE, COARSE))
+    return np.asarray(-(-lengths // steps) * steps)
 
 
 @dataclass(frozen=True)
@@ -43,12 +56,12 @@ class Rows:
     @property
     def padded_lengths(self) -> Ints:
         """(n,) tokens that are computed for each row."""
-        return -(-self.lengths // LENGTH_STEP) * LENGTH_STEP
+        return padded(self.lengths)
 
-    def batch(self, positions: Ints, *, step: int = LENGTH_STEP) -> TokenBatch:
-        """The rows at the given positions, padded to the longest, rounded up to a multiple of `step`."""
+    def batch(self, positions: Ints, *, exact: bool = False) -> TokenBatch:
+        """The rows at the given positions, filled up to the longest one's padded (or exact) length."""
         lengths = self.starts[positions + 1] - self.starts[positions]
-        columns = np.arange(-(-int(lengths.max()) // step) * step)
+        columns = np.arange(int((lengths if exact else padded(lengths)).max()))
         mask = columns < lengths[:, None]
         place = np.where(mask, self.starts[positions][:, None] + columns, 0)
         return TokenBatch(
@@ -58,12 +71,14 @@ class Rows:
         )
 
 
-def join_rows(ids: Sequence[Sequence[int]], type_ids: Sequence[Sequence[int]], pad_id: int) -> Rows:
-    """Lay the tokens of each row end to end."""
+def join_rows(ids: Sequence[Sequence[int]], type_ids: Sequence[Sequence[int]] | None, pad_id: int) -> Rows:
+    """Lay the tokens of each row end to end; without token types they are all 0."""
     lengths = np.fromiter((len(row) for row in ids), dtype=np.int64, count=len(ids))
     starts = np.concatenate([[0], np.cumsum(lengths)])
     flat = np.fromiter(chain.from_iterable(ids), dtype=np.int32, count=int(starts[-1]))
-    types = np.fromiter(chain.from_iterable(type_ids), dtype=np.int8, count=int(starts[-1]))
+    types = np.zeros(len(flat), dtype=np.int8)
+    if type_ids is not None:
+        types = np.fromiter(chain.from_iterable(type_ids), dtype=np.int8, count=len(flat))
     return Rows(flat, types, starts, pad_id)
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from cascadebert.cascade import Cascade
-from cascadebert.costs import row_costs
+from cascadebert.costs import measure
 from cascadebert.data import Examples, load_examples
 from cascadebert.metrics import accuracy
 from cascadebert.tasks import Columns
@@ -51,7 +51,7 @@ class Bench:
         last_stage: its last stage alone on every row.
         measured_speedup: median over the repeats of the last stage's seconds over the cascade's.
         range: lowest and highest of these ratios.
-        expected_speedup: from seconds per token of each stage, timed apart, and the rows' exits.
+        expected_speedup: from seconds per row and token of each stage, timed apart, and the rows' exits.
         routing_overhead: seconds of the cascade over the sum of its parts (tokenising once per tokenizer,
             each stage on the rows that reached it), less 1.
         exit_rates: (num_stages,) share of the rows answered at each stage.
@@ -101,6 +101,7 @@ def bench(
             repeats=repeats,
         )
     )
+    costs = measure(cascade.stages, examples.texts, encoded).costs(encoded)
     ratios = seconds[1] / seconds[0]
     exits = answers.stages - 1
     return Bench(
@@ -110,7 +111,7 @@ def bench(
         last_stage=_timed(examples, last.predict(examples.texts), seconds[1]),
         measured_speedup=float(np.median(ratios)),
         range=(float(ratios.min()), float(ratios.max())),
-        expected_speedup=speedup(exits, row_costs(cascade.stages, encoded, "measured")),
+        expected_speedup=speedup(exits, costs.rows, costs.alone),
         routing_overhead=float(np.median(seconds[0] / seconds[2:].sum(axis=0))) - 1,
         exit_rates=tuple(float(r) for r in np.bincount(exits, minlength=len(reached)) / len(exits)),
     )

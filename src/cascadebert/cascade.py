@@ -14,7 +14,7 @@ from cascadebert.confidence import max_probability, softmax
 from cascadebert.errors import CascadeError, DataError
 from cascadebert.folder import copy_folder, read_folder, upload_folder
 from cascadebert.spec import CascadeSpec
-from cascadebert.stage import BATCH_TOKENS, Stage, local_folder
+from cascadebert.stage import Stage, local_folder
 from cascadebert.thresholds import leaves
 from cascadebert.types import Floats, Ints, Logits, OperatingPoint, Predictions, Texts
 
@@ -54,14 +54,19 @@ class Cascade:
 
         Args:
             path_or_repo: the folder, or a repository.
-            engine: "torch" or "auto".
-            precision: "float32", "bfloat16" or "auto".
+            engine: "openvino", "onnxruntime", "torch", or "auto": the one that thresholds were picked on.
+            precision: "float32", "bfloat16", or "auto": that of the thresholds where the engine is theirs,
+                else the engine's own choice.
 
         Raises:
             FolderError: if the folder is damaged, changed or of an unknown format version.
+            StageError: if the engine or the precision cannot be had here; nothing is put in its place.
         """
         path = local_folder(path_or_repo)
         spec = read_folder(path)
+        tuned = spec.tuned_on
+        if tuned is not None and engine in ("auto", tuned.engine):
+            engine, precision = tuned.engine, tuned.precision if precision == "auto" else precision
         stages = tuple(
             replace(
                 Stage.from_pretrained(
@@ -76,25 +81,40 @@ class Cascade:
         return cls(stages, temperatures, spec.operating_point, spec, path)
 
     @property
+    def uncertified(self) -> str | None:
+        """Why nothing that was measured or promised of the thresholds holds here; None where it does.
+
+        They belong to one engine and precision (and to the tokenizers and maximum lengths, which are
+        fixed in the folder).
+        """
+        tuned = None if self.spec is None else self.spec.tuned_on
+        if self.spec is None or tuned is None or self.operating_point != self.spec.operating_point:
+            return "its thresholds were set by hand"
+        here = self.stages[-1].engine
+        if (here.name, here.precision) == (tuned.engine, tuned.precision):
+            return None
+        return (
+            f"its thresholds were picked on {tuned.engine} {tuned.precision}, this is {here.name} "
+            f"{here.precision}. Pick them here with `cascadebert tune --engine {here.name}`."
+        )
+
+    @property
     def label_names(self) -> tuple[str, ...]:
         """The labels, in the order of the columns of every probability array."""
         return self.stages[-1].label_names
 
-    def predict(self, texts: Texts, *, batch_tokens: int = BATCH_TOKENS) -> Predictions:
+    def predict(self, texts: Texts) -> Predictions:
         """Answer each text or pair at the first stage that is sure of it.
 
         Args:
             texts: n texts, or n pairs of texts.
-            batch_tokens: budget of a batch, in padded tokens; answers do not depend on it.
 
         Raises:
             DataError: if it is given one string, something that is no text, or pairs where the cascade was
                 made for single texts (or the other way round).
         """
         self._check_kind(texts)
-        return route(
-            self.stages, self.temperatures, self.operating_point.thresholds, texts, batch_tokens=batch_tokens
-        )
+        return route(self.stages, self.temperatures, self.operating_point.thresholds, texts)
 
     def predict_proba(self, texts: Texts) -> Floats:
         """(n, num_labels) probabilities by the stage that answered; each row sums to 1."""
@@ -190,8 +210,6 @@ def route(
     temperatures: Sequence[float],
     thresholds: Sequence[float],
     texts: Texts,
-    *,
-    batch_tokens: int = BATCH_TOKENS,
 ) -> Predictions:
     """Run each stage on the rows that no earlier one was sure of (Li et al. 2021, section 3.1).
 
@@ -211,7 +229,7 @@ def route(
     ):
         if not active.size:
             break
-        logits = stage.logits(encoded.by(stage), active, batch_tokens=batch_tokens)
+        logits = stage.logits(encoded.by(stage), active)
         answer = decide(logits, temperature)
         here = leaves(answer.confidences, threshold)
         done = active[here]

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
+from typing import Literal
 
 import numpy as np
 
@@ -11,19 +13,62 @@ from cascadebert.batching import Rows
 from cascadebert.errors import CascadeError
 from cascadebert.stage import Stage
 from cascadebert.timing import interleaved
-from cascadebert.types import Cost, Floats
+from cascadebert.types import Floats, Ints, Seconds, Texts
 
-TIMED_ROWS = 512
+TIMED_ROWS = 1024
+TIMED_GROUPS = 3
 TIMED_REPEATS = 3
 
 
-def row_costs(stages: Sequence[Stage], encoded: Sequence[Rows], cost: Cost) -> Floats:
-    """(num_stages, n) cost of each row at each stage.
+@dataclass(frozen=True)
+class Costs:
+    """What rows cost, in one unit.
+
+    Attributes:
+        rows: (num_stages, n) added by each stage that a row reaches.
+        alone: mean cost of a row when the last stage runs by itself.
+    """
+
+    rows: Floats
+    alone: float
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Seconds on this machine, fitted to a few timed rows.
+
+    Attributes:
+        stages: one per stage, of the model alone, by padded tokens.
+        tokenising: one per stage, by tokens; the same for stages that share a tokenizer.
+        keys: one per stage, which tokenizer it has.
+    """
+
+    stages: tuple[Seconds, ...]
+    tokenising: tuple[Seconds, ...]
+    keys: tuple[str, ...]
+
+    def costs(self, encoded: Sequence[Rows]) -> Costs:
+        """Of the given rows; a tokenizer is paid once, by the first stage that has it.
+
+        Args:
+            encoded: each stage's tokens of the same n rows.
+        """
+        added = []
+        for i, rows in enumerate(encoded):
+            one = self.stages[i].of(rows.padded_lengths)
+            added.append(one if self.keys[i] in self.keys[:i] else one + self.tokenising[i].of(rows.lengths))
+        last = encoded[-1]
+        alone = self.stages[-1].of(last.padded_lengths) + self.tokenising[-1].of(last.lengths)
+        return Costs(np.stack(added), float(alone.mean()))
+
+
+def row_costs(stages: Sequence[Stage], encoded: Sequence[Rows], cost: Literal["layers", "flops"]) -> Costs:
+    """What rows cost by counting.
 
     Args:
         stages: the stages.
         encoded: each stage's tokens of the same n rows.
-        cost: the unit. Operations and seconds count padded tokens, as they are computed.
+        cost: the unit. Operations count padded tokens, as they are computed.
 
     Raises:
         CascadeError: for layers where the stages' widths differ, or operations that are not known.
@@ -35,28 +80,45 @@ def row_costs(stages: Sequence[Stage], encoded: Sequence[Rows], cost: Cost) -> F
                 f"layers do not compare stages of different widths ({widths}). Use --cost flops or measured."
             )
         layers = np.array([[stage.layers] for stage in stages], dtype=np.float64)
-        return np.repeat(layers, len(encoded[0]), axis=1)
-    if cost == "flops":
-        return np.stack([_flops(stage, rows) for stage, rows in zip(stages, encoded, strict=True)])
-    rates = seconds_per_token(stages, encoded)
-    return np.stack([rate * rows.padded_lengths for rate, rows in zip(rates, encoded, strict=True)])
+        counted = np.repeat(layers, len(encoded[0]), axis=1)
+    else:
+        counted = np.stack([_flops(stage, rows) for stage, rows in zip(stages, encoded, strict=True)])
+    return Costs(counted, float(counted[-1].mean()))
 
 
-def seconds_per_token(stages: Sequence[Stage], encoded: Sequence[Rows]) -> list[float]:
-    """Seconds of each stage per padded token, by timing up to 512 of the rows, stages in turn.
+def measure(stages: Sequence[Stage], texts: Texts, encoded: Sequence[Rows]) -> Measured:
+    """Time up to 1,024 of the rows, short, middling and long ones apart, all stages in turn.
 
     Args:
         stages: the stages.
-        encoded: each stage's tokens of the same n rows.
+        texts: n texts or pairs.
+        encoded: each stage's tokens of them.
     """
-    n = len(encoded[0])
-    some = np.unique(np.linspace(0, n - 1, min(n, TIMED_ROWS)).astype(np.int64))
-    runs = [partial(stage.logits, rows, some) for stage, rows in zip(stages, encoded, strict=True)]
-    seconds = interleaved(runs, repeats=TIMED_REPEATS)
-    return [
-        float(np.median(taken)) / int(rows.padded_lengths[some].sum())
-        for taken, rows in zip(seconds, encoded, strict=True)
-    ]
+    some = np.linspace(0, len(texts) - 1, min(len(texts), TIMED_ROWS)).astype(np.int64)
+    some = some[np.argsort(encoded[-1].lengths[some], kind="stable")]
+    groups = [group for group in np.array_split(some, TIMED_GROUPS) if len(group)]
+    runs: list[Callable[[], object]] = []
+    for stage, rows in zip(stages, encoded, strict=True):
+        for group in groups:
+            runs.append(partial(stage.logits, rows, group))
+            runs.append(partial(stage.encode, [texts[i] for i in group]))
+    seconds = np.median(interleaved(runs, repeats=TIMED_REPEATS), axis=1).reshape(len(stages), len(groups), 2)
+    models, tokenising = [], []
+    for rows, taken in zip(encoded, seconds, strict=True):
+        models.append(_fitted(rows.padded_lengths, groups, taken[:, 0]))
+        tokenising.append(_fitted(rows.lengths, groups, taken[:, 1]))
+    return Measured(tuple(models), tuple(tokenising), tuple(stage.encoder.key for stage in stages))
+
+
+def _fitted(lengths: Ints, groups: Sequence[Ints], seconds: Floats) -> Seconds:
+    """Least squares of seconds on rows and tokens, neither below 0."""
+    amounts = np.array([[len(group), lengths[group].sum()] for group in groups], dtype=np.float64)
+    row, token = np.linalg.lstsq(amounts, seconds, rcond=None)[0]
+    if row < 0:
+        row, token = 0.0, seconds.sum() / amounts[:, 1].sum()
+    elif token < 0:
+        row, token = seconds.sum() / amounts[:, 0].sum(), 0.0
+    return Seconds(float(row), float(token))
 
 
 def _flops(stage: Stage, rows: Rows) -> Floats:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
 
 import numpy as np
 
@@ -18,7 +18,7 @@ from cascadebert.metrics import accuracy, difficulty_inversion_score, expected_c
 from cascadebert.stage import Stage
 from cascadebert.tasks import Columns
 from cascadebert.thresholds import exit_stages, speedup
-from cascadebert.types import Cost, Floats, Ints, Logits, Predictions, Report, StageReport, Texts
+from cascadebert.types import Floats, Ints, Logits, Predictions, Report, StageReport, Texts
 
 if TYPE_CHECKING:
     import datasets
@@ -65,13 +65,13 @@ def evaluate(
     )
 
 
-def evaluate_folder(
-    path: Path, data: str | Path, *, columns: Columns | None = None
+def evaluate_cascade(
+    cascade: Cascade, data: str | Path, *, columns: Columns | None = None
 ) -> tuple[Report, dict[str, int]]:
     """Measure a saved cascade on labelled rows, and count those among them that it was made from.
 
     Args:
-        path: the folder.
+        cascade: from a folder.
         data: as for `evaluate`.
         columns: names of the columns, where not the usual ones.
 
@@ -79,7 +79,6 @@ def evaluate_folder(
         The report, and how many of the rows were used to train, tune and certify.
     """
     examples = load_examples(data, columns=columns, split="validation")
-    cascade = Cascade.from_pretrained(path)
     assert cascade.path is not None
     return evaluate(cascade, examples), used_rows(cascade.path).seen(examples.hashes())
 
@@ -135,8 +134,10 @@ def _stage_report(logits: Floats, confidences: Floats, right: np.ndarray) -> Sta
     return StageReport(float(right.mean()), expected_calibration_error(confidences, right), dis)
 
 
-def _speedup_or_none(stages: tuple[Stage, ...], encoded: list[Rows], exits: Ints, cost: Cost) -> float | None:
+def _speedup_or_none(
+    stages: tuple[Stage, ...], encoded: list[Rows], exits: Ints, cost: Literal["layers", "flops"]
+) -> float | None:
     try:
-        return speedup(exits, row_costs(stages, encoded, cost))
+        return speedup(exits, row_costs(stages, encoded, cost).rows)
     except CascadeError:
         return None

@@ -7,7 +7,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from typing_extensions import Self
 
-from cascadebert.types import Flops, OperatingPoint, Report
+from cascadebert.types import Flops, OperatingPoint, Report, Seconds
 
 SCHEMA_VERSION = 1
 _STRICT = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
@@ -62,14 +62,16 @@ class Timing(BaseModel):
 
     Attributes:
         machine: in words.
-        rows_per_second: of each stage alone, on the tune rows.
+        stages: of each stage's model alone, by padded tokens.
+        tokenising: of each stage's tokenizer, by tokens.
         expected_speedup: of the cascade over the last stage alone, from those seconds and the exits.
     """
 
     model_config = _STRICT
 
     machine: str
-    rows_per_second: tuple[float, ...]
+    stages: tuple[Seconds, ...]
+    tokenising: tuple[Seconds, ...]
     expected_speedup: float
 
 

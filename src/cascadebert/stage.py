@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -15,14 +16,14 @@ from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 from tokenizers import Encoding, Tokenizer
 
-from cascadebert.batching import LENGTH_STEP, Rows, batches, join_rows
+from cascadebert.batching import COARSE, Rows, batches, join_rows
 from cascadebert.confidence import max_probability, softmax
 from cascadebert.engines.base import Engine
 from cascadebert.engines.load import load_engine
 from cascadebert.errors import DataError, StageError
 from cascadebert.types import Flops, Ints, Logits, Predictions, Texts
 
-BATCH_TOKENS = 4096
+BATCH_TOKENS = 2048
 ENCODE_CHUNK = 8192
 DEFAULT_LENGTH = 128
 CHECKPOINT_FILES = ("*.json", "*.safetensors", "*.txt", "*.model", "*.npz", "*.md", "stage-*/*")
@@ -61,7 +62,9 @@ class TextEncoder:
         found: list[Encoding] = []
         for start in range(0, len(texts), ENCODE_CHUNK):
             found.extend(self._tokenizer.encode_batch(list(texts[start : start + ENCODE_CHUNK])))
-        return join_rows([one.ids for one in found], [one.type_ids for one in found], self.pad_id)
+        typed = any(not isinstance(text, str) for text in texts) or any(one.type_ids[0] for one in found[:1])
+        types = [one.type_ids for one in found] if typed else None
+        return join_rows([one.ids for one in found], types, self.pad_id)
 
 
 @dataclass(frozen=True)
@@ -77,6 +80,7 @@ class Stage:
         encoder: its tokenizer.
         engine: what runs it.
         flops: of one row, where known.
+        batch_tokens: budget of a batch, in padded tokens; answers do not depend on it.
         columns: order in which the checkpoint's own labels are given out.
     """
 
@@ -88,6 +92,7 @@ class Stage:
     encoder: TextEncoder
     engine: Engine
     flops: Flops | None = None
+    batch_tokens: int = BATCH_TOKENS
     columns: tuple[int, ...] | None = None
 
     @classmethod
@@ -103,8 +108,8 @@ class Stage:
 
         Args:
             path_or_repo: a folder with config.json, model.safetensors and tokenizer.json, or a repository.
-            engine: "torch" or "auto".
-            precision: "float32", "bfloat16" or "auto".
+            engine: "openvino", "onnxruntime", "torch" or "auto" (see `load_engine`).
+            precision: "float32", "bfloat16" or "auto" for the engine's own choice.
             max_length: longest row in tokens; default 128, or less where the model reads less.
 
         Raises:
@@ -132,15 +137,14 @@ class Stage:
         """Tokens of each text or pair."""
         return self.encoder.encode(texts)
 
-    def logits(
-        self, rows: Rows, positions: Ints | None = None, *, batch_tokens: int = BATCH_TOKENS
-    ) -> Logits:
+    def logits(self, rows: Rows, positions: Ints | None = None) -> Logits:
         """Logits of the rows at the given positions.
+
+        Batches hold rows of one padded length, and as many run at the same time as the engine likes.
 
         Args:
             rows: tokens from `encode`.
             positions: (m,) which rows; default all.
-            batch_tokens: budget of a batch.
 
         Returns:
             (m, num_labels) in the order of `positions`.
@@ -149,8 +153,13 @@ class Stage:
         place = np.empty(len(rows), dtype=np.int64)
         place[wanted] = np.arange(len(wanted))
         answers = np.empty((len(wanted), self.num_labels), dtype=np.float32)
-        for batch in batches(rows.padded_lengths, wanted, tokens=batch_tokens):
+
+        def run(batch: Ints) -> None:
             answers[place[batch]] = self.engine.logits(rows.batch(batch))
+
+        in_parallel(
+            run, list(batches(rows.padded_lengths, wanted, tokens=self.batch_tokens)), self.engine.streams
+        )
         return answers if self.columns is None else answers[:, list(self.columns)]
 
     def predict(self, texts: Texts) -> Predictions:
@@ -177,6 +186,17 @@ class Stage:
                 f"Expected: {', '.join(names)}."
             )
         return replace(self, label_names=tuple(names), columns=tuple(own.index(name) for name in names))
+
+
+def in_parallel(run: Callable[[Ints], None], batches: Sequence[Ints], streams: int) -> None:
+    """Run each batch, so many at the same time."""
+    if streams == 1 or len(batches) < 2:
+        for batch in batches:
+            run(batch)
+        return
+    with ThreadPoolExecutor(streams) as threads:
+        for _ in threads.map(run, batches):
+            pass
 
 
 def local_folder(path_or_repo: str | Path) -> Path:
@@ -260,7 +280,7 @@ def fitting_length(config: dict[str, Any], wanted: int | None, path: Path) -> in
     reads = config_number(config, "max_position_embeddings", path)
     if config.get("model_type") in ("roberta", "xlm-roberta", "camembert"):
         reads -= int(config.get("pad_token_id", 1)) + 1  # positions are counted from behind the padding id
-    reads -= reads % LENGTH_STEP
+    reads -= reads % COARSE
     if wanted is not None and not 4 <= wanted <= reads:
         raise StageError(f"{path}: a maximum length of 4 to {reads} tokens is possible, not {wanted}")
     return min(DEFAULT_LENGTH, reads) if wanted is None else wanted

@@ -125,22 +125,25 @@ def paid(exits: Ints, costs: Floats) -> Floats:
     return np.asarray(np.cumsum(costs, axis=0)[exits, np.arange(len(exits))])
 
 
-def speedup(exits: Ints, costs: Floats) -> float:
+def speedup(exits: Ints, costs: Floats, alone: float | None = None) -> float:
     """Cost of the last stage alone over the cost paid, both summed over the rows.
 
     Args:
         exits: (n,) from `exit_stages`.
         costs: (num_stages, n), or (num_stages,) where every row costs the same.
+        alone: mean cost of a row at the last stage alone, where it is not its part of `costs`.
 
     >>> leave = np.repeat([0, 1], [377, 31])
     >>> round(speedup(leave, np.array([2.0, 12.0])), 4)
     4.1212
     """
     costs = _per_row(costs, len(exits))
-    return float(costs[-1].sum() / paid(exits, costs).sum())
+    return float((costs[-1].mean() if alone is None else alone) / paid(exits, costs).mean())
 
 
-def select_thresholds(confidences: Floats, losses: Floats, costs: Floats, *, target: Target) -> Selection:
+def select_thresholds(
+    confidences: Floats, losses: Floats, costs: Floats, *, target: Target, alone: float | None = None
+) -> Selection:
     """The thresholds that meet `target`: lowest loss for a speed-up, else the highest speed-up.
 
     Args:
@@ -149,6 +152,8 @@ def select_thresholds(confidences: Floats, losses: Floats, costs: Floats, *, tar
             1 where the answer differs from the last stage's.
         costs: (num_stages, n), or (num_stages,) where every row costs the same; any unit.
         target: what must hold on these rows.
+        alone: mean cost of a row at the last stage alone, where it is not its part of `costs`: work that
+            stages share, such as tokenising, is in the first one's.
 
     Raises:
         InfeasibleTarget: if no thresholds meet it; carries the nearest point.
@@ -163,11 +168,11 @@ def select_thresholds(confidences: Floats, losses: Floats, costs: Floats, *, tar
     confidences, losses, costs = _checked(confidences, losses, costs)
     grids = _candidates(confidences[:-1])
     loss, cost = _sweep(confidences, losses, costs, grids)
-    gains = costs[-1].mean() / cost
+    gains = (costs[-1].mean() if alone is None else alone) / cost
     last_loss = float(losses[-1].mean())
     best = _pick(loss, gains, last_loss, target)
     point = tuple(float(grid[i]) for grid, i in zip(grids, np.unravel_index(best, loss.shape), strict=True))
-    choice = _measure(point, confidences, losses, costs)
+    choice = _measure(point, confidences, losses, costs, alone)
     if not _meets(np.array(choice.loss), np.array(choice.speedup), last_loss, target):
         raise InfeasibleTarget(target, choice)
     return choice
@@ -292,11 +297,13 @@ def _pick(loss: Floats, gains: Floats, last_loss: float, target: Target) -> int:
     return int(where[np.lexsort(tuple(key[where] for key in keys))[0]])
 
 
-def _measure(point: tuple[float, ...], confidences: Floats, losses: Floats, costs: Floats) -> Selection:
+def _measure(
+    point: tuple[float, ...], confidences: Floats, losses: Floats, costs: Floats, alone: float | None
+) -> Selection:
     """What the thresholds give, by routing the rows rather than from the table."""
     exits = exit_stages(confidences, point)
     rates = np.bincount(exits, minlength=len(confidences)) / len(exits)
-    gain = speedup(exits, costs)
+    gain = speedup(exits, costs, alone)
     return Selection(
         thresholds=point,
         n=len(exits),

@@ -12,7 +12,7 @@ from cascadebert.batching import Rows
 from cascadebert.calibration import fit_temperature
 from cascadebert.cascade import Cascade
 from cascadebert.confidence import max_probability
-from cascadebert.costs import row_costs
+from cascadebert.costs import Measured, measure, row_costs
 from cascadebert.data import Examples, load_examples, shorten
 from cascadebert.environment import machine
 from cascadebert.errors import DataError, FolderError
@@ -50,11 +50,13 @@ class Cached:
         logits: (num_stages, n, num_labels), before scaling.
         encoded: each stage's tokens.
         labels: (n,) label ids, or None.
+        seconds: what a row takes on this machine.
     """
 
     logits: Logits
     encoded: list[Rows]
     labels: Ints | None
+    seconds: Measured
 
 
 def tune(
@@ -89,6 +91,8 @@ def tune_folder(
     target: Target,
     cost: Cost = "flops",
     columns: Columns | None = None,
+    engine: str = "auto",
+    precision: str = "auto",
 ) -> Tuned:
     """Pick a new operating point for a saved cascade and store it there.
 
@@ -98,16 +102,18 @@ def tune_folder(
         target: what must hold.
         cost: what speed-up is counted in.
         columns: names of the columns, where not the usual ones.
+        engine: to pick them on: another than before, or "auto" for the same.
+        precision: likewise.
     """
     if not path.is_dir():
         raise FolderError(f"{path}: no such folder. To tune a repository of the Hub, save it here first.")
-    cascade = Cascade.from_pretrained(path)
+    cascade = Cascade.from_pretrained(path, engine=engine, precision=precision)
     assert cascade.spec is not None
     tuned, examples = _tune(cascade, data, target, cost, columns)
-    engine = cascade.stages[-1].engine
+    used_engine = cascade.stages[-1].engine
     tuned_on = TunedOn(
-        engine=engine.name,
-        precision=engine.precision,
+        engine=used_engine.name,
+        precision=used_engine.precision,
         source=examples.source,
         data_sha256=examples.sha256(),
     )
@@ -166,9 +172,11 @@ def untouched(cascade: Cascade, examples: Examples) -> tuple[Examples, tuple[str
 
 
 def cache(cascade: Cascade, examples: Examples) -> Cached:
-    """Run every stage on every row, once."""
+    """Run every stage on every row, once, and time some of them."""
     labels = None if examples.labels is None else examples.label_ids(cascade.label_names)
-    return Cached(cascade.stage_logits(examples.texts), encode(cascade, examples), labels)
+    encoded = encode(cascade, examples)
+    seconds = measure(cascade.stages, examples.texts, encoded)
+    return Cached(cascade.stage_logits(examples.texts), encoded, labels, seconds)
 
 
 def pick(
@@ -189,10 +197,10 @@ def pick(
     probabilities = scaled_probabilities(cascade, cached.logits)
     confidences = max_probability(probabilities)
     measure, losses = _losses(probabilities, cached.labels, target)
-    seconds = row_costs(cascade.stages, cached.encoded, "measured")
-    costs = seconds if cost == "measured" else row_costs(cascade.stages, cached.encoded, cost)
+    clock = cached.seconds.costs(cached.encoded)
+    costs = clock if cost == "measured" else row_costs(cascade.stages, cached.encoded, cost)
     try:
-        choice = select_thresholds(confidences, losses, costs, target=target)
+        choice = select_thresholds(confidences, losses, costs.rows, target=target, alone=costs.alone)
     except InfeasibleTarget as refused:
         raise InfeasibleTarget(target, refused.nearest, unit=f"by {cost}") from None
     expected = Expected(
@@ -211,14 +219,13 @@ def pick(
     if cached.labels is not None:
         done = report(cascade.with_operating_point(point), cached.logits, cached.encoded, cached.labels)
     exits = exit_stages(confidences, choice.thresholds)
-    return Tuned(point, done, _timing(seconds, exits))
-
-
-def _timing(seconds: Floats, exits: Ints) -> Timing:
-    rates = tuple(round(1 / float(one.mean()), 1) for one in seconds)
-    return Timing(
-        machine=machine(), rows_per_second=rates, expected_speedup=round(speedup(exits, seconds), 4)
+    timing = Timing(
+        machine=machine(),
+        stages=cached.seconds.stages,
+        tokenising=cached.seconds.tokenising,
+        expected_speedup=round(speedup(exits, clock.rows, clock.alone), 4),
     )
+    return Tuned(point, done, timing)
 
 
 def _losses(

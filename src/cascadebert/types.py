@@ -67,6 +67,22 @@ class Flops:
 
 
 @dataclass(frozen=True)
+class Seconds:
+    """Seconds of one row of `L` tokens on one machine: `row + token * L`."""
+
+    row: float
+    token: float
+
+    def of(self, lengths: Ints) -> Floats:
+        """(n,) seconds of rows with the given token counts.
+
+        >>> Seconds(row=1, token=0.5).of(np.array([4])).tolist()
+        [3.0]
+        """
+        return np.asarray(self.row + self.token * np.asarray(lengths, dtype=np.float64))
+
+
+@dataclass(frozen=True)
 class Target:
     """What thresholds are picked for: exactly one of the four.
 

@@ -52,6 +52,8 @@ def fit(
     min_accuracy: o.Least = None,
     min_agreement: o.Agreement = None,
     cost: o.CostUnit = "flops",
+    engine: o.EngineName = "auto",
+    precision: o.Precision = "auto",
     text_column: o.TextColumns = None,
     label_column: o.LabelColumn = None,
     group_column: o.GroupColumn = None,
@@ -107,6 +109,8 @@ def fit(
         columns=o.columns_of(text_column, label_column, group_column),
         difficulty=difficulty or (),
         cost=cost,
+        engine=engine,
+        precision=precision,
         overwrite=overwrite,
         config=FitConfig(
             max_length=max_length,
@@ -144,6 +148,8 @@ def assemble(
     text_column: o.TextColumns = None,
     label_column: o.LabelColumn = None,
     cost: o.CostUnit = "flops",
+    engine: o.EngineName = "auto",
+    precision: o.Precision = "auto",
     max_length: Annotated[int | None, _knob("Longest row in tokens; default 128.", o.ROWS, "N")] = None,
     overwrite: o.Overwrite = False,
     json: o.Json = False,
@@ -161,6 +167,8 @@ def assemble(
         columns=o.columns_of(text_column, label_column),
         max_length=max_length,
         cost=cost,
+        engine=engine,
+        precision=precision,
         overwrite=overwrite,
     )
     _made(cascade, output, now() - start, json)
@@ -247,6 +255,8 @@ def tune(
     text_column: o.TextColumns = None,
     label_column: o.LabelColumn = None,
     cost: o.CostUnit = "flops",
+    engine: o.EngineName = "auto",
+    precision: o.Precision = "auto",
     json: o.Json = False,
 ) -> None:
     """Pick new thresholds for a saved cascade. A target that cannot be met changes nothing: exit code 1."""
@@ -256,7 +266,9 @@ def tune(
     target = o.target_of(target_speedup, max_accuracy_drop, min_accuracy, min_agreement)
     columns = o.columns_of(text_column, label_column)
     try:
-        tuned = tune_folder(folder, data, target=target, cost=cost, columns=columns)
+        tuned = tune_folder(
+            folder, data, target=target, cost=cost, columns=columns, engine=engine, precision=precision
+        )
     except InfeasibleTarget as refused:
         out.errors().print(str(refused))
         out.machine_line(refused.as_dict(), json)

@@ -12,6 +12,7 @@ from cascadebert.tasks import Columns
 from cascadebert.types import Target
 
 TARGET, ROWS, TRAINING, DIFFICULTY = "Target: exactly one", "Rows and columns", "Training", "Difficulty"
+ENGINE = "Engine: default the fastest here, and then the one that thresholds were picked on"
 
 Folder: TypeAlias = Annotated[
     Path, typer.Argument(metavar="DIR", help="A saved cascade.", show_default=False)
@@ -26,6 +27,14 @@ CostUnit: TypeAlias = Annotated[
         help="Count speed-up in layers, flops, or measured seconds on this machine.",
         rich_help_panel=TARGET,
     ),
+]
+EngineName: TypeAlias = Annotated[
+    Literal["auto", "openvino", "onnxruntime", "torch"],
+    typer.Option("--engine", metavar="NAME", help="openvino, onnxruntime or torch.", rich_help_panel=ENGINE),
+]
+Precision: TypeAlias = Annotated[
+    Literal["auto", "float32", "bfloat16"],
+    typer.Option(metavar="P", help="float32 or bfloat16.", rich_help_panel=ENGINE),
 ]
 TextColumns: TypeAlias = Annotated[
     list[str] | None,

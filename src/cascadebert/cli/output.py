@@ -48,6 +48,11 @@ def say_notices(notices: Iterable[str]) -> None:
         errors().print(Text.assemble(("note: ", "yellow"), notice))
 
 
+def say_uncertified(why: str | None) -> None:
+    """Say on standard error that nothing promised of a cascade holds here, if so."""
+    say_notices([] if why is None else [f"uncertified: {why}"])
+
+
 def say_error(message: str) -> None:
     """Say what went wrong on standard error."""
     errors().print(Text.assemble(("error: ", "red"), message))

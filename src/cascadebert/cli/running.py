@@ -30,6 +30,8 @@ def predict(
             metavar="F", help="Set rows that cannot be answered aside here; else they stop the run."
         ),
     ] = None,
+    engine: o.EngineName = "auto",
+    precision: o.Precision = "auto",
     overwrite: o.Overwrite = False,
     json: o.Json = False,
 ) -> None:
@@ -38,13 +40,20 @@ def predict(
     from cascadebert.stream import predict_file
 
     columns = o.columns_of(text_column)
-    cascade = Cascade.from_pretrained(folder)
+    cascade = Cascade.from_pretrained(folder, engine=engine, precision=precision)
+    out.say_uncertified(cascade.uncertified)
     done = predict_file(cascade, source, output, columns=columns, bad_rows=bad_rows, overwrite=overwrite)
     exits = " / ".join(out.share(rate) for rate in done.exit_rates)
     out.console().print(f"{done.n:,} rows written to {output}; answered by stage: {exits}")
     if done.bad:
         out.say_notices([f"{done.bad:,} rows could not be answered; they are in {bad_rows}"])
-    values = {"output": str(output), "n": done.n, "exit_rates": list(done.exit_rates), "bad_rows": done.bad}
+    values = {
+        "output": str(output),
+        "n": done.n,
+        "exit_rates": list(done.exit_rates),
+        "bad_rows": done.bad,
+        "uncertified": cascade.uncertified,
+    }
     out.machine_line(values, json)
 
 
@@ -54,19 +63,24 @@ def evaluate(
     *,
     text_column: o.TextColumns = None,
     label_column: o.LabelColumn = None,
+    engine: o.EngineName = "auto",
+    precision: o.Precision = "auto",
     json: o.Json = False,
 ) -> None:
     """Measure a cascade, and each of its stages alone, on labelled rows it has never seen."""
-    from cascadebert.evaluation import evaluate_folder
+    from cascadebert.cascade import Cascade
+    from cascadebert.evaluation import evaluate_cascade
 
-    report, seen = evaluate_folder(folder, data, columns=o.columns_of(text_column, label_column))
+    cascade = Cascade.from_pretrained(folder, engine=engine, precision=precision)
+    out.say_uncertified(cascade.uncertified)
+    report, seen = evaluate_cascade(cascade, data, columns=o.columns_of(text_column, label_column))
     used = ", ".join(f"{count:,} to {purpose}" for purpose, count in seen.items() if count)
     if used:
         out.say_notices(
             [f"of these {report.n:,} rows, the cascade was made with {used}: figures flatter it."]
         )
     out.report_table(report)
-    out.machine_line({**asdict(report), "seen": seen}, json)
+    out.machine_line({**asdict(report), "seen": seen, "uncertified": cascade.uncertified}, json)
 
 
 def bench(
@@ -76,6 +90,8 @@ def bench(
     text_column: o.TextColumns = None,
     label_column: o.LabelColumn = None,
     repeats: Annotated[int, typer.Option(min=1, help="Timed runs of each, in turn.")] = 5,
+    engine: o.EngineName = "auto",
+    precision: o.Precision = "auto",
     json: o.Json = False,
 ) -> None:
     """Time a cascade beside its last stage alone on this machine, in one interleaved run."""
@@ -83,7 +99,9 @@ def bench(
     from cascadebert.cascade import Cascade
 
     columns = o.columns_of(text_column, label_column)
-    result = run(Cascade.from_pretrained(folder), data, columns=columns, repeats=repeats)
+    cascade = Cascade.from_pretrained(folder, engine=engine, precision=precision)
+    out.say_uncertified(cascade.uncertified)
+    result = run(cascade, data, columns=columns, repeats=repeats)
     rows = [
         (
             name,
@@ -99,7 +117,7 @@ def bench(
         f"measured speed-up {out.times(result.measured_speedup)} ({low:.2f} - {high:.2f}), expected "
         f"{out.times(result.expected_speedup)}; routing overhead {out.share(result.routing_overhead)}"
     )
-    out.machine_line(asdict(result), json)
+    out.machine_line({**asdict(result), "uncertified": cascade.uncertified}, json)
 
 
 def info(

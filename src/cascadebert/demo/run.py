@@ -113,7 +113,7 @@ def _examples(rows: Sequence[DemoRow], source: str) -> Examples:
 def _draw(cascade: Cascade, cached: Cached, measured: Report, path: Path) -> None:
     probabilities = scaled_probabilities(cascade, cached.logits)
     losses = (probabilities.argmax(axis=2) != cached.labels).astype(float)
-    costs = row_costs(cascade.stages, cached.encoded, "flops")
+    costs = row_costs(cascade.stages, cached.encoded, "flops").rows
     gains, lost = trade_off(max_probability(probabilities), losses, costs)
     alone = {
         name: (float(costs[-1].sum() / costs[i].sum()), measured.stages[i].accuracy)

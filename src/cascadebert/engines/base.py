@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol
 
+from cascadebert.errors import StageError
 from cascadebert.types import Ints, Logits
+
+ENGINE_FILE = "model.onnx"
 
 
 @dataclass(frozen=True)
@@ -29,11 +34,33 @@ class Engine(Protocol):
     Attributes:
         name: the engine, such as "torch".
         precision: of its matrix products, such as "float32".
+        streams: batches that are best run at the same time, each in a thread of its own.
     """
 
     name: str
     precision: str
+    streams: int
 
     def logits(self, batch: TokenBatch) -> Logits:
         """(rows, num_labels) in the order of the checkpoint's own labels."""
         ...
+
+
+def engine_file(path: Path) -> Path:
+    """The file of a stage that engines without torch run.
+
+    Raises:
+        StageError: if it is not there.
+    """
+    file = path / ENGINE_FILE
+    if not file.is_file():
+        raise StageError(
+            f"{path}: no {ENGINE_FILE}, which engines without torch run. Make the cascade again with "
+            "--engine openvino or onnxruntime, or run it with --engine torch."
+        )
+    return file
+
+
+def model_feed(batch: TokenBatch, names: Sequence[str]) -> dict[str, Ints]:
+    """A token batch under the names of a model's inputs."""
+    return {name: getattr(batch, name) for name in names}

@@ -2,28 +2,62 @@
 
 from __future__ import annotations
 
+from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
+from types import ModuleType
 
-from cascadebert.engines.base import Engine
+from cascadebert.engines.base import ENGINE_FILE, Engine
 from cascadebert.errors import StageError
 
-ENGINES = ("torch",)
+ENGINES = ("openvino", "onnxruntime", "torch")
+"""From the fastest on a processor to the most general."""
+
+
+def default_engine() -> str:
+    """The first of the engines whose library is installed.
+
+    Raises:
+        StageError: if none is.
+    """
+    for name in ENGINES:
+        if find_spec(name) is not None:
+            return name
+    raise StageError("no engine is installed. Install one: pip install openvino, onnxruntime or torch")
+
+
+def settle(engine: str, precision: str) -> tuple[str, str]:
+    """The engine and the precision that are meant by what was asked for on this machine.
+
+    Raises:
+        StageError: if either is unknown or cannot be had here.
+        MissingExtra: if the engine's library is not installed.
+    """
+    name = default_engine() if engine == "auto" else engine
+    return name, str(_room(name).own_precision(precision))
 
 
 def load_engine(path: Path, *, engine: str, precision: str) -> Engine:
     """Load the model in a checkpoint folder.
 
     Args:
-        path: a folder that plain `transformers` opens.
-        engine: "torch", or "auto" for the best one installed.
+        path: a folder that plain `transformers` opens; engines without torch need its `model.onnx` too.
+        engine: "openvino", "onnxruntime", "torch", or "auto": the first of them that is installed where the
+            folder has a `model.onnx`, else torch.
         precision: "float32", "bfloat16", or "auto" for the engine's own choice.
 
     Raises:
-        StageError: if the engine is unknown.
+        StageError: if the engine is unknown, has not this precision, or its file is missing.
         MissingExtra: if its library is not installed.
     """
-    if engine not in ("auto", *ENGINES):
-        raise StageError(f"unknown engine {engine!r}; expected auto or {', '.join(ENGINES)}")
-    from cascadebert.engines.torch import TorchEngine
+    if engine == "auto":
+        engine = default_engine() if (path / ENGINE_FILE).is_file() else "torch"
+    room = _room(engine)
+    loaded: Engine = room.ENGINE(path, precision=precision)
+    return loaded
 
-    return TorchEngine(path, precision=precision)
+
+def _room(engine: str) -> ModuleType:
+    if engine not in ENGINES:
+        raise StageError(f"unknown engine {engine!r}; expected auto, {', '.join(ENGINES)}")
+    return import_module(f"cascadebert.engines.{engine}")

@@ -20,17 +20,28 @@ with extra("train"):
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
+def own_precision(wanted: str) -> str:
+    """The precision that is meant: as wanted, or for "auto" float32.
+
+    Raises:
+        StageError: if it is unknown.
+    """
+    if wanted == "auto":
+        return "float32"
+    if wanted not in PRECISIONS:
+        known = ", ".join(PRECISIONS)
+        raise StageError(f"the torch engine has no precision {wanted!r}; expected auto, {known}")
+    return wanted
+
+
 class TorchEngine:
     """A checkpoint in torch, in evaluation mode."""
 
     name = "torch"
+    streams = 1
 
     def __init__(self, path: Path, *, precision: str = "auto") -> None:
-        self.precision = "float32" if precision == "auto" else precision
-        if self.precision not in PRECISIONS:
-            raise StageError(
-                f"the torch engine has no precision {precision!r}; expected auto, {', '.join(PRECISIONS)}"
-            )
+        self.precision = own_precision(precision)
         self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         model = load_classifier(path)
         module: torch.nn.Module = model
@@ -43,6 +54,9 @@ class TorchEngine:
         given = model_inputs(batch, self._takes_types)
         answer = self._model(**{name: tensor.to(self._device) for name, tensor in given.items()})
         return np.asarray(answer.logits.float().cpu().numpy())
+
+
+ENGINE = TorchEngine
 
 
 def takes_token_types(model: PreTrainedModel) -> bool:

@@ -11,6 +11,7 @@ import numpy as np
 
 from cascadebert.cascade import Cascade
 from cascadebert.data import Examples, load_examples, shorten
+from cascadebert.engines.load import settle
 from cascadebert.errors import StageError
 from cascadebert.folder import UsedRows, check_free
 from cascadebert.stage import local_folder
@@ -39,6 +40,8 @@ def assemble(
     columns: Columns | None = None,
     max_length: int | None = None,
     cost: Cost = "flops",
+    engine: str = "auto",
+    precision: str = "auto",
     overwrite: bool = False,
 ) -> Cascade:
     """Take fine-tuned classifiers as they are, pick thresholds on held-out rows, save one folder.
@@ -53,6 +56,8 @@ def assemble(
         columns: names of the columns, where not the usual ones.
         max_length: longest row in tokens; default 128.
         cost: what speed-up is counted in.
+        engine: what will run it: "openvino", "onnxruntime", "torch", or "auto": the first that is installed.
+        precision: "float32", "bfloat16", or "auto" for the engine's own choice on this processor.
         overwrite: replace an existing output folder.
 
     Raises:
@@ -63,6 +68,7 @@ def assemble(
     """
     output = Path(output)
     check_free(output, overwrite=overwrite)
+    engine, precision = settle(engine, precision)
     rows = load_examples(data, columns=columns, labels=needs_labels(target), split="validation")
     names = [str(stage) for stage in stages]
     sources = [local_folder(stage) for stage in stages]
@@ -75,7 +81,7 @@ def assemble(
         copies = [Path(folder) / f"stage-{number}" for number in range(1, len(sources) + 1)]
         for source, copy in zip(sources, copies, strict=True):
             copy_checkpoint(source, copy)
-        opened = open_stages(copies, names, max_length)
+        opened = open_stages(copies, names, max_length=max_length, engine=engine, precision=precision)
         _refuse_labels(rows, opened[-1].label_names, names[-1])
         none = np.empty(0, dtype=np.uint64)
         return save_cascade(

@@ -12,6 +12,7 @@ import numpy as np
 
 from cascadebert.cascade import Cascade
 from cascadebert.data import Examples, Hashes, load_examples
+from cascadebert.engines.load import settle
 from cascadebert.errors import CascadeError, DataError
 from cascadebert.folder import UsedRows, check_free
 from cascadebert.split import Parts, folds, split
@@ -42,6 +43,8 @@ def fit(
     columns: Columns | None = None,
     difficulty: Sequence[str | Path] = (),
     cost: Cost = "flops",
+    engine: str = "auto",
+    precision: str = "auto",
     overwrite: bool = False,
     config: FitConfig | None = None,
 ) -> Cascade:
@@ -63,6 +66,8 @@ def fit(
         columns: names of the columns, where not the usual ones.
         difficulty: files of difficulty labels from an earlier run, one per stage but the last.
         cost: what speed-up is counted in.
+        engine: what will run it: "openvino", "onnxruntime", "torch", or "auto": the first that is installed.
+        precision: "float32", "bfloat16", or "auto" for the engine's own choice on this processor.
         overwrite: replace an existing output folder.
         config: how to train.
 
@@ -75,6 +80,7 @@ def fit(
     config = _with_distillation(config or FitConfig(), unlabelled is not None)
     output = Path(output)
     check_free(output, overwrite=overwrite)
+    engine, precision = settle(engine, precision)
     parts = _parts(train, validation, columns, config)
     more, notices = _more_rows(unlabelled, columns, parts)
     sources = [local_folder(stage) for stage in stages]
@@ -85,7 +91,7 @@ def fit(
     work = work_folder(output)
     folders, labels = _train_all(sources, parts, more, reused, config, work)
     cascade = save_cascade(
-        open_stages(folders, names, config.max_length),
+        open_stages(folders, names, max_length=config.max_length, engine=engine, precision=precision),
         parts.tune,
         target=target,
         cost=cost,
@@ -202,7 +208,7 @@ def _difficulty(parts: Parts, source: Path, config: FitConfig, work: Path) -> Di
 
 
 def _teacher(folder: Path, texts: Texts, config: FitConfig) -> Logits:
-    stage = Stage.from_pretrained(folder, max_length=config.max_length)
+    stage = Stage.from_pretrained(folder, engine="torch", max_length=config.max_length)
     return stage.logits(stage.encode(texts))
 
 

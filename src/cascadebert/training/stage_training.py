@@ -190,7 +190,7 @@ class _Collator:
         self._rows, self._lesson, self._token_types = rows, lesson, token_types
 
     def __call__(self, where: Ints) -> dict[str, torch.Tensor]:
-        batch = model_inputs(self._rows.batch(where), self._token_types)
+        batch = model_inputs(self._rows.batch(where, exact=True), self._token_types)
         extras = {
             "labels": self._lesson.label_ids,
             "hard": self._lesson.hard,

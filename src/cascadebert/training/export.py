@@ -1,0 +1,63 @@
+"""From a checkpoint in torch to the file that engines without torch run."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+
+from cascadebert.engines.base import ENGINE_FILE
+from cascadebert.engines.checkpoint import load_classifier, quiet
+from cascadebert.engines.torch import takes_token_types
+from cascadebert.errors import StageError, extra
+
+with extra("train"):
+    import onnxscript  # noqa: F401  (torch's exporter needs it)
+    import torch
+
+
+def write_engine_file(path: Path, engine: str) -> None:
+    """Put into a checkpoint folder the file that an engine runs; take away one that it does not.
+
+    Args:
+        path: folder of a fine-tuned classifier.
+        engine: "openvino", "onnxruntime" or "torch".
+    """
+    if engine == "torch":
+        (path / ENGINE_FILE).unlink(missing_ok=True)
+    elif not (path / ENGINE_FILE).is_file():
+        export_onnx(path)
+
+
+def export_onnx(path: Path) -> None:
+    """Write `model.onnx` into a checkpoint folder: any number of rows of any length.
+
+    Args:
+        path: folder of a fine-tuned classifier.
+
+    Raises:
+        StageError: if torch cannot export it.
+    """
+    model = load_classifier(path).eval().requires_grad_(False)
+    names = ["input_ids", "attention_mask"] + ["token_type_ids"] * takes_token_types(model)
+    example = {name: torch.ones(2, 9, dtype=torch.int64) for name in names}
+    part = path / f"{ENGINE_FILE}.part"
+    free = {0: torch.export.Dim.DYNAMIC, 1: torch.export.Dim.DYNAMIC}
+    try:
+        with quiet(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            torch.onnx.export(
+                model,
+                (),
+                part,
+                kwargs=example,
+                dynamic_shapes=dict.fromkeys(names, free),
+                input_names=names,
+                output_names=["logits"],
+                external_data=False,
+                verbose=False,
+                dynamo=True,
+            )
+    except (torch.onnx.errors.OnnxExporterError, RuntimeError) as error:
+        part.unlink(missing_ok=True)
+        raise StageError(f"{path}: torch cannot export this model ({error}). Use --engine torch.") from error
+    part.replace(path / ENGINE_FILE)

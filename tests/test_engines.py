@@ -1,0 +1,134 @@
+"""Engines without torch: the same answers, whatever the neighbours; refusals instead of silent changes."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from cascadebert import Cascade, OperatingPoint, Stage, Target, assemble
+from cascadebert.batching import Rows
+from cascadebert.errors import StageError
+from cascadebert.training.export import export_onnx
+from cascadebert.training.finish import refuse_changed
+from cascadebert.tuning import tune_folder
+from samples import reviews, sentences, write_csv
+
+FAMILIES = ["bert", "roberta", "distilbert", "electra", "modernbert"]
+TEXTS = sentences(60, seed=2, most=30)
+
+
+@pytest.fixture(scope="module")
+def exported(make_model, tmp_path_factory):
+    """A maker of checkpoints with `model.onnx`; each is exported once."""
+    root, made = tmp_path_factory.mktemp("exported"), {}
+
+    def make(family):
+        if family not in made:
+            made[family] = shutil.copytree(make_model(family, layers=2, hidden=32), root / family)
+            export_onnx(made[family])
+        return made[family]
+
+    return make
+
+
+def alone(stage: Stage, rows: Rows) -> np.ndarray:
+    """Each row's logits when it runs by itself."""
+    return np.concatenate([stage.engine.logits(rows.batch(np.array([i]))) for i in range(len(rows))])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_engine_gives_the_logits_of_torch(exported, family):
+    folder = exported(family)
+    wanted = Stage.from_pretrained(folder, engine="torch").predict(TEXTS)
+    for engine in ("openvino", "onnxruntime"):
+        stage = Stage.from_pretrained(folder, engine=engine, precision="float32")
+        found = stage.predict(TEXTS)
+        assert (stage.engine.name, stage.engine.precision) == (engine, "float32")
+        assert np.allclose(found.probabilities, wanted.probabilities, atol=1e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("engine", "precision", "last_digit"),
+    [("openvino", "float32", 0), ("openvino", "auto", 1e-6), ("onnxruntime", "float32", 0)],
+)
+def test_a_rows_logits_do_not_depend_on_its_neighbours(exported, engine, precision, last_digit):
+    stage = Stage.from_pretrained(exported("bert"), engine=engine, precision=precision)
+    rows = stage.encode(TEXTS)
+    one_by_one = alone(stage, rows)
+    for budget in (1, 64, 4096):
+        together = replace(stage, batch_tokens=budget).logits(rows)
+        assert np.abs(together - one_by_one).max() <= last_digit
+
+
+def test_a_missing_engine_file_is_named(make_model):
+    for engine in ("openvino", "onnxruntime"):
+        with pytest.raises(StageError, match=r"no model\.onnx, .*--engine torch"):
+            Stage.from_pretrained(make_model(), engine=engine)
+
+
+@pytest.mark.slow
+def test_a_precision_that_an_engine_has_not_is_refused(exported):
+    for engine, precision in (("openvino", "int4"), ("onnxruntime", "bfloat16")):
+        with pytest.raises(StageError, match=f"{engine} engine has no precision"):
+            Stage.from_pretrained(exported("bert"), engine=engine, precision=precision)
+
+
+@pytest.mark.slow
+def test_a_damaged_engine_file_is_refused(exported, tmp_path):
+    folder = shutil.copytree(exported("bert"), tmp_path / "m")
+    (folder / "model.onnx").write_bytes(b"no model")
+    for engine in ("openvino", "onnxruntime"):
+        with pytest.raises(StageError, match=r"model\.onnx cannot be run"):
+            Stage.from_pretrained(folder, engine=engine)
+
+
+def test_an_unknown_engine_lists_the_known_ones(make_model):
+    with pytest.raises(StageError, match="unknown engine 'tpu'; expected auto, openvino, onnxruntime, torch"):
+        Stage.from_pretrained(make_model(), engine="tpu")
+
+
+@pytest.fixture(scope="module")
+def ready(make_model, tmp_path_factory):
+    """A cascade saved with the default engine, and the rows it was tuned on."""
+    root = tmp_path_factory.mktemp("ready")
+    rows = write_csv(root / "rows.csv", *reviews(160, seed=5))
+    stages = [make_model(layers=i, hidden=16 * i, seed=i) for i in (1, 3)]
+    assemble(stages, data=rows, target=Target(speedup=2.0), output=root / "cascade", precision="float32")
+    return root / "cascade"
+
+
+@pytest.mark.slow
+def test_a_cascade_opens_on_the_engine_that_its_thresholds_were_picked_on(ready):
+    cascade = Cascade.from_pretrained(ready)
+    assert cascade.uncertified is None
+    assert {stage.engine.name for stage in cascade.stages} == {"openvino"} == {cascade.spec.tuned_on.engine}
+    assert (ready / "stage-1" / "model.onnx").is_file() and "model.onnx" in cascade.spec.stages[0].sha256
+
+
+@pytest.mark.slow
+def test_elsewhere_it_says_uncertified_until_it_is_tuned_there(ready, tmp_path):
+    other = Cascade.from_pretrained(ready, engine="onnxruntime")
+    assert "picked on openvino" in other.uncertified and "this is onnxruntime float32" in other.uncertified
+    assert (
+        other.predict(TEXTS).labels.tolist() == Cascade.from_pretrained(ready).predict(TEXTS).labels.tolist()
+    )
+    by_hand = Cascade.from_pretrained(ready).with_operating_point(OperatingPoint((0.7,)))
+    assert by_hand.uncertified == "its thresholds were set by hand"
+    copy = shutil.copytree(ready, tmp_path / "copy")
+    tune_folder(copy, ready.parent / "rows.csv", target=Target(speedup=1.5), engine="torch")
+    again = Cascade.from_pretrained(copy)
+    assert again.uncertified is None and again.stages[0].engine.name == "torch"
+
+
+@pytest.mark.slow
+def test_an_engine_that_changes_labels_is_refused(ready):
+    cascade = Cascade.from_pretrained(ready)
+    logits = cascade.stage_logits(TEXTS)
+    refuse_changed(cascade, TEXTS, logits)
+    with pytest.raises(StageError, match=r"changes the label of 60 of 60 tune rows at stage 2.*--precision"):
+        refuse_changed(cascade, TEXTS, np.stack([logits[0], -logits[1]]))
