@@ -11,11 +11,20 @@ import json
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from statistics import mean
+from statistics import mean, median
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 TASKS = {"sst2": "SST-2", "mrpc": "MRPC", "clinc150": "CLINC150"}
+SHRINK_TASKS = {"sst2": "SST-2", "mrpc": "MRPC", "agnews": "AG News", "clinc150": "CLINC150", "rte": "RTE"}
+SHRINK_MODELS = {
+    "first-1": "first layer",
+    "last-1": "last layer",
+    "first-2": "first 2 layers",
+    "spread-2": "first and last layer",
+    "first-3": "first 3 layers",
+    "spread-3": "3 spread layers",
+}
 START, END = "<!-- {name}: made by benchmarks/tables.py -->", "<!-- end of {name} -->"
 
 
@@ -122,6 +131,66 @@ def detail_table() -> str:
     return "\n".join(lines)
 
 
+def students_table() -> str:
+    """Students and cut layers, fine-tuned: cost, speed and accuracy."""
+    found, clock = load("shrink/finetune.json"), load("shrink/speed.json")
+    flops, rates = found["flops_of_32_tokens"], clock["texts_per_second"]
+    tasks = list(found["recipes"])
+    lines = [
+        f"| model | FLOPs | texts/s | {' | '.join(SHRINK_TASKS[task] for task in tasks)} | mean |",
+        "|" + "---|" * (4 + len(tasks)),
+    ]
+    for model in [name for name in flops if name != "large"]:
+        means = [
+            mean(run["accuracy"] for run in found["runs"] if (run["model"], run["task"]) == (model, task))
+            for task in tasks
+        ]
+        cells = " | ".join(f"{100 * one:.1f}" for one in [*means, mean(means)])
+        faster = median(a / b for a, b in zip(rates[model], rates["large"], strict=True))
+        name = SHRINK_MODELS.get(model, f"complete {model.replace('x', ' x ')}")
+        lines.append(f"| {name} | {flops[model] / flops['large']:.3f} | {faster:.1f}x | {cells} |")
+    return "\n".join(lines)
+
+
+def gains_table() -> str:
+    """How far complete students are ahead of cut layers of the same cost."""
+    found = load("shrink/finetune.json")
+    tasks = list(found["recipes"])
+    lines = [
+        f"| complete | over | {' | '.join(SHRINK_TASKS[task] for task in tasks)} | mean, 95 % interval |",
+        "|" + "---|" * (3 + len(tasks)),
+    ]
+    for one in found["gains"]:
+        cells = " | ".join(f"{100 * one['per_task'][task]:+.1f}" for task in tasks)
+        low, high = (100 * bound for bound in one["interval_95"])
+        whole = f"{100 * one['mean']:+.1f} ({low:+.1f} to {high:+.1f})"
+        lines.append(f"| {one['model']} | {SHRINK_MODELS[one['over']]} | {cells} | {whole} |")
+    return "\n".join(lines)
+
+
+def making_table() -> str:
+    """What the students cost to make."""
+    made, clock = load("shrink/make.json"), load("shrink/speed.json")
+    lines = ["| student | parameters | hidden states not reproduced |", "|---|---|---|"]
+    for one in made["students"]:
+        lost = percent(one["held_out_loss"])
+        lines.append(f"| {one['path'].replace('x', ' x ')} | {one['parameters'] / 1e6:.1f} M | {lost} |")
+    lines += [
+        "",
+        f"All of them in one run of {made['minutes']:.0f} minutes on {made['tokens'] / 1e6:.1f} M tokens "
+        f"({made['tokens_per_second']:,.0f} tokens/s, {percent(made['padding'])} padding; {made['machine']}; "
+        f"commit `{made['commit'][:12]}`).",
+        "",
+        "| made in one run | tokens/s | GFLOP/s | share of the bf16 matrix ceiling |",
+        "|---|---|---|---|",
+    ]
+    for one in clock["making"]:
+        names, rate = ", ".join(one["students"]), one["tokens_per_second"]
+        share = percent(one["share_of_ceiling"])
+        lines.append(f"| {names} | {rate:,.0f} | {one['flops_per_second'] / 1e9:,.0f} | {share} |")
+    return "\n".join(lines)
+
+
 def objectives_table() -> str:
     """The two objectives on the same little text."""
     found = load("shrink/objectives.json")
@@ -148,7 +217,12 @@ def percent(share: float) -> str:
 PAGES = {
     "README.md": {"main results": summary_table, "demo results": demo_table},
     "docs/results.md": {"main results": summary_table, "details": detail_table},
-    "docs/small-models.md": {"objectives": objectives_table},
+    "docs/small-models.md": {
+        "students": students_table,
+        "gains": gains_table,
+        "making": making_table,
+        "objectives": objectives_table,
+    },
 }
 
 if __name__ == "__main__":

@@ -74,10 +74,11 @@ def row_costs(stages: Sequence[Stage], encoded: Sequence[Rows], cost: Literal["l
         CascadeError: for layers where the stages' widths differ, or operations that are not known.
     """
     if cost == "layers":
-        if len({stage.hidden for stage in stages}) > 1:
-            widths = ", ".join(str(stage.hidden) for stage in stages)
+        if len({stage.hidden for stage in stages}) > 1 or not all(stage.layers for stage in stages):
+            sizes = ", ".join(f"{stage.layers} x {stage.hidden}" for stage in stages)
             raise CascadeError(
-                f"layers do not compare stages of different widths ({widths}). Use --cost flops or measured."
+                f"layers do not compare stages of different widths, or without layers ({sizes}). Use --cost "
+                "flops or measured."
             )
         layers = np.array([[stage.layers] for stage in stages], dtype=np.float64)
         counted = np.repeat(layers, len(encoded[0]), axis=1)

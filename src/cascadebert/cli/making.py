@@ -23,7 +23,7 @@ LITTLE_LEARNED = 0.9
 _STAGE = typer.Option(
     "--stage",
     metavar="MODEL",
-    help="Folder or Hub repository; twice or more, small to large.",
+    help="Folder or Hub repository; twice or more, small to large. The first may be: static.",
     show_default=False,
 )
 _TRAIN = typer.Option(

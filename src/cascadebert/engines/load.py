@@ -8,6 +8,7 @@ from pathlib import Path
 from types import ModuleType
 
 from cascadebert.engines.base import ENGINE_FILE, Engine
+from cascadebert.engines.static import StaticEngine, is_static
 from cascadebert.errors import StageError
 
 ENGINES = ("openvino", "onnxruntime", "torch")
@@ -43,13 +44,15 @@ def load_engine(path: Path, *, engine: str, precision: str) -> Engine:
     Args:
         path: a folder that plain `transformers` opens; engines without torch need its `model.onnx` too.
         engine: "openvino", "onnxruntime", "torch", or "auto": the first of them that is installed where the
-            folder has a `model.onnx`, else torch.
+            folder has a `model.onnx`, else torch. A static stage has its own.
         precision: "float32", "bfloat16", or "auto" for the engine's own choice.
 
     Raises:
         StageError: if the engine is unknown, has not this precision, or its file is missing.
         MissingExtra: if its library is not installed.
     """
+    if is_static(path):
+        return StaticEngine(path)
     if engine == "auto":
         engine = default_engine() if (path / ENGINE_FILE).is_file() else "torch"
     room = _room(engine)

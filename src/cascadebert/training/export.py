@@ -7,6 +7,7 @@ from pathlib import Path
 
 from cascadebert.engines.base import ENGINE_FILE
 from cascadebert.engines.checkpoint import load_classifier, quiet
+from cascadebert.engines.static import is_static
 from cascadebert.engines.torch import takes_token_types
 from cascadebert.errors import StageError, extra
 
@@ -24,7 +25,7 @@ def write_engine_file(path: Path, engine: str) -> None:
     """
     if engine == "torch":
         (path / ENGINE_FILE).unlink(missing_ok=True)
-    elif not (path / ENGINE_FILE).is_file():
+    elif not is_static(path) and not (path / ENGINE_FILE).is_file():
         export_onnx(path)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -13,7 +14,7 @@ import numpy as np
 from cascadebert.cascade import Cascade
 from cascadebert.data import Examples, Hashes, load_examples
 from cascadebert.engines.load import settle
-from cascadebert.errors import CascadeError, DataError
+from cascadebert.errors import CascadeError, DataError, StageError
 from cascadebert.folder import UsedRows, check_free
 from cascadebert.split import Parts, folds, split
 from cascadebert.stage import Stage, config_number, fitting_length, local_folder, read_config
@@ -25,11 +26,14 @@ from cascadebert.training.loop import log
 from cascadebert.training.losses import NO_LABEL
 from cascadebert.training.sources import count_flops, depth, refuse_order, refuse_tokenizer
 from cascadebert.training.stage_training import Lesson, train_stage
+from cascadebert.training.static import make_static
 from cascadebert.types import Cost, Logits, Target, Texts
 from cascadebert.work import work_folder
 
 if TYPE_CHECKING:
     import datasets
+
+STATIC = "static"
 
 
 def fit(
@@ -55,7 +59,8 @@ def fit(
 
     Args:
         train: labelled rows: a file, a data set, or the name of one on the Hub (see `load_examples`).
-        stages: two or more checkpoints from small to large: folders or repositories of the Hub.
+        stages: two or more checkpoints from small to large: folders or repositories of the Hub; the first
+            may be "static", a bag of token embeddings from the last one's table.
         target: what must hold on the tune rows.
         output: the folder to write.
         validation: labelled rows like those the cascade will meet, for tuning and certifying; default:
@@ -83,13 +88,14 @@ def fit(
     engine, precision = settle(engine, precision)
     parts = _parts(train, validation, columns, config)
     more, notices = _more_rows(unlabelled, columns, parts)
-    sources = [local_folder(stage) for stage in stages]
-    check_free(output, overwrite=overwrite, sources=sources)
     names = [str(stage) for stage in stages]
-    _refuse_stages(names, sources, parts, target, cost, config)
     reused = _reused(difficulty, parts, len(stages) - 1, config)
-    work = work_folder(output)
-    folders, labels = _train_all(sources, parts, more, reused, config, work)
+    with tempfile.TemporaryDirectory() as made:
+        sources = _sources(names, Path(made))
+        check_free(output, overwrite=overwrite, sources=sources)
+        _refuse_stages(names, sources, parts, target, cost, config)
+        work = work_folder(output)
+        folders, labels = _train_all(sources, parts, more, reused, config, work)
     cascade = save_cascade(
         open_stages(folders, names, max_length=config.max_length, engine=engine, precision=precision),
         parts.tune,
@@ -104,6 +110,18 @@ def fit(
     )
     shutil.rmtree(work)
     return cascade
+
+
+def _sources(names: Sequence[str], made: Path) -> list[Path]:
+    """The folder of each stage's checkpoint; a static first stage is made from the last stage's.
+
+    Raises:
+        StageError: if there is none, or a static stage is not the first of several.
+    """
+    if STATIC in names[1:] or list(names) == [STATIC]:
+        raise StageError(f"a {STATIC} stage is the first of two or more; given: {', '.join(names)}")
+    found = [local_folder(name) for name in names if name != STATIC]
+    return found if len(found) == len(names) else [make_static(found[-1], made / STATIC), *found]
 
 
 def _parts(
@@ -228,8 +246,11 @@ def _refuse_stages(
         flops.append(count_flops(source, num_labels=len(parts.label_names)))
     refuse_order(names, flops)
     widths = {config_number(read_config(source), "hidden_size", source) for source in sources}
-    if cost == "layers" and len(widths) > 1:
-        raise CascadeError("layers do not compare stages of different widths. Use --cost flops or measured.")
+    if cost == "layers" and (len(widths) > 1 or STATIC in names):
+        raise CascadeError(
+            "layers do not compare stages of different widths, or without layers. Use --cost flops or "
+            "measured."
+        )
     if config.dar_weight:
         folds(parts.train, config.difficulty_folds, np.random.default_rng(config.seed))
     if target.speedup is not None and cost != "measured":

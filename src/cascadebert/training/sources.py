@@ -12,9 +12,10 @@ from typing import Any
 import numpy as np
 
 from cascadebert.engines.checkpoint import load_classifier, quiet
+from cascadebert.engines.static import is_static
 from cascadebert.errors import StageError, extra
 from cascadebert.folder import file_hashes
-from cascadebert.stage import config_number, read_config
+from cascadebert.stage import config_labels, config_number, read_config
 from cascadebert.types import Flops
 
 with extra("train"):
@@ -122,9 +123,12 @@ def count_flops(path: Path, **config: Any) -> Flops:
     them is exact, as attention is quadratic in the length and all else linear.
 
     Args:
-        path: a checkpoint folder.
+        path: a checkpoint folder; a static stage's multiplications and additions are known.
         config: as for `load_classifier`.
     """
+    if is_static(path):
+        labels = config.get("num_labels") or len(config_labels(read_config(path), path))
+        return Flops(row=2.0 * labels, token=2.0 * (labels + 1), pair=0.0)
     model = load_classifier(path, **config).eval().requires_grad_(False)
     model.set_attn_implementation("eager")
     counts = []

@@ -17,6 +17,7 @@ from cascadebert.training.config import FitConfig
 from cascadebert.training.loop import Steps, log, quick_attention, run_steps, use_bf16
 from cascadebert.training.losses import Objective
 from cascadebert.training.sources import checkpoint_key, copy_tokenizer, fingerprint
+from cascadebert.training.static import recipe_for
 from cascadebert.types import Bools, Ints, Logits, Texts
 
 with extra("train"):
@@ -77,6 +78,7 @@ def train_stage(
         StageError: if the checkpoint is not complete.
     """
     seed = config.seed if seed is None else seed
+    config = recipe_for(source, config)
     objective = _objective(lesson, config)
     precision = use_bf16(config.bf16)
     key = fingerprint(checkpoint_key(source), lesson.key(), recipe(config), seed, asdict(objective))

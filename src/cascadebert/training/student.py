@@ -102,11 +102,11 @@ def make_student(
         student: PreTrainedModel = AutoModel.from_config(config, dtype=torch.float32)
     given, own = teacher.state_dict(), student.state_dict()
     tables = {f"{name}.weight" for name, part in student.named_modules() if isinstance(part, nn.Embedding)}
-    table = _token_table(teacher)
+    table = token_table(teacher)
     rows = None if tokens is None else torch.from_numpy(tokens)
     if rows is not None:
         given[table] = given[table][rows]
-    narrow = _principal(given[table], own[_token_table(student)].shape[1])
+    narrow = principal(given[table], own[token_table(student)].shape[1])
     for name, weight in own.items():
         source = given.get(_behind(name, stack, kept))
         if source is None:
@@ -198,7 +198,8 @@ def _renumbered(config: Mapping[str, Any], tokens: Ints) -> dict[str, int]:
     return {name: new[old] for name, old in named.items() if old in new}
 
 
-def _token_table(model: PreTrainedModel) -> str:
+def token_table(model: PreTrainedModel) -> str:
+    """The name of a model's table of token embeddings."""
     table = model.get_input_embeddings()
     return next(f"{name}.weight" for name, part in model.named_modules() if part is table)
 
@@ -211,7 +212,7 @@ def _behind(name: str, stack: str, kept: tuple[int, ...]) -> str:
     return f"{stack}.{kept[int(number)]}.{rest}"
 
 
-def _principal(table: Tensor, width: int) -> Tensor:
+def principal(table: Tensor, width: int) -> Tensor:
     """(table's width, width) orthonormal directions that keep most of the table."""
     values = (table - table.mean(dim=0)).double()
     _, vectors = torch.linalg.eigh(values.T @ values)
