@@ -97,12 +97,22 @@ def test_exactly_one_target_must_be_given(run, cascade, rows):
     assert code == 2 and "given: --target-speedup, --min-accuracy" in said
 
 
-def test_bench_keeps_its_contract(run, cascade, rows):
-    code, values, _ = run("bench", cascade, rows, "--repeats", 2, "--json")
-    assert code == 0
+def test_bench_keeps_its_contract(run, cascade, rows, tmp_path):
+    picture = tmp_path / "bench.svg"
+    code, values, _ = run("bench", cascade, rows, "--repeats", 2, "--picture", picture, "--json")
+    assert code == 0 and picture.read_text("utf-8").startswith("<?xml")
     for name in ("cascade", "last_stage"):
-        assert {"examples_per_second", "accuracy"} <= set(values[name])
+        assert {"examples_per_second", "accuracy", "accuracy_drop", "agreement"} <= set(values[name])
     assert {"measured_speedup", "expected_speedup", "routing_overhead"} <= set(values)
+    assert [one["name"].split(",")[0] for one in values["others"]] == [
+        "stage 1 alone",
+        *["transformers pipeline"] * 3,
+    ]
+    assert values["last_stage"]["agreement"] == 1 and values["last_stage"]["accuracy_drop"]["value"] == 0
+    for one in values["others"][1:]:
+        assert one["agreement"] > 0.95 and one["n"] == 150
+    assert values["uncertified"] is None and values["padding"] >= 1
+    assert 0 < values["ceiling_share"] < 1 and values["start_seconds"] > 0 and values["peak_memory_mb"] > 0
 
 
 @pytest.mark.parametrize("ending", ["csv", "tsv", "jsonl", "parquet"])

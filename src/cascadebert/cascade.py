@@ -129,6 +129,11 @@ class Cascade:
         encoded = _Encodings(texts)
         return np.stack([stage.logits(encoded.by(stage)) for stage in self.stages])
 
+    def encode(self, texts: Texts) -> list[Rows]:
+        """Each stage's tokens of the texts, made once for stages that share a tokenizer and a length."""
+        encoded = _Encodings(texts)
+        return [encoded.by(stage) for stage in self.stages]
+
     def _check_kind(self, texts: Texts) -> None:
         if self.spec is None or isinstance(texts, str) or not len(texts):
             return

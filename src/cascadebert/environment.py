@@ -7,7 +7,17 @@ import platform
 from importlib import metadata
 from pathlib import Path
 
-LIBRARIES = ("cascadebert", "numpy", "scikit-learn", "scipy", "tokenizers", "torch", "transformers")
+LIBRARIES = (
+    "cascadebert",
+    "numpy",
+    "onnxruntime",
+    "openvino",
+    "scikit-learn",
+    "scipy",
+    "tokenizers",
+    "torch",
+    "transformers",
+)
 
 
 def machine() -> str:

@@ -53,7 +53,9 @@ def evaluate(
     examples = load_examples(data, columns=columns, split="validation")
     if isinstance(predictor, Cascade):
         labels = examples.label_ids(predictor.label_names)
-        return report(predictor, predictor.stage_logits(examples.texts), encode(predictor, examples), labels)
+        return report(
+            predictor, predictor.stage_logits(examples.texts), predictor.encode(examples.texts), labels
+        )
     answers = predictor.predict(examples.texts)
     labels = examples.label_ids(answers.label_names)
     right = answers.label_ids == labels
@@ -81,11 +83,6 @@ def evaluate_cascade(
     examples = load_examples(data, columns=columns, split="validation")
     assert cascade.path is not None
     return evaluate(cascade, examples), used_rows(cascade.path).seen(examples.hashes())
-
-
-def encode(cascade: Cascade, examples: Examples) -> list[Rows]:
-    """Each stage's tokens of the rows."""
-    return [stage.encode(examples.texts) for stage in cascade.stages]
 
 
 def report(cascade: Cascade, logits: Logits, encoded: list[Rows], labels: Ints) -> Report:

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from cascadebert.errors import extra
 from cascadebert.types import Floats
+
+if TYPE_CHECKING:
+    from cascadebert.bench import Bench
 
 INK, QUIET, ACCENT = "#1f2933", "#7b8794", "#d64545"
 
@@ -63,4 +67,31 @@ def draw_trade_off(
     axes.grid(alpha=0.25)
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False, loc="lower left")
+    figure.savefig(path, format="svg")
+
+
+def draw_bench(path: Path, result: Bench) -> None:
+    """Texts per second of everything that was timed, with the range of the runs and the accuracy.
+
+    Args:
+        path: the SVG file to write.
+        result: from `bench`.
+    """
+    with extra("tune"):
+        from matplotlib.figure import Figure
+    timed = (result.cascade, *result.others[::-1], result.last_stage)[::-1]
+    rates = [one.examples_per_second for one in timed]
+    figure = Figure(figsize=(7.5, 0.9 + 0.42 * len(timed)), layout="constrained")
+    axes = figure.add_subplot()
+    colours = [ACCENT if one is result.cascade else QUIET for one in timed]
+    spread = [[one.examples_per_second - one.range[0] for one in timed]]
+    spread.append([one.range[1] - one.examples_per_second for one in timed])
+    axes.barh([one.name for one in timed], rates, xerr=spread, color=colours, ecolor=INK, height=0.6)
+    for place, one in enumerate(timed):
+        right = "" if one.accuracy is None else f", {100 * one.accuracy:.1f} % right"
+        said = f"  {one.examples_per_second:,.0f}{right}"
+        axes.text(one.range[1], place, said, va="center", color=INK, fontsize=9)
+    axes.set_xlim(0, 1.45 * max(one.range[1] for one in timed))
+    axes.set_xlabel(f"texts per second, {result.n:,} rows, median and range of {result.repeats} runs in turn")
+    axes.spines[["top", "right"]].set_visible(False)
     figure.savefig(path, format="svg")

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from cascadebert.batch_size import with_batch_sizes
 from cascadebert.cascade import Cascade
 from cascadebert.data import check_texts
 from cascadebert.errors import CascadeError, DataError
@@ -24,6 +25,7 @@ from cascadebert.work import WORK_MARK, work_folder
 
 ADDED = ("label", "confidence", "stage")
 CHUNK_ROWS = 16_384
+MANY_ROWS = 10_000
 
 
 @dataclass(frozen=True)
@@ -85,10 +87,11 @@ def predict_file(
     if first is None:
         raise DataError(f"{source.name} is empty: expected a header and rows")
     plan = _Plan.make(first, columns or Columns(), output.suffix.lower())
-    work = work_folder(output)
+    work, total = work_folder(output), _count(source)
     _claim(work, _job(cascade, source, plan))
+    cascade = with_batch_sizes(cascade, measure=total >= MANY_ROWS)
     try:
-        _answer(cascade, chain([first], chunks), plan, work, stop=bad_rows is None, total=_count(source))
+        _answer(cascade, chain([first], chunks), plan, work, stop=bad_rows is None, total=total)
     except DataError:
         if not _reports(work):
             shutil.rmtree(work)

@@ -16,7 +16,7 @@ from cascadebert.costs import Measured, measure, row_costs
 from cascadebert.data import Examples, load_examples, shorten
 from cascadebert.environment import machine
 from cascadebert.errors import DataError, FolderError
-from cascadebert.evaluation import encode, report, scaled_probabilities
+from cascadebert.evaluation import report, scaled_probabilities
 from cascadebert.folder import update_folder, used_rows
 from cascadebert.spec import Timing, TunedOn
 from cascadebert.tasks import Columns
@@ -174,7 +174,7 @@ def untouched(cascade: Cascade, examples: Examples) -> tuple[Examples, tuple[str
 def cache(cascade: Cascade, examples: Examples) -> Cached:
     """Run every stage on every row, once, and time some of them."""
     labels = None if examples.labels is None else examples.label_ids(cascade.label_names)
-    encoded = encode(cascade, examples)
+    encoded = cascade.encode(examples.texts)
     seconds = measure(cascade.stages, examples.texts, encoded)
     return Cached(cascade.stage_logits(examples.texts), encoded, labels, seconds)
 

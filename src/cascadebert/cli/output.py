@@ -6,7 +6,7 @@ import json
 import logging
 import sys
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.logging import RichHandler
@@ -15,6 +15,9 @@ from rich.text import Text
 
 from cascadebert.spec import Timing
 from cascadebert.types import Expected, Report
+
+if TYPE_CHECKING:
+    from cascadebert.bench import Bench, Timed
 
 
 def console() -> Console:
@@ -96,6 +99,40 @@ def report_table(report: Report) -> None:
     console().print(
         f"{report.n:,} rows; macro F1 {report.macro_f1:.3f}; layers speed-up {times(report.layers_speedup)}, "
         f"FLOPs speed-up {times(report.flops_speedup)}"
+    )
+
+
+def bench_table(result: Bench) -> None:
+    """Print what was timed, fastest cascade first, and what follows from it."""
+    rows = []
+    for one in (result.cascade, result.last_stage, *result.others):
+        name = one.name if one is not result.last_stage else f"{one.name} (the last)"
+        spread = f"{one.range[0]:,.0f} - {one.range[1]:,.0f}"
+        right = "n/a" if one.accuracy is None else share(one.accuracy)
+        rows.append(
+            (name, f"{one.examples_per_second:,.0f}", spread, right, _lost(one), share(one.agreement))
+        )
+    table(("", "texts/s", "range", "accuracy", "points lost (95 %)", "agreement"), rows)
+    low, high = result.range
+    exits = " / ".join(share(rate) for rate in result.exit_rates)
+    console().print(
+        f"{result.n:,} rows, {result.repeats} runs of each in turn. Against the last stage alone: "
+        f"{times(result.measured_speedup)} ({low:.2f} - {high:.2f}) measured, "
+        f"{times(result.expected_speedup)} expected; answered by stage: {exits}"
+    )
+    reached = (
+        "" if result.ceiling_share is None else f", the last stage reaches {share(result.ceiling_share)}"
+    )
+    console().print(
+        f"routing overhead {share(result.routing_overhead)}; padding {share(result.padding - 1)}; "
+        f"matrix ceiling {result.ceiling / 1e9:,.0f} GFLOP/s{reached}; memory {result.peak_memory_mb:,.0f} MB"
+    )
+
+
+def _lost(one: Timed) -> str:
+    drop = one.accuracy_drop
+    return (
+        "" if drop is None else f"{100 * drop.value:+.1f} ({100 * drop.low:+.1f} to {100 * drop.high:+.1f})"
     )
 
 

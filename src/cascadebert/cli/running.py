@@ -90,33 +90,23 @@ def bench(
     text_column: o.TextColumns = None,
     label_column: o.LabelColumn = None,
     repeats: Annotated[int, typer.Option(min=1, help="Timed runs of each, in turn.")] = 5,
+    picture: Annotated[Path | None, typer.Option(metavar="F", help="Draw the rates as SVG.")] = None,
     engine: o.EngineName = "auto",
     precision: o.Precision = "auto",
     json: o.Json = False,
 ) -> None:
-    """Time a cascade beside its last stage alone on this machine, in one interleaved run."""
+    """Time a cascade beside each stage alone and `transformers`, in one interleaved run."""
     from cascadebert.bench import bench as run
     from cascadebert.cascade import Cascade
+    from cascadebert.picture import draw_bench
 
     columns = o.columns_of(text_column, label_column)
     cascade = Cascade.from_pretrained(folder, engine=engine, precision=precision)
     out.say_uncertified(cascade.uncertified)
     result = run(cascade, data, columns=columns, repeats=repeats)
-    rows = [
-        (
-            name,
-            f"{one.examples_per_second:,.0f}",
-            f"{one.range[0]:,.0f} - {one.range[1]:,.0f}",
-            "n/a" if one.accuracy is None else out.share(one.accuracy),
-        )
-        for name, one in (("cascade", result.cascade), ("last stage alone", result.last_stage))
-    ]
-    out.table(("", "texts/s", "range", "accuracy"), rows)
-    low, high = result.range
-    out.console().print(
-        f"measured speed-up {out.times(result.measured_speedup)} ({low:.2f} - {high:.2f}), expected "
-        f"{out.times(result.expected_speedup)}; routing overhead {out.share(result.routing_overhead)}"
-    )
+    out.bench_table(result)
+    if picture is not None:
+        draw_bench(picture, result)
     out.machine_line({**asdict(result), "uncertified": cascade.uncertified}, json)
 
 

@@ -7,10 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+import numpy as np
+
 from cascadebert.errors import StageError
+from cascadebert.timing import interleaved
 from cascadebert.types import Ints, Logits
 
 ENGINE_FILE = "model.onnx"
+CEILING_SIZE, CEILING_REPEATS = 2048, 5
 
 
 @dataclass(frozen=True)
@@ -64,3 +68,10 @@ def engine_file(path: Path) -> Path:
 def model_feed(batch: TokenBatch, names: Sequence[str]) -> dict[str, Ints]:
     """A token batch under the names of a model's inputs."""
     return {name: getattr(batch, name) for name in names}
+
+
+def blas_ceiling(precision: str) -> float:
+    """Operations per second of NumPy's own large float32 matrix products, the best of some."""
+    one = np.ones((CEILING_SIZE, CEILING_SIZE), dtype=np.float32)
+    (seconds,) = interleaved([lambda: one @ one], repeats=CEILING_REPEATS)
+    return float(2 * CEILING_SIZE**3 / min(seconds))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
@@ -10,6 +11,7 @@ from types import ModuleType
 from cascadebert.engines.base import ENGINE_FILE, Engine
 from cascadebert.engines.static import StaticEngine, is_static
 from cascadebert.errors import StageError
+from cascadebert.types import Texts
 
 ENGINES = ("openvino", "onnxruntime", "torch")
 """From the fastest on a processor to the most general."""
@@ -58,6 +60,25 @@ def load_engine(path: Path, *, engine: str, precision: str) -> Engine:
     room = _room(engine)
     loaded: Engine = room.ENGINE(path, precision=precision)
     return loaded
+
+
+def matrix_ceiling(engine: Engine) -> float:
+    """Floating-point operations per second of large matrix products in an engine, at its precision."""
+    return float(_room(engine.name).matrix_ceiling(engine.precision))
+
+
+def load_pipeline(path: Path, *, max_length: int) -> Callable[[Texts, int], list[str]] | None:
+    """The `transformers` pipeline of a checkpoint, to compare with; None where it cannot be had.
+
+    Args:
+        path: the checkpoint folder.
+        max_length: longest row in tokens.
+    """
+    if find_spec("torch") is None or find_spec("transformers") is None:
+        return None
+    from cascadebert.engines.pipeline import Pipeline
+
+    return Pipeline(path, max_length=max_length)
 
 
 def _room(engine: str) -> ModuleType:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from cascadebert.engines.base import ENGINE_FILE, TokenBatch, engine_file, model_feed
+from cascadebert.engines.base import ENGINE_FILE, TokenBatch, blas_ceiling, engine_file, model_feed
 from cascadebert.errors import StageError, extra
 from cascadebert.types import Logits
 
@@ -61,3 +61,4 @@ class OnnxRuntimeEngine:
 
 
 ENGINE = OnnxRuntimeEngine
+matrix_ceiling = blas_ceiling

@@ -4,15 +4,25 @@ from __future__ import annotations
 
 import threading
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from cascadebert.engines.base import ENGINE_FILE, TokenBatch, engine_file, model_feed
+from cascadebert.engines.base import (
+    CEILING_REPEATS,
+    CEILING_SIZE,
+    ENGINE_FILE,
+    TokenBatch,
+    engine_file,
+    model_feed,
+)
 from cascadebert.errors import StageError, extra
+from cascadebert.timing import interleaved
 from cascadebert.types import Logits
 
 with extra("openvino"):
     import openvino
+    from openvino import opset13 as operations
 
 PRECISIONS = {"float32": "f32", "bfloat16": "bf16"}
 
@@ -46,12 +56,11 @@ class OpenVinoEngine:
     def __init__(self, path: Path, *, precision: str = "auto") -> None:
         self.precision = own_precision(precision)
         file, core = engine_file(path), openvino.Core()
-        settings = {"INFERENCE_PRECISION_HINT": PRECISIONS[self.precision], "PERFORMANCE_HINT": "THROUGHPUT"}
         try:
-            self._model = core.compile_model(core.read_model(file), "CPU", settings)
+            self._model = core.compile_model(core.read_model(file), "CPU", settings(self.precision))
         except RuntimeError as error:
             raise StageError(f"{path}: {ENGINE_FILE} cannot be run ({error})") from error
-        self.streams = int(self._model.get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS"))
+        self.streams = streams_of(self._model)
         self._names = [port.get_any_name() for port in self._model.inputs]
         self._of_thread = threading.local()
 
@@ -64,3 +73,31 @@ class OpenVinoEngine:
 
 
 ENGINE = OpenVinoEngine
+
+
+def matrix_ceiling(precision: str) -> float:
+    """Floating-point operations per second of large matrix products, one on each stream, the best of some."""
+    one = np.ones((CEILING_SIZE, CEILING_SIZE), dtype=np.float32)
+    given = operations.parameter(one.shape, np.float32)
+    product = openvino.Model([operations.matmul(given, operations.constant(one), False, True)], [given])
+    model = openvino.Core().compile_model(product, "CPU", settings(precision))
+    requests = [model.create_infer_request() for _ in range(streams_of(model))]
+
+    def run() -> None:
+        for request in requests:
+            request.start_async({0: one}, share_inputs=True)
+        for request in requests:
+            request.wait()
+
+    (seconds,) = interleaved([run], repeats=CEILING_REPEATS)
+    return float(len(requests) * 2 * CEILING_SIZE**3 / min(seconds))
+
+
+def settings(precision: str) -> dict[str, str]:
+    """How a model is compiled: many batches at a time."""
+    return {"INFERENCE_PRECISION_HINT": PRECISIONS[precision], "PERFORMANCE_HINT": "THROUGHPUT"}
+
+
+def streams_of(model: Any) -> int:
+    """Batches that a compiled model runs best at the same time."""
+    return int(model.get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS"))

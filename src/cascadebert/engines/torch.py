@@ -7,8 +7,9 @@ from pathlib import Path
 
 import numpy as np
 
-from cascadebert.engines.base import TokenBatch
+from cascadebert.engines.base import CEILING_REPEATS, CEILING_SIZE, TokenBatch
 from cascadebert.errors import StageError, extra
+from cascadebert.timing import interleaved
 from cascadebert.types import Logits
 
 with extra("train"):
@@ -57,6 +58,18 @@ class TorchEngine:
 
 
 ENGINE = TorchEngine
+
+
+def matrix_ceiling(precision: str) -> float:
+    """Floating-point operations per second of large matrix products, the best of some."""
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    one = torch.ones(CEILING_SIZE, CEILING_SIZE, dtype=PRECISIONS[precision], device=device)
+
+    def run() -> None:
+        (one @ one)[0, 0].item()
+
+    (seconds,) = interleaved([run], repeats=CEILING_REPEATS)
+    return float(2 * CEILING_SIZE**3 / min(seconds))
 
 
 def takes_token_types(model: PreTrainedModel) -> bool:

@@ -1,0 +1,33 @@
+"""The usual way to run a classifier, `transformers.pipeline`: what others are compared with."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from cascadebert.engines.checkpoint import quiet
+from cascadebert.errors import extra
+from cascadebert.types import Texts
+
+with extra("train"):
+    import torch
+    from transformers import AutoModelForSequenceClassification, AutoTokenizer, pipeline
+
+
+class Pipeline:
+    """A `text-classification` pipeline in float32."""
+
+    def __init__(self, path: Path, *, max_length: int) -> None:
+        with quiet():
+            model = AutoModelForSequenceClassification.from_pretrained(
+                path, local_files_only=True, dtype=torch.float32
+            )
+            tokenizer = AutoTokenizer.from_pretrained(path, local_files_only=True)
+            self._run = pipeline("text-classification", model=model, tokenizer=tokenizer)
+        self._length = max_length
+
+    def __call__(self, texts: Texts, batch_size: int) -> list[str]:
+        """The labels of texts or pairs, in batches of so many rows."""
+        rows = [text if isinstance(text, str) else {"text": text[0], "text_pair": text[1]} for text in texts]
+        with quiet():
+            found = self._run(rows, batch_size=batch_size, truncation=True, max_length=self._length)
+        return [str(one["label"]) for one in found]
