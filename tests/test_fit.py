@@ -213,7 +213,7 @@ def test_distillation_trains_a_stage_on_rows_without_labels(stages, fitted, tmp_
     unlabelled = np.full(400, NO_LABEL, dtype=np.int64)
     lesson = Lesson(texts, unlabelled, ("negative", "positive"), teacher=logits)
     config = FitConfig(
-        epochs=3, batch_size=16, learning_rate=2e-3, bf16=False, max_length=32, distill_weight=1.0
+        epochs=6, batch_size=16, learning_rate=2e-3, bf16=False, max_length=32, distill_weight=1.0
     )
     student = Stage.from_pretrained(train_stage(stages[0], lesson, config, work=tmp_path, what="student"))
     assert np.mean(student.predict(texts).labels == np.array(labels)) > 0.8

@@ -180,7 +180,7 @@ def _racers(cascade: Cascade, texts: Texts) -> list[_Racer]:
     every = np.arange(len(texts))
 
     def labels_of(predictor: Cascade | Stage) -> Sequence[str]:
-        return predictor.predict(texts).labels.tolist()
+        return [str(label) for label in predictor.predict(texts).labels]
 
     found = [_Racer("cascade", every, partial(labels_of, cascade))]
     for number, stage in enumerate(cascade.stages, start=1):

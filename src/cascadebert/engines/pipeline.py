@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from cascadebert.engines.checkpoint import quiet
 from cascadebert.errors import extra
@@ -27,7 +28,9 @@ class Pipeline:
 
     def __call__(self, texts: Texts, batch_size: int) -> list[str]:
         """The labels of texts or pairs, in batches of so many rows."""
-        rows = [text if isinstance(text, str) else {"text": text[0], "text_pair": text[1]} for text in texts]
+        rows: list[Any] = [
+            text if isinstance(text, str) else {"text": text[0], "text_pair": text[1]} for text in texts
+        ]
         with quiet():
             found = self._run(rows, batch_size=batch_size, truncation=True, max_length=self._length)
         return [str(one["label"]) for one in found]

@@ -17,6 +17,7 @@ import numpy as np
 from cascadebert.engines.checkpoint import quiet
 from cascadebert.errors import extra
 from cascadebert.progress import bar
+from cascadebert.training.memory import kept_memory
 from cascadebert.types import Ints
 
 with extra("train"):
@@ -105,7 +106,7 @@ def run_steps(
         remove_unused_columns=False,
         dataloader_pin_memory=False,
     )
-    with bar(what, int(done[-1]), unit) as show, _calm():
+    with bar(what, int(done[-1]), unit) as show, _calm(), kept_memory():
         each = _EachStep(lambda step: show(int(done[step - 1])), clipped or [module])
         trainer = LossTrainer(
             model=module,
