@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from copy import copy
 from dataclasses import replace
 
 import numpy as np
@@ -10,6 +11,7 @@ import pytest
 
 from cascadebert import Cascade, OperatingPoint, Stage, Target, assemble
 from cascadebert.batching import Rows
+from cascadebert.engines.torch import compiled
 from cascadebert.errors import StageError
 from cascadebert.training.export import export_onnx
 from cascadebert.training.finish import refuse_changed
@@ -63,6 +65,16 @@ def test_a_rows_logits_do_not_depend_on_its_neighbours(exported, engine, precisi
     for budget in (1, 64, 4096):
         together = replace(stage, batch_tokens=budget).logits(rows)
         assert np.abs(together - one_by_one).max() <= last_digit
+
+
+@pytest.mark.slow
+def test_a_compiled_model_gives_the_same_logits_at_any_shape(make_model):
+    stage = Stage.from_pretrained(make_model(layers=2, hidden=32), engine="torch")
+    rows, plain, made = stage.encode(TEXTS), stage.engine, copy(stage.engine)
+    made._model = compiled(plain._model)  # what a CUDA device is given
+    for some in (np.arange(3), np.arange(10, 50), np.array([7])):
+        batch = rows.batch(some)
+        assert np.allclose(made.logits(batch), plain.logits(batch), atol=1e-5)
 
 
 def test_a_missing_engine_file_is_named(make_model):

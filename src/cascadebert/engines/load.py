@@ -36,8 +36,15 @@ def settle(engine: str, precision: str) -> tuple[str, str]:
         StageError: if either is unknown or cannot be had here.
         MissingExtra: if the engine's library is not installed.
     """
-    name = default_engine() if engine == "auto" else engine
+    name = _fastest() if engine == "auto" else engine
     return name, str(_room(name).own_precision(precision))
+
+
+def _fastest() -> str:
+    """The first engine that is installed, but torch where it finds a CUDA device."""
+    if find_spec("torch") is not None and find_spec("transformers") is not None and _room("torch").has_cuda():
+        return "torch"
+    return default_engine()
 
 
 def load_engine(path: Path, *, engine: str, precision: str) -> Engine:

@@ -1,0 +1,344 @@
+"""How fast is a saved cascade, beside its large stage, `transformers` and the machine's own limits?
+
+Steps, from the repository's root, nothing beside them; each goes on where a kill stopped it:
+
+    python benchmarks/inference.py fit --data ../shared/data       # four cascades; an hour
+    python benchmarks/inference.py engines --data ../shared/data   # random models, every engine
+    python benchmarks/inference.py tasks --data ../shared/data     # the cascades beside what they replace
+    python benchmarks/inference.py files --data ../shared/data     # 2,000,000 rows: memory and time
+    python benchmarks/inference.py install --data ../shared/data   # a base install: size, start
+
+`fit` needs the students of `benchmarks/shrink.py make`. Results: results/inference/STEP.json, and what the
+project promises of them in results/inference/summary.json.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from cascadebert import Cascade
+from cascadebert.batching import Rows
+from cascadebert.bench import bench
+from cascadebert.cli.output import show_log
+from cascadebert.confidence import softmax
+from cascadebert.costs import measure
+from cascadebert.data import Examples, load_examples
+from cascadebert.engines.base import Engine
+from cascadebert.engines.load import load_engine, matrix_ceiling
+from cascadebert.stage import in_parallel
+from cascadebert.thresholds import speedup
+from cascadebert.timing import interleaved
+from cascadebert.training.export import export_onnx
+from main import minilm, prepare, run
+from stored import ROOT, current_commit, write_result
+
+BUILD, RESULTS = ROOT / "build" / "inference", ROOT / "results" / "inference"
+STUDENT = ROOT / "build" / "shrink" / "students" / "2x384"
+SIZES = {"L2-H128": (2, 128), "L6-H384": (6, 384), "L12-H768": (12, 768)}
+ENGINES = (
+    ("torch", "float32"), ("torch", "bfloat16"), ("onnxruntime", "float32"),
+    ("openvino", "float32"), ("openvino", "bfloat16"),
+)  # fmt: skip
+ROWS, LENGTH, BATCHES, REPEATS = 32, 32, 4, 7
+TIMED_ROWS, MIXED_ROWS = 6000, 20_000
+MANY, FEW, EDGE = 2_000_000, 20_000, 200_000
+
+
+@dataclass(frozen=True)
+class Task:
+    """How a cascade is trained, chosen beforehand; `rows` of the train set at most."""
+
+    epochs: float
+    learning_rate: float
+    batch_size: int
+    max_length: int
+    rows: int | None = None
+    options: tuple[str, ...] = ()
+
+
+TASKS = {
+    "sst2": Task(2, 1.2e-4, 128, 64, options=("--group-column", "group")),
+    "agnews": Task(2, 2e-4, 64, 64),
+    "clinc150": Task(6, 3e-4, 64, 48),
+    "imdb": Task(2, 1e-4, 32, 128, rows=6000),
+}
+
+
+def main() -> None:
+    """Run one step."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("step", choices=STEPS)
+    parser.add_argument("--data", type=Path, required=True, help="folder of data sets")
+    asked = parser.parse_args()
+    show_log()
+    commit = current_commit()
+    values = STEPS[asked.step](asked.data)
+    files = [asked.data / task / "validation.parquet" for task in TASKS]
+    write_result(RESULTS / f"{asked.step}.json", values, data=files, commit=commit)
+    write_summary()
+
+
+def fit(data: Path) -> dict[str, Any]:
+    """A static stage, a complete student and MiniLM, for at most half a point lost on the tune rows."""
+    made = {}
+    for name, task in TASKS.items():
+        folder, said = BUILD / name, BUILD / f"{name}.json"
+        folder.mkdir(parents=True, exist_ok=True)
+        if not said.is_file():
+            files = [data / name / f"{part}.parquet" for part in ("train", "validation")]
+            train, held_out, _ = prepare(name, files[0], files[1], folder)
+            if task.rows is not None:
+                rows = pq.read_table(train)
+                pq.write_table(rows.take(np.random.default_rng(0).permutation(len(rows))[: task.rows]), train)
+            values = run(
+                "fit", "--train", train, *held_out, "--stage", "static", "--stage", STUDENT,
+                "--stage", minilm(), "--output", folder / "cascade", "--max-accuracy-drop", 0.005,
+                "--cost", "measured", "--distill-weight", 1, "--epochs", task.epochs,
+                "--learning-rate", task.learning_rate, "--batch-size", task.batch_size,
+                "--max-length", task.max_length, *task.options, "--overwrite",
+            )  # fmt: skip
+            said.write_text(json.dumps(values), "utf-8")
+        made[name] = json.loads(said.read_text("utf-8"))
+        made[name].pop("output")
+    return {"recipes": {name: asdict(task) for name, task in TASKS.items()}, "fitted": made}
+
+
+def engines(data: Path) -> dict[str, Any]:
+    """Seconds of a batch of 32 rows of 32 tokens, four batches at hand; and how fast large products are."""
+    found = {}
+    for name, (layers, hidden) in SIZES.items():
+        folder = random_model(BUILD / name, layers, hidden)
+        loaded = [load_engine(folder, engine=engine, precision=p) for engine, p in ENGINES]
+        runs: list[Callable[[], object]] = [partial(many, one) for one in loaded]
+        seconds = interleaved(runs, repeats=REPEATS)
+        ceilings = [matrix_ceiling(one) for one in loaded]
+        operations = ROWS * LENGTH * layers * (24 * hidden**2 + 4 * LENGTH * hidden)
+        found[name] = [
+            {
+                "engine": one.name,
+                "precision": one.precision,
+                "milliseconds": [1000 * s / BATCHES for s in taken],
+                "over_torch_float32": float(np.median(np.divide(seconds[0], taken))),
+                "ceiling_share": operations * BATCHES / float(np.median(taken)) / most,
+                "ceiling_flops_per_second": most,
+                "neighbours": neighbours(one),
+            }
+            for one, taken, most in zip(loaded, seconds, ceilings, strict=True)
+        ]
+    return {"rows": ROWS, "length": LENGTH, "batches": BATCHES, "sizes": found}
+
+
+def rows_of(lengths: NDArray[np.int64], seed: int = 0) -> Rows:
+    """Rows of random tokens of the given lengths."""
+    starts = np.concatenate([[0], np.cumsum(lengths)])
+    ids = np.random.default_rng(seed).integers(1000, 30_000, size=int(starts[-1])).astype(np.int32)
+    return Rows(ids, np.zeros(len(ids), np.int8), starts, pad_id=0)
+
+
+def many(engine: Engine) -> None:
+    """Four full batches, as many at the same time as the engine likes."""
+    rows = rows_of(np.full(ROWS * BATCHES, LENGTH))
+    parts = np.split(np.arange(ROWS * BATCHES), BATCHES)
+    in_parallel(lambda some: engine.logits(rows.batch(some)), parts, engine.streams)
+
+
+def neighbours(engine: Engine) -> float:
+    """The largest change of a logit when a row runs alone instead of with up to 127 others."""
+    rows = rows_of(np.full(128, LENGTH))
+    alone = np.concatenate([engine.logits(rows.batch(np.array([i]))) for i in range(16)])
+    changes = [
+        np.abs(engine.logits(rows.batch(np.arange(count)))[:16] - alone[:count]).max()
+        for count in (2, 3, 8, 16, 33, 64, 128)
+    ]
+    return float(max(changes))
+
+
+def random_model(folder: Path, layers: int, hidden: int) -> Path:
+    """A BERT classifier with random weights, exported."""
+    if not (folder / "model.onnx").is_file():
+        import torch
+        from transformers import BertConfig, BertForSequenceClassification
+
+        torch.manual_seed(0)
+        sizes = {"num_hidden_layers": layers, "hidden_size": hidden, "intermediate_size": 4 * hidden}
+        config = BertConfig(num_attention_heads=hidden // 64, num_labels=2, **sizes)
+        BertForSequenceClassification(config).save_pretrained(folder)
+        export_onnx(folder)
+    return folder
+
+
+def tasks(data: Path) -> dict[str, Any]:
+    """Each cascade beside its last stage, its oracle and the pipeline, on the test rows."""
+    found: dict[str, Any] = {}
+    for name in TASKS:
+        cascade = Cascade.from_pretrained(BUILD / name / "cascade")
+        test = load_examples(data / name / "validation.parquet")
+        times = -(-TIMED_ROWS // len(test))
+        timed = test.take(np.tile(np.arange(len(test)), times))
+        found[name] = {
+            "test_rows": len(test),
+            "times": times,
+            "bench": asdict(bench(cascade, timed)),
+            "drop_on_test_rows": paired(cascade, test),
+            "oracle_share": oracle_share(cascade, test),
+            "labels_equal_to_float32": equal_labels(cascade, test),
+        }
+    mixed = [load_examples(data / name / "validation.parquet").texts for name in ("sst2", "agnews", "imdb")]
+    texts = [text for some in mixed for text in some]
+    order = np.random.default_rng(0).integers(len(texts), size=MIXED_ROWS)
+    many_rows = Examples([texts[i] for i in order], None, source="mixed")
+    cascade = Cascade.from_pretrained(BUILD / "agnews" / "cascade")
+    return {"tasks": found, "mixed": asdict(bench(cascade, many_rows, repeats=3))}
+
+
+def paired(cascade: Cascade, test: Examples) -> dict[str, float]:
+    """Accuracy lost against the last stage on the test rows, each counted once."""
+    from cascadebert.metrics import paired_difference
+
+    labels = test.label_ids(cascade.label_names)
+    last = cascade.stages[-1].predict(test.texts).label_ids == labels
+    return asdict(paired_difference(last, cascade.predict(test.texts).label_ids == labels))
+
+
+def oracle_share(cascade: Cascade, test: Examples) -> float:
+    """Speed-up over that of the cascade that passes on exactly the rows whose label would change.
+
+    Both by seconds per row and token of the stages, fitted here.
+    """
+    encoded = cascade.encode(test.texts)
+    costs = measure(cascade.stages, test.texts, encoded).costs(encoded)
+    labels = cascade.stage_logits(test.texts).argmax(axis=2)
+    perfect = np.argmax(labels == labels[-1], axis=0)
+    ours = cascade.predict(test.texts).stages - 1
+    return speedup(ours, costs.rows, costs.alone) / speedup(perfect, costs.rows, costs.alone)
+
+
+def equal_labels(cascade: Cascade, test: Examples) -> list[float]:
+    """Per stage, the share of rows with the label of torch in float32."""
+    shares = []
+    for stage in cascade.stages:
+        plain = replace(stage, engine=load_engine(stage.path, engine="torch", precision="float32"))
+        rows = stage.encode(test.texts)
+        same = softmax(stage.logits(rows)).argmax(axis=1) == softmax(plain.logits(rows)).argmax(axis=1)
+        shares.append(float(same.mean()))
+    return shares
+
+
+def files(data: Path) -> dict[str, Any]:
+    """The static stage alone on 20,000 and on 2,000,000 rows of a csv file, each in a process of its own."""
+    texts = load_examples(data / "sst2" / "validation.parquet").texts
+    found = {}
+    with tempfile.TemporaryDirectory() as folder:
+        for count in (FEW, MANY):
+            source = Path(folder) / f"{count}.csv"
+            with source.open("w", encoding="utf-8") as lines:
+                lines.write("text\n")
+                for i in range(count):
+                    lines.write('"' + str(texts[i % len(texts)]).replace('"', '""') + '"\n')
+            script = Path(__file__).with_name("score_static.py")
+            command = [sys.executable, script, BUILD / "sst2" / "cascade", source, f"{source}.out.csv"]
+            done = subprocess.run([str(word) for word in command], check=True, capture_output=True, text=True)
+            found[str(count)] = json.loads(done.stdout.splitlines()[-1])
+    few, much = found[str(FEW)], found[str(MANY)]
+    clock, rows = np.array(much["seconds"]), np.array(much["rows"])
+    first, last = rows <= EDGE, rows > MANY - EDGE
+    return {
+        "rows": MANY,
+        "memory_mb": {"few": few["memory_mb"], "many": much["memory_mb"]},
+        "memory_ratio": much["memory_mb"] / few["memory_mb"],
+        "time_ratio": float(clock[last].mean() / clock[first].mean()),
+        "rows_per_second": float(MANY / clock.sum()),
+    }
+
+
+def install(data: Path) -> dict[str, Any]:
+    """A base install in a fresh environment: no torch, its size, its start."""
+    with tempfile.TemporaryDirectory() as folder:
+        python = Path(folder) / "bin" / "python"
+        subprocess.run([sys.executable, "-m", "venv", folder], check=True)
+        pinned = ["--constraint", str(ROOT / "constraints.txt"), str(ROOT)]
+        subprocess.run([python, "-m", "pip", "install", "--quiet", *pinned], check=True)
+        script = Path(__file__).with_name("start.py")
+        command = [str(python), str(script), str(BUILD / "sst2" / "cascade")]
+        runs = [json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)]
+        runs += [json.loads(subprocess.check_output(command, text=True)) for _ in range(4)]
+        packages = next((Path(folder) / "lib").glob("python*/site-packages"))
+        size = sum(file.stat().st_size for file in packages.rglob("*") if file.is_file())
+    return {
+        "import_seconds": [one["import_seconds"] for one in runs],
+        "ready_seconds": [one["ready_seconds"] for one in runs],
+        "torch_loaded": any(one["torch_loaded"] for one in runs),
+        "site_packages_mb": size / 2**20,
+    }
+
+
+def write_summary() -> None:
+    """What the steps that have run say, in one file."""
+    found = {
+        step: json.loads((RESULTS / f"{step}.json").read_text("utf-8"))
+        for step in STEPS
+        if (RESULTS / f"{step}.json").is_file()
+    }
+    values: dict[str, Any] = {}
+    if "engines" in found:
+        best = found["engines"]["sizes"]["L12-H768"][-1]
+        values |= {
+            "engine_vs_torch_fp32": best["over_torch_float32"],
+            "ceiling_share": best["ceiling_share"],
+        }
+    if "tasks" in found:
+        per_task, mixed = found["tasks"]["tasks"], found["tasks"]["mixed"]
+        values |= {
+            "agreement": {task: one["labels_equal_to_float32"][-1] for task, one in per_task.items()},
+            "routing_overhead": mixed["routing_overhead"],
+            "padding": {task: one["bench"]["padding"] for task, one in per_task.items()},
+            "vs_pipeline_b32": {task: over_pipeline(one["bench"]) for task, one in per_task.items()},
+            "vs_last_stage": {
+                task: {
+                    "ratio": one["bench"]["measured_speedup"],
+                    "accuracy_drop": one["drop_on_test_rows"]["value"],
+                    "drop_ci": [one["drop_on_test_rows"]["low"], one["drop_on_test_rows"]["high"]],
+                    "oracle_share": one["oracle_share"],
+                }
+                for task, one in per_task.items()
+            },
+        }
+    if "files" in found:
+        values |= {name: found["files"][name] for name in ("memory_ratio", "time_ratio")}
+    if "install" in found:
+        values |= {
+            name: float(np.median(found["install"][name])) for name in ("import_seconds", "ready_seconds")
+        }
+        values["site_packages_mb"] = found["install"]["site_packages_mb"]
+    (RESULTS / "summary.json").write_text(json.dumps(values, indent=2) + "\n", "utf-8")
+
+
+def over_pipeline(result: dict[str, Any]) -> float:
+    """The cascade's texts/s over those of the pipeline with batches of 32 in file order."""
+    (other,) = (one for one in result["others"] if one["name"] == "transformers pipeline, batch 32")
+    return float(result["cascade"]["examples_per_second"] / other["examples_per_second"])
+
+
+STEPS: dict[str, Callable[[Path], dict[str, Any]]] = {
+    "fit": fit,
+    "engines": engines,
+    "tasks": tasks,
+    "files": files,
+    "install": install,
+}
+
+if __name__ == "__main__":
+    main()
