@@ -24,10 +24,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-from scipy.stats import bootstrap
 
 from cascadebert import Cascade
 from cascadebert.data import Examples, load_examples
+from cascadebert.metrics import paired_difference
 from stored import ROOT, current_commit, write_result
 
 BUILD = ROOT / "build" / "main"
@@ -126,12 +126,8 @@ def paired_drop(folder: Path, test_file: Path) -> dict[str, Any]:
     labels = rows.label_ids(cascade.label_names)
     alone = cascade.stages[-1].predict(rows.texts).label_ids == labels
     ours = cascade.predict(rows.texts).label_ids == labels
-    lost = alone.astype(float) - ours.astype(float)
-    interval = [float(lost.mean())] * 2
-    if np.ptp(lost):
-        found = bootstrap((lost,), np.mean, method="percentile", rng=np.random.default_rng(0))
-        interval = [float(found.confidence_interval.low), float(found.confidence_interval.high)]
-    return {"value": float(lost.mean()), "interval_95": interval, "n": len(lost)}
+    lost = paired_difference(alone, ours)
+    return {"value": lost.value, "interval_95": [lost.low, lost.high], "n": len(labels)}
 
 
 def result(

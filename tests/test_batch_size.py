@@ -84,3 +84,12 @@ def test_answers_do_not_change(make_cascade):
     wanted, found = cascade.predict(texts), small.predict(texts)
     assert found.labels.tolist() == wanted.labels.tolist()
     assert np.allclose(found.probabilities, wanted.probabilities, atol=1e-5)
+
+
+def test_without_a_home_nothing_is_remembered(make_cascade, monkeypatch):
+    def homeless(path):
+        raise RuntimeError("no home")
+
+    monkeypatch.setattr(batch_size.Path, "expanduser", homeless)
+    monkeypatch.setattr(batch_size, "_best", lambda stage: 1024)
+    assert sizes(with_batch_sizes(make_cascade(1), measure=True)) == [1024]

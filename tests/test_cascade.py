@@ -142,3 +142,26 @@ def test_pairs_are_refused_by_a_cascade_of_single_texts(saved):
 def test_thresholds_must_fit_the_number_of_stages(make_cascade):
     with pytest.raises(CascadeError, match="one threshold less"):
         make_cascade(2).with_operating_point(OperatingPoint((0.5, 0.5)))
+
+
+def test_a_tokenizer_of_its_own_only_sees_the_rows_passed_on(make_cascade):
+    cascade, texts = make_cascade(3), sentences(100, seed=2)
+    asked = []
+
+    class Asked:
+        def __init__(self, encoder, length):
+            self.key, self._encoder = f"{encoder.key}-{length}", encoder
+
+        def encode(self, some):
+            asked.append(len(some))
+            return self._encoder.encode(some)
+
+    encoders = (1, 2, 2)  # the last two share one
+    stages = tuple(
+        dataclasses.replace(stage, encoder=Asked(stage.encoder, number))
+        for stage, number in zip(cascade.stages, encoders, strict=True)
+    )
+    found = dataclasses.replace(cascade, stages=stages).predict(texts)
+    assert found.stages.tolist() == cascade.predict(texts).stages.tolist()
+    assert found.labels.tolist() == cascade.predict(texts).labels.tolist()
+    assert asked == [100, int((found.stages > 1).sum())] and 0 < asked[1] < 100

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 from copy import copy
 from dataclasses import replace
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -12,9 +14,9 @@ import pytest
 from cascadebert import Cascade, OperatingPoint, Stage, Target, assemble
 from cascadebert.batching import Rows
 from cascadebert.engines.torch import compiled
-from cascadebert.errors import StageError
+from cascadebert.errors import MissingExtra, StageError
+from cascadebert.fidelity import refuse_changed
 from cascadebert.training.export import export_onnx
-from cascadebert.training.finish import refuse_changed
 from cascadebert.tuning import tune_folder
 from samples import reviews, sentences, write_csv
 
@@ -68,6 +70,7 @@ def test_a_rows_logits_do_not_depend_on_its_neighbours(exported, engine, precisi
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of torch's own, while it compiles
 def test_a_compiled_model_gives_the_same_logits_at_any_shape(make_model):
     stage = Stage.from_pretrained(make_model(layers=2, hidden=32), engine="torch")
     rows, plain, made = stage.encode(TEXTS), stage.engine, copy(stage.engine)
@@ -79,7 +82,7 @@ def test_a_compiled_model_gives_the_same_logits_at_any_shape(make_model):
 
 def test_a_missing_engine_file_is_named(make_model):
     for engine in ("openvino", "onnxruntime"):
-        with pytest.raises(StageError, match=r"no model\.onnx, .*--engine torch"):
+        with pytest.raises(StageError, match=r"no model\.onnx, .*assemble --engine openvino.*--engine torch"):
             Stage.from_pretrained(make_model(), engine=engine)
 
 
@@ -125,7 +128,10 @@ def test_a_cascade_opens_on_the_engine_that_its_thresholds_were_picked_on(ready)
 @pytest.mark.slow
 def test_elsewhere_it_says_uncertified_until_it_is_tuned_there(ready, tmp_path):
     other = Cascade.from_pretrained(ready, engine="onnxruntime")
-    assert "picked on openvino" in other.uncertified and "this is onnxruntime float32" in other.uncertified
+    assert (
+        "picked on openvino float32 cpu" in other.uncertified
+        and "this is onnxruntime float32 cpu" in other.uncertified
+    )
     assert (
         other.predict(TEXTS).labels.tolist() == Cascade.from_pretrained(ready).predict(TEXTS).labels.tolist()
     )
@@ -141,6 +147,38 @@ def test_elsewhere_it_says_uncertified_until_it_is_tuned_there(ready, tmp_path):
 def test_an_engine_that_changes_labels_is_refused(ready):
     cascade = Cascade.from_pretrained(ready)
     logits = cascade.stage_logits(TEXTS)
-    refuse_changed(cascade, TEXTS, logits)
+    assert refuse_changed(cascade.stages, TEXTS, logits) == ()
     with pytest.raises(StageError, match=r"changes the label of 60 of 60 tune rows at stage 2.*--precision"):
-        refuse_changed(cascade, TEXTS, np.stack([logits[0], -logits[1]]))
+        refuse_changed(cascade.stages, TEXTS, np.stack([logits[0], -logits[1]]))
+
+
+@pytest.mark.slow
+def test_where_torch_is_not_installed_nothing_is_compared_and_that_is_said(ready, monkeypatch):
+    cascade = Cascade.from_pretrained(ready)
+    absent = {"side_effect": MissingExtra("torch")}
+    monkeypatch.setattr("cascadebert.fidelity.load_engine", Mock(**absent))
+    (said,) = refuse_changed(cascade.stages, TEXTS, cascade.stage_logits(TEXTS))
+    assert "not compared with torch" in said
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("engine", ["openvino", "onnxruntime"])
+def test_pairs_are_told_apart_by_every_engine(exported, engine):
+    pairs = [(text, TEXTS[i - 1]) for i, text in enumerate(TEXTS)]
+    wanted = Stage.from_pretrained(exported("bert"), engine="torch").predict(pairs)
+    found = Stage.from_pretrained(exported("bert"), engine=engine, precision="float32").predict(pairs)
+    assert np.allclose(found.probabilities, wanted.probabilities, atol=1e-5)
+    turned = Stage.from_pretrained(exported("bert"), engine=engine, precision="float32").predict(
+        [(b, a) for a, b in pairs]
+    )
+    assert not np.allclose(turned.probabilities, wanted.probabilities, atol=1e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("engine", ["openvino", "onnxruntime"])
+def test_several_threads_may_ask_at_the_same_time(exported, engine):
+    stage = Stage.from_pretrained(exported("bert"), engine=engine, precision="float32")
+    wanted = stage.predict(TEXTS).probabilities
+    with ThreadPoolExecutor(8) as threads:
+        found = list(threads.map(lambda _: stage.predict(TEXTS).probabilities, range(24)))
+    assert all(np.array_equal(one, wanted) for one in found)

@@ -22,7 +22,7 @@ FLOORS = (
     ("folder",),
     ("card",),
     ("spec",),
-    ("costs",),
+    ("costs", "fidelity"),
     ("stage",),
     ("batching",),
     ("engines",),

@@ -172,3 +172,17 @@ def test_a_single_stage_needs_no_threshold():
         np.ones((1, 150)), np.zeros((1, 150)), np.array([3.0]), target=Target(speedup=1.0)
     )
     assert choice.thresholds == () and choice.exit_rates == (1.0,)
+
+
+def test_work_that_stages_share_is_paid_once_and_by_the_last_stage_alone_too():
+    confidences = np.array([[0.9, 0.8, 0.2, 0.1], [1.0, 1.0, 1.0, 1.0]])
+    losses = np.zeros((2, 4))
+    shared, small, large = 1.0, 1.0, 8.0
+    costs = np.array([shared + small, large])
+    choice = select_thresholds(
+        confidences, losses, costs, target=Target(min_accuracy=1.0), alone=shared + large
+    )
+    left = np.array([0, 0, 0, 0])
+    assert choice.speedup == speedup(left, costs, shared + large) == (shared + large) / (shared + small)
+    half = np.array([0, 0, 1, 1])
+    assert speedup(half, costs, shared + large) == (shared + large) / (shared + small + large / 2)

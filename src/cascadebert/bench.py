@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import resource
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
@@ -16,12 +15,13 @@ import numpy as np
 
 from cascadebert.batch_size import with_batch_sizes
 from cascadebert.batching import Rows
-from cascadebert.cascade import Cascade
+from cascadebert.cascade import Cascade, Encodings
 from cascadebert.costs import measure
 from cascadebert.data import Examples, load_examples
 from cascadebert.engines.load import load_pipeline, matrix_ceiling
+from cascadebert.environment import peak_memory_mb
 from cascadebert.metrics import Difference, paired_difference
-from cascadebert.stage import Stage
+from cascadebert.stage import Stage, config_labels, read_config
 from cascadebert.tasks import Columns
 from cascadebert.thresholds import speedup
 from cascadebert.timing import interleaved, now
@@ -90,7 +90,7 @@ class Bench:
         ceiling: operations per second of large matrix products in the last stage's engine and precision.
         ceiling_share: operations per second of the last stage's model alone over that; None where its
             operations are not known.
-        peak_memory_mb: of this process when the cascade had answered all rows.
+        peak_memory_mb: of this process when the cascade had answered all rows; None where it is not told.
         start_seconds: from a new process to the cascade's first answer.
     """
 
@@ -109,7 +109,7 @@ class Bench:
     padding: float
     ceiling: float
     ceiling_share: float | None
-    peak_memory_mb: float
+    peak_memory_mb: float | None
     start_seconds: float | None
 
 
@@ -132,9 +132,8 @@ def bench(
     if examples.labels is not None:
         examples.label_ids(cascade.label_names)  # an unknown label is said before anything is timed
     texts, count = examples.texts, len(cascade.stages)
+    answers, memory = cascade.predict(texts), peak_memory_mb()
     cascade = with_batch_sizes(cascade, measure=True)
-    answers = cascade.predict(texts)
-    memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     start = _start_seconds(cascade, texts)
     racers = _racers(cascade, texts)
     parts = _parts(cascade, texts, answers.stages)
@@ -189,23 +188,32 @@ def _racers(cascade: Cascade, texts: Texts) -> list[_Racer]:
     pipeline = load_pipeline(last.path, max_length=last.encoder.max_length)
     if pipeline is None:
         return found
-    some = np.unique(np.linspace(0, n - 1, min(n, PIPELINE_ROWS)).astype(np.int64))
-    by_length = some[np.argsort(last.encode([texts[i] for i in some]).lengths, kind="stable")]
+    own = config_labels(read_config(last.path), last.path)
+
+    def piped(some: Texts, batch: int) -> Sequence[str]:
+        return [own[number] for number in pipeline(some, batch)]
+
+    spread = np.unique(np.linspace(0, n - 1, min(n, PIPELINE_ROWS)).astype(np.int64))
+    by_length = spread[np.argsort(last.encode([texts[i] for i in spread]).lengths, kind="stable")]
     for batch, ordered in PIPELINES:
-        rows = by_length if ordered else some
+        rows = by_length if ordered else spread
         name = f"transformers pipeline, batch {batch}{', sorted' if ordered else ''}"
-        found.append(_Racer(name, rows, partial(pipeline, [texts[i] for i in rows], batch)))
+        found.append(_Racer(name, rows, partial(piped, [texts[i] for i in rows], batch)))
     return found
 
 
 def _parts(cascade: Cascade, texts: Texts, exits: Ints) -> list[Callable[[], object]]:
     """What a cascade cannot do without, each by itself; at the end, the last stage's model on every row."""
-    encoders = {stage.encoder.key: stage.encode for stage in cascade.stages}
-    parts: list[Callable[[], object]] = [partial(tokenise, texts) for tokenise in encoders.values()]
-    encoded = cascade.encode(texts)
-    for number, (stage, rows) in enumerate(zip(cascade.stages, encoded, strict=True), start=1):
-        parts.append(partial(stage.logits, rows, np.flatnonzero(exits >= number)))
-    return [*parts, partial(cascade.stages[-1].logits, encoded[-1])]
+    parts: list[Callable[[], object]] = []
+    encoded, seen = Encodings(texts), set()
+    for number, stage in enumerate(cascade.stages, start=1):
+        active = np.flatnonzero(exits >= number)
+        if stage.encoder.key not in seen:
+            parts.append(partial(stage.encode, [texts[i] for i in active.tolist()]))
+            seen.add(stage.encoder.key)
+        parts.append(partial(stage.logits, *encoded.of(stage, active)))
+    last = cascade.stages[-1]
+    return [*parts, partial(last.logits, last.encode(texts))]
 
 
 def _timed(racers: Sequence[_Racer], seconds: Floats, examples: Examples, *, last: int) -> list[Timed]:

@@ -90,12 +90,14 @@ class Cascade:
         tuned = None if self.spec is None else self.spec.tuned_on
         if self.spec is None or tuned is None or self.operating_point != self.spec.operating_point:
             return "its thresholds were set by hand"
-        here = self.stages[-1].engine
-        if (here.name, here.precision) == (tuned.engine, tuned.precision):
+        engine = self.stages[-1].engine
+        here = (engine.name, engine.precision, engine.device)
+        there = (tuned.engine, tuned.precision, tuned.device)
+        if here == there:
             return None
         return (
-            f"its thresholds were picked on {tuned.engine} {tuned.precision}, this is {here.name} "
-            f"{here.precision}. Pick them here with `cascadebert tune --engine {here.name}`."
+            f"its thresholds were picked on {' '.join(there)}, this is {' '.join(here)}. Pick them here with "
+            f"`cascadebert tune --engine {engine.name} --precision {engine.precision}`."
         )
 
     @property
@@ -126,13 +128,13 @@ class Cascade:
         All that is decided later (thresholds, curves, reports) is decided on these arrays.
         """
         self._check_kind(texts)
-        encoded = _Encodings(texts)
-        return np.stack([stage.logits(encoded.by(stage)) for stage in self.stages])
+        encoded = self.encode(texts)
+        return np.stack([s.logits(rows) for s, rows in zip(self.stages, encoded, strict=True)])
 
     def encode(self, texts: Texts) -> list[Rows]:
         """Each stage's tokens of the texts, made once for stages that share a tokenizer and a length."""
-        encoded = _Encodings(texts)
-        return [encoded.by(stage) for stage in self.stages]
+        encoded, every = Encodings(texts), np.arange(len(texts))
+        return [encoded.of(stage, every)[0] for stage in self.stages]
 
     def _check_kind(self, texts: Texts) -> None:
         if self.spec is None or isinstance(texts, str) or not len(texts):
@@ -171,17 +173,27 @@ class Cascade:
         return upload_folder(self.path, self.spec, self.operating_point, repo, private=private)
 
 
-class _Encodings:
+class Encodings:
     """Tokens of the same texts, made once for all stages that share a tokenizer and a length."""
 
     def __init__(self, texts: Texts) -> None:
         self._texts = texts
-        self._made: dict[str, Rows] = {}
+        self._made: dict[str, tuple[Rows, Ints]] = {}
 
-    def by(self, stage: Stage) -> Rows:
+    def of(self, stage: Stage, active: Ints) -> tuple[Rows, Ints]:
+        """Rows that hold the active texts, and their places there.
+
+        Args:
+            stage: whose tokenizer.
+            active: (m,) which texts, in rising order; only these when a tokenizer is first used, and later
+                some of them.
+        """
         if stage.encoder.key not in self._made:
-            self._made[stage.encoder.key] = stage.encode(self._texts)
-        return self._made[stage.encoder.key]
+            every = len(active) == len(self._texts)
+            some = self._texts if every else [self._texts[i] for i in active]
+            self._made[stage.encoder.key] = stage.encode(some), active
+        rows, where = self._made[stage.encoder.key]
+        return rows, np.searchsorted(where, active)
 
 
 @dataclass(frozen=True)
@@ -227,14 +239,14 @@ def route(
     probabilities = np.empty((n, len(names)))
     confidences = np.empty(n)
     exits = np.empty(n, dtype=np.int64)
-    encoded = _Encodings(texts)
+    encoded = Encodings(texts)
     active = np.arange(n)
     for number, (stage, temperature, threshold) in enumerate(
         zip(stages, temperatures, (*thresholds, None), strict=True), start=1
     ):
         if not active.size:
             break
-        logits = stage.logits(encoded.by(stage), active)
+        logits = stage.logits(*encoded.of(stage, active))
         answer = decide(logits, temperature)
         here = leaves(answer.confidences, threshold)
         done = active[here]

@@ -39,7 +39,7 @@ class Measured:
 
     Attributes:
         stages: one per stage, of the model alone, by padded tokens.
-        tokenising: one per stage, by tokens; the same for stages that share a tokenizer.
+        tokenising: one per stage, by tokens; the same value for stages that share a tokenizer.
         keys: one per stage, which tokenizer it has.
     """
 
@@ -98,17 +98,21 @@ def measure(stages: Sequence[Stage], texts: Texts, encoded: Sequence[Rows]) -> M
     some = np.linspace(0, len(texts) - 1, min(len(texts), TIMED_ROWS)).astype(np.int64)
     some = some[np.argsort(encoded[-1].lengths[some], kind="stable")]
     groups = [group for group in np.array_split(some, TIMED_GROUPS) if len(group)]
+    pieces = [[texts[i] for i in group] for group in groups]
+    encoders = {stage.encoder.key: stage.encode for stage in stages}
     runs: list[Callable[[], object]] = []
     for stage, rows in zip(stages, encoded, strict=True):
-        for group in groups:
-            runs.append(partial(stage.logits, rows, group))
-            runs.append(partial(stage.encode, [texts[i] for i in group]))
-    seconds = np.median(interleaved(runs, repeats=TIMED_REPEATS), axis=1).reshape(len(stages), len(groups), 2)
+        runs += [partial(stage.logits, rows, group) for group in groups]
+    for tokenise in encoders.values():
+        runs += [partial(tokenise, piece) for piece in pieces]
+    seconds = np.median(interleaved(runs, repeats=TIMED_REPEATS), axis=1).reshape(-1, len(groups))
+    keys = tuple(stage.encoder.key for stage in stages)
     models, tokenising = [], []
-    for rows, taken in zip(encoded, seconds, strict=True):
-        models.append(_fitted(rows.padded_lengths, groups, taken[:, 0]))
-        tokenising.append(_fitted(rows.lengths, groups, taken[:, 1]))
-    return Measured(tuple(models), tuple(tokenising), tuple(stage.encoder.key for stage in stages))
+    for key, rows, taken in zip(keys, encoded, seconds, strict=False):
+        models.append(_fitted(rows.padded_lengths, groups, taken))
+        place = len(stages) + list(encoders).index(key)
+        tokenising.append(_fitted(rows.lengths, groups, seconds[place]))
+    return Measured(tuple(models), tuple(tokenising), keys)
 
 
 def _fitted(lengths: Ints, groups: Sequence[Ints], seconds: Floats) -> Seconds:

@@ -20,6 +20,21 @@ LIBRARIES = (
 )
 
 
+def cores() -> int:
+    """Processor cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def peak_memory_mb() -> float | None:
+    """The most memory that this process has held, in MB; None where the system does not tell."""
+    try:
+        import resource
+    except ImportError:
+        return None
+    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return most / 2**20 if platform.system() == "Darwin" else most / 2**10
+
+
 def machine() -> str:
     """The processor, its cores and the system, in words."""
     name = platform.processor() or platform.machine()
@@ -27,7 +42,7 @@ def machine() -> str:
     if information.is_file():
         lines = information.read_text("utf-8").splitlines()
         name = next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), name)
-    return f"{name}, {os.cpu_count()} cores, {platform.system()} {platform.machine()}"
+    return f"{name}, {cores()} cores, {platform.system()} {platform.machine()}"
 
 
 def versions() -> dict[str, str]:

@@ -45,6 +45,7 @@ class TunedOn(BaseModel):
     Attributes:
         engine: that ran the stages.
         precision: of its matrix products.
+        device: "cpu" or "cuda".
         source: file name or "train" for carved rows.
         data_sha256: fingerprint of the rows.
     """
@@ -53,6 +54,7 @@ class TunedOn(BaseModel):
 
     engine: str
     precision: str
+    device: str
     source: str
     data_sha256: str
 

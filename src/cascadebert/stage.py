@@ -26,7 +26,7 @@ from cascadebert.types import Flops, Ints, Logits, Predictions, Texts
 BATCH_TOKENS = 2048
 ENCODE_CHUNK = 8192
 DEFAULT_LENGTH = 128
-CHECKPOINT_FILES = ("*.json", "*.safetensors", "*.txt", "*.model", "*.npz", "*.md", "stage-*/*")
+CHECKPOINT_FILES = ("*.json", "*.safetensors", "*.onnx", "*.txt", "*.model", "*.npz", "*.md", "stage-*/*")
 PICKLED_WEIGHTS = ("pytorch_model*.bin",)
 
 
@@ -62,6 +62,9 @@ class TextEncoder:
         found: list[Encoding] = []
         for start in range(0, len(texts), ENCODE_CHUNK):
             found.extend(self._tokenizer.encode_batch(list(texts[start : start + ENCODE_CHUNK])))
+        empty = next((place for place, one in enumerate(found, start=1) if not one.ids), None)
+        if empty is not None:
+            raise DataError(f"text {empty} has no tokens; expected one or more")
         typed = any(not isinstance(text, str) for text in texts) or any(one.type_ids[0] for one in found[:1])
         types = [one.type_ids for one in found] if typed else None
         return join_rows([one.ids for one in found], types, self.pad_id)
@@ -157,9 +160,9 @@ class Stage:
         def run(batch: Ints) -> None:
             answers[place[batch]] = self.engine.logits(rows.batch(batch))
 
-        in_parallel(
-            run, list(batches(rows.padded_lengths, wanted, tokens=self.batch_tokens)), self.engine.streams
-        )
+        lengths, streams = rows.padded_lengths, self.engine.streams
+        budget = min(self.batch_tokens, max(1, int(lengths[wanted].sum()) // streams))
+        in_parallel(run, list(batches(lengths, wanted, tokens=budget)), streams)
         return answers if self.columns is None else answers[:, list(self.columns)]
 
     def predict(self, texts: Texts) -> Predictions:
@@ -188,7 +191,7 @@ class Stage:
         return replace(self, label_names=tuple(names), columns=tuple(own.index(name) for name in names))
 
 
-def in_parallel(run: Callable[[Ints], None], batches: Sequence[Ints], streams: int) -> None:
+def in_parallel(run: Callable[[Ints], object], batches: Sequence[Ints], streams: int) -> None:
     """Run each batch, so many at the same time."""
     if streams == 1 or len(batches) < 2:
         for batch in batches:

@@ -6,7 +6,7 @@ import hashlib
 import json
 import shutil
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ from cascadebert.work import WORK_MARK, work_folder
 ADDED = ("label", "confidence", "stage")
 CHUNK_ROWS = 16_384
 MANY_ROWS = 10_000
+SIZES = "batch-tokens.json"
 
 
 @dataclass(frozen=True)
@@ -89,7 +90,7 @@ def predict_file(
     plan = _Plan.make(first, columns or Columns(), output.suffix.lower())
     work, total = work_folder(output), _count(source)
     _claim(work, _job(cascade, source, plan))
-    cascade = with_batch_sizes(cascade, measure=total >= MANY_ROWS)
+    cascade = _sized(cascade, work, measure=total >= MANY_ROWS)
     try:
         _answer(cascade, chain([first], chunks), plan, work, stop=bad_rows is None, total=total)
     except DataError:
@@ -173,6 +174,17 @@ def _claim(work: Path, job: dict[str, Any]) -> None:
     _write(file, job)
 
 
+def _sized(cascade: Cascade, work: Path, *, measure: bool) -> Cascade:
+    """The cascade with the batch sizes of this run: a run that goes on keeps those it began with."""
+    file = work / SIZES
+    if not file.is_file():
+        cascade = with_batch_sizes(cascade, measure=measure)
+        _write(file, {"batch_tokens": [stage.batch_tokens for stage in cascade.stages]})
+    sizes = _read(file)["batch_tokens"]
+    stages = [replace(stage, batch_tokens=n) for stage, n in zip(cascade.stages, sizes, strict=True)]
+    return replace(cascade, stages=tuple(stages))
+
+
 def _answer(
     cascade: Cascade, chunks: Iterable[Chunk], plan: _Plan, work: Path, *, stop: bool, total: int
 ) -> None:
@@ -230,7 +242,7 @@ def _finish(cascade: Cascade, plan: _Plan, work: Path, output: Path, bad_rows: P
 
 
 def _reports(work: Path) -> list[Path]:
-    return sorted(file for file in work.glob("*.json") if file.name != "job.json")
+    return sorted(file for file in work.glob("*.json") if file.name not in ("job.json", SIZES))
 
 
 def _count(source: Path) -> int:

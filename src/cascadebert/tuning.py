@@ -17,6 +17,7 @@ from cascadebert.data import Examples, load_examples, shorten
 from cascadebert.environment import machine
 from cascadebert.errors import DataError, FolderError
 from cascadebert.evaluation import report, scaled_probabilities
+from cascadebert.fidelity import refuse_changed
 from cascadebert.folder import update_folder, used_rows
 from cascadebert.spec import Timing, TunedOn
 from cascadebert.tasks import Columns
@@ -81,7 +82,8 @@ def tune(
         InfeasibleTarget: if no thresholds meet it; names the nearest.
         DataError: if rows or labels cannot be used.
     """
-    return _tune(cascade, data, target, cost, columns)[0].point
+    examples, notices = _tune_rows(cascade, data, target, columns)
+    return pick(cascade, cache(cascade, examples), target, cost, notices).point
 
 
 def tune_folder(
@@ -109,18 +111,28 @@ def tune_folder(
         raise FolderError(f"{path}: no such folder. To tune a repository of the Hub, save it here first.")
     cascade = Cascade.from_pretrained(path, engine=engine, precision=precision)
     assert cascade.spec is not None
-    tuned, examples = _tune(cascade, data, target, cost, columns)
-    used_engine = cascade.stages[-1].engine
-    tuned_on = TunedOn(
-        engine=used_engine.name,
-        precision=used_engine.precision,
-        source=examples.source,
-        data_sha256=examples.sha256(),
-    )
+    examples, notices = _tune_rows(cascade, data, target, columns)
+    cached = cache(cascade, examples)
+    if cascade.uncertified is not None:  # another engine: its labels are checked, its temperatures its own
+        notices += refuse_changed(cascade.stages, examples.texts, cached.logits)
+        cascade = recalibrated(cascade, cached)
+    tuned = pick(cascade, cached, target, cost, notices)
+    here = cascade.stages[-1].engine
+    assert cascade.spec is not None
     spec = cascade.spec.model_copy(
         update={
+            "stages": tuple(
+                entry.model_copy(update={"temperature": temperature})
+                for entry, temperature in zip(cascade.spec.stages, cascade.temperatures, strict=True)
+            ),
             "operating_point": tuned.point,
-            "tuned_on": tuned_on,
+            "tuned_on": TunedOn(
+                engine=here.name,
+                precision=here.precision,
+                device=here.device,
+                source=examples.source,
+                data_sha256=examples.sha256(),
+            ),
             "measured": tuned.report,
             "timing": tuned.timing,
         }
@@ -130,16 +142,14 @@ def tune_folder(
     return tuned
 
 
-def _tune(
+def _tune_rows(
     cascade: Cascade,
     data: str | Path | datasets.Dataset | Examples,
     target: Target,
-    cost: Cost,
     columns: Columns | None,
-) -> tuple[Tuned, Examples]:
+) -> tuple[Examples, tuple[str, ...]]:
     examples = load_examples(data, columns=columns, labels=needs_labels(target), split="validation")
-    fresh, notices = untouched(cascade, examples)
-    return pick(cascade, cache(cascade, fresh), target, cost, notices), fresh
+    return untouched(cascade, examples)
 
 
 def needs_labels(target: Target) -> bool:

@@ -103,7 +103,7 @@ def report_table(report: Report) -> None:
 
 
 def bench_table(result: Bench) -> None:
-    """Print what was timed, fastest cascade first, and what follows from it."""
+    """Print what was timed and what follows from it."""
     rows = []
     for one in (result.cascade, result.last_stage, *result.others):
         name = one.name if one is not result.last_stage else f"{one.name} (the last)"
@@ -125,8 +125,11 @@ def bench_table(result: Bench) -> None:
     )
     console().print(
         f"routing overhead {share(result.routing_overhead)}; padding {share(result.padding - 1)}; "
-        f"matrix ceiling {result.ceiling / 1e9:,.0f} GFLOP/s{reached}; memory {result.peak_memory_mb:,.0f} MB"
+        f"matrix ceiling {result.ceiling / 1e9:,.0f} GFLOP/s{reached}"
     )
+    memory = "n/a" if result.peak_memory_mb is None else f"{result.peak_memory_mb:,.0f} MB"
+    start = "n/a" if result.start_seconds is None else f"{result.start_seconds:.1f} s"
+    console().print(f"memory {memory}; from a new process to the first answer {start}")
 
 
 def _lost(one: Timed) -> str:

@@ -38,11 +38,13 @@ class Engine(Protocol):
     Attributes:
         name: the engine, such as "torch".
         precision: of its matrix products, such as "float32".
+        device: "cpu" or "cuda".
         streams: batches that are best run at the same time, each in a thread of its own.
     """
 
     name: str
     precision: str
+    device: str
     streams: int
 
     def logits(self, batch: TokenBatch) -> Logits:
@@ -59,8 +61,8 @@ def engine_file(path: Path) -> Path:
     file = path / ENGINE_FILE
     if not file.is_file():
         raise StageError(
-            f"{path}: no {ENGINE_FILE}, which engines without torch run. Make the cascade again with "
-            "--engine openvino or onnxruntime, or run it with --engine torch."
+            f"{path}: no {ENGINE_FILE}, which engines without torch run. Make a cascade of its stages with "
+            "`cascadebert assemble --engine openvino` (or onnxruntime), or run it with --engine torch."
         )
     return file
 

@@ -74,7 +74,7 @@ def matrix_ceiling(engine: Engine) -> float:
     return float(_room(engine.name).matrix_ceiling(engine.precision))
 
 
-def load_pipeline(path: Path, *, max_length: int) -> Callable[[Texts, int], list[str]] | None:
+def load_pipeline(path: Path, *, max_length: int) -> Callable[[Texts, int], list[int]] | None:
     """The `transformers` pipeline of a checkpoint, to compare with; None where it cannot be had.
 
     Args:

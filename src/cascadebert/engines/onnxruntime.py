@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import numpy as np
 
 from cascadebert.engines.base import ENGINE_FILE, TokenBatch, blas_ceiling, engine_file, model_feed
+from cascadebert.environment import cores
 from cascadebert.errors import StageError, extra
 from cascadebert.types import Logits
 
@@ -42,6 +42,7 @@ class OnnxRuntimeEngine:
     """A session in float32 that runs a batch on each core."""
 
     name = "onnxruntime"
+    device = "cpu"
 
     def __init__(self, path: Path, *, precision: str = "auto") -> None:
         self.precision = own_precision(precision)
@@ -51,7 +52,7 @@ class OnnxRuntimeEngine:
             self._session = onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
         except FAULTS as error:
             raise StageError(f"{path}: {ENGINE_FILE} cannot be run ({error})") from error
-        self.streams = os.cpu_count() or 1
+        self.streams = cores()
         self._names = [one.name for one in self._session.get_inputs()]
 
     def logits(self, batch: TokenBatch) -> Logits:

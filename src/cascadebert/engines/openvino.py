@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import threading
 from pathlib import Path
+from queue import SimpleQueue
 from typing import Any
 
 import numpy as np
@@ -52,6 +52,7 @@ class OpenVinoEngine:
     """
 
     name = "openvino"
+    device = "cpu"
 
     def __init__(self, path: Path, *, precision: str = "auto") -> None:
         self.precision = own_precision(precision)
@@ -62,14 +63,18 @@ class OpenVinoEngine:
             raise StageError(f"{path}: {ENGINE_FILE} cannot be run ({error})") from error
         self.streams = streams_of(self._model)
         self._names = [port.get_any_name() for port in self._model.inputs]
-        self._of_thread = threading.local()
+        self._free: SimpleQueue[Any] = SimpleQueue()
+        for _ in range(self.streams):
+            self._free.put(self._model.create_infer_request())
 
     def logits(self, batch: TokenBatch) -> Logits:
         """(rows, num_labels), in float32."""
-        if not hasattr(self._of_thread, "request"):
-            self._of_thread.request = self._model.create_infer_request()
-        answer = self._of_thread.request.infer(model_feed(batch, self._names), share_inputs=True)
-        return np.array(answer[0], dtype=np.float32)
+        request = self._free.get()
+        try:
+            answer = request.infer(model_feed(batch, self._names), share_inputs=True)
+            return np.array(answer[0], dtype=np.float32)
+        finally:
+            self._free.put(request)
 
 
 ENGINE = OpenVinoEngine

@@ -24,13 +24,13 @@ class Pipeline:
             )
             tokenizer = AutoTokenizer.from_pretrained(path, local_files_only=True)
             self._run = pipeline("text-classification", model=model, tokenizer=tokenizer)
-        self._length = max_length
+        self._length, self._ids = max_length, {name: int(i) for i, name in model.config.id2label.items()}
 
-    def __call__(self, texts: Texts, batch_size: int) -> list[str]:
-        """The labels of texts or pairs, in batches of so many rows."""
+    def __call__(self, texts: Texts, batch_size: int) -> list[int]:
+        """The labels of texts or pairs, as numbers of the checkpoint's own, in batches of so many rows."""
         rows: list[Any] = [
             text if isinstance(text, str) else {"text": text[0], "text_pair": text[1]} for text in texts
         ]
         with quiet():
             found = self._run(rows, batch_size=batch_size, truncation=True, max_length=self._length)
-        return [str(one["label"]) for one in found]
+        return [self._ids[one["label"]] for one in found]

@@ -34,16 +34,18 @@ class StaticEngine:
 
     name = "static"
     precision = "float32"
+    device = "cpu"
     streams = 1
 
     def __init__(self, path: Path) -> None:
         try:
             weights = load_file(path / "model.safetensors")
             table, head = weights["embeddings.weight"], weights["classifier.weight"]
-            amounts, self._bias = np.exp(weights["amounts.weight"]), weights["classifier.bias"]
-        except (OSError, KeyError, SafetensorError) as error:
+            amounts, self._bias = weights["amounts.weight"], weights["classifier.bias"]
+            amounts = np.exp(amounts - amounts.max())
+            self._table = np.concatenate([amounts * (table @ head.T), amounts], axis=1)
+        except (OSError, KeyError, ValueError, SafetensorError) as error:
             raise StageError(f"{path}: not the weights of a static stage ({error})") from error
-        self._table = np.concatenate([amounts * (table @ head.T), amounts], axis=1)
 
     def logits(self, batch: TokenBatch) -> Logits:
         """(rows, num_labels), in float32."""

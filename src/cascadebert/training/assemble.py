@@ -56,7 +56,8 @@ def assemble(
         columns: names of the columns, where not the usual ones.
         max_length: longest row in tokens; default 128.
         cost: what speed-up is counted in.
-        engine: what will run it: "openvino", "onnxruntime", "torch", or "auto": the first that is installed.
+        engine: what will run it: "openvino", "onnxruntime", "torch", or "auto": the first that is
+            installed, but torch where there is a CUDA device.
         precision: "float32", "bfloat16", or "auto" for the engine's own choice on this processor.
         overwrite: replace an existing output folder.
 

@@ -167,7 +167,7 @@ def _predict_once(
     if file.is_file():
         return np.asarray(np.load(file, allow_pickle=False))
     folder = train_stage(source, lesson, config, work=work, what=what, seed=seed)
-    stage = Stage.from_pretrained(folder, engine="torch", max_length=config.max_length)
+    stage = Stage.from_pretrained(folder, engine="torch", precision="float32", max_length=config.max_length)
     stage = stage.with_labels(lesson.label_names)
     answers = stage.predict(held_out.texts).label_ids
     aside = file.with_suffix(".part.npy")

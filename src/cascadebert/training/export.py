@@ -15,6 +15,8 @@ with extra("train"):
     import onnxscript  # noqa: F401  (torch's exporter needs it)
     import torch
 
+PART_FILE = f"{ENGINE_FILE}.part"
+
 
 def write_engine_file(path: Path, engine: str) -> None:
     """Put into a checkpoint folder the file that an engine runs; take away one that it does not.
@@ -24,7 +26,8 @@ def write_engine_file(path: Path, engine: str) -> None:
         engine: "openvino", "onnxruntime" or "torch".
     """
     if engine == "torch":
-        (path / ENGINE_FILE).unlink(missing_ok=True)
+        for left in (path / ENGINE_FILE, path / PART_FILE):
+            left.unlink(missing_ok=True)
     elif not is_static(path) and not (path / ENGINE_FILE).is_file():
         export_onnx(path)
 
@@ -41,7 +44,7 @@ def export_onnx(path: Path) -> None:
     model = load_classifier(path).eval().requires_grad_(False)
     names = ["input_ids", "attention_mask"] + ["token_type_ids"] * takes_token_types(model)
     example = {name: torch.ones(2, 9, dtype=torch.int64) for name in names}
-    part = path / f"{ENGINE_FILE}.part"
+    part = path / PART_FILE
     free = {0: torch.export.Dim.DYNAMIC, 1: torch.export.Dim.DYNAMIC}
     try:
         with quiet(), warnings.catch_warnings():

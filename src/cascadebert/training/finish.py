@@ -7,13 +7,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from cascadebert.cascade import Cascade
 from cascadebert.data import Examples
-from cascadebert.engines.load import load_engine
 from cascadebert.environment import versions
-from cascadebert.errors import StageError
+from cascadebert.fidelity import refuse_changed
 from cascadebert.folder import UsedRows, file_hashes, write_folder
 from cascadebert.spec import SCHEMA_VERSION, CascadeSpec, StageEntry, TunedOn
 from cascadebert.stage import Stage
@@ -21,10 +18,7 @@ from cascadebert.training.export import write_engine_file
 from cascadebert.training.loop import log
 from cascadebert.training.sources import count_flops, display_name
 from cascadebert.tuning import Tuned, cache, pick, recalibrated
-from cascadebert.types import Cost, Logits, OperatingPoint, Target, Texts
-
-COMPARED_ROWS = 1000
-MOST_CHANGED, FEW_CHANGED = 0.005, 2
+from cascadebert.types import Cost, OperatingPoint, Target
 
 
 def open_stages(
@@ -89,41 +83,13 @@ def save_cascade(
     cascade = Cascade(stages, (1.0,) * len(stages), never)
     log.info("tuning on %d rows", len(tune_rows))
     cached = cache(cascade, tune_rows)
-    refuse_changed(cascade, tune_rows.texts, cached.logits)
+    said = refuse_changed(stages, tune_rows.texts, cached.logits)
     cascade = recalibrated(cascade, cached)
-    tuned = pick(cascade, cached, target, cost, notices)
+    tuned = pick(cascade, cached, target, cost, (*notices, *said))
     spec = _spec(cascade, tuned, tune_rows, provenance)
     folders = {entry.path: stage.path for entry, stage in zip(spec.stages, stages, strict=True)}
     write_folder(output, spec, folders, rows, files=files, overwrite=overwrite)
     return Cascade.from_pretrained(output)
-
-
-def refuse_changed(cascade: Cascade, texts: Texts, logits: Logits) -> None:
-    """Refuse an engine or precision whose labels are not those of torch in float32.
-
-    Args:
-        cascade: its stages, on the engine that will run them.
-        texts: n rows.
-        logits: (num_stages, n, num_labels) of theirs.
-
-    Raises:
-        StageError: if a stage's label changes on more than 0.5 % of the rows (and on more than 2).
-    """
-    engine = cascade.stages[-1].engine
-    if (engine.name, engine.precision) == ("torch", "float32"):
-        return
-    some = np.unique(np.linspace(0, len(texts) - 1, min(len(texts), COMPARED_ROWS)).astype(np.int64))
-    for number, (stage, found) in enumerate(zip(cascade.stages, logits, strict=True), start=1):
-        plain = replace(stage, engine=load_engine(stage.path, engine="torch", precision="float32"))
-        wanted = plain.logits(plain.encode([texts[i] for i in some]))
-        changed = int((wanted.argmax(axis=1) != found[some].argmax(axis=1)).sum())
-        if changed > max(FEW_CHANGED, MOST_CHANGED * len(some)):
-            raise StageError(
-                f"{engine.name} {engine.precision} changes the label of {changed:,} of {len(some):,} tune "
-                f"rows at stage {number} ({stage.name}) against torch float32; allowed: "
-                f"{100 * MOST_CHANGED:g} %. "
-                "Choose another --precision or --engine."
-            )
 
 
 def _spec(cascade: Cascade, tuned: Tuned, tune_rows: Examples, provenance: Mapping[str, Any]) -> CascadeSpec:
@@ -144,6 +110,7 @@ def _spec(cascade: Cascade, tuned: Tuned, tune_rows: Examples, provenance: Mappi
         tuned_on=TunedOn(
             engine=engine.name,
             precision=engine.precision,
+            device=engine.device,
             source=tune_rows.source,
             data_sha256=tune_rows.sha256(),
         ),

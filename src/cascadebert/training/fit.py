@@ -26,7 +26,7 @@ from cascadebert.training.loop import log
 from cascadebert.training.losses import NO_LABEL
 from cascadebert.training.sources import count_flops, depth, refuse_order, refuse_tokenizer
 from cascadebert.training.stage_training import Lesson, train_stage
-from cascadebert.training.static import make_static
+from cascadebert.training.static import make_static, recipe_for
 from cascadebert.types import Cost, Logits, Target, Texts
 from cascadebert.work import work_folder
 
@@ -71,7 +71,8 @@ def fit(
         columns: names of the columns, where not the usual ones.
         difficulty: files of difficulty labels from an earlier run, one per stage but the last.
         cost: what speed-up is counted in.
-        engine: what will run it: "openvino", "onnxruntime", "torch", or "auto": the first that is installed.
+        engine: what will run it: "openvino", "onnxruntime", "torch", or "auto": the first that is
+            installed, but torch where there is a CUDA device.
         precision: "float32", "bfloat16", or "auto" for the engine's own choice on this processor.
         overwrite: replace an existing output folder.
         config: how to train.
@@ -94,6 +95,7 @@ def fit(
         sources = _sources(names, Path(made))
         check_free(output, overwrite=overwrite, sources=sources)
         _refuse_stages(names, sources, parts, target, cost, config)
+        recipes = [recipe_for(source, config) for source in sources]
         work = work_folder(output)
         folders, labels = _train_all(sources, parts, more, reused, config, work)
     cascade = save_cascade(
@@ -103,7 +105,7 @@ def fit(
         cost=cost,
         output=output,
         rows=UsedRows(_hashes(parts.train, more), parts.tune.hashes(), parts.certify.hashes()),
-        provenance=_provenance(parts, more, config, labels),
+        provenance=_provenance(parts, more, config, labels, recipes),
         notices=(*parts.notices, *notices),
         files=_save_difficulty(labels, work),
         overwrite=overwrite,
@@ -226,7 +228,7 @@ def _difficulty(parts: Parts, source: Path, config: FitConfig, work: Path) -> Di
 
 
 def _teacher(folder: Path, texts: Texts, config: FitConfig) -> Logits:
-    stage = Stage.from_pretrained(folder, engine="torch", max_length=config.max_length)
+    stage = Stage.from_pretrained(folder, engine="torch", precision="float32", max_length=config.max_length)
     return stage.logits(stage.encode(texts))
 
 
@@ -292,13 +294,18 @@ def _save_difficulty(labels: Sequence[DifficultyLabels], work: Path) -> dict[str
 
 
 def _provenance(
-    parts: Parts, more: Examples | None, config: FitConfig, labels: Sequence[DifficultyLabels]
+    parts: Parts,
+    more: Examples | None,
+    config: FitConfig,
+    labels: Sequence[DifficultyLabels],
+    recipes: Sequence[FitConfig],
 ) -> dict[str, Any]:
     named = {name: getattr(parts, name) for name in ("train", "tune", "certify")}
     named |= {} if more is None else {"unlabelled": more}
     return {
         "made_by": "fit",
         "config": asdict(config),
+        "stages": [{"epochs": one.epochs, "learning_rate": one.learning_rate} for one in recipes],
         "rows": {name: len(part) for name, part in named.items()},
         "data_sha256": {name: part.sha256() for name, part in named.items()},
         "difficulty": [one.provenance for one in labels],

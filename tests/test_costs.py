@@ -1,0 +1,61 @@
+"""What rows cost by the clock: fitted per row and token, tokenisers paid once."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from cascadebert import costs
+from cascadebert.batching import join_rows
+from cascadebert.costs import Measured, measure
+from cascadebert.types import Seconds
+from samples import sentences
+
+SHORT, LONG = join_rows([[1] * 3, [1] * 9], None, 0), join_rows([[1] * 5, [1] * 7], None, 0)
+MODELS = (Seconds(1.0, 0.5), Seconds(10.0, 2.0))
+
+
+def test_a_shared_tokenizer_is_paid_by_the_first_stage_and_by_the_last_one_alone():
+    tokens = Seconds(0.0, 1.0)
+    found = Measured(MODELS, (tokens, tokens), ("a", "a")).costs([SHORT, SHORT])
+    assert found.rows.tolist() == [[1 + 2 + 3, 1 + 5 + 9], [10 + 8, 10 + 20]]
+    assert found.alone == np.mean([10 + 8 + 3, 10 + 20 + 9])
+
+
+def test_a_tokenizer_of_its_own_is_paid_by_the_rows_that_reach_it():
+    found = Measured(MODELS, (Seconds(0.0, 1.0), Seconds(0.0, 3.0)), ("a", "b")).costs([SHORT, LONG])
+    assert found.rows.tolist() == [[6, 15], [10 + 12 + 15, 10 + 16 + 21]]
+    assert found.alone == found.rows[1].mean()
+
+
+def test_seconds_are_found_again(make_cascade, monkeypatch):
+    cascade, texts = make_cascade(2), sentences(300, seed=1, most=30)
+    encoded = cascade.encode(texts)
+    true = {16: Seconds(1e-3, 2e-5), 32: Seconds(5e-3, 1e-4)}
+
+    def timed(runs, repeats):
+        taken = []
+        for run in runs:
+            stage = run.func.__self__
+            if run.func.__name__ == "encode":
+                taken.append([1e-6 * int(stage.encode(run.args[0]).lengths.sum())] * repeats)
+                continue
+            rows, group = run.args
+            taken.append([float(true[stage.hidden].of(rows.padded_lengths[group]).sum())] * repeats)
+        return taken
+
+    monkeypatch.setattr(costs, "interleaved", timed)
+    found = measure(cascade.stages, texts, encoded)
+    for one, stage in zip(found.stages, cascade.stages, strict=True):
+        assert dataclasses.astuple(one) == pytest.approx(dataclasses.astuple(true[stage.hidden]), rel=1e-6)
+    assert found.tokenising[0] == found.tokenising[1]
+    assert found.tokenising[0].token == pytest.approx(1e-6)
+
+
+def test_rows_of_one_length_give_no_negative_seconds():
+    groups = [np.array([0, 1]), np.array([2, 3])]
+    fitted = costs._fitted(np.array([8, 8, 8, 8]), groups, np.array([1.0, 3.0]))
+    assert fitted.row >= 0 and fitted.token >= 0
+    assert float(fitted.of(np.array([8] * 4)).sum()) == pytest.approx(4.0)
