@@ -222,7 +222,7 @@ def write_aside(file: Path, values: dict[str, Any]) -> None:
 def finetune_one(data: Path, model: Path, task: str, seed: int, *, held_out: bool = False) -> dict[str, Any]:
     """Accuracy and difficulty inversion of one fine-tuned model, or what was found before."""
     recipe = TASKS[task]
-    key = fingerprint(checkpoint_key(model), asdict(recipe), seed, held_out)
+    key = fingerprint(task, checkpoint_key(model), asdict(recipe), seed, held_out)
     name = f"{model.name}-{task}-{seed}"
     for line in RUNS.read_text("utf-8").splitlines() if RUNS.is_file() else ():
         found: dict[str, Any] = json.loads(line)

@@ -13,6 +13,7 @@ import pytest
 
 from cascadebert import Cascade, OperatingPoint, Stage, Target, assemble
 from cascadebert.batching import Rows
+from cascadebert.engines.load import settle
 from cascadebert.engines.torch import compiled
 from cascadebert.errors import MissingExtra, StageError
 from cascadebert.fidelity import refuse_changed
@@ -91,6 +92,14 @@ def test_a_precision_that_an_engine_has_not_is_refused(exported):
     for engine, precision in (("openvino", "int4"), ("onnxruntime", "bfloat16")):
         with pytest.raises(StageError, match=f"{engine} engine has no precision"):
             Stage.from_pretrained(exported("bert"), engine=engine, precision=precision)
+
+
+@pytest.mark.slow
+def test_a_processor_without_bfloat16_gets_float32_or_a_refusal_never_another_precision(ready, monkeypatch):
+    monkeypatch.setattr("cascadebert.engines.openvino.has_bfloat16", lambda: False)
+    assert settle("openvino", "auto") == ("openvino", "float32")
+    with pytest.raises(StageError, match="does not multiply in bfloat16.*--precision float32"):
+        Cascade.from_pretrained(ready, precision="bfloat16")
 
 
 @pytest.mark.slow

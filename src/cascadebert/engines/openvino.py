@@ -27,19 +27,23 @@ with extra("openvino"):
 PRECISIONS = {"float32": "f32", "bfloat16": "bf16"}
 
 
+def has_bfloat16() -> bool:
+    """Whether this processor multiplies in bfloat16."""
+    return "BF16" in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+
+
 def own_precision(wanted: str) -> str:
     """The precision that is meant: as wanted, or for "auto" the fastest that this processor has.
 
     Raises:
         StageError: if the engine or the processor has it not.
     """
-    has_bfloat16 = "BF16" in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
     if wanted == "auto":
-        return "bfloat16" if has_bfloat16 else "float32"
+        return "bfloat16" if has_bfloat16() else "float32"
     if wanted not in PRECISIONS:
         known = ", ".join(PRECISIONS)
         raise StageError(f"the openvino engine has no precision {wanted!r}; expected auto, {known}")
-    if wanted == "bfloat16" and not has_bfloat16:
+    if wanted == "bfloat16" and not has_bfloat16():
         raise StageError("this processor does not multiply in bfloat16. Ask for --precision float32.")
     return wanted
 
