@@ -98,7 +98,7 @@ def test_a_precision_that_an_engine_has_not_is_refused(exported):
 def test_a_processor_without_bfloat16_gets_float32_or_a_refusal_never_another_precision(ready, monkeypatch):
     monkeypatch.setattr("cascadebert.engines.openvino.has_bfloat16", lambda: False)
     assert settle("openvino", "auto") == ("openvino", "float32")
-    with pytest.raises(StageError, match="does not multiply in bfloat16.*--precision float32"):
+    with pytest.raises(StageError, match=r"does not multiply in bfloat16.*--precision float32"):
         Cascade.from_pretrained(ready, precision="bfloat16")
 
 

@@ -13,6 +13,7 @@ from cascadebert.engines.checkpoint import load_classifier
 from cascadebert.engines.static import is_static
 from cascadebert.errors import CascadeError, StageError
 from cascadebert.training.sources import count_flops
+from killing import run_killed
 from samples import reviews, sentences, write_csv
 
 QUICK = FitConfig(epochs=4, batch_size=16, learning_rate=2e-3, max_length=32, bf16=False)
@@ -64,6 +65,28 @@ def test_its_logits_do_not_depend_on_neighbours(cascade):
     rows = stage.encode(sentences(60, seed=2, most=30))
     alone = [stage.engine.logits(rows.batch(np.array([i]))) for i in range(60)]
     assert np.array_equal(stage.logits(rows), np.concatenate(alone))
+
+
+KILLED = """
+from cascadebert import Target, fit
+from cascadebert.training.loop import LossTrainer
+import test_static
+kill_at(LossTrainer, sys.argv[1], int(sys.argv[2]))
+stages, target = ["static", sys.argv[5]], Target(speedup=1.5)
+fit(sys.argv[3], stages=stages, target=target, output=sys.argv[4], engine="torch", config=test_static.QUICK)
+"""
+
+
+@pytest.mark.slow
+def test_killed_while_it_is_trained_fit_goes_on_to_the_same_weights(cascade, train_file, large, tmp_path):
+    again = tmp_path / "c"
+    run_killed(KILLED, "compute_loss", 400, train_file, again, large)  # 80 steps are the large stage's
+    target = Target(speedup=1.5)
+    found = fit(
+        train_file, stages=["static", large], target=target, output=again, engine="torch", config=QUICK
+    )
+    for one, other in zip(found.spec.stages, cascade.spec.stages, strict=True):
+        assert one.sha256 == other.sha256
 
 
 @pytest.mark.slow

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from cascadebert import Cascade, CascadeError
+from cascadebert import Cascade, CascadeError, stream
 from cascadebert.errors import DataError
 from cascadebert.stream import predict_file
 from cascadebert.tables import read_table
@@ -77,6 +78,7 @@ def test_a_folder_of_parquet_files_is_one_input(cascade, tmp_path):
 
 
 KILLED = """
+from dataclasses import replace
 from pathlib import Path
 import cascadebert.stream as stream
 from cascadebert import Cascade
@@ -176,3 +178,17 @@ def test_names_that_are_added_are_kept_from_the_input_under_another(cascade, tmp
     found = read_table(tmp_path / "out.csv").columns
     assert found["input_label"] == ["a"] and found["input_stage"] == ["c"]
     assert found["input_input_stage"] == ["b"]
+
+
+def test_a_run_that_goes_on_keeps_the_batch_sizes_it_began_with(make_cascade, tmp_path, monkeypatch):
+    cascade = make_cascade(2)
+    known = iter([512, 8192])
+
+    def sized(cascade, *, measure):
+        number = next(known)
+        return replace(cascade, stages=tuple(replace(s, batch_tokens=number) for s in cascade.stages))
+
+    monkeypatch.setattr(stream, "with_batch_sizes", sized)
+    for _ in range(2):
+        found = stream._sized(cascade, tmp_path, measure=False)
+        assert [stage.batch_tokens for stage in found.stages] == [512, 512]
