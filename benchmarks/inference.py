@@ -6,6 +6,7 @@ Steps, from the repository's root, nothing beside them; each goes on where a kil
     python benchmarks/inference.py engines --data ../shared/data   # random models, every engine
     python benchmarks/inference.py tasks --data ../shared/data     # the cascades beside what they replace
     python benchmarks/inference.py files --data ../shared/data     # 2,000,000 rows: memory and time
+    python benchmarks/inference.py static --data ../shared/data    # the static stage beside its tokenizer
     python benchmarks/inference.py install --data ../shared/data   # a base install: size, start
 
 `fit` needs the students of `benchmarks/shrink.py make`. Results: results/inference/STEP.json, and what the
@@ -16,6 +17,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -28,6 +30,7 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
+from tokenizers import Tokenizer
 
 from cascadebert import Cascade
 from cascadebert.batching import Rows
@@ -272,6 +275,26 @@ def files(data: Path) -> dict[str, Any]:
     }
 
 
+def static(data: Path) -> dict[str, Any]:
+    """The static stage, tokenising included, beside the bare tokenizer, on one core."""
+    os.environ["RAYON_NUM_THREADS"] = "1"  # read by the tokenizer when it is first used
+    stage = Cascade.from_pretrained(BUILD / "sst2" / "cascade").stages[0]
+    texts = list(load_examples(data / "sst2" / "validation.parquet").texts) * 8
+    tokenizer = Tokenizer.from_file(str(stage.path / "tokenizer.json"))
+    tokenizer.enable_truncation(stage.encoder.max_length)
+    runs = [partial(tokenizer.encode_batch, texts), partial(stage.predict, texts)]
+    bare, ours = interleaved(runs, repeats=REPEATS)
+    ratios = np.divide(bare, ours)
+    return {
+        "texts_per_second": {
+            "tokenizer": [len(texts) / s for s in bare],
+            "static": [len(texts) / s for s in ours],
+        },
+        "ratio": float(np.median(ratios)),
+        "range": [float(ratios.min()), float(ratios.max())],
+    }
+
+
 def install(data: Path) -> dict[str, Any]:
     """A base install in a fresh environment: no torch, its size, its start."""
     with tempfile.TemporaryDirectory() as folder:
@@ -344,6 +367,7 @@ STEPS: dict[str, Callable[[Path], dict[str, Any]]] = {
     "engines": engines,
     "tasks": tasks,
     "files": files,
+    "static": static,
     "install": install,
 }
 

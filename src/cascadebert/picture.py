@@ -79,7 +79,7 @@ def draw_bench(path: Path, result: Bench) -> None:
     """
     with extra("tune"):
         from matplotlib.figure import Figure
-    timed = (result.last_stage, *result.others, result.cascade)
+    timed = (result.cascade, result.last_stage, *result.others)[::-1]
     rates = [one.examples_per_second for one in timed]
     figure = Figure(figsize=(7.5, 0.9 + 0.42 * len(timed)), layout="constrained")
     axes = figure.add_subplot()

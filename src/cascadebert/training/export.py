@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import logging
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 
 from cascadebert.engines.base import ENGINE_FILE
@@ -32,6 +35,20 @@ def write_engine_file(path: Path, engine: str) -> None:
         export_onnx(path)
 
 
+@contextlib.contextmanager
+def _calm_exporter() -> Iterator[None]:
+    """Without what torch's exporter says of its own innards."""
+    log = logging.getLogger("torch.onnx")
+    before = log.level
+    log.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        log.setLevel(before)
+
+
 def export_onnx(path: Path) -> None:
     """Write `model.onnx` into a checkpoint folder: any number of rows of any length.
 
@@ -47,8 +64,7 @@ def export_onnx(path: Path) -> None:
     part = path / PART_FILE
     free = {0: torch.export.Dim.DYNAMIC, 1: torch.export.Dim.DYNAMIC}
     try:
-        with quiet(), warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+        with quiet(), _calm_exporter():
             torch.onnx.export(
                 model,
                 (),
