@@ -279,10 +279,13 @@ def static(data: Path) -> dict[str, Any]:
     """The static stage, tokenising included, beside the bare tokenizer, on one core."""
     os.environ["RAYON_NUM_THREADS"] = "1"  # read by the tokenizer when it is first used
     stage = Cascade.from_pretrained(BUILD / "sst2" / "cascade").stages[0]
-    texts = list(load_examples(data / "sst2" / "validation.parquet").texts) * 8
+    texts = [str(text) for text in load_examples(data / "sst2" / "validation.parquet").texts] * 8
     tokenizer = Tokenizer.from_file(str(stage.path / "tokenizer.json"))
     tokenizer.enable_truncation(stage.encoder.max_length)
-    runs = [partial(tokenizer.encode_batch, texts), partial(stage.predict, texts)]
+    runs: list[Callable[[], object]] = [
+        partial(tokenizer.encode_batch, texts),
+        partial(stage.predict, texts),
+    ]
     bare, ours = interleaved(runs, repeats=REPEATS)
     ratios = np.divide(bare, ours)
     return {
