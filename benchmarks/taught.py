@@ -50,7 +50,7 @@ def main() -> None:
     work.mkdir(parents=True, exist_ok=True)
     ids, labels = train.label_ids(names), test.label_ids(names)
     large = train_stage(TEACHER, Lesson(train.texts, ids, names), LARGE, work=work, what="large")
-    last, logits = answers(large, test.texts), answers(large, train.texts)
+    last, logits = answers(large, test.texts, LENGTH), answers(large, train.texts, LENGTH)
     lesson = Lesson(train.texts, ids, names, teacher=logits)
     runs = []
     for seed in SEEDS:
@@ -60,7 +60,7 @@ def main() -> None:
                 source = BUILD / "students" / model if "x" in model else BUILD / model
                 config = FitConfig(**SMALL, seed=seed, distill_weight=1.0)  # type: ignore[arg-type]
                 folder = train_stage(source, lesson, config, work=work, what=f"{model}, seed {seed}")
-                write_aside(said, judged(answers(folder, test.texts), last, labels))
+                write_aside(said, judged(answers(folder, test.texts, LENGTH), last, labels))
             runs.append({"model": model, "seed": seed, **json.loads(said.read_text("utf-8"))})
     values: dict[str, Any] = {
         "rows": len(train),
@@ -71,9 +71,9 @@ def main() -> None:
     write_result(RESULTS / "taught.json", values, data=files, commit=commit)
 
 
-def answers(folder: Path, texts: Any) -> Logits:
+def answers(folder: Path, texts: Any, max_length: int) -> Logits:
     """(n, num_labels) logits of a fine-tuned model."""
-    stage = Stage.from_pretrained(folder, engine="torch", max_length=LENGTH)
+    stage = Stage.from_pretrained(folder, engine="torch", max_length=max_length)
     return stage.logits(stage.encode(texts))
 
 
