@@ -1,8 +1,8 @@
 """Four cascades to measure: a static stage and complete students before MiniLM (6 layers, 384 wide).
 
-Per task the large model learns the labels and the small ones its logits as well; then every choice of small
-stages is tried on held-out rows of the train set, and the fastest by the clock that loses at most half a point
-there is assembled. The validation sets are not looked at. From the repository's root, after
+Per task the large model learns the labels, and the small ones its logits as well; then every choice of small
+stages is tried on held-out rows of the train set, and the fastest by the clock that loses at most half a
+point there is assembled. The validation sets are not looked at. From the repository's root, after
 `benchmarks/shrink.py make`; a killed run goes on where it was:
 
     python benchmarks/cascades.py train --data ../shared/data     # an hour and a half of two cores

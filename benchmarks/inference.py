@@ -1,16 +1,17 @@
 """How fast is a saved cascade, beside its large stage, `transformers` and the machine's own limits?
 
-Steps, from the repository's root, nothing beside them; each goes on where a kill stopped it:
+Steps, from the repository's root, nothing beside them, after `benchmarks/cascades.py`:
 
-    python benchmarks/inference.py fit --data ../shared/data       # four cascades; an hour
     python benchmarks/inference.py engines --data ../shared/data   # random models, every engine
     python benchmarks/inference.py tasks --data ../shared/data     # the cascades beside what they replace
+    python benchmarks/inference.py labels --data ../shared/data    # every engine's labels against torch
+    python benchmarks/inference.py routing --data ../shared/data   # 20,000 rows of mixed length
     python benchmarks/inference.py files --data ../shared/data     # 2,000,000 rows: memory and time
     python benchmarks/inference.py static --data ../shared/data    # the static stage beside its tokenizer
     python benchmarks/inference.py install --data ../shared/data   # a base install: size, start
 
-`fit` needs the students of `benchmarks/shrink.py make`. Results: results/inference/STEP.json, and what the
-project promises of them in results/inference/summary.json.
+Results: results/inference/STEP.json, and what the project promises of them in
+results/inference/summary.json.
 """
 
 from __future__ import annotations
@@ -22,62 +23,42 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
 from cascadebert import Cascade
+from cascadebert.batch_size import with_batch_sizes
 from cascadebert.batching import Rows
-from cascadebert.bench import bench
+from cascadebert.bench import bench, parts
 from cascadebert.cli.output import show_log
-from cascadebert.confidence import softmax
 from cascadebert.costs import measure
 from cascadebert.data import Examples, load_examples
 from cascadebert.engines.base import Engine
 from cascadebert.engines.load import load_engine, matrix_ceiling
-from cascadebert.stage import in_parallel
+from cascadebert.metrics import paired_difference
+from cascadebert.stage import Stage, in_parallel
 from cascadebert.thresholds import speedup
 from cascadebert.timing import interleaved
 from cascadebert.training.export import export_onnx
-from main import minilm, prepare, run
+from cascadebert.types import Texts
+from cascades import BUILD, TASKS
 from stored import ROOT, current_commit, write_result
 
-BUILD, RESULTS = ROOT / "build" / "inference", ROOT / "results" / "inference"
-STUDENT = ROOT / "build" / "shrink" / "students" / "2x384"
+RESULTS = ROOT / "results" / "inference"
 SIZES = {"L2-H128": (2, 128), "L6-H384": (6, 384), "L12-H768": (12, 768)}
 ENGINES = (
     ("torch", "float32"), ("torch", "bfloat16"), ("onnxruntime", "float32"),
     ("openvino", "float32"), ("openvino", "bfloat16"),
 )  # fmt: skip
 ROWS, LENGTH, BATCHES, REPEATS = 32, 32, 4, 7
-TIMED_ROWS, MIXED_ROWS = 6000, 20_000
+TIMED_ROWS, MIXED_ROWS = 4000, 20_000
 MANY, FEW, EDGE = 2_000_000, 20_000, 200_000
-
-
-@dataclass(frozen=True)
-class Task:
-    """How a cascade is trained, chosen beforehand; `rows` of the train set at most."""
-
-    epochs: float
-    learning_rate: float
-    batch_size: int
-    max_length: int
-    rows: int | None = None
-    options: tuple[str, ...] = ()
-
-
-TASKS = {
-    "sst2": Task(2, 1.2e-4, 128, 64, options=("--group-column", "group")),
-    "agnews": Task(2, 2e-4, 64, 64),
-    "clinc150": Task(6, 3e-4, 64, 48),
-    "imdb": Task(2, 1e-4, 32, 128, rows=6000),
-}
 
 
 def main() -> None:
@@ -92,31 +73,6 @@ def main() -> None:
     files = [asked.data / task / "validation.parquet" for task in TASKS]
     write_result(RESULTS / f"{asked.step}.json", values, data=files, commit=commit)
     write_summary()
-
-
-def fit(data: Path) -> dict[str, Any]:
-    """A static stage, a complete student and MiniLM, for at most half a point lost on the tune rows."""
-    made = {}
-    for name, task in TASKS.items():
-        folder, said = BUILD / name, BUILD / f"{name}.json"
-        folder.mkdir(parents=True, exist_ok=True)
-        if not said.is_file():
-            files = [data / name / f"{part}.parquet" for part in ("train", "validation")]
-            train, held_out, _ = prepare(name, files[0], files[1], folder)
-            if task.rows is not None:
-                rows = pq.read_table(train)
-                pq.write_table(rows.take(np.random.default_rng(0).permutation(len(rows))[: task.rows]), train)
-            values = run(
-                "fit", "--train", train, *held_out, "--stage", "static", "--stage", STUDENT,
-                "--stage", minilm(), "--output", folder / "cascade", "--max-accuracy-drop", 0.005,
-                "--cost", "measured", "--distill-weight", 1, "--epochs", task.epochs,
-                "--learning-rate", task.learning_rate, "--batch-size", task.batch_size,
-                "--max-length", task.max_length, *task.options, "--overwrite",
-            )  # fmt: skip
-            said.write_text(json.dumps(values), "utf-8")
-        made[name] = json.loads(said.read_text("utf-8"))
-        made[name].pop("output")
-    return {"recipes": {name: asdict(task) for name, task in TASKS.items()}, "fitted": made}
 
 
 def engines(data: Path) -> dict[str, Any]:
@@ -193,58 +149,81 @@ def tasks(data: Path) -> dict[str, Any]:
     for name in TASKS:
         cascade = Cascade.from_pretrained(BUILD / name / "cascade")
         test = load_examples(data / name / "validation.parquet")
-        times = -(-TIMED_ROWS // len(test))
-        timed = test.take(np.tile(np.arange(len(test)), times))
-        clock = asdict(bench(cascade, timed))
+        times = max(1, TIMED_ROWS // len(test))
+        clock = asdict(bench(cascade, test.take(np.tile(np.arange(len(test)), times))))
         for one in (clock["cascade"], clock["last_stage"], *clock["others"]):
             one.pop("accuracy_drop")  # its interval would take the same row for several
         found[name] = {
             "test_rows": len(test),
             "times": times,
+            "stages": [stage.name for stage in cascade.stages],
             "bench": clock,
             "drop_on_test_rows": paired(cascade, test),
-            "oracle_share": oracle_share(cascade, test),
-            "labels_equal_to_float32": equal_labels(cascade, test),
+            "oracle": oracle(cascade, test),
         }
-    mixed = [load_examples(data / name / "validation.parquet").texts for name in ("sst2", "agnews", "imdb")]
-    texts = [text for some in mixed for text in some]
-    order = np.random.default_rng(0).integers(len(texts), size=MIXED_ROWS)
-    many_rows = Examples([texts[i] for i in order], None, source="mixed")
-    cascade = Cascade.from_pretrained(BUILD / "agnews" / "cascade")
-    return {"tasks": found, "mixed": asdict(bench(cascade, many_rows, repeats=3))}
+    return {"tasks": found}
 
 
 def paired(cascade: Cascade, test: Examples) -> dict[str, float]:
     """Accuracy lost against the last stage on the test rows, each counted once."""
-    from cascadebert.metrics import paired_difference
-
     labels = test.label_ids(cascade.label_names)
     last = cascade.stages[-1].predict(test.texts).label_ids == labels
     return asdict(paired_difference(last, cascade.predict(test.texts).label_ids == labels))
 
 
-def oracle_share(cascade: Cascade, test: Examples) -> float:
-    """Speed-up over that of the cascade that passes on exactly the rows whose label would change.
+def oracle(cascade: Cascade, test: Examples) -> dict[str, float]:
+    """Speed-up of the cascade that passes on exactly the rows whose label would change, and ours beside it.
 
     Both by seconds per row and token of the stages, fitted here.
     """
     encoded = cascade.encode(test.texts)
     costs = measure(cascade.stages, test.texts, encoded).costs(encoded)
     labels = cascade.stage_logits(test.texts).argmax(axis=2)
-    perfect = np.argmax(labels == labels[-1], axis=0)
-    ours = cascade.predict(test.texts).stages - 1
-    return speedup(ours, costs.rows, costs.alone) / speedup(perfect, costs.rows, costs.alone)
+    perfect = speedup(np.argmax(labels == labels[-1], axis=0), costs.rows, costs.alone)
+    ours = speedup(cascade.predict(test.texts).stages - 1, costs.rows, costs.alone)
+    return {"speedup": perfect, "ours": ours, "share": ours / perfect}
 
 
-def equal_labels(cascade: Cascade, test: Examples) -> list[float]:
-    """Per stage, the share of rows with the label of torch in float32."""
-    shares = []
-    for stage in cascade.stages:
-        plain = replace(stage, engine=load_engine(stage.path, engine="torch", precision="float32"))
-        rows = stage.encode(test.texts)
-        same = softmax(stage.logits(rows)).argmax(axis=1) == softmax(plain.logits(rows)).argmax(axis=1)
-        shares.append(float(same.mean()))
+def labels(data: Path) -> dict[str, Any]:
+    """Per task and stage, the share of rows to which each engine gives the label of torch in float32."""
+    found: dict[str, Any] = {}
+    for name in TASKS:
+        stages = Cascade.from_pretrained(BUILD / name / "cascade").stages
+        texts = load_examples(data / name / "validation.parquet").texts
+        found[name] = {stage.name: labels_of(stage, texts) for stage in stages if stage.layers}
+    return {"equal": found}
+
+
+def labels_of(stage: Stage, texts: Texts) -> dict[str, float]:
+    """The share for each engine and precision."""
+    rows = stage.encode(texts)
+    wanted: NDArray[np.int64] | None = None
+    shares = {}
+    for engine, precision in ENGINES:
+        other = replace(stage, engine=load_engine(stage.path, engine=engine, precision=precision))
+        said = other.logits(rows).argmax(axis=1)
+        wanted = said if wanted is None else wanted
+        shares[f"{engine} {precision}"] = float((said == wanted).mean())
     return shares
+
+
+def routing(data: Path) -> dict[str, Any]:
+    """Seconds of a cascade over the sum of its parts, on 20,000 rows of mixed length."""
+    mixed = [load_examples(data / name / "validation.parquet").texts for name in ("sst2", "agnews", "imdb")]
+    texts = [text for some in mixed for text in some]
+    texts = [texts[i] for i in np.random.default_rng(0).integers(len(texts), size=MIXED_ROWS)]
+    cascade = with_batch_sizes(Cascade.from_pretrained(BUILD / "agnews" / "cascade"), measure=True)
+    answers = cascade.predict(texts)
+    runs: list[Callable[[], object]] = [partial(cascade.predict, texts)]
+    seconds = interleaved([*runs, *parts(cascade, texts, answers.stages)], repeats=REPEATS)
+    ratios = np.divide(seconds[0], np.sum(seconds[1:], axis=0)) - 1
+    return {
+        "rows": MIXED_ROWS,
+        "exit_rates": [float((answers.stages == i).mean()) for i in range(1, len(cascade.stages) + 1)],
+        "texts_per_second": [MIXED_ROWS / s for s in seconds[0]],
+        "overhead": float(np.median(ratios)),
+        "range": [float(ratios.min()), float(ratios.max())],
+    }
 
 
 def files(data: Path) -> dict[str, Any]:
@@ -333,10 +312,8 @@ def write_summary() -> None:
             "ceiling_share": best["ceiling_share"],
         }
     if "tasks" in found:
-        per_task, mixed = found["tasks"]["tasks"], found["tasks"]["mixed"]
+        per_task = found["tasks"]["tasks"]
         values |= {
-            "agreement": {task: one["labels_equal_to_float32"][-1] for task, one in per_task.items()},
-            "routing_overhead": mixed["routing_overhead"],
             "padding": {task: one["bench"]["padding"] for task, one in per_task.items()},
             "vs_pipeline_b32": {task: over_pipeline(one["bench"]) for task, one in per_task.items()},
             "vs_last_stage": {
@@ -344,11 +321,20 @@ def write_summary() -> None:
                     "ratio": one["bench"]["measured_speedup"],
                     "accuracy_drop": one["drop_on_test_rows"]["value"],
                     "drop_ci": [one["drop_on_test_rows"]["low"], one["drop_on_test_rows"]["high"]],
-                    "oracle_share": one["oracle_share"],
+                    "oracle_share": one["oracle"]["share"],
                 }
                 for task, one in per_task.items()
             },
         }
+    if "labels" in found:
+        values["agreement"] = {
+            task: list(stages.values())[-1]["openvino bfloat16"]
+            for task, stages in found["labels"]["equal"].items()
+        }
+    if "routing" in found:
+        values["routing_overhead"] = found["routing"]["overhead"]
+    if "static" in found:
+        values["static_vs_tokenizer"] = found["static"]["ratio"]
     if "files" in found:
         values |= {name: found["files"][name] for name in ("memory_ratio", "time_ratio")}
     if "install" in found:
@@ -366,9 +352,10 @@ def over_pipeline(result: dict[str, Any]) -> float:
 
 
 STEPS: dict[str, Callable[[Path], dict[str, Any]]] = {
-    "fit": fit,
     "engines": engines,
     "tasks": tasks,
+    "labels": labels,
+    "routing": routing,
     "files": files,
     "static": static,
     "install": install,

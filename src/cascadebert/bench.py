@@ -136,9 +136,10 @@ def bench(
     cascade = with_batch_sizes(cascade, measure=True)
     start = _start_seconds(cascade, texts)
     racers = _racers(cascade, texts)
-    parts = _parts(cascade, texts, answers.stages)
-    seconds = np.array(interleaved([*(one.run for one in racers), *parts], repeats=repeats))
-    ceiling = matrix_ceiling(cascade.stages[-1].engine)
+    last = cascade.stages[-1]
+    models = [*parts(cascade, texts, answers.stages), partial(last.logits, last.encode(texts))]
+    seconds = np.array(interleaved([*(one.run for one in racers), *models], repeats=repeats))
+    ceiling = matrix_ceiling(last.engine)
     encoded = cascade.encode(texts)
     clock = measure(cascade.stages, texts, encoded)
     costs = clock.costs(encoded)
@@ -159,7 +160,7 @@ def bench(
         exit_rates=tuple(float((answers.stages == i).mean()) for i in range(1, count + 1)),
         padding=float(encoded[-1].padded_lengths.sum() / encoded[-1].lengths.sum()),
         ceiling=ceiling,
-        ceiling_share=_share(cascade.stages[-1], encoded[-1], float(np.median(seconds[-1])), ceiling),
+        ceiling_share=_share(last, encoded[-1], float(np.median(seconds[-1])), ceiling),
         peak_memory_mb=memory,
         start_seconds=start,
     )
@@ -202,18 +203,23 @@ def _racers(cascade: Cascade, texts: Texts) -> list[_Racer]:
     return found
 
 
-def _parts(cascade: Cascade, texts: Texts, exits: Ints) -> list[Callable[[], object]]:
-    """What a cascade cannot do without, each by itself; at the end, the last stage's model on every row."""
-    parts: list[Callable[[], object]] = []
+def parts(cascade: Cascade, texts: Texts, exits: Ints) -> list[Callable[[], object]]:
+    """What a cascade cannot do without, each by itself: tokenising, and each stage's model.
+
+    Args:
+        cascade: the cascade.
+        texts: n texts or pairs.
+        exits: (n,) the stage, counted from 1, that answers each.
+    """
+    found: list[Callable[[], object]] = []
     encoded, seen = Encodings(texts), set()
     for number, stage in enumerate(cascade.stages, start=1):
         active = np.flatnonzero(exits >= number)
         if stage.encoder.key not in seen:
-            parts.append(partial(stage.encode, [texts[i] for i in active.tolist()]))
+            found.append(partial(stage.encode, [texts[i] for i in active.tolist()]))
             seen.add(stage.encoder.key)
-        parts.append(partial(stage.logits, *encoded.of(stage, active)))
-    last = cascade.stages[-1]
-    return [*parts, partial(last.logits, last.encode(texts))]
+        found.append(partial(stage.logits, *encoded.of(stage, active)))
+    return found
 
 
 def _timed(racers: Sequence[_Racer], seconds: Floats, examples: Examples, *, last: int) -> list[Timed]:
