@@ -138,7 +138,8 @@ def bench(
     racers = _racers(cascade, texts)
     last = cascade.stages[-1]
     models = [*parts(cascade, texts, answers.stages), partial(last.logits, last.encode(texts))]
-    seconds = np.array(interleaved([*(one.run for one in racers), *models], repeats=repeats))
+    runs: list[Callable[[], object]] = [one.run for one in racers]
+    seconds = np.array(interleaved([*runs, *models], repeats=repeats))
     ceiling = matrix_ceiling(last.engine)
     encoded = cascade.encode(texts)
     clock = measure(cascade.stages, texts, encoded)
