@@ -210,8 +210,8 @@ def labels_of(stage: Stage, texts: Texts) -> dict[str, float]:
 def routing(data: Path) -> dict[str, Any]:
     """Seconds of a cascade over the sum of its parts, on 20,000 rows of mixed length."""
     mixed = [load_examples(data / name / "validation.parquet").texts for name in ("sst2", "agnews", "imdb")]
-    texts = [text for some in mixed for text in some]
-    texts = [texts[i] for i in np.random.default_rng(0).integers(len(texts), size=MIXED_ROWS)]
+    every = [str(text) for some in mixed for text in some]
+    texts = [every[i] for i in np.random.default_rng(0).integers(len(every), size=MIXED_ROWS)]
     cascade = with_batch_sizes(Cascade.from_pretrained(BUILD / "agnews" / "cascade"), measure=True)
     answers = cascade.predict(texts)
     runs: list[Callable[[], object]] = [partial(cascade.predict, texts)]

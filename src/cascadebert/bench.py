@@ -137,9 +137,10 @@ def bench(
     start = _start_seconds(cascade, texts)
     racers = _racers(cascade, texts)
     last = cascade.stages[-1]
-    models = [*parts(cascade, texts, answers.stages), partial(last.logits, last.encode(texts))]
     runs: list[Callable[[], object]] = [one.run for one in racers]
-    seconds = np.array(interleaved([*runs, *models], repeats=repeats))
+    runs += parts(cascade, texts, answers.stages)
+    runs.append(partial(last.logits, last.encode(texts)))
+    seconds = np.array(interleaved(runs, repeats=repeats))
     ceiling = matrix_ceiling(last.engine)
     encoded = cascade.encode(texts)
     clock = measure(cascade.stages, texts, encoded)
