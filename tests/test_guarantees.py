@@ -13,6 +13,7 @@ from cascadebert.guarantees import (
     fixed_sequence,
     rows_needed,
 )
+from cascadebert.types import Promise
 
 DRAWS = 4000
 PAIRED = {
@@ -77,10 +78,19 @@ def test_paired_losses_need_fewer_rows_where_they_are_rare():
     assert betting_bound(rare, 0.05) < 0.01 < betting_bound(many, 0.05)
 
 
-def test_rows_needed_are_enough_and_one_less_is_not():
-    for level, expected in ((0.02, 0.0), (0.02, 0.01), (0.1, 0.05)):
-        n = rows_needed(level, expected, 0.05)
-        errors = np.ceil(np.array([n - 1, n]) * expected).astype(int)
-        before, after = binomial_p_values(errors, np.array([n - 1, n]), level)
+@pytest.mark.parametrize("promise", [Promise("min_agreement", 0.98), Promise("max_accuracy_drop", 0.02)])
+def test_rows_needed_are_enough_and_one_less_is_not(promise):
+    for expected in (0.0, 0.01):
+        n = rows_needed(promise, expected, 0.05)
+        after, before = (evenly_lost(promise, expected, rows) for rows in (n, n - 1))
         assert after <= 0.05 < before
-    assert rows_needed(0.01, 0.01, 0.05) is None
+    assert rows_needed(promise, 0.02, 0.05) is None
+
+
+def evenly_lost(promise, expected, n):
+    losses = np.zeros(n)
+    if promise.name == "min_agreement":
+        losses[: int(np.ceil(n * expected))] = 1
+        return binomial_p_values(losses.sum(), np.asarray(n), promise.risk)
+    losses = np.diff(np.floor(np.arange(n + 1) * expected + 0.5))
+    return betting_p_values(losses[None], promise.risk, 0.05)[0]

@@ -12,7 +12,7 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Literal
 from zipfile import BadZipFile
@@ -38,15 +38,24 @@ Kind = Literal["cascade", "model"]
 
 @dataclass(frozen=True)
 class UsedRows:
-    """Fingerprints of the rows that made a cascade, by what they were used for."""
+    """Fingerprints of the rows that made a cascade, by what they were used for.
+
+    Attributes:
+        train: that stages were trained on.
+        tune: that thresholds were picked on.
+        certify: kept for guarantees.
+        spent: that a guarantee was tested on; they cannot be used for another.
+    """
 
     train: Hashes
     tune: Hashes
     certify: Hashes
+    spent: Hashes = field(default_factory=lambda: np.empty(0, dtype=np.uint64))
 
     def seen(self, hashes: Hashes) -> dict[str, int]:
-        """How many of the given rows were used for each purpose."""
-        return {name: int(np.isin(hashes, used).sum()) for name, used in vars(self).items()}
+        """How many of the given rows were used for each purpose; kept and spent ones count as one."""
+        used = {"train": self.train, "tune": self.tune, "certify": np.union1d(self.certify, self.spent)}
+        return {name: int(np.isin(hashes, rows).sum()) for name, rows in used.items()}
 
 
 def file_hashes(folder: Path, wanted: Callable[[Path], bool] = Path.exists) -> dict[str, str]:
@@ -94,7 +103,33 @@ def read_folder(path: Path, *, check_files: bool = True) -> CascadeSpec:
         where = ".".join(str(part) for part in first["loc"])
         raise FolderError(f"{file}: {where}: {first['msg']}. The file was damaged or edited.") from error
     _check_stages(path, spec, check_files)
+    _check_certificate(file, spec)
     return spec
+
+
+def stages_sha256(spec: CascadeSpec) -> str:
+    """Fingerprint of all files of all stages."""
+    return hashlib.sha256(json.dumps([entry.sha256 for entry in spec.stages]).encode()).hexdigest()
+
+
+def _check_certificate(file: Path, spec: CascadeSpec) -> None:
+    certificate, tuned = spec.operating_point.certificate, spec.tuned_on
+    if certificate is None:
+        return
+    here = (
+        certificate.stages_sha256 == stages_sha256(spec),
+        certificate.temperatures == tuple(entry.temperature for entry in spec.stages),
+        spec.operating_point.thresholds == certificate.points[-1].thresholds,
+        tuned is not None
+        and (certificate.engine, certificate.precision, certificate.device)
+        == (tuned.engine, tuned.precision, tuned.device),
+    )
+    if not all(here):
+        raise FolderError(
+            f"{file}: the certificate belongs to other stages, temperatures, thresholds or another engine. "
+            "The file was damaged or edited; certify again with `cascadebert tune --confidence-level`, on "
+            "new rows."
+        )
 
 
 def _check_stages(path: Path, spec: CascadeSpec, check_files: bool) -> None:
@@ -143,7 +178,7 @@ def write_folder(
             shutil.copytree(source, new / name)
         for name, source in (files or {}).items():
             shutil.copyfile(source, new / name)
-        np.savez(new / ROWS_FILE, train=rows.train, tune=rows.tune, certify=rows.certify)
+        np.savez(new / ROWS_FILE, **vars(rows))
         _write_spec(new, spec)
 
 
@@ -155,7 +190,7 @@ def used_rows(path: Path) -> UsedRows:
     """
     try:
         with (path / ROWS_FILE).open("rb") as file, np.load(file, allow_pickle=False) as stored:
-            return UsedRows(stored["train"], stored["tune"], stored["certify"])
+            return UsedRows(**{entry.name: stored[entry.name] for entry in fields(UsedRows)})
     except (OSError, ValueError, KeyError, EOFError, BadZipFile) as error:
         raise FolderError(f"{path}: no readable {ROWS_FILE} ({error})") from error
 
@@ -164,7 +199,7 @@ def update_folder(path: Path, spec: CascadeSpec, rows: UsedRows) -> None:
     """Replace the operating point of a saved cascade: its description, card and row fingerprints."""
     with tempfile.TemporaryDirectory(dir=path, prefix=".update-") as name:
         new = Path(name)
-        np.savez(new / ROWS_FILE, train=rows.train, tune=rows.tune, certify=rows.certify)
+        np.savez(new / ROWS_FILE, **vars(rows))
         _write_spec(new, spec)
         for file in (ROWS_FILE, CARD_FILE, SPEC_FILE):
             (new / file).replace(path / file)

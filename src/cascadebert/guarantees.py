@@ -9,15 +9,215 @@ independent draws from it.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+
 import numpy as np
 
-from cascadebert.errors import extra
-from cascadebert.types import Floats, Ints
+from cascadebert.errors import CascadeError, extra
+from cascadebert.thresholds import TradeOff, exit_stages, trade_off
+from cascadebert.types import Floats, Ints, Promise
 
 ORDER_SEED = 0
+MOST_POINTS = 100
+TIE = 1e-6
+MOST_ROWS = 1_000_000
 
 
-def binomial_p_values(errors: Ints, n: Ints, level: float) -> Floats:
+@dataclass(frozen=True)
+class Answers:
+    """What every stage says of every row, before any threshold.
+
+    Attributes:
+        confidences: (num_stages, n) in [0, 1].
+        labels: (num_stages, n) ids of the answers.
+        truth: (n,) label ids, or None where they are not known.
+        names: the label of each id.
+
+    Raises:
+        CascadeError: if there is no row, shapes differ, or a confidence is not finite.
+    """
+
+    confidences: Floats
+    labels: Ints
+    truth: Ints | None
+    names: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        shape = self.confidences.shape
+        if len(shape) != 2 or not shape[1] or self.labels.shape != shape:
+            raise CascadeError(
+                f"confidences and labels must both have shape (num_stages, n) with n of at least 1, not "
+                f"{shape} and {self.labels.shape}"
+            )
+        if not np.isfinite(self.confidences).all():
+            stage, row = np.argwhere(~np.isfinite(self.confidences))[0]
+            bad = self.confidences[stage, row]
+            raise CascadeError(
+                f"confidences of stage {stage + 1}, row {row + 1}: {bad} is not a finite number"
+            )
+
+
+@dataclass(frozen=True)
+class Tested:
+    """What the certify rows said of a path.
+
+    Attributes:
+        accepted: points of the path, from its start, at which every promise holds.
+        rows: per promise, the rows it speaks of at the last accepted point (or the first, if none is).
+        bounds: per promise, the bound of its mean loss there, by itself, at its share of delta.
+    """
+
+    accepted: int
+    rows: tuple[int, ...]
+    bounds: tuple[float, ...]
+
+
+def stage_losses(answers: Answers, promise: Promise) -> Floats:
+    """(num_stages, n) loss of each stage's answer, whose mean over the rows as answered is the risk.
+
+    For the accuracy of early exits the last stage's answers count as no loss; for a label's misses rows of
+    other labels do.
+
+    Raises:
+        CascadeError: if the promise speaks of labels that are not given, or not known.
+    """
+    if promise.name == "min_agreement":
+        return np.asarray(answers.labels != answers.labels[-1], dtype=np.float64)
+    if answers.truth is None:
+        raise CascadeError(
+            f"{promise.words} needs labels. Give labelled rows; agreement with the last stage needs none."
+        )
+    wrong = np.asarray(answers.labels != answers.truth, dtype=np.float64)
+    if promise.name == "max_accuracy_drop":
+        return np.asarray(wrong - wrong[-1])
+    if promise.name == "min_exit_accuracy":
+        wrong[-1] = 0.0
+    if promise.name == "max_miss_rate":
+        wrong[:, answers.truth != _label_id(answers, promise)] = 0.0
+    return wrong
+
+
+def point_losses(answers: Answers, promise: Promise, thresholds: Sequence[float]) -> Floats:
+    """(m,) losses at one operating point of the m rows that the promise speaks of.
+
+    All rows, but for early exits the rows that leave early, and for a label's misses that label's rows.
+    """
+    exits = exit_stages(answers.confidences, tuple(thresholds))
+    losses = stage_losses(answers, promise)[exits, np.arange(len(exits))]
+    if promise.name == "min_exit_accuracy":
+        return np.asarray(losses[exits < len(answers.labels) - 1])
+    if promise.name == "max_miss_rate":
+        return np.asarray(losses[answers.truth == _label_id(answers, promise)])
+    return np.asarray(losses)
+
+
+def _label_id(answers: Answers, promise: Promise) -> int:
+    if promise.label not in answers.names:
+        raise CascadeError(
+            f"{promise.words}: there is no such label. Labels: {', '.join(answers.names[:20])}"
+        )
+    return answers.names.index(promise.label)
+
+
+def operating_path(
+    answers: Answers, promises: Sequence[Promise], costs: Floats, delta: float, *, alone: float | None = None
+) -> TradeOff:
+    """The operating points to test, safest first, from tune rows alone.
+
+    The best trades of cost against the promises' losses, each in units of what it allows. Losses are
+    smoothed beforehand: per stage an isotonic regression on its confidence, so that points do not look safe
+    by the luck of few rows, and rows without any loss are still told apart. At most 100 points, evenly spaced
+    in cost, that let some row leave early; it starts where the tune rows speak most clearly for all promises.
+
+    Args:
+        answers: on the tune rows.
+        promises: what is to hold.
+        costs: (num_stages, n) or (num_stages,).
+        delta: of the test to come.
+        alone: mean cost of a row at the last stage alone, where it is not its part of `costs`.
+
+    Raises:
+        CascadeError: if no thresholds let a row leave early.
+    """
+    losses = np.zeros(answers.confidences.shape)
+    for promise in promises:
+        found = stage_losses(answers, promise)
+        for stage, sure in enumerate(answers.confidences[:-1]):
+            losses[stage] += _smoothed(sure, found[stage]) / promise.risk
+        losses[-1] += found[-1] / promise.risk
+    curve = trade_off(answers.confidences, losses, costs, alone=alone)
+    leaving = [bool((answers.confidences[:-1] > point[:, None]).any()) for point in curve.thresholds]
+    places = np.flatnonzero(leaving)
+    if not len(places):
+        raise CascadeError("no thresholds let a row leave early")
+    wanted = np.linspace(1 / curve.speedups[places[0]], 1 / curve.speedups[places[-1]], MOST_POINTS)
+    places = places[np.unique(np.searchsorted(-1 / curve.speedups[places], -wanted).clip(0, len(places) - 1))]
+    share = delta / len(promises)
+    worst = [
+        max(p_value(promise, point_losses(answers, promise, point), share) for promise in promises)
+        for point in curve.thresholds[places]
+    ]
+    kept = places[int(np.argmin(worst)) :]
+    return TradeOff(curve.thresholds[kept], curve.speedups[kept], curve.losses[kept])
+
+
+def _smoothed(confidences: Floats, losses: Floats) -> Floats:
+    """Expected loss by confidence, falling; rows of like loss are told apart by a trifle."""
+    with extra("tune"):
+        from sklearn.isotonic import IsotonicRegression
+    fitted = IsotonicRegression(increasing=False).fit_transform(confidences, losses)
+    return np.asarray(fitted + TIE * (1 - confidences), dtype=np.float64)
+
+
+def certify(answers: Answers, path: Floats, promises: Sequence[Promise], *, delta: float) -> Tested:
+    """Test a path on rows that had no say in it.
+
+    Args:
+        answers: on the certify rows.
+        path: (points, num_stages - 1) thresholds from `operating_path`, frozen.
+        promises: what is to hold; each is tested at an equal share of delta (Bonferroni).
+        delta: the chance that any promise is broken at any accepted point.
+
+    Returns:
+        The points up to the first at which a test fails.
+    """
+    share = delta / len(promises)
+    accepted = 0
+    for point in path:
+        if any(p_value(one, point_losses(answers, one, point), share) > share for one in promises):
+            break
+        accepted += 1
+    last = path[max(accepted - 1, 0)]
+    seen = [point_losses(answers, promise, last) for promise in promises]
+    bounds = tuple(risk_bound(one, losses, share) for one, losses in zip(promises, seen, strict=True))
+    return Tested(accepted, tuple(len(losses) for losses in seen), bounds)
+
+
+def p_value(promise: Promise, losses: Floats, delta: float) -> float:
+    """Of "the promise is broken", from the (m,) losses of the rows it speaks of; 1 without rows."""
+    if not len(losses):
+        return 1.0
+    if promise.name == "max_accuracy_drop":
+        return float(betting_p_values(_shuffled(losses)[None], promise.risk, delta)[0])
+    return float(binomial_p_values(losses.sum(), np.asarray(len(losses)), promise.risk))
+
+
+def risk_bound(promise: Promise, losses: Floats, delta: float) -> float:
+    """Upper bound of the mean loss at confidence 1 - delta; the most there is without rows."""
+    if not len(losses):
+        return 1.0
+    if promise.name == "max_accuracy_drop":
+        return betting_bound(_shuffled(losses), delta)
+    return binomial_bound(int(losses.sum()), len(losses), delta)
+
+
+def _shuffled(losses: Floats) -> Floats:
+    """A file may be sorted; bets are placed in an order that has nothing to do with the rows."""
+    return np.random.default_rng(ORDER_SEED).permutation(losses)
+
+
+def binomial_p_values(errors: Ints | Floats, n: Ints, level: float) -> Floats:
     """Exact p-values of "the risk exceeds the level", for losses of 0 and 1.
 
     The chance of so few errors or fewer in n rows if each had the chance `level`: the tail of the binomial
@@ -91,24 +291,35 @@ def fixed_sequence(p_values: Floats, delta: float) -> int:
     return int(failed[0]) if len(failed) else len(p_values)
 
 
-def rows_needed(level: float, expected: float, delta: float) -> int | None:
-    """Rows after which a promise is accepted if errors come at their expected rate; None if never.
+def rows_needed(promise: Promise, expected: float, delta: float) -> int | None:
+    """Rows after which a promise is accepted if losses come at their expected rate, evenly spread.
 
     Args:
-        level: of the promise.
-        expected: the rate that is believed to be true.
+        promise: what is to hold.
+        expected: the mean loss that is believed to be true.
         delta: of the promise.
 
-    >>> rows_needed(0.02, 0.0, 0.05), rows_needed(0.02, 0.01, 0.05), rows_needed(0.02, 0.02, 0.05)
-    (149, 590, None)
+    Returns:
+        The number of rows the promise speaks of, or None if it is more than a million.
+
+    >>> [rows_needed(Promise("min_agreement", 0.98), rate, 0.05) for rate in (0.0, 0.01, 0.02)]
+    [149, 590, None]
     """
-    if expected >= level:
-        return None
-    n = np.unique(np.geomspace(1, 10_000_000, 4000).astype(np.int64))
-    enough = np.flatnonzero(binomial_p_values(np.ceil(n * expected).astype(np.int64), n, level) <= delta)
-    if not len(enough):
-        return None
-    start = int(n[max(0, enough[0] - 1)])
-    near = np.arange(start, int(n[enough[0]]) + 1)
-    passed = binomial_p_values(np.ceil(near * expected).astype(np.int64), near, level) <= delta
-    return int(near[np.flatnonzero(passed)[0]])
+
+    def enough(n: int) -> bool:
+        if promise.name != "max_accuracy_drop":
+            lost = np.ceil(np.asarray(n * expected))
+            return float(binomial_p_values(lost, np.asarray(n), promise.risk)) <= delta
+        losses = np.diff(np.floor(np.arange(n + 1) * expected + 0.5))
+        return float(betting_p_values(losses[None], promise.risk, delta)[0]) <= delta
+
+    high = 1
+    while not enough(high):
+        high *= 2
+        if expected >= promise.risk or high > MOST_ROWS:
+            return None
+    low = high // 2
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (low, middle) if enough(middle) else (middle, high)
+    return high

@@ -1,10 +1,4 @@
-"""Which thresholds meet a target. Pure: arrays in, a choice out; no model is run here.
-
-Every combination of candidate thresholds is judged at once: confidences are binned, and cumulative
-sums over the table of bins give the loss and the cost of each combination without going through the
-rows again. With one threshold every distinct confidence is a candidate, so the choice is exact; with
-more, candidates are quantiles, as many per stage as a table of about a million cells allows.
-"""
+"""Which thresholds meet a target. Pure: arrays in, a choice out; no model is run here."""
 
 from __future__ import annotations
 
@@ -15,11 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cascadebert.errors import CascadeError
+from cascadebert.sweep import candidates, sweep
 from cascadebert.types import Bools, Floats, Ints, Target
 
-TABLE_CELLS = 2**20
 FEW_ROWS = 100
-MOST_THRESHOLDS = 6
 
 
 @dataclass(frozen=True)
@@ -166,37 +159,77 @@ def select_thresholds(
     ((0.7,), 0.0, 1.5)
     """
     confidences, losses, costs = _checked(confidences, losses, costs)
-    grids = _candidates(confidences[:-1])
-    loss, cost = _sweep(confidences, losses, costs, grids)
+    grids = candidates(confidences[:-1])
+    loss, cost = sweep(confidences, losses, costs, grids)
     gains = (costs[-1].mean() if alone is None else alone) / cost
     last_loss = float(losses[-1].mean())
     best = _pick(loss, gains, last_loss, target)
     point = tuple(float(grid[i]) for grid, i in zip(grids, np.unravel_index(best, loss.shape), strict=True))
-    choice = _measure(point, confidences, losses, costs, alone)
+    choice = _measured(point, confidences, losses, costs, alone)
     if not _meets(np.array(choice.loss), np.array(choice.speedup), last_loss, target):
         raise InfeasibleTarget(target, choice)
     return choice
 
 
-def trade_off(confidences: Floats, losses: Floats, costs: Floats) -> tuple[Floats, Floats]:
-    """Every operating point that no other beats in both: speed-ups in rising order, and their losses.
+@dataclass(frozen=True)
+class TradeOff:
+    """Every operating point that no other beats in both cost and loss, from slow to fast.
+
+    Attributes:
+        thresholds: (points, num_stages - 1).
+        speedups: (points,) rising.
+        losses: (points,) rising.
+    """
+
+    thresholds: Floats
+    speedups: Floats
+    losses: Floats
+
+
+def measured_at(
+    thresholds: tuple[float, ...],
+    confidences: Floats,
+    losses: Floats,
+    costs: Floats,
+    *,
+    alone: float | None = None,
+) -> Selection:
+    """What given thresholds come to; the other arguments are those of `select_thresholds`.
+
+    Args:
+        thresholds: (num_stages - 1,).
+        confidences: (num_stages, n).
+        losses: (num_stages, n).
+        costs: (num_stages, n) or (num_stages,).
+        alone: mean cost of a row at the last stage alone, where it is not its part of `costs`.
+    """
+    return _measured(thresholds, *_checked(confidences, losses, costs), alone)
+
+
+def trade_off(confidences: Floats, losses: Floats, costs: Floats, *, alone: float | None = None) -> TradeOff:
+    """Every operating point that no other beats in both (the Pareto set over the candidates).
 
     Args:
         confidences: (num_stages, n).
         losses: (num_stages, n).
         costs: (num_stages, n) or (num_stages,).
+        alone: as for `select_thresholds`.
 
-    >>> gains, lost = trade_off(np.array([[0.9, 0.6], [1, 1]]), np.array([[0, 1], [0, 0]]), np.array([1, 4]))
-    >>> gains.tolist(), lost.tolist()
+    >>> found = trade_off(np.array([[0.9, 0.6], [1, 1]]), np.array([[0, 1], [0, 0]]), np.array([1, 4]))
+    >>> found.speedups.tolist(), found.losses.tolist()
     ([1.3333333333333333, 4.0], [0.0, 0.5])
     """
     confidences, losses, costs = _checked(confidences, losses, costs)
-    loss, cost = _sweep(confidences, losses, costs, _candidates(confidences[:-1]))
-    gains, lost = (costs[-1].mean() / cost).ravel(), np.round(loss, 12).ravel()
+    grids = candidates(confidences[:-1])
+    loss, cost = sweep(confidences, losses, costs, grids)
+    gains = ((costs[-1].mean() if alone is None else alone) / cost).ravel()
+    lost = np.round(loss, 12).ravel()
     order = np.lexsort((lost, -gains))
     best = lost[order] < np.concatenate([[np.inf], np.minimum.accumulate(lost[order])[:-1]])
     kept = order[best][::-1]
-    return gains[kept], lost[kept]
+    places = np.unravel_index(kept, loss.shape)
+    points = np.stack([grid[i] for grid, i in zip(grids, places, strict=True)], axis=1)
+    return TradeOff(points, gains[kept], lost[kept])
 
 
 def _per_row(costs: Floats, n: int) -> Floats:
@@ -222,59 +255,6 @@ def _checked(confidences: Floats, losses: Floats, costs: Floats) -> tuple[Floats
     return confidences, losses, costs
 
 
-def _candidates(confidences: Floats) -> list[Floats]:
-    """Per stage, thresholds in rising order: all rows leave, midpoints between neighbours, none leaves.
-
-    The lowest lies just under the least confidence seen, not at 0: a row less sure than all rows that
-    were tuned on is still passed on.
-    """
-    stages = len(confidences)
-    if stages > MOST_THRESHOLDS:
-        raise CascadeError(
-            f"thresholds for at most {MOST_THRESHOLDS + 1} stages can be searched, not {stages + 1}"
-        )
-    most = TABLE_CELLS if stages < 2 else int(TABLE_CELLS ** (1 / stages))
-    grids = []
-    for row in confidences:
-        seen = np.sort(row) if stages > 1 else np.unique(row)
-        if stages > 1:
-            seen = np.unique(seen[np.linspace(0, len(seen) - 1, min(len(seen), most)).astype(np.int64)])
-        middle = seen[:-1] + (seen[1:] - seen[:-1]) / 2
-        grids.append(np.concatenate([[np.nextafter(seen[0], 0.0)], middle, [1.0]]))
-    return grids
-
-
-def _sweep(confidences: Floats, losses: Floats, costs: Floats, grids: list[Floats]) -> tuple[Floats, Floats]:
-    """Mean loss and mean cost of every combination of thresholds, one axis per non-final stage."""
-    n = confidences.shape[1]
-    sizes = tuple(len(grid) for grid in grids)
-    bins = [np.searchsorted(grid, row, side="left") for grid, row in zip(grids, confidences, strict=False)]
-    loss, cost = np.zeros(sizes), np.zeros(sizes)
-    for stage in range(len(confidences)):
-        spread = (...,) + (None,) * (len(sizes) - stage)
-        cost += _reaching(bins[:stage], sizes[:stage], costs[stage])[spread]
-        loss += _reaching(bins[:stage], sizes[:stage], losses[stage])[spread]
-        if stage < len(sizes):
-            passed_on = _reaching(bins[: stage + 1], sizes[: stage + 1], losses[stage])
-            loss -= passed_on[(...,) + (None,) * (len(sizes) - stage - 1)]
-    return loss / n, cost / n
-
-
-def _reaching(bins: list[NDArray[np.intp]], sizes: tuple[int, ...], weights: Floats) -> Floats:
-    """Sum of the weights of the rows passed on by the first stages, for every combination of theirs.
-
-    A row with bin b exceeds exactly the thresholds 0 .. b - 1, so threshold t passes it on if t >= b.
-    """
-    if not bins:
-        return np.asarray(weights.sum())
-    table_shape = tuple(size + 1 for size in sizes)
-    cells = np.ravel_multi_index(tuple(bins), table_shape)
-    table = np.bincount(cells, weights=weights, minlength=int(np.prod(table_shape))).reshape(table_shape)
-    for axis in range(table.ndim):
-        table = np.cumsum(table, axis=axis)
-    return np.asarray(table[tuple(slice(0, size) for size in sizes)])
-
-
 def _meets(loss: Floats, gains: Floats, last_loss: float, target: Target) -> NDArray[np.bool_]:
     slack = 1e-12
     if target.name == "speedup":
@@ -297,7 +277,7 @@ def _pick(loss: Floats, gains: Floats, last_loss: float, target: Target) -> int:
     return int(where[np.lexsort(tuple(key[where] for key in keys))[0]])
 
 
-def _measure(
+def _measured(
     point: tuple[float, ...], confidences: Floats, losses: Floats, costs: Floats, alone: float | None
 ) -> Selection:
     """What the thresholds give, by routing the rows rather than from the table."""

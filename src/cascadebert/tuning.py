@@ -12,16 +12,16 @@ from cascadebert.batching import Rows
 from cascadebert.calibration import fit_temperature
 from cascadebert.cascade import Cascade
 from cascadebert.confidence import max_probability
-from cascadebert.costs import Measured, measure, row_costs
+from cascadebert.costs import Costs, Measured, measure, row_costs
 from cascadebert.data import Examples, load_examples, shorten
 from cascadebert.environment import machine
 from cascadebert.errors import DataError, FolderError
 from cascadebert.evaluation import report, scaled_probabilities
 from cascadebert.fidelity import refuse_changed
-from cascadebert.folder import update_folder, used_rows
-from cascadebert.spec import Timing, TunedOn
+from cascadebert.folder import UsedRows, update_folder, used_rows
+from cascadebert.spec import StageEntry, Timing, TunedOn
 from cascadebert.tasks import Columns
-from cascadebert.thresholds import InfeasibleTarget, exit_stages, select_thresholds, speedup
+from cascadebert.thresholds import InfeasibleTarget, Selection, exit_stages, select_thresholds, speedup
 from cascadebert.types import Cost, Expected, Floats, Ints, Logits, OperatingPoint, Report, Target
 
 if TYPE_CHECKING:
@@ -117,14 +117,26 @@ def tune_folder(
         notices += refuse_changed(cascade.stages, examples.texts, cached.logits)
         cascade = recalibrated(cascade, cached)
     tuned = pick(cascade, cached, target, cost, notices)
-    here = cascade.stages[-1].engine
+    used = used_rows(path)
+    store(path, cascade, tuned, examples, replace(used, tune=np.union1d(used.tune, examples.hashes())))
+    return tuned
+
+
+def store(path: Path, cascade: Cascade, tuned: Tuned, examples: Examples, rows: UsedRows) -> None:
+    """Write a new operating point into a saved cascade.
+
+    Args:
+        path: the folder.
+        cascade: from it, with the temperatures that the point belongs to.
+        tuned: the point.
+        examples: the rows that it was picked on.
+        rows: all rows used so far.
+    """
     assert cascade.spec is not None
+    here = cascade.stages[-1].engine
     spec = cascade.spec.model_copy(
         update={
-            "stages": tuple(
-                entry.model_copy(update={"temperature": temperature})
-                for entry, temperature in zip(cascade.spec.stages, cascade.temperatures, strict=True)
-            ),
+            "stages": scaled_entries(cascade),
             "operating_point": tuned.point,
             "tuned_on": TunedOn(
                 engine=here.name,
@@ -137,9 +149,16 @@ def tune_folder(
             "timing": tuned.timing,
         }
     )
-    used = used_rows(path)
-    update_folder(path, spec, replace(used, tune=np.union1d(used.tune, examples.hashes())))
-    return tuned
+    update_folder(path, spec, rows)
+
+
+def scaled_entries(cascade: Cascade) -> tuple[StageEntry, ...]:
+    """What the folder says of its stages, with the cascade's temperatures."""
+    assert cascade.spec is not None
+    return tuple(
+        entry.model_copy(update={"temperature": temperature})
+        for entry, temperature in zip(cascade.spec.stages, cascade.temperatures, strict=True)
+    )
 
 
 def _tune_rows(
@@ -207,28 +226,51 @@ def pick(
     probabilities = scaled_probabilities(cascade, cached.logits)
     confidences = max_probability(probabilities)
     measure, losses = _losses(probabilities, cached.labels, target)
-    clock = cached.seconds.costs(cached.encoded)
-    costs = clock if cost == "measured" else row_costs(cascade.stages, cached.encoded, cost)
+    costs = costs_of(cascade, cached, cost)
     try:
         choice = select_thresholds(confidences, losses, costs.rows, target=target, alone=costs.alone)
     except InfeasibleTarget as refused:
         raise InfeasibleTarget(target, refused.nearest, unit=f"by {cost}") from None
-    expected = Expected(
-        n=confidences.shape[1],
+    notices = (*notices, *_absent(cascade, cached.labels))
+    expected = expected_of(choice, measure, cost, f"{target.name} {target.value:g}", notices)
+    return at(cascade, cached, OperatingPoint(choice.thresholds, expected))
+
+
+def costs_of(cascade: Cascade, cached: Cached, cost: Cost) -> Costs:
+    """What the cached rows cost at each stage, in the given unit."""
+    if cost == "measured":
+        return cached.seconds.costs(cached.encoded)
+    return row_costs(cascade.stages, cached.encoded, cost)
+
+
+def expected_of(
+    choice: Selection,
+    measure: Literal["accuracy", "agreement"],
+    cost: Cost,
+    target: str,
+    notices: tuple[str, ...],
+) -> Expected:
+    """What a choice of thresholds gave on the tune rows."""
+    return Expected(
+        n=choice.n,
         measure=measure,
         value=1 - choice.loss,
         last_stage=1 - choice.last_loss,
         exit_rates=choice.exit_rates,
         cost=cost,
         speedup=choice.speedup,
-        target=f"{target.name} {target.value:g}",
-        notices=(*notices, *_absent(cascade, cached.labels), *choice.notices),
+        target=target,
+        notices=(*notices, *choice.notices),
     )
-    point = OperatingPoint(choice.thresholds, expected)
+
+
+def at(cascade: Cascade, cached: Cached, point: OperatingPoint) -> Tuned:
+    """An operating point with the report and the timing of the cached rows."""
     done = None
     if cached.labels is not None:
         done = report(cascade.with_operating_point(point), cached.logits, cached.encoded, cached.labels)
-    exits = exit_stages(confidences, choice.thresholds)
+    clock = cached.seconds.costs(cached.encoded)
+    exits = exit_stages(max_probability(scaled_probabilities(cascade, cached.logits)), point.thresholds)
     timing = Timing(
         machine=machine(),
         stages=cached.seconds.stages,

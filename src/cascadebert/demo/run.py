@@ -118,15 +118,15 @@ def _draw(cascade: Cascade, cached: Cached, measured: Report, path: Path) -> Non
     probabilities = scaled_probabilities(cascade, cached.logits)
     losses = (probabilities.argmax(axis=2) != cached.labels).astype(float)
     costs = row_costs(cascade.stages, cached.encoded, "flops").rows
-    gains, lost = trade_off(max_probability(probabilities), losses, costs)
+    curve = trade_off(max_probability(probabilities), losses, costs)
     alone = {
         name: (float(costs[-1].sum() / costs[i].sum()), measured.stages[i].accuracy)
         for i, name in ((0, "small alone"), (-1, "large alone"))
     }
     draw_trade_off(
         path,
-        speedups=gains,
-        accuracies=1 - lost,
+        speedups=curve.speedups,
+        accuracies=1 - curve.losses,
         alone=alone,
         chosen=(float(measured.flops_speedup or 0), measured.accuracy),
         title="A cascade of two transformers on the generated demo task",
