@@ -97,6 +97,44 @@ def test_exactly_one_target_must_be_given(run, cascade, rows):
     assert code == 2 and "given: --target-speedup, --min-accuracy" in said
 
 
+def test_tune_with_a_confidence_level_keeps_its_contract(run, cascade, tmp_path):
+    rows = write_csv(tmp_path / "many.csv", *reviews(600, seed=78))
+    asked = ("--min-agreement", 0.3, "--max-miss-rate", "positive=0.95", "--confidence-level", 0.9)
+    code, values, said = run("tune", cascade, "--data", rows, *asked, "--json")
+    assert code == 0 and values["feasible"] is True
+    certificate = values["certificate"]
+    assert {"promise", "level", "delta", "n", "bound", "points", "engine", "precision"} <= set(certificate)
+    assert (certificate["promise"], certificate["level"], certificate["delta"]) == ("min_agreement", 0.3, 0.1)
+    assert certificate["points"][-1]["thresholds"] == values["thresholds"]
+    assert certificate["also"][0]["label"] == "positive"
+    assert "Certified at 90.0 % confidence: agreement of at least 0.3" in said
+    code, values, said = run("tune", cascade, "--data", rows, *asked, "--json")
+    assert code == 2 and "cannot serve another" in said
+
+
+def test_what_cannot_be_promised_is_said_with_what_can(run, cascade, tmp_path):
+    rows = write_csv(tmp_path / "many.csv", *reviews(600, seed=78))
+    asked = ("--min-accuracy", 0.97, "--confidence-level", 0.95)
+    code, values, said = run("tune", cascade, "--data", rows, *asked, "--json")
+    assert code == 1 and values["feasible"] is False and values["certificate"] is None
+    assert values["nearest"]["promise"] == "min_accuracy" and "cannot be promised" in said
+
+
+@pytest.mark.parametrize(
+    "words, message",
+    [
+        (["--target-speedup", 2, "--confidence-level", 0.9], "a speed-up cannot be promised"),
+        (["--min-exit-accuracy", 0.9], "add --confidence-level"),
+        (["--max-miss-rate", "positive", "--confidence-level", 0.9], "takes LABEL=R"),
+        (["--max-miss-rate", "positive=many", "--confidence-level", 0.9], "takes LABEL=R"),
+        (["--confidence-level", 0.9], "one promise or more"),
+    ],
+)
+def test_promises_that_make_no_sense_are_refused(run, cascade, rows, words, message):
+    code, _, said = run("tune", cascade, "--data", rows, *words)
+    assert code == 2 and message in said
+
+
 def test_bench_keeps_its_contract(run, cascade, rows, tmp_path):
     picture = tmp_path / "bench.svg"
     code, values, _ = run("bench", cascade, rows, "--repeats", 2, "--picture", picture, "--json")

@@ -16,6 +16,7 @@ FLOORS = (
     ("training",),
     ("stream", "bench", "picture"),
     ("batch_size",),
+    ("certifying",),
     ("tuning",),
     ("evaluation",),
     ("cascade",),

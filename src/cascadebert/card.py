@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from cascadebert.spec import CascadeSpec
-from cascadebert.types import Expected, Report
+from cascadebert.types import Expected, OperatingPoint, Report
 
 _HEAD = """---
 library_name: cascadebert
@@ -47,10 +47,20 @@ def render_card(spec: CascadeSpec) -> str:
         return "\n".join(blocks)
     blocks.append(
         f"Thresholds were picked with the {tuned.engine} engine in {tuned.precision} on rows of "
-        f"`{tuned.source}` (sha256 `{tuned.data_sha256[:12]}`). No certificate: what was measured on "
-        "those rows may differ on yours.\n"
+        f"`{tuned.source}` (sha256 `{tuned.data_sha256[:12]}`). {_certified(spec.operating_point)}\n"
     )
     return "\n".join(blocks)
+
+
+def _certified(point: OperatingPoint) -> str:
+    certificate = point.certificate
+    if certificate is None:
+        return "No certificate: what was measured on those rows may differ on yours."
+    promised = "; ".join(one.promise.words for one in certificate.promises)
+    return (
+        f"Certified on {certificate.n:,} other rows at a confidence of {100 * (1 - certificate.delta):g} %: "
+        f"{promised}, on new data drawn like those rows, with this engine and precision."
+    )
 
 
 def _stages(spec: CascadeSpec) -> str:

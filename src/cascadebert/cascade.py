@@ -88,7 +88,11 @@ class Cascade:
         fixed in the folder).
         """
         tuned = None if self.spec is None else self.spec.tuned_on
-        if self.spec is None or tuned is None or self.operating_point != self.spec.operating_point:
+        if (
+            self.spec is None
+            or tuned is None
+            or self.operating_point.thresholds not in self.spec.known_points
+        ):
             return "its thresholds were set by hand"
         engine = self.stages[-1].engine
         here = (engine.name, engine.precision, engine.device)

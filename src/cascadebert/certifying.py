@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -56,6 +56,20 @@ class NotCertified(CascadeError):
             f"this cannot be promised from {n:,} certify rows. At the safest point ({safest.speedup:.2f}x) "
             f"{found}. {advice}"
         )
+
+    def as_dict(self) -> dict[str, Any]:
+        """The refusal as plain values: `feasible` is false, and `nearest` is what is certain where."""
+        first = self.kept[0]
+        return {
+            "feasible": False,
+            "thresholds": None,
+            "n": self.n,
+            "accuracy": None,
+            "exit_rates": None,
+            "expected_speedup": None,
+            "nearest": {"promise": first.promise.name, "value": first.bound, **asdict(self.safest)},
+            "certificate": None,
+        }
 
 
 @dataclass(frozen=True)
@@ -276,7 +290,7 @@ def _say_rows_needed(promises: Sequence[Promise], delta: float, rows: Examples) 
         log.info("%s; given: %s", said, f"{count:,}")
         if least is None or count < least:
             raise CascadeError(
-                f"{promise.words} at a confidence level of {1 - delta:g} needs {least:,} certify rows or more "
-                f"even if nothing is lost, and {likely:,} if half of it is; given: {count:,}. Give more rows, "
-                "or ask for less."
+                f"{promise.words} at a confidence level of {1 - delta:g} needs {least:,} certify rows or "
+                f"more even if nothing is lost, and {likely:,} if half of it is; given: {count:,}. Give more "
+                "rows, or ask for less."
             )

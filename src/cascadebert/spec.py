@@ -94,6 +94,13 @@ class CascadeSpec(BaseModel):
     timing: Timing | None
     provenance: dict[str, Any]
 
+    @property
+    def known_points(self) -> set[tuple[float, ...]]:
+        """Thresholds that something was measured or promised of."""
+        certificate = self.operating_point.certificate
+        ladder = () if certificate is None else certificate.points
+        return {self.operating_point.thresholds, *(point.thresholds for point in ladder)}
+
     @model_validator(mode="after")
     def _one_threshold_less_than_stages(self) -> Self:
         if len(self.operating_point.thresholds) != len(self.stages) - 1:

@@ -6,7 +6,7 @@ import sys
 
 import typer
 
-from cascadebert.cli import making, running
+from cascadebert.cli import making, running, tuning
 from cascadebert.cli.output import say_error, show_log
 from cascadebert.errors import CascadeError
 
@@ -22,7 +22,7 @@ app.command()(making.demo)
 app.command()(making.fit)
 app.command()(making.assemble)
 app.command()(making.shrink)
-app.command()(making.tune)
+app.command()(tuning.tune)
 app.command()(running.predict)
 app.command()(running.evaluate)
 app.command()(running.bench)

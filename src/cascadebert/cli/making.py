@@ -1,4 +1,4 @@
-"""Verbs that make or change a cascade: demo, fit, assemble, shrink, tune."""
+"""Verbs that make a cascade: demo, fit, assemble, shrink."""
 
 from __future__ import annotations
 
@@ -240,61 +240,6 @@ def shrink(
         ),
     )
     _shrunk(made, now() - start, json)
-
-
-def tune(
-    folder: o.Folder,
-    *,
-    data: Annotated[
-        str, typer.Option(metavar="F", help="Held-out rows like those to come.", show_default=False)
-    ],
-    target_speedup: o.Speedup = None,
-    max_accuracy_drop: o.Drop = None,
-    min_accuracy: o.Least = None,
-    min_agreement: o.Agreement = None,
-    text_column: o.TextColumns = None,
-    label_column: o.LabelColumn = None,
-    cost: o.CostUnit = "flops",
-    engine: o.EngineName = "auto",
-    precision: o.Precision = "auto",
-    json: o.Json = False,
-) -> None:
-    """Pick new thresholds for a saved cascade. A target that cannot be met changes nothing: exit code 1."""
-    from cascadebert.thresholds import InfeasibleTarget
-    from cascadebert.tuning import tune_folder
-
-    target = o.target_of(target_speedup, max_accuracy_drop, min_accuracy, min_agreement)
-    columns = o.columns_of(text_column, label_column)
-    try:
-        tuned = tune_folder(
-            folder, data, target=target, cost=cost, columns=columns, engine=engine, precision=precision
-        )
-    except InfeasibleTarget as refused:
-        out.errors().print(str(refused))
-        out.machine_line(refused.as_dict(), json)
-        raise typer.Exit(1) from refused
-    expected = tuned.point.expected
-    assert expected is not None
-    out.say_notices(expected.notices)
-    out.console().print(out.expected_line(expected))
-    out.console().print(out.timing_line(tuned.timing))
-    accuracy = tuned.report.accuracy if tuned.report else None
-    values: dict[str, Any] = {
-        "feasible": True,
-        "thresholds": tuned.point.thresholds,
-        "n": expected.n,
-        "accuracy": accuracy,
-        "measure": expected.measure,
-        "value": expected.value,
-        "exit_rates": expected.exit_rates,
-        "cost": cost,
-        "layers_speedup": tuned.report.layers_speedup if tuned.report else None,
-        "flops_speedup": tuned.report.flops_speedup if tuned.report else None,
-        "expected_speedup": tuned.timing.expected_speedup,
-        "nearest": None,
-        "notices": expected.notices,
-    }
-    out.machine_line(values, json)
 
 
 def demo(

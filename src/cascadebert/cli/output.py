@@ -14,7 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from cascadebert.spec import Timing
-from cascadebert.types import Expected, Report
+from cascadebert.types import Certificate, Expected, Report
 
 if TYPE_CHECKING:
     from cascadebert.bench import Bench, Timed
@@ -150,6 +150,21 @@ def expected_line(expected: Expected) -> str:
         f"On the {expected.n:,} rows that thresholds were picked on: {expected.measure} "
         f"{share(expected.value)} (last stage alone {share(expected.last_stage)}), "
         f"{times(expected.speedup)} by {expected.cost}."
+    )
+
+
+def certificate_lines(certificate: Certificate) -> None:
+    """Print what is promised on new data, and what the test saw."""
+    sure = share(1 - certificate.delta)
+    for one in certificate.promises:
+        console().print(
+            f"Certified at {sure} confidence: {one.promise.words} on new data like these "
+            f"({one.n:,} rows, read once; their own bound is {one.bound:.4f})."
+        )
+    first, last = certificate.points[0].speedup, certificate.points[-1].speedup
+    console().print(
+        f"It holds at {len(certificate.points)} points from {times(first)} to {times(last)}, for "
+        f"{certificate.engine} in {certificate.precision} on {certificate.device}."
     )
 
 
