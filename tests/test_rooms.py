@@ -31,7 +31,7 @@ FLOORS = (
     ("data",),
     ("outputs", "work"),
     ("tables", "tasks"),
-    ("guarantees",),
+    ("guarantees", "scoring"),
     ("thresholds", "calibration", "metrics"),
     ("sweep",),
     ("confidence", "progress", "environment"),

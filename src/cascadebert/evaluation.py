@@ -63,7 +63,7 @@ def evaluate(
         n=len(labels),
         accuracy=accuracy(answers.label_ids, labels),
         macro_f1=macro_f1(answers.label_ids, labels, len(answers.label_names)),
-        ece=expected_calibration_error(answers.confidences, right),
+        ece=expected_calibration_error(max_probability(answers.probabilities), right),
     )
 
 
@@ -95,8 +95,8 @@ def report(cascade: Cascade, logits: Logits, encoded: list[Rows], labels: Ints) 
         labels: (n,) label ids.
     """
     probabilities = scaled_probabilities(cascade, logits)
+    exits = exit_stages(cascade.score.all(probabilities), cascade.operating_point.thresholds)
     confidences = max_probability(probabilities)
-    exits = exit_stages(confidences, cascade.operating_point.thresholds)
     rows = np.arange(len(labels))
     predicted = probabilities.argmax(axis=2)
     answers = predicted[exits, rows]
