@@ -121,7 +121,7 @@ def synthetic(stages: int) -> World:
 def drawn(n: int, seed: int, stages: int) -> Answers:
     """Rows of a synthetic task."""
     rng = np.random.default_rng(seed)
-    hard, truth = rng.random(n), rng.integers(0, 2, n)
+    hard, truth = rng.random(n) ** 4, rng.integers(0, 2, n)
     sure, said = [], []
     for stage in range(stages):
         right = (
