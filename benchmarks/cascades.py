@@ -169,11 +169,14 @@ def choose(name: str) -> dict[str, Any]:
     tried = compare(whole, rows)
     best = max(tried, key=lambda one: one["expected_speedup"])
     kept = [folder / "stages" / stage for stage in (*best["stages"], LARGE)]
-    assemble(
+    made = assemble(
         kept, data=rows, target=TARGET, output=folder / "cascade", max_length=TASKS[name].max_length,
-        cost="measured", overwrite=True,
+        cost="measured", score="auto", overwrite=True,
     )  # fmt: skip
-    return {"held_out_rows": len(rows), "chosen": best["stages"], "tried": tried}
+    expected = made.operating_point.expected
+    assert expected is not None
+    found = {"chosen": best["stages"], "score": made.score.name, "expected_speedup": expected.speedup}
+    return {"held_out_rows": len(rows), **found, "notices": expected.notices, "tried": tried}
 
 
 def compare(cascade: Cascade, rows: Examples) -> list[dict[str, Any]]:

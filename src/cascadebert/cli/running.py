@@ -131,6 +131,8 @@ def info(
     if spec.operating_point.expected is not None:
         out.console().print(out.expected_line(spec.operating_point.expected))
         out.say_notices(spec.operating_point.expected.notices)
+    if spec.operating_point.certificate is not None:
+        out.certificate_lines(spec.operating_point.certificate)
     if check:
         out.console().print("checked: every file of every stage is the one it was saved with")
     out.machine_line({**spec.model_dump(mode="json"), "checked": check}, json)
