@@ -53,6 +53,19 @@ def margin(probabilities: Floats) -> Floats:
     return np.asarray(ordered[..., -1] - ordered[..., -2])
 
 
+def entropy(probabilities: Floats) -> Floats:
+    """How spread the probabilities are, in nats: 0 is sure, log(num_labels) is even.
+
+    Args:
+        probabilities: (..., num_labels).
+
+    >>> np.round(entropy(np.array([[0.5, 0.5], [1.0, 0.0]])), 4).tolist()
+    [0.6931, 0.0]
+    """
+    held = np.clip(probabilities, LEAST, None)
+    return np.asarray(np.abs((probabilities * np.log(held)).sum(axis=-1)))
+
+
 def certainty(probabilities: Floats) -> Floats:
     """One less the entropy of the probabilities over the most it can be: 1 is sure, 0 is even.
 
@@ -64,9 +77,8 @@ def certainty(probabilities: Floats) -> Floats:
     >>> np.round(certainty(np.array([[0.5, 0.5], [1.0, 0.0]])), 4).tolist()
     [0.0, 1.0]
     """
-    held = np.clip(probabilities, LEAST, None)
-    entropy = -(probabilities * np.log(held)).sum(axis=-1) / np.log(probabilities.shape[-1])
-    return np.asarray(np.clip(1 - entropy, 0.0, 1.0))
+    share = entropy(probabilities) / np.log(probabilities.shape[-1])
+    return np.asarray(np.clip(1 - share, 0.0, 1.0))
 
 
 @dataclass(frozen=True)

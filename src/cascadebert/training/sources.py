@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -131,10 +131,21 @@ def count_flops(path: Path, **config: Any) -> Flops:
         return Flops(row=2.0 * labels, token=2.0 * (labels + 1), pair=0.0)
     model = load_classifier(path, **config).eval().requires_grad_(False)
     model.set_attn_implementation("eager")
+    return polynomial(lambda ids: model(input_ids=ids))
+
+
+def polynomial(run: Callable[[torch.Tensor], object], device: str = "cpu") -> Flops:
+    """Operations of whatever is done with the tokens of one row.
+
+    Args:
+        run: given (1, length) token numbers; attention in it must be by plain matrix products.
+        device: of the token numbers; on "meta" nothing is computed.
+    """
     counts = []
     for length in COUNTED_LENGTHS:
+        ids = torch.ones(1, length, dtype=torch.int64, device=device)
         with FlopCounterMode(display=False) as counter, torch.inference_mode():
-            model(input_ids=torch.ones(1, length, dtype=torch.int64))
+            run(ids)
         counts.append(counter.get_total_flops())
     row, token, pair = np.linalg.solve(np.vander(COUNTED_LENGTHS, 3, increasing=True), counts)
     return Flops(round(float(row)), round(float(token)), round(float(pair)))

@@ -177,7 +177,7 @@ def _run(
     run_steps(
         model,
         np.split(order, range(config.batch_size, len(order), config.batch_size)),
-        collate=_Collator(rows, lesson, takes_token_types(model)),
+        collate=Collator(rows, lesson, takes_token_types(model)),
         loss=loss,
         steps=Steps(config.learning_rate, config.warmup, bf16, seed),
         folder=part / "checkpoints",
@@ -185,13 +185,14 @@ def _run(
     )
 
 
-class _Collator:
+class Collator:
     """Positions to a padded batch with its labels, difficulty and teacher logits."""
 
     def __init__(self, rows: Rows, lesson: Lesson, token_types: bool) -> None:
         self._rows, self._lesson, self._token_types = rows, lesson, token_types
 
     def __call__(self, where: Ints) -> dict[str, torch.Tensor]:
+        """The inputs of a step from (rows,) positions."""
         batch = model_inputs(self._rows.batch(where, exact=True), self._token_types)
         extras = {
             "labels": self._lesson.label_ids,

@@ -1,0 +1,1 @@
+"""What a cascade is compared with: models cut short, and models that may answer after any layer."""

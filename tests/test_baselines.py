@@ -1,0 +1,348 @@
+"""Early exit on tiny models: rules by hand, the loop against the arrays, training that survives a kill."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from cascadebert.baselines.config import BaselineConfig
+from cascadebert.baselines.exit_arrays import ExitArrays
+from cascadebert.baselines.exit_rules import EntropyBelow, FixedLayer, LearnedExit, PatienceOf, exit_layers
+from cascadebert.baselines.multi_exit import Exits, MultiExit
+from cascadebert.baselines.running import EarlyExit, read_exits, run_early_exit
+from cascadebert.baselines.speedups import exit_flops, flops_speedup, layers_speedup, truncated_flops
+from cascadebert.baselines.training import (
+    METHODS,
+    berxit_loss,
+    deebert_loss,
+    pabee_loss,
+    train_multi_exit,
+    train_truncated,
+)
+from cascadebert.engines.checkpoint import load_classifier
+from cascadebert.errors import CascadeError, DataError, StageError
+from cascadebert.folder import file_hashes
+from cascadebert.stage import Stage, TextEncoder
+from cascadebert.training.losses import NO_LABEL
+from cascadebert.training.sources import count_flops
+from cascadebert.training.stage_training import Lesson, train_stage
+from killing import run_killed
+from samples import reviews, sentences
+
+DEPTH = 4
+LABELS = ("negative", "positive")
+BOTH = Exits(learned=True)
+RULES = [
+    EntropyBelow(0.3),
+    EntropyBelow(0.0),
+    EntropyBelow(9.0),
+    PatienceOf(1),
+    PatienceOf(2),
+    PatienceOf(9),
+    LearnedExit(0.4),
+    FixedLayer(2),
+    FixedLayer(DEPTH),
+]
+QUICK = BaselineConfig(max_length=32, epochs=4, exit_epochs=4, batch_size=16, learning_rate=2e-3, bf16=False)
+
+
+@pytest.fixture(scope="module")
+def classifier_folder(make_model):
+    return make_model(layers=DEPTH, hidden=16, seed=3)
+
+
+@pytest.fixture(scope="module")
+def model(classifier_folder):
+    return MultiExit(load_classifier(classifier_folder), BOTH, seed=1).eval()
+
+
+@pytest.fixture(scope="module")
+def rows(classifier_folder):
+    return TextEncoder(classifier_folder, max_length=64).encode(sentences(120, seed=2, most=40))
+
+
+@pytest.fixture(scope="module")
+def said(model, rows):
+    return read_exits(model, rows)
+
+
+def two_exits() -> ExitArrays:
+    """Three exits' words on four rows, by hand."""
+    return ExitArrays(
+        answers=np.array([[0, 1, 0, 1], [0, 0, 1, 1], [0, 0, 0, 0]]),
+        confidences=np.full((3, 4), 0.9),
+        entropies=np.array([[0.1, 0.5, 0.2, 0.6], [0.0, 0.1, 0.3, 0.6], [0.0, 0.0, 0.0, 0.6]]),
+        lte=np.array([[0.9, 0.2, 0.5, 0.5], [0.1, 0.0, 0.5, 0.6], [0.0, 0.0, 0.0, 0.0]]),
+        label_ids=np.array([0, 0, 1, 1]),
+    )
+
+
+@pytest.mark.parametrize(
+    ("rule", "layers"),
+    [
+        (EntropyBelow(0.2), [1, 2, 3, 3]),
+        (EntropyBelow(0.21), [1, 2, 1, 3]),
+        (PatienceOf(1), [2, 3, 3, 2]),
+        (PatienceOf(2), [3, 3, 3, 3]),
+        (LearnedExit(0.5), [2, 1, 3, 3]),
+        (FixedLayer(1), [1, 1, 1, 1]),
+        (FixedLayer(3), [3, 3, 3, 3]),
+    ],
+)
+def test_rules_let_rows_leave_where_a_hand_says(rule, layers):
+    assert exit_layers(rule, two_exits()).tolist() == layers
+
+
+def test_patience_needs_one_layer_more_than_its_number_and_starts_anew_when_the_answer_changes():
+    answers = np.array([[0, 0], [0, 1], [1, 1], [1, 1], [1, 0]])
+    held = ExitArrays(answers, np.ones((5, 2)), np.zeros((5, 2)))
+    assert exit_layers(PatienceOf(1), held).tolist() == [2, 3]
+    assert exit_layers(PatienceOf(2), held).tolist() == [5, 4]
+    assert exit_layers(PatienceOf(4), held).tolist() == [5, 5]
+
+
+def test_answers_are_taken_from_the_exit_that_a_row_left_at():
+    assert two_exits().answered(np.array([3, 1, 2, 1])).tolist() == [0, 1, 1, 1]
+
+
+def test_rules_out_of_range_are_refused():
+    for make in (lambda: PatienceOf(0), lambda: EntropyBelow(float("nan")), lambda: FixedLayer(9).tried(4)):
+        with pytest.raises(CascadeError):
+            make()
+    with pytest.raises(CascadeError, match="not learned when to exit"):
+        exit_layers(LearnedExit(0.5), replace(two_exits(), lte=None))
+
+
+def test_exit_arrays_are_saved_in_sixteen_bits_and_equal_arrays_give_equal_bytes(tmp_path):
+    made = two_exits()
+    for name in ("a.npz", "b.npz"):
+        made.save(tmp_path / name)
+    assert (tmp_path / "a.npz").read_bytes() == (tmp_path / "b.npz").read_bytes()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.npz", "b.npz"]
+    with np.load(tmp_path / "a.npz") as file:
+        assert {file[name].dtype.itemsize for name in file.files} == {2}
+    loaded = ExitArrays.load(tmp_path / "a.npz")
+    assert loaded.answers.tolist() == made.answers.tolist()
+    assert loaded.label_ids.tolist() == made.label_ids.tolist()
+    assert np.allclose(loaded.entropies, made.entropies, atol=1e-3)
+    replace(made, lte=None, label_ids=None).save(tmp_path / "b.npz")
+    assert ExitArrays.load(tmp_path / "b.npz").lte is None
+
+
+def test_files_that_are_no_exit_arrays_are_refused(tmp_path):
+    (tmp_path / "text.npz").write_text("no arrays")
+    np.savez(tmp_path / "other.npz", answers=np.zeros((2, 3)), confidences=np.zeros((2, 4)))
+    for name in ("text", "other", "absent"):
+        with pytest.raises(DataError, match=name):
+            ExitArrays.load(tmp_path / f"{name}.npz")
+
+
+@pytest.mark.parametrize("rule", RULES, ids=str)
+def test_the_running_loop_leaves_where_the_rule_on_cached_arrays_says(model, rows, said, rule):
+    left = run_early_exit(model, rows, rule, batch_tokens=256)
+    assert left.layers.tolist() == exit_layers(rule, said).tolist()
+    assert left.logits.argmax(axis=1).tolist() == said.answered(left.layers).tolist()
+
+
+@pytest.mark.parametrize("rule", RULES[:7], ids=str)
+@pytest.mark.parametrize("budget", [1, 100, 5000])
+def test_a_rows_exit_is_that_of_its_own_run_alone_at_any_batch_size(model, rows, rule, budget):
+    some = np.arange(0, len(rows), 5)
+    together = run_early_exit(model, rows, rule, positions=some, batch_tokens=budget)
+    alone = [run_early_exit(model, rows, rule, positions=some[i : i + 1]) for i in range(len(some))]
+    assert together.layers.tolist() == [int(one.layers[0]) for one in alone]
+    assert np.abs(together.logits - np.concatenate([one.logits for one in alone])).max() < 1e-5
+
+
+def test_rows_do_leave_at_several_layers_in_these_tests(model, rows):
+    for rule in (EntropyBelow(0.3), PatienceOf(1), LearnedExit(0.4)):
+        assert len(set(run_early_exit(model, rows, rule).layers.tolist())) > 1
+
+
+def test_patience_does_not_depend_on_neighbours_or_on_their_order(model, rows):
+    rule, rng = PatienceOf(2), np.random.default_rng(0)
+    whole = run_early_exit(model, rows, rule)
+    order = rng.permutation(len(rows))[:50]
+    part = run_early_exit(model, rows, rule, positions=order, batch_tokens=300)
+    assert part.layers.tolist() == whole.layers[order].tolist()
+    assert np.abs(part.logits - whole.logits[order]).max() < 1e-5
+
+
+@pytest.mark.parametrize("family", ["bert", "roberta", "electra"])
+@pytest.mark.parametrize("exits", [BOTH, Exits(shared_pooler=True)])
+def test_with_exits_switched_off_the_model_is_its_classifier(make_model, family, exits):
+    folder = make_model(family, layers=3, hidden=16, seed=4)
+    stage = Stage.from_pretrained(folder, engine="torch", precision="float32", max_length=64)
+    given = stage.encode([*sentences(40, seed=1, most=30)])
+    model = MultiExit(load_classifier(folder), exits).eval()
+    wanted = stage.logits(given)
+    for rule in (FixedLayer(3), EntropyBelow(0.0)):
+        left = run_early_exit(model, given, rule)
+        assert set(left.layers.tolist()) == {3}
+        assert np.abs(left.logits - wanted).max() < 1e-5
+
+
+def test_pairs_keep_their_token_types(classifier_folder, model):
+    stage = Stage.from_pretrained(classifier_folder, engine="torch", precision="float32", max_length=64)
+    given = stage.encode([*zip(sentences(30, seed=1), sentences(30, seed=2), strict=True)])
+    assert np.abs(run_early_exit(model, given, FixedLayer(DEPTH)).logits - stage.logits(given)).max() < 1e-5
+
+
+def test_own_poolers_start_as_the_models_own_and_a_shared_one_is_one(classifier_folder):
+    classifier = load_classifier(classifier_folder)
+    weight = classifier.bert.pooler.dense.weight.clone()
+    own = MultiExit(classifier, Exits())
+    assert len(own.poolers) == DEPTH and all(torch.equal(one.dense.weight, weight) for one in own.poolers)
+    assert len({one.dense.weight.data_ptr() for one in own.poolers}) == DEPTH
+    assert len(MultiExit(load_classifier(classifier_folder), Exits(shared_pooler=True)).poolers) == 1
+
+
+@pytest.mark.parametrize("family", ["distilbert", "modernbert"])
+def test_other_families_are_refused_with_those_that_can(make_model, family):
+    with pytest.raises(StageError, match=f"{family}.*expected an encoder of one of bert"):
+        MultiExit(load_classifier(make_model(family)), Exits())
+
+
+@pytest.mark.parametrize("family", ["bert", "roberta", "electra"])
+def test_operations_are_those_of_the_layers_run_and_the_exits_tried(make_model, family):
+    folders = [make_model(family, layers=i, hidden=16, seed=4) for i in (1, 2, 3)]
+    whole = [count_flops(folder) for folder in folders]
+    model = MultiExit(load_classifier(folders[-1]), BOTH)
+    assert exit_flops(model, EntropyBelow(0.1)).alone == whole[-1]
+    assert [truncated_flops(model, i) for i in (1, 2, 3)] == whole
+    head = 2 * (16 * 16 + 16 * 2)
+    lengths = np.array([8, 20])
+    for rule, doubt in ((EntropyBelow(0.1), 0), (PatienceOf(1), 0), (LearnedExit(0.1), 2 * 16)):
+        flops = exit_flops(model, rule)
+        for layer in (1, 2, 3):
+            wanted = whole[layer - 1].of(lengths) + (layer - 1) * head + min(layer, 2) * doubt
+            assert flops.exits[layer - 1].of(lengths).tolist() == wanted.tolist()
+
+
+def test_speedups_follow_the_formulas(model):
+    layers, lengths = np.array([1, 2, 4, 4]), np.array([8, 8, 16, 24])
+    assert layers_speedup(layers, 4) == 16 / 11
+    flops = exit_flops(model, PatienceOf(1))
+    paid = sum(float(flops.exits[m - 1].of(np.array([n]))[0]) for m, n in zip(layers, lengths, strict=True))
+    assert flops_speedup(flops, layers, lengths) == pytest.approx(flops.alone.of(lengths).sum() / paid)
+    assert flops_speedup(flops, np.full(4, 4), lengths) < 1  # exits that let nobody go cost something
+    assert flops_speedup(exit_flops(model, FixedLayer(4)), np.full(4, 4), lengths) == 1
+
+
+def test_the_losses_are_the_papers():
+    logits = torch.tensor([[[2.0, 0.0]], [[0.0, 1.0]], [[0.0, 3.0]]])
+    labels = torch.tensor([1])
+    each = [torch.nn.functional.cross_entropy(one, labels).item() for one in logits]
+    assert deebert_loss(logits, None, labels, 0).item() == pytest.approx(each[0] + each[1])
+    wanted = (each[0] + 2 * each[1] + 3 * each[2]) / 6
+    assert pabee_loss(logits, None, labels, 0).item() == pytest.approx(wanted)
+    lte = torch.tensor([[0.9], [0.2], [0.7]])
+    assert berxit_loss(logits, lte, labels, 0).item() == pytest.approx(each[2])
+    assert berxit_loss(logits, lte, labels, 1).item() == pytest.approx(sum(each) + 0.01 + 0.04, abs=1e-6)
+    nobody = torch.tensor([NO_LABEL])
+    assert berxit_loss(logits, lte, nobody, 1).item() == 0
+
+
+@pytest.fixture(scope="module")
+def encoder_folder(make_model):
+    return make_model(layers=3, hidden=16, labels=None)
+
+
+@pytest.fixture(scope="module")
+def lesson():
+    texts, labels = reviews(300, seed=0)
+    return Lesson(texts, np.array([LABELS.index(one) for one in labels]), LABELS)
+
+
+@pytest.fixture(scope="module")
+def trained(encoder_folder, lesson, tmp_path_factory):
+    work = tmp_path_factory.mktemp("baselines")
+    return {name: train_multi_exit(encoder_folder, lesson, QUICK, method=name, work=work) for name in METHODS}
+
+
+@pytest.mark.parametrize("name", list(METHODS))
+def test_a_trained_model_answers_new_rows_and_leaves_early(trained, name):
+    texts, labels = reviews(200, seed=9)
+    rule = {"deebert": EntropyBelow(0.4), "pabee": PatienceOf(1), "berxit": LearnedExit(0.45)}[name]
+    found = EarlyExit.from_folder(trained[name], rule).predict(texts)
+    assert np.mean(found.labels == np.array(labels)) > 0.8
+    assert found.stages.mean() < 3 and found.stages.min() >= 1
+
+
+def test_deeberts_second_stage_changes_neither_the_encoder_nor_the_last_classifier(
+    trained, encoder_folder, lesson, tmp_path
+):
+    tuned = train_stage(encoder_folder, lesson, QUICK.plain(3.0), work=tmp_path, what="large")
+    before = MultiExit(load_classifier(tuned), Exits()).state_dict()
+    made = train_multi_exit(encoder_folder, lesson, QUICK, method="deebert", work=tmp_path, tuned=tuned)
+    after = MultiExit.load(made)[0].state_dict()
+    changed = {name.rsplit(".", 1)[0] for name in before if not torch.equal(before[name], after[name])}
+    exits = {f"poolers.{i}.dense" for i in (0, 1)} | {f"classifiers.{i}" for i in (0, 1)}
+    assert changed == exits
+    assert file_hashes(made) == file_hashes(trained["deebert"])  # its own first stage is that fine-tuning
+
+
+def test_deeberts_exits_start_from_the_pretrained_pooler(encoder_folder, make_model, lesson, tmp_path):
+    from cascadebert.baselines.training import _opened
+
+    tuned = train_stage(encoder_folder, lesson, QUICK.plain(3.0), work=tmp_path, what="large")
+    model = _opened(encoder_folder, tuned, lesson, METHODS["deebert"], QUICK)
+    pretrained = MultiExit(load_classifier(encoder_folder, num_labels=2), Exits()).poolers[-1].dense.weight
+    assert torch.equal(model.poolers[0].dense.weight, pretrained)
+    assert not torch.equal(model.poolers[-1].dense.weight, pretrained)
+
+
+@pytest.mark.slow
+def test_training_again_from_the_same_seed_gives_the_same_arrays(trained, encoder_folder, lesson, tmp_path):
+    made = train_multi_exit(encoder_folder, lesson, QUICK, method="berxit", work=tmp_path)
+    for number, folder in enumerate((trained["berxit"], made)):
+        model, length = MultiExit.load(folder)
+        encoded = TextEncoder(folder, max_length=length).encode(lesson.texts)
+        read_exits(model, encoded, label_ids=lesson.label_ids).save(tmp_path / f"{number}.npz")
+    assert (tmp_path / "0.npz").read_bytes() == (tmp_path / "1.npz").read_bytes()
+    other = train_multi_exit(encoder_folder, lesson, replace(QUICK, seed=5), method="berxit", work=tmp_path)
+    assert other != made and file_hashes(other) != file_hashes(made)
+
+
+KILLED = """
+from pathlib import Path
+from cascadebert.training.loop import LossTrainer
+import test_baselines as t
+kill_at(LossTrainer, "compute_loss", int(sys.argv[1]))
+texts, labels = t.reviews(300, seed=0)
+lesson = t.Lesson(texts, t.np.array([t.LABELS.index(one) for one in labels]), t.LABELS)
+t.train_multi_exit(Path(sys.argv[3]), lesson, t.QUICK, method=sys.argv[4], work=Path(sys.argv[2]))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "step"), [("berxit", 60), ("deebert", 140)])
+def test_a_killed_training_goes_on_and_ends_in_the_same_weights(
+    trained, encoder_folder, lesson, tmp_path, name, step
+):
+    run_killed(KILLED, step, tmp_path, encoder_folder, name)
+    assert list(tmp_path.glob(f"{name}-*.part/checkpoints/checkpoint-50"))
+    made = train_multi_exit(encoder_folder, lesson, QUICK, method=name, work=tmp_path)
+    assert file_hashes(made) == file_hashes(trained[name])
+    assert not list(tmp_path.glob("*.part"))
+
+
+def test_a_model_cut_short_is_a_plain_stage_of_so_many_layers(encoder_folder, lesson, tmp_path):
+    made = train_truncated(encoder_folder, lesson, QUICK, layers=2, work=tmp_path)
+    assert Stage.from_pretrained(made, engine="torch").layers == 2
+    assert train_truncated(encoder_folder, lesson, QUICK, layers=2, work=tmp_path) == made
+
+
+def test_what_does_not_belong_together_is_refused(encoder_folder, make_model, lesson, tmp_path):
+    other = make_model(layers=2, hidden=16)
+    with pytest.raises(CascadeError, match="for deebert alone"):
+        train_multi_exit(encoder_folder, lesson, QUICK, method="pabee", work=tmp_path, tuned=other)
+    with pytest.raises(StageError, match="num_hidden_layers differs"):
+        train_multi_exit(encoder_folder, lesson, QUICK, method="deebert", work=tmp_path, tuned=other)
+    with pytest.raises(StageError, match="not a model with exits"):
+        MultiExit.load(other)
+    with pytest.raises(StageError, match="two layers or more"):
+        MultiExit(load_classifier(make_model(layers=1, hidden=16)), Exits())
