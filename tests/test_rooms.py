@@ -14,7 +14,9 @@ FLOORS = (
     ("cli",),
     ("demo",),
     ("training",),
-    ("stream", "bench", "picture"),
+    ("page",),
+    ("stream", "judging", "picture"),
+    ("bench",),
     ("batch_size",),
     ("certifying",),
     ("tuning",),
@@ -31,9 +33,10 @@ FLOORS = (
     ("data",),
     ("outputs", "work"),
     ("tables", "tasks"),
-    ("guarantees",),
+    ("verdict",),
+    ("guarantees", "trust"),
     ("thresholds", "calibration", "metrics"),
-    ("sweep",),
+    ("sweep", "reliability"),
     ("confidence", "progress", "environment"),
     ("timing",),
     ("types",),
@@ -42,6 +45,7 @@ FLOORS = (
 """From the top of the house to its ground; a room imports only from lower floors and from itself."""
 
 HEAVY = {"torch", "transformers", "datasets", "accelerate", "scipy", "sklearn", "pyarrow", "matplotlib"}
+HEAVY |= {"jinja2"}
 TRAINED = ("training", "demo")
 
 
