@@ -1,4 +1,4 @@
-"""How far the confidences of a predictor can be trusted, before and after scaling. Pure: arrays in, values out."""
+"""How far confidences can be trusted, before and after scaling. Pure: arrays in, values out."""
 
 from __future__ import annotations
 
