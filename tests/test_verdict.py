@@ -118,7 +118,7 @@ def test_losing_more_than_was_allowed_means_no():
     sure = sure | (np.arange(1000) >= 250)  # a quarter of what stage 2 would mend leaves early
     assert reach(evidence(right, sure, allowed_drop=0.2)).word == "cascade"
     found = reach(evidence(right, sure, allowed_drop=0.01))
-    assert found.word == "do not cascade" and "at most 1 points" in found.reasons[-1]
+    assert found.word == "do not cascade" and "more than the 1 points" in found.reasons[-1]
 
 
 def test_a_small_lead_on_few_rows_cannot_be_told_from_none():
@@ -155,7 +155,7 @@ def test_lost_answers_are_shared_out_over_classes_lengths_and_stages():
         here = [one for one in found.groups if one.kind == kind]
         assert sum(one.rows for one in here) == 400
         assert sum(one.share_of_lost for one in here) == pytest.approx(1)
-    assert "100.0 % fall on class 'good', which has 50.0 % of the rows" in " ".join(summary(found))
+    assert "Of those lost 100.0 % fall on class 'good' (50.0 % of the rows)" in " ".join(summary(found))
 
 
 def test_confident_mistakes_are_counted_by_how_sure_they_were():

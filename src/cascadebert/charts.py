@@ -35,9 +35,8 @@ def reliability_chart(trust: Trust) -> str:
     ):
         bins = calibration.bins
         size = 12 + 110 * np.array(bins.rows) / sum(bins.rows)
-        axes.scatter(
-            bins.confidence, bins.accuracy, s=size, marker=mark, color=colour, alpha=0.75, label=name
-        )
+        places = bins.confidence, bins.accuracy
+        axes.scatter(*places, s=size, marker=mark, color=colour, alpha=0.75, label=name)
     least = min((*trust.before.bins.confidence, *trust.after.bins.confidence))
     axes.set_xlim(np.floor(least * 10) / 10 - 0.02, 1.02)
     axes.set_ylim(-0.03, 1.03)

@@ -164,18 +164,18 @@ def judge(
             f"drawing {coin.fast} or {coin.slow} by chance takes as long; the cascade's accuracy beside it: "
             f"{points(coin.gain)}, so its confidence says too little."
         )
-    if allowed_drop is not None and last.gain.value < -allowed_drop:
-        (poorly if last.gain.high < -allowed_drop else unsure).append(
-            f"it was to lose at most {100 * allowed_drop:g} points beside its last stage: "
-            f"{points(last.gain)}."
-        )
+    beyond = allowed_drop is not None and last.gain.value < -allowed_drop
+    more = f"it loses more than the {100 * (allowed_drop or 0):g} points that its thresholds were picked for"
+    if beyond and last.gain.high < -(allowed_drop or 0):
+        poorly.append(f"{more}: {points(last.gain)}. Pick them again on rows like these.")
     if n < FEW_ROWS:
         unsure.append(f"{n} rows are too few; give {FEW_ROWS} or more.")
     if against:
         return "do not cascade", tuple(against)
     if unsure:
         return "cannot tell", tuple(unsure)
-    return "cascade", (f"it is {faster(last)} as fast as its last stage alone, at {points(last.gain)}.",)
+    won = f"it is {faster(last)} as fast as its last stage alone, at {points(last.gain)}."
+    return "cascade", (won, f"{more}, which may be chance.") if beyond else (won,)
 
 
 def points(gain: Difference) -> str:

@@ -42,6 +42,7 @@ class Judged:
         report: of the cascade on the same rows.
         seen: how many of the given rows were used to train, tune and certify; they are left out.
         notices: what must be heard about it, one sentence each.
+        uncertified: why what was measured or promised of the thresholds does not hold here, if so.
         source: of the rows.
         data_sha256: fingerprint of the rows that are left.
         name: of the cascade's folder.
@@ -56,6 +57,7 @@ class Judged:
     report: Report
     seen: dict[str, int]
     notices: tuple[str, ...]
+    uncertified: str | None
     source: str
     data_sha256: str
     name: str
@@ -117,6 +119,7 @@ def judge_cascade(
         report=report(cascade, logits, encoded, labels),
         seen=seen,
         notices=(*notices, *_unlike(cascade, rival)),
+        uncertified=cascade.uncertified,
         source=fresh.source,
         data_sha256=fresh.sha256(),
         name="cascade" if cascade.path is None else cascade.path.name,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Sequence
+from importlib import import_module
 from pathlib import Path
 
 from cascadebert.bearing import Group
@@ -23,7 +24,11 @@ def check_page(path: Path) -> None:
 
     Raises:
         DataError: if it is no HTML file, or its folder does not exist.
+        MissingExtra: if what makes it is not installed.
     """
+    with extra("tune"):
+        for library in ("jinja2", "matplotlib"):
+            import_module(library)
     if path.suffix.lower() not in (".html", ".htm") or path.is_dir():
         raise DataError(f"{path}: expected a file ending in .html to write the report to")
     if not path.absolute().parent.is_dir():
@@ -61,6 +66,7 @@ def render_page(judged: Judged) -> str:
         answer=verdict.word[0].upper() + verdict.word[1:],
         reasons=[one[0].upper() + one[1:] for one in verdict.reasons],
         said=said[1:],
+        contenders=[verdict.last_stage, *verdict.others],
         groups=[(title, *_shown(verdict.groups, kind)) for kind, title in KINDS.items()],
         time_chart=time_chart(verdict),
         risk_chart=risk_chart(verdict.trust),

@@ -149,8 +149,8 @@ def summary(verdict: Verdict) -> tuple[str, ...]:
     said = [
         f"Verdict: {verdict.word}. {' '.join(one[0].upper() + one[1:] for one in verdict.reasons)}",
         f"Accuracy {percent(verdict.accuracy)} on {verdict.n:,} rows that had no say in making it; its last "
-        f"stage alone {percent(last.accuracy)}: {points(last.gain)}, measured speed-up {faster(last)}, median "
-        f"and range of {verdict.repeats} runs of {verdict.timed_rows:,} rows in turn.",
+        f"stage alone {percent(last.accuracy)}: {points(last.gain)}, measured speed-up {faster(last)}, "
+        f"median and range of {verdict.repeats} runs of {verdict.timed_rows:,} rows in turn.",
     ]
     for one in verdict.others:
         beside = f"Beside {one.name} ({percent(one.accuracy)}): {points(one.gain)}"
@@ -167,15 +167,20 @@ def _errors(verdict: Verdict) -> str:
     both = f"Both the cascade and its last stage are wrong on {percent(verdict.both_wrong)}."
     stages = [one for one in verdict.groups if one.kind == "stage"]
     lost, won = sum(one.lost for one in stages), sum(one.won for one in stages)
-    said = f"{both} Cascading turned {lost:,} right answers wrong and {won:,} wrong ones right"
-    over = [(one.share_of_lost - one.share, one) for one in verdict.groups if one.share_of_lost is not None]
-    most = max((pair for pair in over if pair[1].kind != "stage"), key=lambda pair: pair[0], default=None)
-    if most is None or most[0] <= 0:
-        return f"{said}."
-    return (
-        f"{said}; of those lost, {percent(most[0] + most[1].share)} fall on {most[1].kind} '{most[1].name}', "
-        f"which has {percent(most[1].share)} of the rows."
-    )
+    said = f"{both} Cascading turned {lost:,} right answers wrong and {won:,} wrong ones right."
+    heaviest = [_heaviest(verdict.groups, kind) for kind in ("class", "length")]
+    shares = [
+        f"{percent(share)} fall on {one.kind} '{one.name}' ({percent(one.share)} of the rows)"
+        for one in heaviest
+        if one is not None and (share := one.share_of_lost or 0.0) > one.share
+    ]
+    return f"{said} Of those lost {', '.join(shares)}." if shares else said
+
+
+def _heaviest(groups: Sequence[Group], kind: str) -> Group | None:
+    """The group of a kind that bears most beyond its share of the rows."""
+    here = [one for one in groups if one.kind == kind]
+    return max(here, key=lambda one: (one.share_of_lost or 0.0) - one.share, default=None)
 
 
 def _oracle(oracle: Oracle) -> str:
