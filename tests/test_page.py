@@ -10,6 +10,7 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 
+from cascadebert import Target, assemble
 from cascadebert.cascade import Cascade
 from cascadebert.cli import app as cli
 from cascadebert.data import load_examples
@@ -20,6 +21,7 @@ from cascadebert.page import render_page, write_page
 from cascadebert.types import Expected, OperatingPoint
 from samples import reviews, write_csv
 
+OTHER = "the other classifier (bert-2-32-9-negative-positive)"
 VOID = {"meta", "br", "img", "link", "input", "hr"}
 
 
@@ -122,7 +124,7 @@ def test_names_from_outside_cannot_add_markup_to_the_page(judged):
 
 def test_a_classifier_beside_the_cascade_is_scored_and_timed_on_the_same_rows(judged):
     *_, rival = judged.verdict.others
-    assert [one.name for one in judged.verdict.others] == ["stage 1 alone", "bert-2-32-9-negative-positive"]
+    assert [one.name for one in judged.verdict.others] == ["stage 1 alone", OTHER]
     assert rival.seconds > 0 and rival.range[0] <= rival.measured_speedup <= rival.range[1]
     assert judged.verdict.repeats == 2 and judged.verdict.timed_rows == 150
     assert any("trained on is not known" in notice for notice in judged.notices)
@@ -182,8 +184,23 @@ def test_against_alone_judges_without_a_page(run, saved, rows):
     code, values, said = run("evaluate", saved, rows, "--against", saved, "--json")
     assert code == 0 and values["report"] is None
     itself = values["verdict"]["others"][-1]
-    assert itself["name"] == "cascade" and itself["gain"]["value"] == 0
+    assert itself["name"] == "the other cascade (cascade)" and itself["gain"]["value"] == 0
     assert "Verdict: " in said and values["verdict"]["word"] != "cascade"
+
+
+@pytest.mark.slow
+def test_a_classifier_is_exported_aside_to_run_as_the_cascade_runs(run, make_model, rows, tmp_path):
+    texts, labels = reviews(120, seed=5)
+    stages = [make_model(layers=i, hidden=16 * i, seed=i) for i in (1, 3)]
+    tune = write_csv(tmp_path / "tune.csv", texts, labels)
+    assemble(stages, data=tune, target=Target(speedup=1.5), output=tmp_path / "c", precision="float32")
+    alone = make_model(layers=3, hidden=48, seed=3)
+    before = sorted(path.name for path in alone.iterdir())
+    code, values, said = run("evaluate", tmp_path / "c", rows, "--against", alone, "--json")
+    verdict = values["verdict"]
+    assert code == 0 and "ran in" not in said
+    assert verdict["others"][-1]["accuracy"] == verdict["last_stage"]["accuracy"]
+    assert sorted(path.name for path in alone.iterdir()) == before
 
 
 def test_a_classifier_with_other_labels_is_refused(run, saved, rows, make_model):

@@ -71,19 +71,19 @@ def risk_chart(trusts: Sequence[Trust]) -> str:
 
 def time_chart(verdict: Verdict) -> str:
     """Accuracy against time of the cascade, of everything it was compared with, and of the oracle."""
-    figure, axes = _canvas(6.4, 4.0)
+    figure, axes = _canvas(5.4, 3.8)
     last, oracle, coin = verdict.last_stage, verdict.oracle, verdict.coin
     places = {one.name: (one.seconds, one.accuracy) for one in (*verdict.others, last)}
     if coin is not None:
         ends = np.array([places[coin.fast], places[coin.slow]])
-        axes.plot(
-            MILLISECONDS * ends[:, 0], 100 * ends[:, 1], ":", color=QUIET, label="chance between two stages"
-        )
+        axes.plot(MILLISECONDS * ends[:, 0], 100 * ends[:, 1], ":", color=QUIET, label="by chance")
     for name, (seconds, accuracy) in places.items():
-        axes.plot(MILLISECONDS * seconds, 100 * accuracy, "o", color=INK, markersize=7)
-        _name(axes, name, MILLISECONDS * seconds, 100 * accuracy, below=True)
+        stage = name.startswith("stage")
+        axes.plot(MILLISECONDS * seconds, 100 * accuracy, "o" if stage else "s", color=INK, markersize=7)
+        called = name.removesuffix(" alone") if stage else "the other"
+        _name(axes, called, MILLISECONDS * seconds, 100 * accuracy, below=stage)
     best = MILLISECONDS * last.seconds / oracle.expected_speedup
-    axes.plot(best, 100 * oracle.accuracy, "*", color=SECOND, markersize=12, label="oracle, expected time")
+    axes.plot(best, 100 * oracle.accuracy, "*", color=SECOND, markersize=12, label="oracle (expected)")
     axes.plot(
         MILLISECONDS * verdict.seconds,
         100 * verdict.accuracy,
@@ -94,6 +94,7 @@ def time_chart(verdict: Verdict) -> str:
     )
     axes.set_xlim(left=0)
     axes.margins(x=0.15, y=0.25)
+    axes.set_ylim(top=min(101.0, axes.get_ylim()[1]))
     axes.set_xlabel("milliseconds per row, measured (lower is better)")
     axes.set_ylabel("accuracy, %")
     axes.legend(frameon=False, loc="upper center", bbox_to_anchor=(0.5, 1.14), ncols=3, fontsize=9)

@@ -110,7 +110,7 @@ def judge_cascade(
             seconds=costs.rows,
             alone=costs.alone,
             clock=_clock(cascade, rival, fresh.texts, repeats),
-            rival=None if rival is None else (rival_name(against), _answers(rival, cascade, fresh.texts)),
+            rival=None if rival is None else (_name(rival), _answers(rival, cascade, fresh.texts)),
             allowed_drop=allowed_drop(cascade.operating_point),
         )
     )
@@ -156,11 +156,6 @@ def open_rival(path: str | Path, cascade: Cascade) -> Cascade:
         folder, engine=engine, precision=precision, max_length=last.encoder.max_length
     )
     return Cascade((stage.with_labels(cascade.label_names),), (1.0,), OperatingPoint(()))
-
-
-def rival_name(path: str | Path | None) -> str:
-    """What to call it: the last part of its path."""
-    return Path(str(path)).name
 
 
 def left_over(
@@ -219,6 +214,12 @@ def _clock(cascade: Cascade, rival: Cascade | None, texts: Texts, repeats: int) 
     ours, *stages = np.array(interleaved(runs, repeats=repeats))
     other = stages.pop() if rival is not None else None
     return Clock(len(some), ours, np.stack(stages), other)
+
+
+def _name(rival: Cascade) -> str:
+    if rival.path is None:
+        return f"the other classifier ({rival.stages[-1].name})"
+    return f"the other cascade ({rival.path.name})"
 
 
 def _answers(rival: Cascade, cascade: Cascade, texts: Texts) -> Ints:

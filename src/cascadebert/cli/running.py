@@ -121,7 +121,13 @@ def _judge(
     from cascadebert.page import write_page
     from cascadebert.verdict import summary
 
-    judged = judge_cascade(cascade, data, columns=columns, against=against)
+    if against is None:
+        judged = judge_cascade(cascade, data, columns=columns)
+    else:
+        from cascadebert.training.likewise import likewise
+
+        with likewise(against, cascade) as other:
+            judged = judge_cascade(cascade, data, columns=columns, against=other)
     if page is not None:
         write_page(page, judged)
     out.say_notices(judged.notices)
