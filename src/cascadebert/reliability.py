@@ -18,7 +18,7 @@ CURVE_POINTS = 200
 
 @dataclass(frozen=True)
 class Estimate:
-    """A figure with its interval at a confidence of 95 %."""
+    """A figure with its interval, meant to hold it at a confidence of 95 %."""
 
     value: float
     low: float
