@@ -176,6 +176,16 @@ def test_evaluate_with_a_report_prints_the_verdict_and_puts_it_in_the_json_line(
     assert [path.name for path in tmp_path.iterdir()] == ["page.html"]
 
 
+@pytest.mark.parametrize("threshold, stage", [(1.0, 2), (0.0, 1)])
+def test_a_cascade_that_asks_one_stage_alone_is_told_not_to_be_one(saved, rows, threshold, stage):
+    cascade = Cascade.from_pretrained(saved).with_operating_point(OperatingPoint((threshold,)))
+    judged = judge_cascade(cascade, rows, repeats=1)
+    assert judged.verdict.word == "do not cascade" and judged.uncertified is not None
+    assert judged.verdict.reasons[0] == f"stage {stage} answers every row: use it alone."
+    page = render_page(judged)
+    assert "Do not cascade" in page and "Uncertified: its thresholds were set by hand" in page
+
+
 def test_a_cascade_of_random_stages_is_not_worth_it(judged):
     assert judged.verdict.word != "cascade"
 
