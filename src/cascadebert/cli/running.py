@@ -1,4 +1,4 @@
-"""Verbs that use a cascade: predict, evaluate, bench, info."""
+"""Verbs that use a cascade: predict, evaluate, shift, bench, info."""
 
 from __future__ import annotations
 
@@ -81,6 +81,52 @@ def evaluate(
         )
     out.report_table(report)
     out.machine_line({**asdict(report), "seen": seen, "uncertified": cascade.uncertified}, json)
+
+
+def shift(
+    folder: o.Folder,
+    reference: Annotated[
+        str, typer.Argument(metavar="REFERENCE", help="Held-out rows on which the thresholds held.")
+    ],
+    new: Annotated[str, typer.Argument(metavar="NEW", help="Rows of the traffic in question.")],
+    *,
+    text_column: o.TextColumns = None,
+    min_agreement: Annotated[
+        float | None,
+        typer.Option(
+            metavar="A",
+            help="Share of answers that must be the last stage's own; default: the certificate's, else that "
+            "of REFERENCE less the tolerance.",
+        ),
+    ] = None,
+    tolerance: Annotated[float, typer.Option(metavar="T", help="Change that does not count.")] = 0.05,
+    confidence_level: Annotated[
+        float, typer.Option(metavar="C", help="At which all intervals hold together.")
+    ] = 0.95,
+    engine: o.EngineName = "auto",
+    precision: o.Precision = "auto",
+    json: o.Json = False,
+) -> None:
+    """Say whether the thresholds still hold on new rows: yes, no (exit code 1) or cannot tell. No labels.
+
+    They hold if the cascade's answers are the last stage's own as often as promised. Whether the last stage
+    is still right itself, only labels can say.
+    """
+    from cascadebert.cascade import Cascade
+    from cascadebert.shifting import shift_between
+
+    cascade = Cascade.from_pretrained(folder, engine=engine, precision=precision)
+    out.say_uncertified(cascade.uncertified)
+    found, notices = shift_between(
+        cascade, reference, new, min_agreement=min_agreement, tolerance=tolerance,
+        confidence_level=confidence_level, columns=o.columns_of(text_column),
+    )  # fmt: skip
+    out.say_notices(notices)
+    out.shift_table(found)
+    said = {"headline": found.headline, "reasons": found.reasons, "notices": notices}
+    out.machine_line({**asdict(found), **said, "uncertified": cascade.uncertified}, json)
+    if found.verdict == "no":
+        raise typer.Exit(1)
 
 
 def bench(
