@@ -46,8 +46,7 @@ def counted(n: int, agreeing: int, leaving: int | None = None) -> Answers:
     return Answers(np.array([sure, sure]), np.array([said, np.ones(n, np.int64)]), None, ("no", "yes"))
 
 
-@pytest.mark.parametrize("stages", [2, 3])
-@pytest.mark.parametrize("sizes", [(1000, 1000), (3000, 150)])
+@pytest.mark.parametrize("stages, sizes", [(2, (1000, 1000)), (3, (3000, 150))])
 def test_the_same_population_twice_is_hardly_ever_called_changed_or_broken(stages, sizes):
     pool, rng = drawn(40_000, 1, stages=stages), np.random.default_rng(2)
     terms, wrong = Terms(tolerance=0.0, confidence_level=0.8), 0  # with no tolerance at all: the hardest case

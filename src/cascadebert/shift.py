@@ -49,7 +49,7 @@ class Level:
     """The agreement with the last stage that must hold.
 
     Attributes:
-        value: a share in (0, 1); where it comes from the reference, that of its rows less the tolerance.
+        value: a share; where it comes from the reference, that of its rows less the tolerance.
         origin: the "certificate", what was "asked", or the "reference": then no more than the tolerance may
             be lost, and the interval of the change decides, as the reference is a sample too.
     """

@@ -10,6 +10,7 @@ import typer
 
 from cascadebert.cli import options as o
 from cascadebert.cli import output as out
+from cascadebert.shift import CONFIDENCE_LEVEL, TOLERANCE
 
 Data = Annotated[str, typer.Argument(metavar="F", help="csv, tsv, jsonl, parquet or a Hub data set.")]
 
@@ -99,10 +100,10 @@ def shift(
             "of REFERENCE less the tolerance.",
         ),
     ] = None,
-    tolerance: Annotated[float, typer.Option(metavar="T", help="Change that does not count.")] = 0.05,
+    tolerance: Annotated[float, typer.Option(metavar="T", help="Change that does not count.")] = TOLERANCE,
     confidence_level: Annotated[
         float, typer.Option(metavar="C", help="At which all intervals hold together.")
-    ] = 0.95,
+    ] = CONFIDENCE_LEVEL,
     engine: o.EngineName = "auto",
     precision: o.Precision = "auto",
     json: o.Json = False,
