@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from cascadebert.cascade import Cascade, decide
+from cascadebert.cascade import Cascade
 from cascadebert.data import Examples, load_examples
 from cascadebert.errors import DataError
+from cascadebert.evaluation import stage_answers
 from cascadebert.folder import used_rows
-from cascadebert.guarantees import Answers
 from cascadebert.shift import CONFIDENCE_LEVEL, TOLERANCE, Level, Shift, Terms, compare
 from cascadebert.tasks import Columns
 
@@ -65,7 +65,7 @@ def shift_between(
         _check_kind(cascade, rows)
     hashes = [rows.hashes() for rows in files]
     same = np.array_equal(np.unique(hashes[0]), np.unique(hashes[1]))
-    old, now = (_answers(cascade, rows) for rows in files)
+    old, now = (stage_answers(cascade, rows.texts) for rows in files)
     found = compare(old, now, cascade.operating_point.thresholds, terms=terms, same_rows=same)
     return found, tuple(_notices(cascade, *files))
 
@@ -89,17 +89,6 @@ def _level(cascade: Cascade, min_agreement: float | None) -> Level | None:
     kept = () if certificate is None else certificate.promises
     promised = [one.promise.level for one in kept if one.promise.name == "min_agreement"]
     return Level(promised[0], "certificate") if promised else None
-
-
-def _answers(cascade: Cascade, rows: Examples) -> Answers:
-    logits = cascade.stage_logits(rows.texts)
-    said = [decide(one, temperature) for one, temperature in zip(logits, cascade.temperatures, strict=True)]
-    return Answers(
-        np.stack([one.confidences for one in said]),
-        np.stack([one.label_ids for one in said]),
-        None,
-        cascade.label_names,
-    )
 
 
 def _notices(cascade: Cascade, reference: Examples, new: Examples) -> Iterator[str]:
