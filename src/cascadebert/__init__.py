@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from cascadebert.cascade import Cascade
     from cascadebert.errors import CascadeError
     from cascadebert.evaluation import evaluate
+    from cascadebert.guarantees import certify
     from cascadebert.stage import Stage
     from cascadebert.thresholds import select_thresholds
     from cascadebert.training.assemble import assemble
@@ -33,6 +34,7 @@ _ROOMS = {
     "Stage": "stage",
     "Target": "types",
     "assemble": "training.assemble",
+    "certify": "guarantees",
     "evaluate": "evaluation",
     "fit": "training.fit",
     "label_difficulty": "training.difficulty",
@@ -50,6 +52,7 @@ __all__ = [
     "Stage",
     "Target",
     "assemble",
+    "certify",
     "evaluate",
     "fit",
     "label_difficulty",

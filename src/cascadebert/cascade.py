@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 
 from cascadebert.batching import Rows
 from cascadebert.calibration import scale
-from cascadebert.confidence import max_probability, softmax
+from cascadebert.confidence import Score, softmax
 from cascadebert.errors import CascadeError, DataError
 from cascadebert.folder import copy_folder, read_folder, upload_folder
 from cascadebert.spec import CascadeSpec
@@ -29,6 +29,7 @@ class Cascade:
         operating_point: the thresholds and what they gave where they were picked.
         spec: what the saved folder says of itself, or None before it is saved.
         path: the saved folder, or None.
+        score: what is compared with the thresholds.
     """
 
     stages: tuple[Stage, ...]
@@ -36,6 +37,7 @@ class Cascade:
     operating_point: OperatingPoint
     spec: CascadeSpec | None = None
     path: Path | None = None
+    score: Score = field(default_factory=Score)
 
     def __post_init__(self) -> None:
         if not len(self.stages) == len(self.temperatures) == len(self.operating_point.thresholds) + 1:
@@ -78,7 +80,7 @@ class Cascade:
             for entry in spec.stages
         )
         temperatures = tuple(entry.temperature for entry in spec.stages)
-        return cls(stages, temperatures, spec.operating_point, spec, path)
+        return cls(stages, temperatures, spec.operating_point, spec, path, spec.score)
 
     @property
     def uncertified(self) -> str | None:
@@ -120,7 +122,7 @@ class Cascade:
                 made for single texts (or the other way round).
         """
         self._check_kind(texts)
-        return route(self.stages, self.temperatures, self.operating_point.thresholds, texts)
+        return route(self.stages, self.temperatures, self.operating_point.thresholds, texts, self.score)
 
     def predict_proba(self, texts: Texts) -> Floats:
         """(n, num_labels) probabilities by the stage that answered; each row sums to 1."""
@@ -200,37 +202,12 @@ class Encodings:
         return rows, np.searchsorted(where, active)
 
 
-@dataclass(frozen=True)
-class Answer:
-    """What one stage says of m rows; another kind of task would only decide otherwise.
-
-    Attributes:
-        label_ids: (m,) its answers.
-        probabilities: (m, num_labels).
-        confidences: (m,) in [0, 1].
-    """
-
-    label_ids: Ints
-    probabilities: Floats
-    confidences: Floats
-
-
-def decide(logits: Logits, temperature: float) -> Answer:
-    """From a stage's logits to its answers and how sure it is of them.
-
-    Args:
-        logits: (m, num_labels).
-        temperature: the stage's own.
-    """
-    probabilities = softmax(scale(logits, temperature))
-    return Answer(probabilities.argmax(axis=1), probabilities, max_probability(probabilities))
-
-
 def route(
     stages: Sequence[Stage],
     temperatures: Sequence[float],
     thresholds: Sequence[float],
     texts: Texts,
+    score: Score = Score(),  # noqa: B008 - frozen
 ) -> Predictions:
     """Run each stage on the rows that no earlier one was sure of (Li et al. 2021, section 3.1).
 
@@ -244,19 +221,20 @@ def route(
     confidences = np.empty(n)
     exits = np.empty(n, dtype=np.int64)
     encoded = Encodings(texts)
-    active = np.arange(n)
+    active, seen = np.arange(n), list[Floats]()
     for number, (stage, temperature, threshold) in enumerate(
         zip(stages, temperatures, (*thresholds, None), strict=True), start=1
     ):
         if not active.size:
             break
-        logits = stage.logits(*encoded.of(stage, active))
-        answer = decide(logits, temperature)
-        here = leaves(answer.confidences, threshold)
+        said = softmax(scale(stage.logits(*encoded.of(stage, active)), temperature))
+        sure = score.of([*seen, said])
+        here = leaves(sure, threshold)
         done = active[here]
-        labels[done] = answer.label_ids[here]
-        probabilities[done] = answer.probabilities[here]
-        confidences[done] = answer.confidences[here]
+        labels[done] = said[here].argmax(axis=1)
+        probabilities[done] = said[here]
+        confidences[done] = sure[here]
         exits[done] = number
         active = active[~here]
+        seen = [one[~here] for one in (*seen, said)] if score.weights else []
     return Predictions(labels, probabilities, confidences, exits, names)

@@ -11,25 +11,33 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from cascadebert.cascade import Cascade
-from cascadebert.confidence import max_probability
 from cascadebert.data import Examples, load_examples
 from cascadebert.errors import CascadeError, DataError, FolderError
-from cascadebert.evaluation import scaled_probabilities
+from cascadebert.evaluation import scaled_probabilities, stage_answers
 from cascadebert.fidelity import refuse_changed
 from cascadebert.folder import UsedRows, stages_sha256, update_folder, used_rows
 from cascadebert.guarantees import Answers, Tested, certify, operating_path, point_losses, rows_needed
 from cascadebert.tasks import Columns
 from cascadebert.thresholds import Selection, measured_at
-from cascadebert.tuning import Cached, Tuned, at, cache, costs_of, expected_of, recalibrated, store
+from cascadebert.tuning import (
+    Cached,
+    Tuned,
+    at,
+    cache,
+    costs_of,
+    expected_of,
+    recalibrated,
+    scored_rows,
+    store,
+)
 from cascadebert.types import (
     Certificate,
     CertifiedPoint,
     Cost,
-    Ints,
     Kept,
-    Logits,
     OperatingPoint,
     Promise,
+    ScoreChoice,
 )
 
 if TYPE_CHECKING:
@@ -95,6 +103,7 @@ def certify_folder(
     confidence_level: float,
     cost: Cost = "flops",
     columns: Columns | None = None,
+    score: ScoreChoice | None = None,
     engine: str = "auto",
     precision: str = "auto",
 ) -> Tuned:
@@ -108,6 +117,7 @@ def certify_folder(
         confidence_level: 1 - delta, such as 0.95.
         cost: what speed-up is counted in.
         columns: names of the columns, where not the usual ones.
+        score: what to compare with thresholds; "auto" picks one; None keeps the folder's.
         engine: to certify for: another than before, or "auto" for the same.
         precision: likewise.
 
@@ -124,7 +134,7 @@ def certify_folder(
     used = used_rows(path)
     rows = split_rows(load_examples(data, columns=columns, labels=labels, split="validation"), used)
     _say_rows_needed(promises, delta, rows.certify)
-    plan = _plan(cascade, rows, promises, delta, cost)
+    plan = _plan(cascade, rows, promises, delta, cost, score)
     tested = _read_once(plan, rows.certify, delta)
     now_used = replace(
         used,
@@ -232,33 +242,39 @@ class _Plan:
         return f"By the tune rows about {most:,} rows would do: give as many new ones, or ask for less."
 
 
-def _plan(cascade: Cascade, rows: Split, promises: Sequence[Promise], delta: float, cost: Cost) -> _Plan:
+def _plan(
+    cascade: Cascade,
+    rows: Split,
+    promises: Sequence[Promise],
+    delta: float,
+    cost: Cost,
+    score: ScoreChoice | None,
+) -> _Plan:
     cached, notices = cache(cascade, rows.tune), rows.notices
     if cascade.uncertified is not None:  # another engine: its labels are checked, its temperatures its own
         notices += refuse_changed(cascade.stages, rows.tune.texts, cached.logits)
         cascade = recalibrated(cascade, cached)
-    answers = _answers(cascade, cached.logits, cached.labels)
     costs = costs_of(cascade, cached, cost)
+    probabilities = scaled_probabilities(cascade, cached.logits)
+    labels = probabilities.argmax(axis=2)
+    right = labels[-1] if _measure(promises) == "agreement" else cached.labels
+    losses = (labels != right).astype(np.float64)
+    made = scored_rows(cascade, probabilities, losses, costs, score)
+    answers = Answers(made.confidences, labels, cached.labels, cascade.label_names)
     curve = operating_path(answers, promises, costs.rows, delta, alone=costs.alone)
-    right = answers.labels[-1] if _measure(promises) == "agreement" else answers.truth
-    losses = (answers.labels != right).astype(np.float64)
     path = tuple(
-        measured_at(tuple(point.tolist()), answers.confidences, losses, costs.rows, alone=costs.alone)
+        measured_at(tuple(point.tolist()), made.confidences, losses, costs.rows, alone=costs.alone)
         for point in curve.thresholds
     )
+    cascade, notices = replace(cascade, score=made.score), (*notices, *made.notices)
     return _Plan(cascade, cached, answers, tuple(promises), path, cost, notices)
 
 
 def _read_once(plan: _Plan, rows: Examples, delta: float) -> Tested:
     """Run the stages on the certify rows and test the path."""
     truth = None if rows.labels is None else rows.label_ids(plan.cascade.label_names)
-    answers = _answers(plan.cascade, plan.cascade.stage_logits(rows.texts), truth)
+    answers = stage_answers(plan.cascade, rows.texts, truth)
     return certify(answers, np.array([one.thresholds for one in plan.path]), plan.promises, delta=delta)
-
-
-def _answers(cascade: Cascade, logits: Logits, truth: Ints | None) -> Answers:
-    probabilities = scaled_probabilities(cascade, logits)
-    return Answers(max_probability(probabilities), probabilities.argmax(axis=2), truth, cascade.label_names)
 
 
 def _measure(promises: Sequence[Promise]) -> Literal["accuracy", "agreement"]:

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+
 import numpy as np
 from numpy.typing import NDArray
 
-from cascadebert.types import Floats
+from cascadebert.types import Floats, ScoreName
+
+SCORES: tuple[ScoreName, ...] = ("max_probability", "margin", "entropy", "learned")
+LEAST = 1e-12
 
 
 def softmax(logits: NDArray[np.floating]) -> Floats:
@@ -32,6 +38,94 @@ def max_probability(probabilities: Floats) -> Floats:
     [0.75, 0.5]
     """
     return np.asarray(probabilities.max(axis=-1))
+
+
+def margin(probabilities: Floats) -> Floats:
+    """The highest probability less the second.
+
+    Args:
+        probabilities: (..., num_labels).
+
+    >>> np.round(margin(np.array([[0.5, 0.3, 0.2]])), 4).tolist()
+    [0.2]
+    """
+    ordered = np.partition(probabilities, -2, axis=-1)
+    return np.asarray(ordered[..., -1] - ordered[..., -2])
+
+
+def certainty(probabilities: Floats) -> Floats:
+    """One less the entropy of the probabilities over the most it can be: 1 is sure, 0 is even.
+
+    DeeBERT's rule (Xin et al. 2020, section 3.2) turned round, so that more is surer.
+
+    Args:
+        probabilities: (..., num_labels).
+
+    >>> np.round(certainty(np.array([[0.5, 0.5], [1.0, 0.0]])), 4).tolist()
+    [0.0, 1.0]
+    """
+    held = np.clip(probabilities, LEAST, None)
+    entropy = -(probabilities * np.log(held)).sum(axis=-1) / np.log(probabilities.shape[-1])
+    return np.asarray(np.clip(1 - entropy, 0.0, 1.0))
+
+
+@dataclass(frozen=True)
+class Score:
+    """How sure a stage is of its answer.
+
+    Attributes:
+        name: "max_probability", "margin", "entropy" (see `certainty`), or "learned": the chance that the last
+            stage would say the same, from the probabilities of all stages so far.
+        weights: of "learned", one row per stage but the last: the constant, then one per column of `traits`.
+    """
+
+    name: ScoreName = "max_probability"
+    weights: tuple[tuple[float, ...], ...] = ()
+
+    def of(self, seen: Sequence[Floats]) -> Floats:
+        """(m,) how sure the last of the stages seen is of its answers, in [0, 1].
+
+        Args:
+            seen: (m, num_labels) probabilities of each stage so far, on the same rows. The last stage of a
+                cascade, for which nothing is learned, gives its highest probability.
+
+        >>> Score("margin").of([np.array([[0.8, 0.2]])]).round(4).tolist()
+        [0.6]
+        """
+        if self.name == "margin":
+            return margin(seen[-1])
+        if self.name == "entropy":
+            return certainty(seen[-1])
+        if len(seen) > len(self.weights):
+            return max_probability(seen[-1])
+        constant, *others = self.weights[len(seen) - 1]
+        return np.asarray(1 / (1 + np.exp(-(constant + traits(seen) @ np.array(others)))))
+
+    def all(self, probabilities: Floats) -> Floats:
+        """(num_stages, n) of every stage on every row.
+
+        Args:
+            probabilities: (num_stages, n, num_labels).
+        """
+        return np.stack([self.of(list(probabilities[: i + 1])) for i in range(len(probabilities))])
+
+
+def traits(seen: Sequence[Floats]) -> Floats:
+    """(m, 4 * stages seen - 1) what a learned score goes by.
+
+    Of each stage so far: log-odds of its answer, margin, certainty; and of each but the last, whether it
+    gave the same answer as the last one seen.
+
+    Args:
+        seen: (m, num_labels) probabilities of each stage so far.
+    """
+    columns = []
+    for probabilities in seen:
+        top = np.clip(max_probability(probabilities), LEAST, 1 - LEAST)
+        columns += [np.log(top / (1 - top)), margin(probabilities), certainty(probabilities)]
+    answer = seen[-1].argmax(axis=-1)
+    columns += [(one.argmax(axis=-1) == answer).astype(np.float64) for one in seen[:-1]]
+    return np.stack(columns, axis=-1)
 
 
 def log_odds(logits: NDArray[np.floating]) -> Floats:

@@ -104,6 +104,7 @@ def judge_cascade(
             logits=logits,
             temperatures=cascade.temperatures,
             thresholds=cascade.operating_point.thresholds,
+            score=cascade.score,
             labels=labels,
             label_names=cascade.label_names,
             lengths=encoded[-1].lengths,

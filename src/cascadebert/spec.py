@@ -7,6 +7,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from typing_extensions import Self
 
+from cascadebert.confidence import Score
 from cascadebert.types import Flops, OperatingPoint, Report, Seconds
 
 SCHEMA_VERSION = 1
@@ -86,7 +87,7 @@ class CascadeSpec(BaseModel):
     schema_version: int
     label_names: tuple[str, ...] = Field(min_length=2)
     texts_per_row: Literal[1, 2]
-    score: Literal["max_probability"]
+    score: Score
     stages: tuple[StageEntry, ...] = Field(min_length=1)
     operating_point: OperatingPoint
     tuned_on: TunedOn | None
@@ -105,4 +106,7 @@ class CascadeSpec(BaseModel):
     def _one_threshold_less_than_stages(self) -> Self:
         if len(self.operating_point.thresholds) != len(self.stages) - 1:
             raise ValueError("a cascade has one threshold less than stages")
+        wanted = [4 * number for number in range(1, len(self.stages))] if self.score.name == "learned" else []
+        if [len(row) for row in self.score.weights] != wanted:
+            raise ValueError(f"a {self.score.name} score has weights in rows of {wanted}")
         return self

@@ -19,7 +19,6 @@ from cascadebert.reliability import (
     reliability,
     risk_coverage,
 )
-from cascadebert.thresholds import exit_stages
 from cascadebert.types import Bools, Floats, Ints, Logits
 
 
@@ -106,7 +105,7 @@ def trust_of(
 
 
 def trust_in_cascade(
-    logits: Logits, temperatures: tuple[float, ...], thresholds: tuple[float, ...], labels: Ints
+    logits: Logits, temperatures: tuple[float, ...], exits: Ints, labels: Ints
 ) -> tuple[Trust, ...]:
     """Every stage on all rows, then the cascade: each row with the logits of the stage that answers it.
 
@@ -115,11 +114,11 @@ def trust_in_cascade(
     Args:
         logits: (num_stages, n, num_labels) before scaling.
         temperatures: (num_stages,).
-        thresholds: (num_stages - 1,).
+        exits: (n,) the stage, counted from 0, that answers each row.
         labels: (n,) label ids.
     """
     scaled = np.stack([scale(one, t) for one, t in zip(logits, temperatures, strict=True)])
-    exits, rows = exit_stages(max_probability(softmax(scaled)), thresholds), np.arange(len(labels))
+    rows = np.arange(len(labels))
     stages = [
         trust_of(f"stage {i} alone", raw, after, labels, temperature=t)
         for i, (raw, after, t) in enumerate(zip(logits, scaled, temperatures, strict=True), start=1)

@@ -11,7 +11,7 @@ import numpy as np
 from cascadebert.batching import Rows
 from cascadebert.calibration import fit_temperature
 from cascadebert.cascade import Cascade
-from cascadebert.confidence import max_probability
+from cascadebert.confidence import Score
 from cascadebert.costs import Costs, Measured, measure, row_costs
 from cascadebert.data import Examples, load_examples, shorten
 from cascadebert.environment import machine
@@ -19,10 +19,21 @@ from cascadebert.errors import DataError, FolderError
 from cascadebert.evaluation import report, scaled_probabilities
 from cascadebert.fidelity import refuse_changed
 from cascadebert.folder import UsedRows, update_folder, used_rows
+from cascadebert.scoring import Scored, choose_score, scored
 from cascadebert.spec import StageEntry, Timing, TunedOn
 from cascadebert.tasks import Columns
 from cascadebert.thresholds import InfeasibleTarget, Selection, exit_stages, select_thresholds, speedup
-from cascadebert.types import Cost, Expected, Floats, Ints, Logits, OperatingPoint, Report, Target
+from cascadebert.types import (
+    Cost,
+    Expected,
+    Floats,
+    Ints,
+    Logits,
+    OperatingPoint,
+    Report,
+    ScoreChoice,
+    Target,
+)
 
 if TYPE_CHECKING:
     import datasets
@@ -35,12 +46,14 @@ class Tuned:
     Attributes:
         point: the thresholds and what they gave.
         report: the cascade at that point on the same rows; None without labels.
+        score: what is compared with the thresholds.
         timing: seconds measured on this machine, stage by stage, and what follows from them.
     """
 
     point: OperatingPoint
     report: Report | None
     timing: Timing
+    score: Score
 
 
 @dataclass(frozen=True)
@@ -93,6 +106,7 @@ def tune_folder(
     target: Target,
     cost: Cost = "flops",
     columns: Columns | None = None,
+    score: ScoreChoice | None = None,
     engine: str = "auto",
     precision: str = "auto",
 ) -> Tuned:
@@ -104,6 +118,7 @@ def tune_folder(
         target: what must hold.
         cost: what speed-up is counted in.
         columns: names of the columns, where not the usual ones.
+        score: what to compare with thresholds; "auto" picks one; None keeps the folder's.
         engine: to pick them on: another than before, or "auto" for the same.
         precision: likewise.
     """
@@ -116,7 +131,7 @@ def tune_folder(
     if cascade.uncertified is not None:  # another engine: its labels are checked, its temperatures its own
         notices += refuse_changed(cascade.stages, examples.texts, cached.logits)
         cascade = recalibrated(cascade, cached)
-    tuned = pick(cascade, cached, target, cost, notices)
+    tuned = pick(cascade, cached, target, cost, notices, score=score)
     used = used_rows(path)
     store(path, cascade, tuned, examples, replace(used, tune=np.union1d(used.tune, examples.hashes())))
     return tuned
@@ -137,6 +152,7 @@ def store(path: Path, cascade: Cascade, tuned: Tuned, examples: Examples, rows: 
     spec = cascade.spec.model_copy(
         update={
             "stages": scaled_entries(cascade),
+            "score": tuned.score,
             "operating_point": tuned.point,
             "tuned_on": TunedOn(
                 engine=here.name,
@@ -209,7 +225,13 @@ def cache(cascade: Cascade, examples: Examples) -> Cached:
 
 
 def pick(
-    cascade: Cascade, cached: Cached, target: Target, cost: Cost, notices: tuple[str, ...] = ()
+    cascade: Cascade,
+    cached: Cached,
+    target: Target,
+    cost: Cost,
+    notices: tuple[str, ...] = (),
+    *,
+    score: ScoreChoice | None = None,
 ) -> Tuned:
     """Choose thresholds on cached logits.
 
@@ -219,21 +241,34 @@ def pick(
         target: what must hold.
         cost: what speed-up is counted in.
         notices: said before those of the choice itself.
+        score: what to compare with thresholds; "auto" picks one; None keeps the cascade's.
 
     Raises:
         InfeasibleTarget: if no thresholds meet the target.
     """
     probabilities = scaled_probabilities(cascade, cached.logits)
-    confidences = max_probability(probabilities)
     measure, losses = _losses(probabilities, cached.labels, target)
     costs = costs_of(cascade, cached, cost)
+    made = scored_rows(cascade, probabilities, losses, costs, score)
+    cascade, confidences = replace(cascade, score=made.score), made.confidences
     try:
         choice = select_thresholds(confidences, losses, costs.rows, target=target, alone=costs.alone)
     except InfeasibleTarget as refused:
         raise InfeasibleTarget(target, refused.nearest, unit=f"by {cost}") from None
-    notices = (*notices, *_absent(cascade, cached.labels))
+    notices = (*notices, *made.notices, *_absent(cascade, cached.labels))
     expected = expected_of(choice, measure, cost, f"{target.name} {target.value:g}", notices)
     return at(cascade, cached, OperatingPoint(choice.thresholds, expected))
+
+
+def scored_rows(
+    cascade: Cascade, probabilities: Floats, losses: Floats, costs: Costs, score: ScoreChoice | None
+) -> Scored:
+    """The score that was asked for, with the confidences of tune rows to pick thresholds on."""
+    if score is None:
+        return Scored(cascade.score, cascade.score.all(probabilities))
+    if score == "auto":
+        return choose_score(probabilities, losses, costs.rows, alone=costs.alone)
+    return scored(score, probabilities)
 
 
 def costs_of(cascade: Cascade, cached: Cached, cost: Cost) -> Costs:
@@ -270,14 +305,14 @@ def at(cascade: Cascade, cached: Cached, point: OperatingPoint) -> Tuned:
     if cached.labels is not None:
         done = report(cascade.with_operating_point(point), cached.logits, cached.encoded, cached.labels)
     clock = cached.seconds.costs(cached.encoded)
-    exits = exit_stages(max_probability(scaled_probabilities(cascade, cached.logits)), point.thresholds)
+    exits = exit_stages(cascade.score.all(scaled_probabilities(cascade, cached.logits)), point.thresholds)
     timing = Timing(
         machine=machine(),
         stages=cached.seconds.stages,
         tokenising=cached.seconds.tokenising,
         expected_speedup=round(speedup(exits, clock.rows, clock.alone), 4),
     )
-    return Tuned(point, done, timing)
+    return Tuned(point, done, timing, cascade.score)
 
 
 def _losses(

@@ -17,6 +17,8 @@ Bools = NDArray[np.bool_]
 Logits = NDArray[np.float32]
 Texts = Sequence[str] | Sequence[tuple[str, str]]
 Cost = Literal["layers", "flops", "measured"]
+ScoreName = Literal["max_probability", "margin", "entropy", "learned"]
+ScoreChoice = Literal["auto", "max_probability", "margin", "entropy", "learned"]
 
 COSTS: tuple[Cost, ...] = ("layers", "flops", "measured")
 

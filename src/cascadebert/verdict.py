@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
 from cascadebert.bearing import Group, Mistakes, Oracle, groups_of, length_buckets, mistakes_of, oracle_of
 from cascadebert.calibration import scale
-from cascadebert.confidence import max_probability, softmax
+from cascadebert.confidence import Score, softmax
 from cascadebert.contest import Clock, Coin, Contender, Word, best_coin, contender, faster, judge, points
 from cascadebert.errors import CascadeError
 from cascadebert.thresholds import exit_stages
@@ -33,6 +33,7 @@ class Evidence:
         clock: measured on some or all of the rows.
         rival: name and (n,) label ids of something else that answers the same rows.
         allowed_drop: accuracy that the cascade was allowed to lose against its last stage, if it was told.
+        score: what is compared with the thresholds.
     """
 
     logits: Logits
@@ -46,6 +47,7 @@ class Evidence:
     clock: Clock
     rival: tuple[str, Ints] | None = None
     allowed_drop: float | None = None
+    score: Score = field(default_factory=Score)
 
 
 @dataclass(frozen=True)
@@ -99,7 +101,7 @@ def reach(evidence: Evidence) -> Verdict:
     if not n:
         raise CascadeError("a verdict needs labelled rows; none was given")
     scaled = np.stack([scale(one, t) for one, t in zip(evidence.logits, evidence.temperatures, strict=True)])
-    sure, answers = max_probability(softmax(scaled)), scaled.argmax(axis=2)
+    sure, answers = evidence.score.all(softmax(scaled)), scaled.argmax(axis=2)
     exits = exit_stages(sure, evidence.thresholds)
     right = answers == labels
     ours, last = right[exits, np.arange(n)], right[-1]
@@ -130,7 +132,7 @@ def reach(evidence: Evidence) -> Verdict:
         groups=groups_of(_kinds(evidence, exits), ours, last),
         oracle=oracle_of(exits, answers, labels, evidence.seconds, evidence.alone),
         mistakes=mistakes_of(exits < len(answers) - 1, sure[exits, rows], ours, last),
-        trust=trust_in_cascade(evidence.logits, evidence.temperatures, evidence.thresholds, labels),
+        trust=trust_in_cascade(evidence.logits, evidence.temperatures, exits, labels),
     )
 
 

@@ -9,7 +9,7 @@ import typer
 
 from cascadebert.errors import CascadeError
 from cascadebert.tasks import Columns
-from cascadebert.types import Target
+from cascadebert.types import ScoreChoice, Target
 
 TARGET, ROWS, TRAINING, DIFFICULTY = "Target: exactly one", "Rows and columns", "Training", "Difficulty"
 ENGINE = "Engine: default the fastest here, and then the one that thresholds were picked on"
@@ -28,6 +28,15 @@ CostUnit: TypeAlias = Annotated[
         rich_help_panel=TARGET,
     ),
 ]
+_SCORE = typer.Option(
+    "--score",
+    metavar="NAME",
+    help="Compare max_probability, margin, entropy or learned (will the last stage agree?) with thresholds; "
+    "auto: the best by cross-validation.",
+    rich_help_panel=TARGET,
+)
+ScoreOption: TypeAlias = Annotated[ScoreChoice, _SCORE]
+KeptScore: TypeAlias = Annotated[ScoreChoice | None, _SCORE]
 EngineName: TypeAlias = Annotated[
     Literal["auto", "openvino", "onnxruntime", "torch"],
     typer.Option("--engine", metavar="NAME", help="openvino, onnxruntime or torch.", rich_help_panel=ENGINE),

@@ -1,4 +1,4 @@
-"""Verbs that use a cascade: predict, evaluate, bench, info."""
+"""Verbs that use a cascade: predict, evaluate, shift, bench, info."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import typer
 
 from cascadebert.cli import options as o
 from cascadebert.cli import output as out
+from cascadebert.shift import CONFIDENCE_LEVEL, TOLERANCE
 
 if TYPE_CHECKING:
     from cascadebert.cascade import Cascade
@@ -146,6 +147,52 @@ def _judge(
     out.machine_line(values, json)
 
 
+def shift(
+    folder: o.Folder,
+    reference: Annotated[
+        str, typer.Argument(metavar="REFERENCE", help="Held-out rows on which the thresholds held.")
+    ],
+    new: Annotated[str, typer.Argument(metavar="NEW", help="Rows of the traffic in question.")],
+    *,
+    text_column: o.TextColumns = None,
+    min_agreement: Annotated[
+        float | None,
+        typer.Option(
+            metavar="A",
+            help="Share of answers that must be the last stage's own; default: the certificate's, else that "
+            "of REFERENCE less the tolerance.",
+        ),
+    ] = None,
+    tolerance: Annotated[float, typer.Option(metavar="T", help="Change that does not count.")] = TOLERANCE,
+    confidence_level: Annotated[
+        float, typer.Option(metavar="C", help="At which all intervals hold together.")
+    ] = CONFIDENCE_LEVEL,
+    engine: o.EngineName = "auto",
+    precision: o.Precision = "auto",
+    json: o.Json = False,
+) -> None:
+    """Say whether the thresholds still hold on new rows: yes, no (exit code 1) or cannot tell. No labels.
+
+    They hold if the cascade's answers are the last stage's own as often as promised. Whether the last stage
+    is still right itself, only labels can say.
+    """
+    from cascadebert.cascade import Cascade
+    from cascadebert.shifting import shift_between
+
+    cascade = Cascade.from_pretrained(folder, engine=engine, precision=precision)
+    out.say_uncertified(cascade.uncertified)
+    found, notices = shift_between(
+        cascade, reference, new, min_agreement=min_agreement, tolerance=tolerance,
+        confidence_level=confidence_level, columns=o.columns_of(text_column),
+    )  # fmt: skip
+    out.say_notices(notices)
+    out.shift_table(found)
+    said = {"headline": found.headline, "reasons": found.reasons, "notices": notices}
+    out.machine_line({**asdict(found), **said, "uncertified": cascade.uncertified}, json)
+    if found.verdict == "no":
+        raise typer.Exit(1)
+
+
 def bench(
     folder: o.Folder,
     data: Data,
@@ -194,6 +241,8 @@ def info(
     if spec.operating_point.expected is not None:
         out.console().print(out.expected_line(spec.operating_point.expected))
         out.say_notices(spec.operating_point.expected.notices)
+    if spec.operating_point.certificate is not None:
+        out.certificate_lines(spec.operating_point.certificate)
     if check:
         out.console().print("checked: every file of every stage is the one it was saved with")
     out.machine_line({**spec.model_dump(mode="json"), "checked": check}, json)

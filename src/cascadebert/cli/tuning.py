@@ -52,6 +52,7 @@ def tune(
     text_column: o.TextColumns = None,
     label_column: o.LabelColumn = None,
     cost: o.CostUnit = "flops",
+    score: o.KeptScore = None,
     engine: o.EngineName = "auto",
     precision: o.Precision = "auto",
     json: o.Json = False,
@@ -61,7 +62,8 @@ def tune(
     With --confidence-level the target is a promise about new data, tested on rows that have had no say in it.
     """
     columns = o.columns_of(text_column, label_column)
-    where: dict[str, Any] = {"cost": cost, "columns": columns, "engine": engine, "precision": precision}
+    where: dict[str, Any] = {"cost": cost, "columns": columns, "score": score}
+    where |= {"engine": engine, "precision": precision}
     if confidence_level is None:
         if min_exit_accuracy is not None or max_miss_rate:
             raise CascadeError("--min-exit-accuracy and --max-miss-rate are promises: add --confidence-level")

@@ -9,7 +9,6 @@ from pathlib import Path
 
 from cascadebert.bench import bench
 from cascadebert.cascade import Cascade
-from cascadebert.confidence import max_probability
 from cascadebert.costs import row_costs
 from cascadebert.data import Examples
 from cascadebert.demo.models import Size, random_encoder
@@ -118,7 +117,7 @@ def _draw(cascade: Cascade, cached: Cached, measured: Report, path: Path) -> Non
     probabilities = scaled_probabilities(cascade, cached.logits)
     losses = (probabilities.argmax(axis=2) != cached.labels).astype(float)
     costs = row_costs(cascade.stages, cached.encoded, "flops").rows
-    curve = trade_off(max_probability(probabilities), losses, costs)
+    curve = trade_off(cascade.score.all(probabilities), losses, costs)
     alone = {
         name: (float(costs[-1].sum() / costs[i].sum()), measured.stages[i].accuracy)
         for i, name in ((0, "small alone"), (-1, "large alone"))

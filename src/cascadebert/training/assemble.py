@@ -25,7 +25,7 @@ from cascadebert.training.sources import (
     weight_files,
 )
 from cascadebert.tuning import needs_labels
-from cascadebert.types import Cost, Target
+from cascadebert.types import Cost, ScoreChoice, Target
 
 if TYPE_CHECKING:
     import datasets
@@ -40,6 +40,7 @@ def assemble(
     columns: Columns | None = None,
     max_length: int | None = None,
     cost: Cost = "flops",
+    score: ScoreChoice = "max_probability",
     engine: str = "auto",
     precision: str = "auto",
     overwrite: bool = False,
@@ -56,6 +57,7 @@ def assemble(
         columns: names of the columns, where not the usual ones.
         max_length: longest row in tokens; default 128.
         cost: what speed-up is counted in.
+        score: what to compare with thresholds; "auto" picks one on the tune rows.
         engine: what will run it: "openvino", "onnxruntime", "torch", or "auto": the first that is
             installed, but torch where there is a CUDA device.
         precision: "float32", "bfloat16", or "auto" for the engine's own choice on this processor.
@@ -90,6 +92,7 @@ def assemble(
             rows,
             target=target,
             cost=cost,
+            score=score,
             output=output,
             rows=UsedRows(none, rows.hashes(), none),
             provenance={"made_by": "assemble", "rows": {"tune": len(rows)}},

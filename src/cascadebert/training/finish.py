@@ -18,7 +18,7 @@ from cascadebert.training.export import write_engine_file
 from cascadebert.training.loop import log
 from cascadebert.training.sources import count_flops, display_name
 from cascadebert.tuning import Tuned, cache, pick, recalibrated
-from cascadebert.types import Cost, OperatingPoint, Target
+from cascadebert.types import Cost, OperatingPoint, ScoreChoice, Target
 
 
 def open_stages(
@@ -60,6 +60,7 @@ def save_cascade(
     provenance: Mapping[str, Any],
     notices: tuple[str, ...] = (),
     files: Mapping[str, Path] | None = None,
+    score: ScoreChoice = "max_probability",
     overwrite: bool = False,
 ) -> Cascade:
     """Calibrate on the tune rows, pick thresholds there, and write everything as one folder.
@@ -74,6 +75,7 @@ def save_cascade(
         provenance: how the stages were made.
         notices: kept with the operating point.
         files: further files for the folder, by name.
+        score: what to compare with thresholds; "auto" picks one.
         overwrite: replace an existing folder.
 
     Raises:
@@ -85,7 +87,7 @@ def save_cascade(
     cached = cache(cascade, tune_rows)
     said = refuse_changed(stages, tune_rows.texts, cached.logits)
     cascade = recalibrated(cascade, cached)
-    tuned = pick(cascade, cached, target, cost, (*notices, *said))
+    tuned = pick(cascade, cached, target, cost, (*notices, *said), score=score)
     spec = _spec(cascade, tuned, tune_rows, provenance)
     folders = {entry.path: stage.path for entry, stage in zip(spec.stages, stages, strict=True)}
     write_folder(output, spec, folders, rows, files=files, overwrite=overwrite)
@@ -99,7 +101,7 @@ def _spec(cascade: Cascade, tuned: Tuned, tune_rows: Examples, provenance: Mappi
         schema_version=SCHEMA_VERSION,
         label_names=cascade.label_names,
         texts_per_row=1 if isinstance(tune_rows.texts[0], str) else 2,
-        score="max_probability",
+        score=tuned.score,
         stages=tuple(
             _entry(number, stage, temperature)
             for number, (stage, temperature) in enumerate(

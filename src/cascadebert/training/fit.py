@@ -27,7 +27,7 @@ from cascadebert.training.losses import NO_LABEL
 from cascadebert.training.sources import count_flops, depth, refuse_order, refuse_tokenizer
 from cascadebert.training.stage_training import Lesson, train_stage
 from cascadebert.training.static import make_static, recipe_for
-from cascadebert.types import Cost, Logits, Target, Texts
+from cascadebert.types import Cost, Logits, ScoreChoice, Target, Texts
 from cascadebert.work import work_folder
 
 if TYPE_CHECKING:
@@ -47,6 +47,7 @@ def fit(
     columns: Columns | None = None,
     difficulty: Sequence[str | Path] = (),
     cost: Cost = "flops",
+    score: ScoreChoice = "max_probability",
     engine: str = "auto",
     precision: str = "auto",
     overwrite: bool = False,
@@ -71,6 +72,7 @@ def fit(
         columns: names of the columns, where not the usual ones.
         difficulty: files of difficulty labels from an earlier run, one per stage but the last.
         cost: what speed-up is counted in.
+        score: what to compare with thresholds; "auto" picks one on the tune rows.
         engine: what will run it: "openvino", "onnxruntime", "torch", or "auto": the first that is
             installed, but torch where there is a CUDA device.
         precision: "float32", "bfloat16", or "auto" for the engine's own choice on this processor.
@@ -103,6 +105,7 @@ def fit(
         parts.tune,
         target=target,
         cost=cost,
+        score=score,
         output=output,
         rows=UsedRows(_hashes(parts.train, more), parts.tune.hashes(), parts.certify.hashes()),
         provenance=_provenance(parts, more, config, labels, recipes),
