@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 from cascadebert.cli import app as cli
 from samples import reviews, write_csv
 
-VERBS = {"demo", "fit", "assemble", "shrink", "tune", "predict", "evaluate", "bench", "info"}
+VERBS = {"demo", "fit", "assemble", "shrink", "tune", "predict", "evaluate", "shift", "bench", "info"}
 
 
 @pytest.fixture
@@ -153,6 +153,31 @@ def test_bench_keeps_its_contract(run, cascade, rows, tmp_path):
     assert 0 < values["ceiling_share"] < 1 and values["start_seconds"] > 0 and values["peak_memory_mb"] > 0
 
 
+def test_shift_keeps_its_contract_and_leaves_the_folder_as_it_was(run, cascade, rows, tmp_path):
+    new, before = (
+        write_csv(tmp_path / "new.csv", *reviews(120, seed=79)),
+        (cascade / "cascade.json").read_bytes(),
+    )
+    code, values, said = run("shift", cascade, rows, new, "--min-agreement", 0.2, "--json")
+    assert code == 0 and values["verdict"] == "yes" and values["headline"] in said
+    assert {"traffic", "agreement", "level", "stages", "rows_needed", "reasons", "notices"} <= set(values)
+    assert {"n_reference", "n_new", "tolerance", "confidence_level", "uncertified"} <= set(values)
+    assert [set(stage) for stage in values["stages"]] == [{"exit_rate", "mean_confidences", "distance"}] * 2
+    assert set(values["agreement"]["new"]) == {"value", "low", "high"}
+    assert values["level"] == {"value": 0.2, "origin": "asked"}
+    assert (cascade / "cascade.json").read_bytes() == before
+
+
+def test_shift_exits_with_1_for_a_no_and_with_0_and_a_note_where_it_cannot_tell(run, cascade, rows, tmp_path):
+    new = write_csv(tmp_path / "new.csv", *reviews(120, seed=79))
+    code, values, said = run("shift", cascade, rows, new, "--min-agreement", 0.999, "--json")
+    assert code == 1 and values["verdict"] == "no" and "no: the thresholds do not hold" in said
+    code, values, said = run("shift", cascade, rows, rows, "--min-agreement", 0.999, "--json")
+    assert code == 0 and values["verdict"] == "cannot tell" and "the exit code is 0" in said
+    code, _, said = run("shift", cascade, rows, new, "--tolerance", 2)
+    assert code == 2 and "a tolerance is a share" in said
+
+
 @pytest.mark.parametrize("ending", ["csv", "tsv", "jsonl", "parquet"])
 def test_predict_adds_label_confidence_and_stage(run, cascade, rows, tmp_path, ending):
     from cascadebert.tables import read_table
@@ -252,6 +277,7 @@ def test_an_output_that_exists_is_kept_unless_overwrite_is_given(run, cascade, r
 def test_a_changed_folder_is_refused_by_every_verb(run, cascade, rows, tmp_path):
     (cascade / "stage-1" / "config.json").write_text("{}")
     for words in (["info", cascade, "--check"], ["evaluate", cascade, rows], ["bench", cascade, rows],
+                  ["shift", cascade, rows, rows],
                   ["predict", cascade, rows, "--output", tmp_path / "o.csv"],
                   ["tune", cascade, "--data", rows, "--target-speedup", 2]):  # fmt: skip
         code, _, said = run(*words)

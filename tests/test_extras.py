@@ -22,7 +22,17 @@ sys.argv = ["cascadebert", *sys.argv[1:]]
 from cascadebert.cli import main
 main()
 """
-EXTRAS = ("torch", "transformers", "datasets", "accelerate", "scipy", "sklearn", "pyarrow", "matplotlib")
+EXTRAS = (
+    "torch",
+    "transformers",
+    "datasets",
+    "accelerate",
+    "scipy",
+    "sklearn",
+    "pyarrow",
+    "matplotlib",
+    "jinja2",
+)
 
 
 def run(*words, absent=EXTRAS):
@@ -79,6 +89,12 @@ def test_a_cascade_answers_without_torch(make_model, tmp_path):
 def test_inference_without_torch_names_the_extra(saved):
     done = run("evaluate", saved, saved.parent / "data.csv", absent=("torch",))
     assert done.returncode == 2 and "pip install 'cascadebert[train]'" in done.stderr
+
+
+def test_a_report_without_its_libraries_names_the_extra(saved):
+    rows = saved.parent / "data.csv"
+    done = run("evaluate", saved, rows, "--report", saved.parent / "page.html", absent=("jinja2",))
+    assert done.returncode == 2 and "pip install 'cascadebert[tune]'" in done.stderr
 
 
 def test_parquet_without_pyarrow_names_the_extra(saved, tmp_path):

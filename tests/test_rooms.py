@@ -15,9 +15,11 @@ FLOORS = (
     ("demo",),
     ("baselines",),
     ("training",),
-    ("stream", "bench", "picture"),
+    ("page",),
+    ("stream", "judging", "picture", "charts"),
+    ("bench",),
     ("batch_size",),
-    ("certifying",),
+    ("certifying", "shifting"),
     ("tuning",),
     ("evaluation",),
     ("cascade",),
@@ -32,9 +34,11 @@ FLOORS = (
     ("data",),
     ("outputs", "work"),
     ("tables", "tasks"),
-    ("guarantees", "scoring"),
+    ("verdict", "shift"),
+    ("intervals",),
+    ("guarantees", "scoring", "trust", "contest", "bearing"),
     ("thresholds", "calibration", "metrics"),
-    ("sweep",),
+    ("sweep", "reliability"),
     ("confidence", "progress", "environment"),
     ("timing",),
     ("types",),
@@ -43,6 +47,7 @@ FLOORS = (
 """From the top of the house to its ground; a room imports only from lower floors and from itself."""
 
 HEAVY = {"torch", "transformers", "datasets", "accelerate", "scipy", "sklearn", "pyarrow", "matplotlib"}
+HEAVY |= {"jinja2"}
 TRAINED = ("training", "baselines", "demo")
 
 

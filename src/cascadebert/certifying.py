@@ -13,7 +13,7 @@ import numpy as np
 from cascadebert.cascade import Cascade
 from cascadebert.data import Examples, load_examples
 from cascadebert.errors import CascadeError, DataError, FolderError
-from cascadebert.evaluation import scaled_probabilities
+from cascadebert.evaluation import scaled_probabilities, stage_answers
 from cascadebert.fidelity import refuse_changed
 from cascadebert.folder import UsedRows, stages_sha256, update_folder, used_rows
 from cascadebert.guarantees import Answers, Tested, certify, operating_path, point_losses, rows_needed
@@ -273,9 +273,7 @@ def _plan(
 def _read_once(plan: _Plan, rows: Examples, delta: float) -> Tested:
     """Run the stages on the certify rows and test the path."""
     truth = None if rows.labels is None else rows.label_ids(plan.cascade.label_names)
-    probabilities = scaled_probabilities(plan.cascade, plan.cascade.stage_logits(rows.texts))
-    sure = plan.cascade.score.all(probabilities)
-    answers = Answers(sure, probabilities.argmax(axis=2), truth, plan.cascade.label_names)
+    answers = stage_answers(plan.cascade, rows.texts, truth)
     return certify(answers, np.array([one.thresholds for one in plan.path]), plan.promises, delta=delta)
 
 

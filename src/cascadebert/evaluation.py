@@ -14,6 +14,7 @@ from cascadebert.costs import row_costs
 from cascadebert.data import Examples, load_examples
 from cascadebert.errors import CascadeError, UndefinedMetric
 from cascadebert.folder import used_rows
+from cascadebert.guarantees import Answers
 from cascadebert.metrics import accuracy, difficulty_inversion_score, expected_calibration_error, macro_f1
 from cascadebert.stage import Stage
 from cascadebert.tasks import Columns
@@ -116,6 +117,19 @@ def report(cascade: Cascade, logits: Logits, encoded: list[Rows], labels: Ints) 
             )
         ),
     )
+
+
+def stage_answers(cascade: Cascade, texts: Texts, truth: Ints | None = None) -> Answers:
+    """What every stage says of every row, and how sure it is of it.
+
+    Args:
+        cascade: its stages, temperatures and score.
+        texts: n texts or pairs.
+        truth: (n,) label ids where they are known.
+    """
+    probabilities = scaled_probabilities(cascade, cascade.stage_logits(texts))
+    sure = cascade.score.all(probabilities)
+    return Answers(sure, probabilities.argmax(axis=2), truth, cascade.label_names)
 
 
 def scaled_probabilities(cascade: Cascade, logits: Logits) -> Floats:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from cascadebert.errors import UndefinedMetric, extra
+from cascadebert.reliability import BINS, Equal, bin_numbers, mean_gap
 from cascadebert.types import Bools, Floats, Ints
 
 
@@ -73,23 +74,24 @@ def macro_f1(predicted: Ints, labels: Ints, num_labels: int) -> float:
     return float(f1_score(labels, predicted, labels=present, average="macro", zero_division=0.0))
 
 
-def expected_calibration_error(confidences: Floats, right: Bools, bins: int = 15) -> float:
-    """Mean gap between confidence and accuracy over equal-width bins, weighted by rows.
+def expected_calibration_error(
+    confidences: Floats, right: Bools, bins: int = BINS, *, equal: Equal = "width"
+) -> float:
+    """Mean gap between confidence and accuracy over bins, weighted by rows.
 
     ECE = sum over bins of (rows in bin / n) * |accuracy in bin - mean confidence in bin|
-    (Guo et al. 2017, equation 3). A bin is open at its lower and closed at its upper edge.
+    (Guo et al. 2017, equation 3); the bins are those of `bin_numbers`.
 
     Args:
         confidences: (n,) in [0, 1].
         right: (n,) True where the answer is right.
-        bins: number of bins between 0 and 1.
+        bins: number of bins.
+        equal: whether bins are equally wide or hold equally many rows.
 
     >>> expected_calibration_error(np.array([0.9, 0.9]), np.array([True, False]))
     0.4
     """
-    which = np.clip(np.ceil(confidences * bins).astype(np.int64) - 1, 0, bins - 1)
-    gap = np.bincount(which, weights=right - confidences, minlength=bins)
-    return float(np.abs(gap).sum() / len(confidences))
+    return mean_gap(bin_numbers(confidences, bins, equal), right - confidences)
 
 
 def difficulty_inversion_score(confidences: Floats, hard: Bools) -> float:

@@ -25,6 +25,7 @@ app.command()(making.shrink)
 app.command()(tuning.tune)
 app.command()(running.predict)
 app.command()(running.evaluate)
+app.command()(running.shift)
 app.command()(running.bench)
 app.command()(running.info)
 

@@ -18,6 +18,8 @@ from cascadebert.types import Certificate, Expected, Report
 
 if TYPE_CHECKING:
     from cascadebert.bench import Bench, Timed
+    from cascadebert.intervals import Estimate
+    from cascadebert.shift import Shift
 
 
 def console() -> Console:
@@ -137,6 +139,35 @@ def _lost(one: Timed) -> str:
     return (
         "" if drop is None else f"{100 * drop.value:+.1f} ({100 * drop.low:+.1f} to {100 * drop.high:+.1f})"
     )
+
+
+def shift_table(found: Shift) -> None:
+    """Print what has changed, whether the thresholds hold, and why."""
+    rows = []
+    for number, stage in enumerate(found.stages, start=1):
+        rate, means = stage.exit_rate, stage.mean_confidences
+        shares = share(rate.reference.value), share(rate.new.value), _interval(rate.change)
+        rows.append((f"stage {number}: answered", *shares))
+        if stage.distance is not None:
+            shares = f"{means[0]:.3f}", f"{means[1]:.3f}", _distance(stage.distance)
+            rows.append((f"stage {number}: mean confidence", *shares))
+    both = found.agreement
+    shares = share(both.reference.value), share(both.new.value), _interval(both.change)
+    rows.append(("agreement with last stage", *shares))
+    sure = f"change in points ({100 * found.confidence_level:g} %)"
+    table(("", f"{found.n_reference:,} old", f"{found.n_new:,} new", sure), rows)
+    for words in (found.headline, *found.reasons):
+        console().print(words)
+    if found.verdict == "cannot tell":
+        say_notices(["no verdict; the exit code is 0"])
+
+
+def _interval(one: Estimate) -> str:
+    return f"{100 * one.value:+.1f} ({100 * one.low:+.1f} to {100 * one.high:+.1f})"
+
+
+def _distance(one: Estimate) -> str:
+    return f"distance {100 * one.value:.1f} ({100 * one.low:.1f} to {100 * one.high:.1f})"
 
 
 def timing_line(timing: Timing) -> str:

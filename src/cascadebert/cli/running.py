@@ -1,15 +1,20 @@
-"""Verbs that use a cascade: predict, evaluate, bench, info."""
+"""Verbs that use a cascade: predict, evaluate, shift, bench, info."""
 
 from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from cascadebert.cli import options as o
 from cascadebert.cli import output as out
+from cascadebert.shift import CONFIDENCE_LEVEL, TOLERANCE
+
+if TYPE_CHECKING:
+    from cascadebert.cascade import Cascade
+    from cascadebert.tasks import Columns
 
 Data = Annotated[str, typer.Argument(metavar="F", help="csv, tsv, jsonl, parquet or a Hub data set.")]
 
@@ -63,17 +68,43 @@ def evaluate(
     *,
     text_column: o.TextColumns = None,
     label_column: o.LabelColumn = None,
+    report: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="OUT.html", help="Time it too, say whether to cascade, and write a page on why."
+        ),
+    ] = None,
+    against: Annotated[
+        str | None,
+        typer.Option(metavar="DIR2", help="Judge it beside this cascade or fine-tuned classifier too."),
+    ] = None,
     engine: o.EngineName = "auto",
     precision: o.Precision = "auto",
     json: o.Json = False,
 ) -> None:
-    """Measure a cascade, and each of its stages alone, on labelled rows it has never seen."""
-    from cascadebert.cascade import Cascade
-    from cascadebert.evaluation import evaluate_cascade
+    """Measure a cascade, and each of its stages alone, on labelled rows it has never seen.
 
+    With --report or --against rows that it was made from are left out, and whether it is worth it is said.
+    """
+    from cascadebert.cascade import Cascade
+
+    if report is not None:
+        from cascadebert.page import check_page
+
+        check_page(report)
+    columns = o.columns_of(text_column, label_column)
     cascade = Cascade.from_pretrained(folder, engine=engine, precision=precision)
     out.say_uncertified(cascade.uncertified)
-    report, seen = evaluate_cascade(cascade, data, columns=o.columns_of(text_column, label_column))
+    if report is None and against is None:
+        _measure(cascade, data, columns, json)
+    else:
+        _judge(cascade, data, columns, report, against, json)
+
+
+def _measure(cascade: Cascade, data: str, columns: Columns, json: bool) -> None:
+    from cascadebert.evaluation import evaluate_cascade
+
+    report, seen = evaluate_cascade(cascade, data, columns=columns)
     used = ", ".join(f"{count:,} to {purpose}" for purpose, count in seen.items() if count)
     if used:
         out.say_notices(
@@ -81,6 +112,85 @@ def evaluate(
         )
     out.report_table(report)
     out.machine_line({**asdict(report), "seen": seen, "uncertified": cascade.uncertified}, json)
+
+
+def _judge(
+    cascade: Cascade, data: str, columns: Columns, page: Path | None, against: str | None, json: bool
+) -> None:
+    """Say whether to cascade, and write the page on it if asked for."""
+    from cascadebert.judging import judge_cascade
+    from cascadebert.page import write_page
+    from cascadebert.verdict import summary
+
+    if against is None:
+        judged = judge_cascade(cascade, data, columns=columns)
+    else:
+        from cascadebert.training.likewise import likewise
+
+        with likewise(against, cascade) as other:
+            judged = judge_cascade(cascade, data, columns=columns, against=other)
+    if page is not None:
+        write_page(page, judged)
+    out.say_notices(judged.notices)
+    out.report_table(judged.report)
+    for sentence in summary(judged.verdict):
+        out.console().print(sentence)
+    if page is not None:
+        out.console().print(f"Written to {page}.")
+    values = {
+        **asdict(judged.report),
+        "seen": judged.seen,
+        "uncertified": cascade.uncertified,
+        "verdict": {**asdict(judged.verdict), "notices": judged.notices},
+        "report": None if page is None else str(page),
+    }
+    out.machine_line(values, json)
+
+
+def shift(
+    folder: o.Folder,
+    reference: Annotated[
+        str, typer.Argument(metavar="REFERENCE", help="Held-out rows on which the thresholds held.")
+    ],
+    new: Annotated[str, typer.Argument(metavar="NEW", help="Rows of the traffic in question.")],
+    *,
+    text_column: o.TextColumns = None,
+    min_agreement: Annotated[
+        float | None,
+        typer.Option(
+            metavar="A",
+            help="Share of answers that must be the last stage's own; default: the certificate's, else that "
+            "of REFERENCE less the tolerance.",
+        ),
+    ] = None,
+    tolerance: Annotated[float, typer.Option(metavar="T", help="Change that does not count.")] = TOLERANCE,
+    confidence_level: Annotated[
+        float, typer.Option(metavar="C", help="At which all intervals hold together.")
+    ] = CONFIDENCE_LEVEL,
+    engine: o.EngineName = "auto",
+    precision: o.Precision = "auto",
+    json: o.Json = False,
+) -> None:
+    """Say whether the thresholds still hold on new rows: yes, no (exit code 1) or cannot tell. No labels.
+
+    They hold if the cascade's answers are the last stage's own as often as promised. Whether the last stage
+    is still right itself, only labels can say.
+    """
+    from cascadebert.cascade import Cascade
+    from cascadebert.shifting import shift_between
+
+    cascade = Cascade.from_pretrained(folder, engine=engine, precision=precision)
+    out.say_uncertified(cascade.uncertified)
+    found, notices = shift_between(
+        cascade, reference, new, min_agreement=min_agreement, tolerance=tolerance,
+        confidence_level=confidence_level, columns=o.columns_of(text_column),
+    )  # fmt: skip
+    out.say_notices(notices)
+    out.shift_table(found)
+    said = {"headline": found.headline, "reasons": found.reasons, "notices": notices}
+    out.machine_line({**asdict(found), **said, "uncertified": cascade.uncertified}, json)
+    if found.verdict == "no":
+        raise typer.Exit(1)
 
 
 def bench(

@@ -1,0 +1,245 @@
+"""The page of a verdict, from real tiny cascades: complete in itself, honest about its rows."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+
+from cascadebert import Target, assemble
+from cascadebert.cascade import Cascade
+from cascadebert.cli import app as cli
+from cascadebert.data import load_examples
+from cascadebert.errors import DataError
+from cascadebert.folder import used_rows
+from cascadebert.judging import allowed_drop, judge_cascade, left_over
+from cascadebert.page import render_page, write_page
+from cascadebert.types import Expected, OperatingPoint
+from samples import reviews, write_csv
+
+OTHER = "the other classifier (bert-2-32-9-negative-positive)"
+VOID = {"meta", "br", "img", "link", "input", "hr"}
+
+
+class Reader(HTMLParser):
+    """Notes what stands open, what is loaded from elsewhere, and names given twice."""
+
+    def __init__(self):
+        super().__init__()
+        self.open, self.loaded, self.names, self.tags = [], [], [], set()
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.add(tag)
+        if tag not in VOID:
+            self.open.append(tag)
+        self._note(attrs)
+
+    def handle_startendtag(self, tag, attrs):
+        self._note(attrs)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def _note(self, attrs):
+        for name, value in attrs:
+            if name.split(":")[-1] in ("src", "href", "data", "action") and not value.startswith("#"):
+                self.loaded.append(value)
+            if name == "id":
+                self.names.append(value)
+
+
+@pytest.fixture(scope="module")
+def rows(tmp_path_factory):
+    """A labelled file that no cascade has seen."""
+    return write_csv(tmp_path_factory.mktemp("rows") / "rows.csv", *reviews(150, seed=77))
+
+
+@pytest.fixture(scope="module")
+def judged(saved, rows, make_model):
+    """A verdict on a saved cascade beside a classifier of its own."""
+    rival = make_model(layers=2, hidden=32, seed=9)
+    return judge_cascade(Cascade.from_pretrained(saved), rows, against=rival, repeats=2)
+
+
+@pytest.fixture
+def run(capfd, monkeypatch):
+    """Run the command line as the shell does; gives exit code, JSON of the last line, all that was said."""
+
+    def call(*words):
+        monkeypatch.setattr("sys.argv", ["cascadebert", *map(str, words)])
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        said, errors = capfd.readouterr()
+        last = said.strip().splitlines()[-1] if said.strip() else ""
+        return ended.value.code or 0, json.loads(last) if last.startswith("{") else None, said + errors
+
+    return call
+
+
+def test_the_page_is_complete_in_itself(judged):
+    page = render_page(judged)
+    reader = Reader()
+    reader.feed(page)
+    reader.close()
+    assert reader.open == [] and reader.loaded == []
+    assert len(reader.names) == len(set(reader.names))
+    assert {"title", "svg", "table", "main"} <= reader.tags and "script" not in reader.tags
+    assert not re.search(r"@import|https?:|url\((?!#)", page)
+    assert page.count('role="img" aria-label="') == page.count("<svg")
+
+
+def test_the_page_tells_what_the_verdict_holds_and_no_text_of_any_row(judged, rows):
+    page = render_page(judged)
+    assert judged.verdict.word in page.lower()
+    for reason in judged.verdict.reasons:
+        assert reason[1:].replace("'", "&#39;") in page
+    for wanted in (
+        "150 of rows.csv",
+        "stage 1 alone",
+        "stage 2 alone",
+        "negative",
+        "openvino",
+        "torch float32",
+    ):
+        assert wanted in page
+    assert not [text for text in load_examples(rows).texts if text in page]
+
+
+def test_names_from_outside_cannot_add_markup_to_the_page(judged):
+    from dataclasses import replace
+
+    evil = "<script>alert('x')</script>"
+    verdict = judged.verdict
+    groups = (replace(verdict.groups[0], name=evil), *verdict.groups[1:])
+    others = (*verdict.others[:-1], replace(verdict.others[-1], name=evil))
+    page = render_page(
+        replace(judged, name=evil, source=evil, verdict=replace(verdict, groups=groups, others=others))
+    )
+    assert "<script" not in page and "&lt;script&gt;" in page
+
+
+def test_a_classifier_beside_the_cascade_is_scored_and_timed_on_the_same_rows(judged):
+    *_, rival = judged.verdict.others
+    assert [one.name for one in judged.verdict.others] == ["stage 1 alone", OTHER]
+    assert rival.seconds > 0 and rival.range[0] <= rival.measured_speedup <= rival.range[1]
+    assert judged.verdict.repeats == 2 and judged.verdict.timed_rows == 150
+    assert any("trained on is not known" in notice for notice in judged.notices)
+
+
+def test_rows_that_made_the_cascade_are_left_out_and_that_is_said(run, saved, tmp_path):
+    used = load_examples(saved.parent / "data.csv")
+    texts, labels = reviews(120, seed=99)
+    fresh = [i for i, text in enumerate(texts) if text not in set(used.texts)]
+    mixed = write_csv(
+        tmp_path / "mixed.csv",
+        [*used.texts, *(texts[i] for i in fresh)],
+        [*used.labels, *(labels[i] for i in fresh)],
+    )
+    page = tmp_path / "page.html"
+    code, values, said = run("evaluate", saved, mixed, "--report", page, "--json")
+    assert code == 0 and values["n"] == values["verdict"]["n"] == len(fresh)
+    assert values["seen"]["tune"] == 160
+    assert f"160 of {160 + len(fresh)} rows left out" in said
+    assert f"160 of {160 + len(fresh)} rows left out" in page.read_text("utf-8")
+    code, _, said = run("evaluate", saved, saved.parent / "data.csv", "--report", page)
+    assert code == 2 and "each of its 160 rows was used" in said
+
+
+def test_rows_that_made_the_cascade_beside_it_are_left_out_too(saved, rows, tmp_path):
+    shutil.copytree(saved, tmp_path / "other")
+    examples = load_examples(rows)
+    used = used_rows(saved)
+    marks = {name: getattr(used, name) for name in ("train", "tune", "certify", "spent")}
+    marks["spent"] = examples.hashes()[:30]
+    np.savez(tmp_path / "other" / "rows.npz", **marks)
+    judged, other = Cascade.from_pretrained(saved), Cascade.from_pretrained(tmp_path / "other")
+    left, seen, notices = left_over(examples, judged, other)
+    assert len(left) == 120 and seen == {"train": 0, "tune": 0, "certify": 0}
+    assert notices[0].startswith("30 of 150 rows left out")
+
+
+def test_evaluate_with_a_report_prints_the_verdict_and_puts_it_in_the_json_line(run, saved, rows, tmp_path):
+    page = tmp_path / "page.html"
+    page.write_text("of yesterday")
+    code, values, said = run("evaluate", saved, rows, "--report", page, "--json")
+    verdict = values["verdict"]
+    assert code == 0 and f"Verdict: {verdict['word']}." in said
+    assert {"accuracy", "macro_f1", "ece", "stages", "seen", "uncertified", "report"} <= set(values)
+    assert {"reasons", "last_stage", "others", "coin", "groups", "oracle", "mistakes", "trust"} <= set(
+        verdict
+    )
+    assert page.read_text("utf-8").startswith("<!DOCTYPE html>")
+    assert [path.name for path in tmp_path.iterdir()] == ["page.html"]
+
+
+@pytest.mark.parametrize("threshold, stage", [(1.0, 2), (0.0, 1)])
+def test_a_cascade_that_asks_one_stage_alone_is_told_not_to_be_one(saved, rows, threshold, stage):
+    cascade = Cascade.from_pretrained(saved).with_operating_point(OperatingPoint((threshold,)))
+    judged = judge_cascade(cascade, rows, repeats=1)
+    assert judged.verdict.word == "do not cascade" and judged.uncertified is not None
+    assert judged.verdict.reasons[0] == f"stage {stage} answers every row: use it alone."
+    page = render_page(judged)
+    assert "Do not cascade" in page and "Uncertified: its thresholds were set by hand" in page
+
+
+def test_a_cascade_of_random_stages_is_not_worth_it(judged):
+    assert judged.verdict.word != "cascade"
+
+
+def test_against_alone_judges_without_a_page(run, saved, rows):
+    code, values, said = run("evaluate", saved, rows, "--against", saved, "--json")
+    assert code == 0 and values["report"] is None
+    itself = values["verdict"]["others"][-1]
+    assert itself["name"] == "the other cascade (cascade)" and itself["gain"]["value"] == 0
+    assert "Verdict: " in said and values["verdict"]["word"] != "cascade"
+
+
+@pytest.mark.slow
+def test_a_classifier_is_exported_aside_to_run_as_the_cascade_runs(run, make_model, rows, tmp_path):
+    texts, labels = reviews(120, seed=5)
+    stages = [make_model(layers=i, hidden=16 * i, seed=i) for i in (1, 3)]
+    tune = write_csv(tmp_path / "tune.csv", texts, labels)
+    assemble(stages, data=tune, target=Target(speedup=1.5), output=tmp_path / "c", precision="float32")
+    alone = make_model(layers=3, hidden=48, seed=3)
+    before = sorted(path.name for path in alone.iterdir())
+    code, values, said = run("evaluate", tmp_path / "c", rows, "--against", alone, "--json")
+    verdict = values["verdict"]
+    assert code == 0 and "ran in" not in said
+    assert verdict["others"][-1]["accuracy"] == verdict["last_stage"]["accuracy"]
+    assert sorted(path.name for path in alone.iterdir()) == before
+
+
+def test_a_classifier_with_other_labels_is_refused(run, saved, rows, make_model):
+    other = make_model(layers=1, hidden=16, labels=("bad", "good"))
+    code, _, said = run("evaluate", saved, rows, "--against", other)
+    assert code == 2 and "labels" in said and "negative" in said
+
+
+@pytest.mark.parametrize("name", ["page.txt", "nowhere/page.html"])
+def test_a_page_that_cannot_be_written_is_refused_before_anything_runs(run, saved, rows, tmp_path, name):
+    code, _, said = run("evaluate", saved, rows, "--report", tmp_path / name)
+    assert code == 2 and "error:" in said and list(tmp_path.iterdir()) == []
+
+
+def test_a_page_is_not_left_half_written(judged, tmp_path, monkeypatch):
+    with pytest.raises(DataError, match=r"ending in \.html"):
+        write_page(tmp_path / "page", judged)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "target, drop",
+    [
+        ("max_accuracy_drop 0.005", 0.005),
+        ("speedup 2", None),
+        ("min_accuracy 0.9, max_accuracy_drop 0.01", 0.01),
+    ],
+)
+def test_what_may_be_lost_is_read_from_the_operating_point(target, drop):
+    expected = Expected(10, "accuracy", 0.9, 0.9, (0.5, 0.5), "flops", 2.0, target)
+    assert allowed_drop(OperatingPoint((0.5,), expected)) == drop
+    assert allowed_drop(OperatingPoint((0.5,))) is None
