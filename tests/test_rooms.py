@@ -13,6 +13,7 @@ SOURCE = Path(cascadebert.__file__).parent
 FLOORS = (
     ("cli",),
     ("demo",),
+    ("reproduce",),
     ("baselines",),
     ("training",),
     ("page",),
@@ -48,7 +49,7 @@ FLOORS = (
 
 HEAVY = {"torch", "transformers", "datasets", "accelerate", "scipy", "sklearn", "pyarrow", "matplotlib"}
 HEAVY |= {"jinja2"}
-TRAINED = ("training", "baselines", "demo")
+TRAINED = ("training", "reproduce", "baselines", "demo")
 
 
 def floor(room: str) -> int:

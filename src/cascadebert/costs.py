@@ -109,14 +109,20 @@ def measure(stages: Sequence[Stage], texts: Texts, encoded: Sequence[Rows]) -> M
     keys = tuple(stage.encoder.key for stage in stages)
     models, tokenising = [], []
     for key, rows, taken in zip(keys, encoded, seconds, strict=False):
-        models.append(_fitted(rows.padded_lengths, groups, taken))
+        models.append(fitted_seconds(rows.padded_lengths, groups, taken))
         place = len(stages) + list(encoders).index(key)
-        tokenising.append(_fitted(rows.lengths, groups, seconds[place]))
+        tokenising.append(fitted_seconds(rows.lengths, groups, seconds[place]))
     return Measured(tuple(models), tuple(tokenising), keys)
 
 
-def _fitted(lengths: Ints, groups: Sequence[Ints], seconds: Floats) -> Seconds:
-    """Least squares of seconds on rows and tokens, neither below 0."""
+def fitted_seconds(lengths: Ints, groups: Sequence[Ints], seconds: Floats) -> Seconds:
+    """Least squares of seconds on rows and tokens, neither below 0.
+
+    Args:
+        lengths: (n,) tokens of all rows.
+        groups: the rows that were timed together.
+        seconds: (groups,) that each took.
+    """
     amounts = np.array([[len(group), lengths[group].sum()] for group in groups], dtype=np.float64)
     row, token = np.linalg.lstsq(amounts, seconds, rcond=None)[0]
     if row < 0:

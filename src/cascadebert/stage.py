@@ -69,6 +69,25 @@ class TextEncoder:
         types = [one.type_ids for one in found] if typed else None
         return join_rows([one.ids for one in found], types, self.pad_id)
 
+    def both_ends(self, texts: Texts) -> list[str]:
+        """Texts too long for one row, cut to their first and last words that fill it together.
+
+        Args:
+            texts: single texts.
+
+        Raises:
+            DataError: if they are pairs.
+        """
+        whole = Tokenizer.from_str(self._tokenizer.to_str())
+        whole.no_truncation()
+        half = (self.max_length - whole.num_special_tokens_to_add(False)) // 2
+        cut: list[str] = []
+        for text in texts:
+            if not isinstance(text, str):
+                raise DataError("pairs cannot be cut to both ends; expected single texts")
+            cut.append(_both_ends(text, whole.encode(text, add_special_tokens=False), half))
+        return cut
+
 
 @dataclass(frozen=True)
 class Stage:
@@ -189,6 +208,19 @@ class Stage:
                 f"Expected: {', '.join(names)}."
             )
         return replace(self, label_names=tuple(names), columns=tuple(own.index(name) for name in names))
+
+
+def _both_ends(text: str, tokens: Encoding, half: int) -> str:
+    """The whole words within the first and within the last so many tokens."""
+    words, count = tokens.word_ids, len(tokens.ids)
+    if count <= 2 * half:
+        return text
+    head, tail = half, count - half
+    while head > 1 and words[head] is not None and words[head] == words[head - 1]:
+        head -= 1
+    while tail < count - 1 and words[tail] is not None and words[tail] == words[tail - 1]:
+        tail += 1
+    return f"{text[: tokens.offsets[head - 1][1]]} {text[tokens.offsets[tail][0] :]}"
 
 
 def in_parallel(run: Callable[[Ints], object], batches: Sequence[Ints], streams: int) -> None:

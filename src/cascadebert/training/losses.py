@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from dataclasses import asdict, dataclass
 
 from cascadebert.errors import extra
 
@@ -54,6 +55,31 @@ def distillation_loss(logits: Tensor, teacher: Tensor, *, temperature: float) ->
     return functional.kl_div(own, wanted, reduction="batchmean", log_target=True) * temperature**2
 
 
+def gatekeeper_loss(logits: Tensor, labels: Tensor, *, alpha: float) -> Tensor:
+    """Be sure where right, unsure where wrong (Gatekeeper: Rabanser et al. 2025).
+
+    alpha * CE over the rows answered rightly + (1 - alpha) * KL(answer || uniform) over those answered
+    wrongly, both divided by the number of all rows. It is for a model that has learned the task already: one
+    that has not is wrong everywhere, and would be taught to know nothing.
+
+    Args:
+        logits: (rows, num_labels).
+        labels: (rows,) label ids; rows with `NO_LABEL` take no part.
+        alpha: in [0, 1].
+
+    >>> logits = torch.log(torch.tensor([[0.8, 0.2], [0.8, 0.2]]))
+    >>> round(gatekeeper_loss(logits, torch.tensor([0, 1]), alpha=0.5).item(), 4)
+    0.104
+    """
+    known = labels != NO_LABEL
+    right = known & (logits.argmax(dim=-1) == labels)
+    said = functional.log_softmax(logits, dim=-1)
+    surer = functional.cross_entropy(logits, labels, ignore_index=NO_LABEL, reduction="none")
+    uneven = (said.exp() * said).sum(dim=-1) + math.log(logits.shape[-1])
+    each = alpha * surer * right + (1 - alpha) * uneven * (known & ~right)
+    return each.sum() / len(labels)
+
+
 @dataclass(frozen=True)
 class Objective:
     """The sum of the terms, for one stage.
@@ -63,12 +89,18 @@ class Objective:
         dar_margin: its margin.
         distill_weight: weight of `distillation_loss`.
         distill_temperature: its temperature.
+        gatekeeper: alpha of `gatekeeper_loss`, which then stands in place of the cross-entropy; None is off.
     """
 
     dar_weight: float = 0.0
     dar_margin: float = 0.3
     distill_weight: float = 0.0
     distill_temperature: float = 2.0
+    gatekeeper: float | None = None
+
+    def key(self) -> dict[str, float]:
+        """What decides the weights; an option that is off leaves no trace."""
+        return {name: value for name, value in asdict(self).items() if value is not None}
 
     def __call__(
         self, logits: Tensor, labels: Tensor, hard: Tensor | None = None, teacher: Tensor | None = None
@@ -84,7 +116,11 @@ class Objective:
             teacher: (rows, num_labels) of the last stage.
         """
         known = labels != NO_LABEL
-        loss = functional.cross_entropy(logits, labels, ignore_index=NO_LABEL, reduction="sum") / len(labels)
+        if self.gatekeeper is None:
+            loss = functional.cross_entropy(logits, labels, ignore_index=NO_LABEL, reduction="sum")
+            loss = loss / len(labels)
+        else:
+            loss = gatekeeper_loss(logits, labels, alpha=self.gatekeeper)
         if hard is not None and self.dar_weight:
             loss = loss + self.dar_weight * dar_loss(logits[known], hard[known], margin=self.dar_margin)
         if teacher is not None and self.distill_weight:

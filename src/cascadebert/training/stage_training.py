@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -56,7 +56,14 @@ class Lesson:
 
 
 def train_stage(
-    source: Path, lesson: Lesson, config: FitConfig, *, work: Path, what: str, seed: int | None = None
+    source: Path,
+    lesson: Lesson,
+    config: FitConfig,
+    *,
+    work: Path,
+    what: str,
+    seed: int | None = None,
+    objective: Objective | None = None,
 ) -> Path:
     """Fine-tune a checkpoint into one stage, or find it already done in the work folder.
 
@@ -70,6 +77,7 @@ def train_stage(
         work: folder of finished and half-finished products, named by the content they come from.
         what: the stage in words, for the progress bar.
         seed: instead of the configuration's.
+        objective: instead of the one that lesson and configuration make.
 
     Returns:
         The stage's folder within `work`.
@@ -79,9 +87,9 @@ def train_stage(
     """
     seed = config.seed if seed is None else seed
     config = recipe_for(source, config)
-    objective = _objective(lesson, config)
+    objective = objective or _objective(lesson, config)
     precision = use_bf16(config.bf16)
-    key = fingerprint(checkpoint_key(source), lesson.key(), recipe(config), seed, asdict(objective))
+    key = fingerprint(checkpoint_key(source), lesson.key(), recipe(config), seed, objective.key())
     done, part = work / f"stage-{key}", work / f"stage-{key}.part"
     if done.is_dir():
         log.info("%s: trained already", what)

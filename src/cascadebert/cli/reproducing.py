@@ -1,0 +1,107 @@
+"""The verb that runs the paper's experiment: reproduce."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from cascadebert.cli import options as o
+from cascadebert.cli import output as out
+from cascadebert.errors import CascadeError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+
+def reproduce(
+    *,
+    output: o.Output,
+    preset: Annotated[str, typer.Option(help="minilm, minilm-full or paper.")] = "minilm",
+    data: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Data sets, a folder each with its splits; default the Hub."),
+    ] = None,
+    large: Annotated[
+        str | None, typer.Option(metavar="MODEL", help="Large encoder: folder or Hub repository.")
+    ] = None,
+    small: Annotated[
+        list[str] | None,
+        typer.Option(metavar="MODEL", help="Complete small encoder; the first is the paper's small stage."),
+    ] = None,
+    complete: Annotated[
+        list[str] | None,
+        typer.Option(metavar="MODEL", help="Complete encoder for the analysis of shallow layers alone."),
+    ] = None,
+    work: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Trained models; default OUTPUT.work.")
+    ] = None,
+    only: Annotated[
+        list[str] | None, typer.Option(metavar="TASK", help="Train these tasks now, others later.")
+    ] = None,
+    keep_models: Annotated[bool, typer.Option("--keep-models", help="Do not delete trained models.")] = False,
+    from_arrays: Annotated[
+        bool, typer.Option("--from-arrays", help="Tables and pictures from the arrays in the output alone.")
+    ] = False,
+    json: o.Json = False,
+) -> None:
+    """Compare cascades with early exit as the paper does; a killed run goes on where it was."""
+    if from_arrays:
+        from cascadebert.reproduce.run import report
+
+        summary: dict[str, Any] | None = report(output)
+    else:
+        summary = _run(
+            output, preset, data, large, small or (), complete or (), work, only or (), keep_models
+        )
+    if summary is None:
+        out.console().print("Other tasks of the preset are still missing; the tables wait for them.")
+        return
+    _show(summary, output)
+    out.machine_line(summary, json)
+
+
+def _run(
+    output: Path,
+    preset: str,
+    data: Path | None,
+    models: tuple[str | None, Sequence[str], Sequence[str]],
+    work: Path | None,
+    only: Sequence[str],
+    keep_models: bool,
+) -> dict[str, Any] | None:
+    from cascadebert.reproduce.protocol import PRESETS
+    from cascadebert.reproduce.run import reproduce as run
+    from cascadebert.work import work_folder
+
+    if preset not in PRESETS:
+        raise CascadeError(f"unknown preset {preset!r}; expected {', '.join(PRESETS)}")
+    large, small, complete = models
+    protocol = PRESETS[preset].with_models(large, tuple(small), tuple(complete))
+    given = [one for one in (large, *small, *complete) if one]
+    output.mkdir(parents=True, exist_ok=True)
+    return run(
+        protocol,
+        output=output,
+        work=work or work_folder(output),
+        models={Path(one).name: one for one in given},
+        data=data,
+        only=only,
+        keep_models=keep_models,
+    )
+
+
+def _show(summary: dict[str, Any], output: Path) -> None:
+    rows = [
+        (
+            f"{one['target']:g}x {one['basis']}",
+            one["cascade"],
+            one["best_early_exit"],
+            f"{100 * one['relative_improvement']:+.1f} %",
+            f"{100 * one['ci_low']:+.1f} to {100 * one['ci_high']:+.1f} %",
+        )
+        for one in summary["comparisons"]
+    ]
+    out.table(("at", "cascade", "best early exit", "relative improvement", "95 % interval"), rows)
+    out.console().print(f"Saved in {output}: runs.jsonl, summary.json, analyses.json, pictures.")

@@ -1,0 +1,261 @@
+"""The comparison at equal FLOPs and at equal time, from arrays alone. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from cascadebert.reproduce.evidence import Evidence, cascade_names
+from cascadebert.reproduce.points import Ladder, Point, curves, pick
+from cascadebert.reproduce.protocol import BASES, EARLY_EXITS, LARGE, Basis, Protocol, TaskPlan
+from cascadebert.reproduce.scores import (
+    chance,
+    corrected,
+    interval,
+    relative_improvement,
+    row_counts,
+    row_draws,
+    score,
+    seed_draws,
+)
+from cascadebert.types import Floats
+
+DRAWS = 1000
+
+
+@dataclass(frozen=True)
+class Run:
+    """One method on one task and seed, at the point picked for one target: a line of runs.jsonl.
+
+    Attributes:
+        task: its name.
+        method: its name.
+        seed: of the training.
+        basis: what the speed-up is counted in.
+        target: the speed-up asked for.
+        achieved: the speed-up on test rows.
+        interpolated: whether it is a random mixture of two points.
+        metric: of the task.
+        score: on test rows.
+    """
+
+    task: str
+    method: str
+    seed: int
+    basis: Basis
+    target: float
+    achieved: float
+    interpolated: bool
+    metric: str
+    score: float
+
+
+@dataclass(frozen=True)
+class Judged:
+    """A run with what is needed to compare it.
+
+    Attributes:
+        run: the line.
+        point: where it ran.
+        tune_score: on tune rows.
+        drawn: (draws,) scores on bootstrap samples of the test rows, the same for all runs of a task.
+    """
+
+    run: Run
+    point: Point
+    tune_score: float
+    drawn: Floats
+
+
+@dataclass(frozen=True)
+class Table:
+    """All runs of an experiment, by place.
+
+    Attributes:
+        protocol: of the experiment.
+        runs: by (task, method, seed, basis, target).
+        chances: by task, the score of answering the commonest label.
+        shares: by task, (seeds, draws) share of each seed in each bootstrap sample.
+    """
+
+    protocol: Protocol
+    runs: dict[tuple[str, str, int, Basis, float], Judged]
+    chances: dict[str, float]
+    shares: dict[str, Floats]
+
+    def seeds(self, task: str, method: str, basis: Basis, target: float) -> list[Judged]:
+        """The runs of all seeds."""
+        return [self.runs[(task, method, seed, basis, target)] for seed in self.protocol.seeds]
+
+    def scores(self, method: str, basis: Basis, target: float) -> Floats:
+        """(tasks, 1 + draws) mean score over seeds: as it is, then in each bootstrap sample."""
+        return np.stack([self._task_scores(plan, method, basis, target) for plan in self.protocol.tasks])
+
+    def tune_score(self, method: str, basis: Basis, target: float) -> float:
+        """Mean over tasks and seeds on tune rows."""
+        every = [self.seeds(plan.name, method, basis, target) for plan in self.protocol.tasks]
+        return float(np.mean([one.tune_score for seeds in every for one in seeds]))
+
+    def best(self, methods: Sequence[str], basis: Basis, target: float) -> str:
+        """The method with the highest score on the tune rows."""
+        return max(methods, key=lambda one: self.tune_score(one, basis, target))
+
+    def levels(self) -> Floats:
+        """(tasks, 1) scores by chance."""
+        return np.array([[self.chances[plan.name]] for plan in self.protocol.tasks])
+
+    def _task_scores(self, plan: TaskPlan, method: str, basis: Basis, target: float) -> Floats:
+        judged = self.seeds(plan.name, method, basis, target)
+        drawn = np.stack([one.drawn for one in judged])
+        itself = np.mean([one.run.score for one in judged])
+        return np.concatenate([[itself], (drawn * self.shares[plan.name]).sum(axis=0)])
+
+
+def judge(evidence: Evidence, *, draws: int = DRAWS) -> Table:
+    """Pick every method's points on tune rows and report them on test rows.
+
+    Args:
+        evidence: the arrays.
+        draws: bootstrap samples of rows and seeds.
+    """
+    protocol, runs, chances, shares = evidence.protocol, {}, {}, {}
+    for number, plan in enumerate(protocol.tasks):
+        rng = np.random.default_rng([number, 1])
+        large = evidence.trained(plan.name, protocol.seeds[0]).large
+        labels, tuned = large.labels, large.about.tune_rows
+        common = int(np.bincount(labels[:tuned]).argmax())
+        chances[plan.name] = chance(plan.metric, common, labels[tuned:])
+        weights = row_draws(len(labels) - tuned, draws, rng)
+        shares[plan.name] = seed_draws(len(protocol.seeds), draws, rng)
+        for seed in protocol.seeds:
+            for one in _judge_cell(evidence, plan, seed, weights):
+                run = one.run
+                runs[(run.task, run.method, run.seed, run.basis, run.target)] = one
+    return Table(protocol, runs, chances, shares)
+
+
+def _judge_cell(evidence: Evidence, plan: TaskPlan, seed: int, weights: Floats) -> list[Judged]:
+    trained = evidence.trained(plan.name, seed)
+    tuned, n = trained.large.about.tune_rows, len(trained.large.labels)
+    found = []
+    for ladder in trained.ladders(evidence.protocol):
+        tune, test = ladder.take(np.arange(tuned)), ladder.take(np.arange(tuned, n))
+        for basis, curve in curves(tune, plan.metric).items():
+            for target in evidence.protocol.targets:
+                point = pick(curve, target)
+                found.append(_judged(plan, seed, basis, target, point, tune, test, weights))
+    said = trained.large.test
+    assert said.label_ids is not None
+    counts = row_counts(said.answers[0], said.label_ids)
+    value, drawn = float(score(plan.metric, counts.sum(axis=0))), score(plan.metric, weights @ counts)
+    for basis in BASES:
+        run = Run(plan.name, LARGE, seed, basis, 1.0, 1.0, False, plan.metric, value)
+        found.append(Judged(run, Point(()), value, drawn))
+    return found
+
+
+def _judged(
+    plan: TaskPlan,
+    seed: int,
+    basis: Basis,
+    target: float,
+    point: Point,
+    tune: Ladder,
+    test: Ladder,
+    weights: Floats,
+) -> Judged:
+    counts = point.counts(test)
+    run = Run(
+        task=plan.name,
+        method=test.name,
+        seed=seed,
+        basis=basis,
+        target=target,
+        achieved=point.speedup(test, basis),
+        interpolated=point.interpolated,
+        metric=plan.metric,
+        score=float(score(plan.metric, counts.sum(axis=0))),
+    )
+    tune_score = float(score(plan.metric, point.counts(tune).sum(axis=0)))
+    return Judged(run, point, tune_score, score(plan.metric, weights @ counts))
+
+
+def run_lines(table: Table) -> list[dict[str, Any]]:
+    """The lines of runs.jsonl."""
+    return [asdict(one.run) for one in table.runs.values()]
+
+
+def comparisons(table: Table) -> list[dict[str, Any]]:
+    """Every cascade against the best early exit, at every target on both bases.
+
+    The early exit is one method for all tasks, the best on tune rows at that basis and target. Relative
+    improvement is of the means over tasks; the interval is the percentile bootstrap over rows and seeds.
+    """
+    found = []
+    for basis in BASES:
+        for target in table.protocol.targets:
+            best = table.best(EARLY_EXITS, basis, target)
+            theirs = table.scores(best, basis, target)
+            for name in cascade_names(table.protocol):
+                ours = table.scores(name, basis, target)
+                gains = relative_improvement(ours, theirs)
+                fairer = [corrected(one, table.levels()) for one in (ours, theirs)]
+                low, high = interval(gains[1:])
+                found.append(
+                    {
+                        "basis": basis,
+                        "target": target,
+                        "cascade": name,
+                        "best_early_exit": best,
+                        "tasks": [plan.name for plan in table.protocol.tasks],
+                        "relative_improvement": float(gains[0]),
+                        "ci_low": low,
+                        "ci_high": high,
+                        "chance_corrected": float(relative_improvement(*fairer)[0]),
+                    }
+                )
+    return found
+
+
+def against(table: Table, other: str | None) -> list[dict[str, Any]]:
+    """Every cascade less another method, in points of the metric, mean over tasks.
+
+    Args:
+        table: of all runs.
+        other: "large"; None for the same cascade with its small stages trained plainly.
+    """
+    found = []
+    for name in cascade_names(table.protocol):
+        plain = f"{name.rpartition('-')[0]}-plain"
+        for basis in BASES:
+            for target in table.protocol.targets:
+                at = 1.0 if other == LARGE else target
+                ours, theirs = table.scores(name, basis, target), table.scores(other or plain, basis, at)
+                if other is None and name == plain:
+                    continue
+                delta = (ours - theirs).mean(axis=0)
+                low, high = interval(delta[1:])
+                found.append(
+                    {
+                        "cascade": name,
+                        "basis": basis,
+                        "target": target,
+                        "delta": float(delta[0]),
+                        "ci_low": low,
+                        "ci_high": high,
+                    }
+                )
+    return found
+
+
+def picked(table: Table) -> list[dict[str, Any]]:
+    """The cascade that is best on the tune rows, at every target on both bases."""
+    names = cascade_names(table.protocol)
+    return [
+        {"basis": basis, "target": target, "cascade": table.best(names, basis, target)}
+        for basis in BASES
+        for target in table.protocol.targets
+    ]

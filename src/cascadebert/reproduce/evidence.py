@@ -1,0 +1,130 @@
+"""All arrays and timings of an experiment, and the methods made of them. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from cascadebert.errors import DataError
+from cascadebert.reproduce.arrays import MethodArrays, stacked
+from cascadebert.reproduce.points import Ladder, RuleName, cumulated
+from cascadebert.reproduce.products import Store, products, stage, truncated
+from cascadebert.reproduce.protocol import BASES, EARLY_EXITS, LARGE, Basis, Objective, Protocol
+from cascadebert.reproduce.timings import Timings
+from cascadebert.types import Floats
+
+RULES: dict[str, RuleName] = {"deebert": "entropy", "pabee": "patience", "berxit": "learned"}
+TRUNCATED = "truncated"
+
+
+@dataclass(frozen=True)
+class Trained:
+    """The arrays of one task and seed.
+
+    Attributes:
+        task: its name.
+        seed: of the training.
+        arrays: by name of the model.
+        timings: of the task.
+    """
+
+    task: str
+    seed: int
+    arrays: dict[str, MethodArrays]
+    timings: Timings
+
+    @property
+    def large(self) -> MethodArrays:
+        """The large model."""
+        return self.arrays[LARGE]
+
+    @property
+    def alone(self) -> dict[Basis, Floats]:
+        """Per basis, (n,) what rows cost at the large model alone."""
+        return {basis: one[0] for basis, one in self.costs(LARGE).items()}
+
+    def costs(self, method: str) -> dict[Basis, Floats]:
+        """Per basis, (m, n) what rows cost in a model, by the exit that they leave at."""
+        one = self.arrays[method]
+        return {"flops": one.flops(), "time": self.timings.of(one.about.timed_as, one.lengths)}
+
+    def ladders(self, protocol: Protocol) -> Iterator[Ladder]:
+        """Every method that is compared, on tune and test rows."""
+        cuts = [*(truncated(k) for k in protocol.truncated), LARGE]
+        yield self._ladder(TRUNCATED, "fixed", cuts)
+        for name in EARLY_EXITS:
+            yield self.early_exit(name)
+        for stages in protocol.stage_lists:
+            for objective in protocol.objectives:
+                yield self.cascade(stages, objective)
+
+    def early_exit(self, name: str) -> Ladder:
+        """A model with exits."""
+        return Ladder(name, RULES[name], self.arrays[name].said, self.costs(name), self.alone)
+
+    def cascade(self, small: Sequence[str], objective: Objective) -> Ladder:
+        """Complete models in the order of their cost, all trained in one way."""
+        ordered = sorted(small, key=lambda one: self.arrays[stage(one, objective)].flops().mean())
+        members = [*(stage(one, objective) for one in ordered), LARGE]
+        return self._ladder(cascade_name(small, objective), "cascade", members)
+
+    def _ladder(self, name: str, rule: RuleName, members: Sequence[str]) -> Ladder:
+        """Models of one exit each; in a cascade a row pays those before, too."""
+        costs: dict[Basis, Floats] = {}
+        for basis in BASES:
+            parts = [self.costs(one)[basis][0] for one in members]
+            costs[basis] = cumulated(parts) if rule == "cascade" else np.stack(parts)
+        return Ladder(name, rule, stacked([self.arrays[one] for one in members]), costs, self.alone)
+
+
+def cascade_name(small: Sequence[str], objective: Objective) -> str:
+    """Name of a cascade, such as "cascade-1x384-dar"."""
+    return "-".join(["cascade", *small, objective])
+
+
+def cascade_names(protocol: Protocol) -> list[str]:
+    """All cascades of an experiment, those of the first small stage first."""
+    return [cascade_name(small, one) for small in protocol.stage_lists for one in protocol.objectives]
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """An experiment's arrays.
+
+    Attributes:
+        protocol: of the experiment.
+        store: where they lie.
+    """
+
+    protocol: Protocol
+    store: Store
+
+    def refuse_missing(self) -> None:
+        """Refuse an experiment that is not complete: nothing is left out after looking.
+
+        Raises:
+            DataError: naming how much is missing, and the first of it.
+        """
+        missing = [self.store.timings(plan.name) for plan in self.protocol.tasks]
+        missing += [
+            self.store.arrays(plan.name, seed, one.method)
+            for plan in self.protocol.tasks
+            for seed in self.protocol.seeds
+            for one in products(self.protocol)
+        ]
+        missing = [path for path in missing if not path.is_file()]
+        if missing:
+            raise DataError(
+                f"{len(missing)} files of the experiment are missing, such as {missing[0]}. Run `cascadebert "
+                "reproduce` to its end; it goes on where it was."
+            )
+
+    def trained(self, task: str, seed: int) -> Trained:
+        """The arrays of one task and seed."""
+        arrays = {
+            one.method: MethodArrays.load(self.store.arrays(task, seed, one.method))
+            for one in products(self.protocol)
+        }
+        return Trained(task, seed, arrays, Timings.load(self.store.timings(task)))

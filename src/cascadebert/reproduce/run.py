@@ -1,0 +1,210 @@
+"""The experiment on one page: train, reduce to arrays, time, compare, draw."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from cascadebert.errors import CascadeError, DataError
+from cascadebert.reproduce.analyses import (
+    complete_against_shallow,
+    confidence_by_difficulty,
+    effect_of,
+    trust_by_exit,
+)
+from cascadebert.reproduce.comparison import DRAWS, Table, against, comparisons, judge, picked, run_lines
+from cascadebert.reproduce.evidence import Evidence, cascade_name
+from cascadebert.reproduce.pictures import draw_difficulty, draw_scores, draw_shallow, draw_trust
+from cascadebert.reproduce.points import TOLERANCE
+from cascadebert.reproduce.products import Store, products, stage
+from cascadebert.reproduce.protocol import BASES, EARLY_EXITS, HUB, LARGE, Protocol
+from cascadebert.reproduce.rows import task_rows
+from cascadebert.reproduce.timings import Timings
+from cascadebert.stage import TextEncoder, local_folder
+
+if TYPE_CHECKING:
+    from cascadebert.reproduce.training import Cell, Sources
+
+
+def reproduce(
+    protocol: Protocol,
+    *,
+    output: Path,
+    work: Path,
+    models: Mapping[str, str] | None = None,
+    data: Path | None = None,
+    only: Sequence[str] = (),
+    keep_models: bool = False,
+    draws: int = DRAWS,
+) -> dict[str, Any] | None:
+    """Run the whole experiment, or what of it is missing.
+
+    Arrays and timings that are there are not made again, so a killed run goes on, with its models or without;
+    a training that was killed goes on from its last checkpoint in `work`.
+
+    Args:
+        protocol: what to run; its models have names.
+        output: folder of the results.
+        work: folder of trained models; each task's and seed's are deleted once they are arrays.
+        models: folder or Hub repository of each model by name; the presets' own are known.
+        data: folder of data sets; None for the Hub.
+        only: tasks to train now; the tables wait until all are there.
+        keep_models: do not delete them.
+        draws: bootstrap samples.
+
+    Returns:
+        What summary.json holds, or None where tasks are still missing.
+
+    Raises:
+        CascadeError: if data, models or earlier results do not fit.
+    """
+    plans = [protocol.task(name) for name in only] or list(protocol.tasks)
+    store = Store(output, protocol.name)
+    store.make_folders()
+    _keep_protocol(protocol, store)
+    sources = _sources(protocol, models or {})
+    for plan in plans:
+        encoder = TextEncoder(sources.folders[protocol.large], max_length=protocol.tokens)
+        rows = task_rows(plan, data, seed=protocol.split_seed, encoder=encoder)
+        for seed in protocol.seeds:
+            from cascadebert.reproduce.training import Cell
+
+            folder = work / plan.name
+            cell = Cell(protocol, plan, rows, seed, sources, folder / f"seed-{seed}", folder / "difficulty")
+            _run_cell(cell, store, keep_models)
+    done = all(store.timings(plan.name).is_file() for plan in protocol.tasks)
+    return report(output, draws=draws) if done or not only else None
+
+
+def report(output: Path, *, draws: int = DRAWS) -> dict[str, Any]:
+    """Compute tables, analyses and pictures from the arrays and timings in a folder; models are not needed.
+
+    Args:
+        output: folder of the results.
+        draws: bootstrap samples.
+
+    Returns:
+        What summary.json holds.
+
+    Raises:
+        DataError: if there is no experiment, or it is not complete.
+    """
+    protocol = _read_protocol(output)
+    evidence = Evidence(protocol, Store(output, protocol.name))
+    evidence.refuse_missing()
+    table = judge(evidence, draws=draws)
+    lines = run_lines(table)
+    summary = {"comparisons": comparisons(table), "dar": []}
+    if {"dar", "plain"} <= set(protocol.objectives):
+        summary["dar"] = effect_of(evidence, "dar", draws=draws)
+    analyses = _analyses(evidence, table, draws)
+    _write(output / "runs.jsonl", "".join(json.dumps(line) + "\n" for line in lines))
+    _write(output / "summary.json", json.dumps(summary, indent=1) + "\n")
+    _write(output / "analyses.json", json.dumps(analyses, indent=1) + "\n")
+    _draw(protocol, lines, analyses, output / "pictures")
+    return summary
+
+
+def _run_cell(cell: Cell, store: Store, keep_models: bool) -> None:
+    from cascadebert.reproduce.clock import time_cell
+    from cascadebert.reproduce.training import fill, forget
+
+    fill(cell, store)
+    if not store.timings(cell.plan.name).is_file():
+        time_cell(cell, store).save(store.timings(cell.plan.name))
+    if not keep_models:
+        forget(cell)
+
+
+def _keep_protocol(protocol: Protocol, store: Store) -> None:
+    """Write what is run; another experiment in the same folder is refused."""
+    if store.protocol.is_file() and _read_protocol(store.output) != protocol:
+        raise CascadeError(
+            f"{store.output} holds an experiment of other settings or models (protocol.json). Give another "
+            "--output, or delete it."
+        )
+    _write(store.protocol, json.dumps(protocol.to_json(), indent=1) + "\n")
+
+
+def _read_protocol(output: Path) -> Protocol:
+    try:
+        return Protocol.from_json(json.loads((output / "protocol.json").read_text("utf-8")))
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DataError(f"{output}: no readable protocol.json of an experiment ({error})") from error
+
+
+def _sources(protocol: Protocol, models: Mapping[str, str]) -> Sources:
+    from cascadebert.reproduce.training import Sources
+
+    found = {}
+    for name in dict.fromkeys(one.source for one in products(protocol)):
+        where = models.get(name, HUB.get(name))
+        if where is None:
+            raise CascadeError(f"it is not known where the model {name} lies. Give its folder.")
+        found[name] = local_folder(where)
+    return Sources(found)
+
+
+def _analyses(evidence: Evidence, table: Table, draws: int) -> dict[str, Any]:
+    protocol = evidence.protocol
+    timings = {plan.name: Timings.load(evidence.store.timings(plan.name)) for plan in protocol.tasks}
+    large = {
+        plan.name: float(table.scores(LARGE, "flops", 1.0)[i, 0]) for i, plan in enumerate(protocol.tasks)
+    }
+    checks = [
+        {"task": task, "method": one.method, "modelled": one.modelled, "measured": one.measured,
+         "low": one.low, "high": one.high}
+        for task, timing in timings.items()
+        for one in timing.checks
+    ]  # fmt: skip
+    others = [one for one in protocol.objectives if one != "plain"]
+    effects = [
+        {"small": small, "term": term, **row}
+        for small in protocol.small
+        for term in others
+        for row in effect_of(evidence, term, small=small, draws=draws)
+    ]
+    return {
+        "protocol": protocol.to_json(),
+        "large": large,
+        "chance": table.chances,
+        "tolerance": TOLERANCE,
+        "draws": draws,
+        "picked": picked(table),
+        "against_large": against(table, LARGE),
+        "against_plain": against(table, None),
+        "effects": effects,
+        "trust_by_exit": trust_by_exit(evidence),
+        "complete_against_shallow": complete_against_shallow(evidence, table),
+        "confidence_by_difficulty": confidence_by_difficulty(evidence),
+        "clock": checks,
+        "where": {task: timing.where for task, timing in timings.items()},
+    }
+
+
+def _draw(protocol: Protocol, lines: list[dict[str, Any]], analyses: dict[str, Any], folder: Path) -> None:
+    folder.mkdir(exist_ok=True)
+    small, chosen = protocol.small[0], [one for one in ("plain", "dar") if one in protocol.objectives]
+    cascades = [cascade_name((small,), one) for one in protocol.objectives if one in chosen]
+    stages = [stage(small, one) for one in protocol.objectives if one in chosen]
+    tasks = [plan.name for plan in protocol.tasks]
+    for basis in BASES:
+        methods = [*cascades, "truncated", *EARLY_EXITS, LARGE]
+        draw_scores(folder / f"scores-{basis}.svg", lines, basis=basis, tasks=tasks, methods=methods)
+    for name in ("dis", "ece"):
+        rows = analyses["trust_by_exit"]
+        draw_trust(folder / f"{name}.svg", rows, figure_name=name, methods=[*stages, *EARLY_EXITS])
+    if analyses["complete_against_shallow"]:
+        rows = analyses["complete_against_shallow"]
+        draw_shallow(folder / "shallow.svg", rows, target=max(protocol.targets))
+    if analyses["confidence_by_difficulty"]:
+        rows = analyses["confidence_by_difficulty"]
+        draw_difficulty(folder / "difficulty.svg", rows, methods=[*stages, *EARLY_EXITS])
+
+
+def _write(path: Path, text: str) -> None:
+    aside = path.with_name(f"{path.name}.part")
+    aside.write_text(text, "utf-8")
+    aside.replace(path)
