@@ -16,7 +16,7 @@ from cascadebert.reproduce.evidence import RULES, Evidence, Trained
 from cascadebert.reproduce.points import Ladder
 from cascadebert.reproduce.products import stage
 from cascadebert.reproduce.protocol import EARLY_EXITS, Objective
-from cascadebert.reproduce.scores import bootstrap_delta, drawn_dis, drawn_ece, interval
+from cascadebert.reproduce.scores import bootstrap_delta, drawn_dis, drawn_ece, interval, known_mean
 from cascadebert.types import Floats, Ints
 
 TRUST = ("accuracy", "dis", "ece")
@@ -56,7 +56,7 @@ def effect_of(
     """
     protocol = evidence.protocol
     names = [stage(small or protocol.small[0], one) for one in (objective, "plain")]
-    values: dict[str, list[float]] = {name: [] for name in TRUST}
+    values: dict[str, list[float | None]] = {name: [] for name in TRUST}
     samples: dict[str, list[Floats]] = {name: [] for name in TRUST}
     for number, plan in enumerate(protocol.tasks):
         cells = [evidence.trained(plan.name, seed) for seed in protocol.seeds]
@@ -67,13 +67,14 @@ def effect_of(
             whole = np.ones((1, rows))
             each = [float((a(whole) - b(whole))[0]) for a, b in zip(*sides, strict=True)]
             rng = np.random.default_rng([number, place, 2])
-            values[figure].append(float(np.mean(each)))
+            values[figure].append(known_mean(each))
             samples[figure].append(bootstrap_delta(*sides, rows=rows, draws=draws, rng=rng))
     found = []
     for number, plan in enumerate(protocol.tasks):
         found += [_effect(plan.name, one, values[one][number], samples[one][number]) for one in TRUST]
     for one in TRUST:
-        found.append(_effect("all", one, float(np.mean(values[one])), np.mean(samples[one], axis=0)))
+        mean = known_mean([value for value in values[one] if value is not None])
+        found.append(_effect("all", one, mean, np.mean(samples[one], axis=0)))
     return found
 
 
@@ -88,7 +89,7 @@ def trust_by_exit(evidence: Evidence) -> list[dict[str, Any]]:
             for place in range(tests[0].exits):
                 ones = np.ones((1, len(tests[0])))
                 figures = {
-                    name: float(np.mean([trust_figure(one, place, name)(ones)[0] for one in tests]))
+                    name: known_mean([float(trust_figure(one, place, name)(ones)[0]) for one in tests])
                     for name in TRUST
                 }
                 layer = place + 1 if method in EARLY_EXITS else cells[0].arrays[method].about.layers
@@ -195,6 +196,6 @@ def _test_ladder(cell: Trained, method: str) -> Ladder:
     return Ladder(method, RULES[method], cell.arrays[method].test, {}, {})
 
 
-def _effect(task: str, metric: str, value: float, drawn: Floats) -> dict[str, Any]:
+def _effect(task: str, metric: str, value: float | None, drawn: Floats) -> dict[str, Any]:
     low, high = interval(drawn)
     return {"task": task, "metric": metric, "delta": value, "ci_low": low, "ci_high": high}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
@@ -101,20 +102,24 @@ class Evidence:
     protocol: Protocol
     store: Store
 
+    def missing(self) -> list[Path]:
+        """Files that a complete experiment has."""
+        wanted = [self.store.timings(plan.name) for plan in self.protocol.tasks]
+        wanted += [
+            self.store.arrays(plan.name, seed, one.method)
+            for plan in self.protocol.tasks
+            for seed in self.protocol.seeds
+            for one in products(self.protocol)
+        ]
+        return [path for path in wanted if not path.is_file()]
+
     def refuse_missing(self) -> None:
         """Refuse an experiment that is not complete: nothing is left out after looking.
 
         Raises:
             DataError: naming how much is missing, and the first of it.
         """
-        missing = [self.store.timings(plan.name) for plan in self.protocol.tasks]
-        missing += [
-            self.store.arrays(plan.name, seed, one.method)
-            for plan in self.protocol.tasks
-            for seed in self.protocol.seeds
-            for one in products(self.protocol)
-        ]
-        missing = [path for path in missing if not path.is_file()]
+        missing = self.missing()
         if missing:
             raise DataError(
                 f"{len(missing)} files of the experiment are missing, such as {missing[0]}. Run `cascadebert "

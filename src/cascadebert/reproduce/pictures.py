@@ -58,8 +58,9 @@ def draw_trust(path: Path, rows: Rows, *, figure_name: str, methods: Sequence[st
     figure, axes = _panels(1, 1)
     for number, method in enumerate(methods):
         mine = [row for row in rows if row["method"] == method]
-        layers = sorted({row["layer"] for row in mine})
-        means = [np.nanmean([row[figure_name] for row in mine if row["layer"] == k]) for k in layers]
+        known = [row for row in mine if row[figure_name] is not None]
+        layers = sorted({row["layer"] for row in known})
+        means = [np.mean([row[figure_name] for row in known if row["layer"] == k]) for k in layers]
         style = "D" if len(layers) == 1 else "o-"
         axes[0].plot(layers, means, style, color=COLOURS[number % len(COLOURS)], label=method)
     _finish(axes[0], "mean over tasks", "layer", figure_name.upper())

@@ -107,6 +107,12 @@ class Protocol:
     split_seed: int = 0
     bf16: bool | None = None
 
+    def __post_init__(self) -> None:
+        if "plain" not in self.objectives:
+            raise CascadeError("the objective 'plain' is needed: the others are compared with it")
+        if not self.tasks or not self.seeds or not all(one > 1 for one in self.targets):
+            raise CascadeError("an experiment needs tasks, seeds, and targets above 1")
+
     @property
     def stage_lists(self) -> tuple[tuple[str, ...], ...]:
         """The small stages of each cascade: every small model alone, then all of them."""

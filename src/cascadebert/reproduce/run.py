@@ -60,6 +60,8 @@ def reproduce(
     Raises:
         CascadeError: if data, models or earlier results do not fit.
     """
+    from cascadebert.reproduce.training import Cell
+
     plans = [protocol.task(name) for name in only] or list(protocol.tasks)
     store = Store(output, protocol.name)
     store.make_folders()
@@ -69,13 +71,11 @@ def reproduce(
         encoder = TextEncoder(sources.folders[protocol.large], max_length=protocol.tokens)
         rows = task_rows(plan, data, seed=protocol.split_seed, encoder=encoder)
         for seed in protocol.seeds:
-            from cascadebert.reproduce.training import Cell
-
             folder = work / plan.name
             cell = Cell(protocol, plan, rows, seed, sources, folder / f"seed-{seed}", folder / "difficulty")
             _run_cell(cell, store, keep_models)
-    done = all(store.timings(plan.name).is_file() for plan in protocol.tasks)
-    return report(output, draws=draws) if done or not only else None
+    missing = Evidence(protocol, store).missing()
+    return report(output, draws=draws) if not missing else None
 
 
 def report(output: Path, *, draws: int = DRAWS) -> dict[str, Any]:

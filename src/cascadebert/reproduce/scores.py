@@ -87,10 +87,19 @@ def seed_draws(seeds: int, draws: int, rng: np.random.Generator) -> Floats:
     return np.asarray(rng.multinomial(seeds, np.full(seeds, 1 / seeds), size=draws).T / seeds)
 
 
-def interval(drawn: Floats) -> tuple[float, float]:
+def interval(drawn: Floats) -> tuple[float | None, float | None]:
     """The percentile interval at 95 %; samples in which the figure is not defined are left out."""
-    low, high = np.nanquantile(drawn, QUANTILES)
+    known = drawn[~np.isnan(drawn)]
+    if not len(known):
+        return None, None
+    low, high = np.quantile(known, QUANTILES)
     return float(low), float(high)
+
+
+def known_mean(values: Sequence[float]) -> float | None:
+    """Mean of the values that are defined, or None."""
+    known = [one for one in values if one == one]
+    return float(np.mean(known)) if known else None
 
 
 def drawn_dis(odds: Floats, hard: Bools, weights: Floats) -> Floats:

@@ -89,6 +89,11 @@ class Cell:
         return Lesson(self.rows.train.texts, ids, self.rows.names)
 
     @cached_property
+    def rows_key(self) -> tuple[str, ...]:
+        """Fingerprints of the rows."""
+        return self.rows.key()
+
+    @cached_property
     def teacher(self) -> Logits:
         """(n, num_labels) logits of the large model on the train rows."""
         large = self.open(Product(LARGE, "large", self.protocol.large))
@@ -101,7 +106,7 @@ class Cell:
         used = {name: self.sources.keys[name] for name in (product.source, self.protocol.large)}
         precision = use_bf16(self.protocol.bf16)
         return fingerprint(
-            asdict(self.plan), values, used, self.rows.key(), self.seed, product.method, precision
+            asdict(self.plan), values, used, self.rows_key, self.seed, product.method, precision
         )
 
     def train(self, product: Product) -> Path:

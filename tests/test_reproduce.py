@@ -1,0 +1,243 @@
+"""The paper's comparison by hand: points, mixtures, scores, bootstrap, files; no model is run here."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from sklearn.metrics import f1_score, matthews_corrcoef, roc_auc_score
+
+from cascadebert.baselines.exit_arrays import ExitArrays
+from cascadebert.errors import CascadeError, DataError
+from cascadebert.metrics import expected_calibration_error
+from cascadebert.reliability import bin_numbers
+from cascadebert.reproduce.arrays import About, MethodArrays, stacked
+from cascadebert.reproduce.points import Curve, Ladder, Point, cumulated, curves, pick
+from cascadebert.reproduce.products import products
+from cascadebert.reproduce.protocol import PRESETS, Protocol, TaskPlan
+from cascadebert.reproduce.rows import phrase_groups
+from cascadebert.reproduce.scores import (
+    bootstrap_delta,
+    chance,
+    corrected,
+    drawn_dis,
+    drawn_ece,
+    interval,
+    relative_improvement,
+    row_counts,
+    row_draws,
+    score,
+)
+from cascadebert.reproduce.timings import Check, Timings
+from cascadebert.types import Flops, Seconds
+
+RNG = np.random.default_rng(0)
+
+
+def said_by(answers: list[list[int]], confidences: list[list[float]], labels: list[int]) -> ExitArrays:
+    """Exits' words by hand; entropies fall as confidences rise."""
+    sure = np.array(confidences, dtype=np.float64)
+    return ExitArrays(np.array(answers), sure, 1 - sure, 1 - sure, np.array(labels))
+
+
+def ladder(rule: str = "cascade") -> Ladder:
+    """A small model of cost 1 and a large one of cost 6 on four rows; the large one alone costs 6."""
+    said = said_by([[0, 1, 1, 0], [0, 1, 0, 1]], [[0.9, 0.8, 0.7, 0.6], [1, 1, 1, 1]], [0, 1, 0, 1])
+    costs = np.array([[1.0] * 4, [7.0] * 4])
+    return Ladder("one", rule, said, {"flops": costs}, {"flops": np.full(4, 6.0)})
+
+
+def test_a_cascade_pays_all_stages_that_a_row_reaches():
+    assert cumulated([np.array([1.0, 2.0]), np.array([6.0, 7.0])]).tolist() == [[1, 2], [7, 9]]
+    assert ladder().exits((0.75,)).tolist() == [0, 0, 1, 1]
+    assert ladder().mean_cost((0.75,), "flops") == 4.0
+
+
+def test_the_points_of_a_cascade_run_from_never_leaving_to_always_leaving():
+    curve = curves(ladder(), "accuracy")["flops"]
+    assert curve.speedups.tolist() == [6 / 7, 6 / 5.5, 1.5, 6 / 2.5, 6.0]
+    assert curve.alone == 6.0
+
+
+def test_the_slowest_point_that_is_fast_enough_is_picked():
+    curve = curves(ladder(), "accuracy")["flops"]
+    point = pick(curve, 1.5)
+    assert not point.interpolated
+    assert point.speedup(ladder(), "flops") == 1.5
+    assert score("accuracy", point.counts(ladder()).sum(axis=0)) == 1.0
+
+
+def test_between_two_points_each_row_runs_at_one_of_them_by_chance():
+    one = ladder()
+    point = pick(curves(one, "accuracy")["flops"], 2.0)
+    # costs 4 (1.5x, all right) and 2.5 (2.4x, three of four right); 6 / 2 = 3 is a third of the way up
+    assert point.interpolated
+    assert point.slow_share == pytest.approx(1 / 3)
+    assert point.speedup(one, "flops") == pytest.approx(2.0)
+    assert float(score("accuracy", point.counts(one).sum(axis=0))) == pytest.approx(1 / 3 + 2 / 3 * 0.75)
+
+
+def test_a_target_out_of_reach_takes_the_end_of_the_curve():
+    curve = Curve(((1.0,), (2.0,)), np.array([1.5, 3.0]), np.array([4.0, 2.0]), 6.0)
+    assert pick(curve, 9.0) == Point((2.0,))
+    assert pick(curve, 1.2) == Point((1.0,))
+    assert pick(curve, 2.95) == Point((2.0,))
+
+
+def test_models_cut_short_mix_by_their_fixed_costs():
+    said = said_by([[0, 0], [0, 1], [1, 1]], [[0.5] * 2] * 3, [1, 1])
+    fixed = Ladder("truncated", "fixed", said, {"flops": np.array([[1.0] * 2, [2.0] * 2, [6.0] * 2])},
+                   {"flops": np.full(2, 6.0)})  # fmt: skip
+    point = pick(curves(fixed, "accuracy")["flops"], 4.0)
+    assert point == Point((1.0,), (2.0,), 0.5)
+    assert float(score("accuracy", point.counts(fixed).sum(axis=0))) == pytest.approx(0.25)
+
+
+@pytest.mark.parametrize(("rule", "setting", "exits"), [
+    ("entropy", 0.25, [0, 0, 1, 1]), ("learned", 0.15, [0, 1, 1, 1]), ("patience", 1, [1, 1, 1, 1]),
+])  # fmt: skip
+def test_early_exits_leave_by_their_own_rules(rule, setting, exits):
+    assert ladder(rule).exits((setting,)).tolist() == exits
+
+
+def test_of_several_thresholds_only_points_that_no_other_beats_are_kept():
+    said = said_by([[0, 1, 1, 0], [0, 1, 0, 0], [0, 1, 0, 1]],
+                   [[0.9, 0.8, 0.7, 0.6], [0.9, 0.8, 0.7, 0.6], [1] * 4], [0, 1, 0, 1])  # fmt: skip
+    costs = np.array([[1.0] * 4, [3.0] * 4, [9.0] * 4])
+    three = Ladder("three", "cascade", said, {"flops": costs}, {"flops": np.full(4, 6.0)})
+    curve = curves(three, "accuracy")["flops"]
+    sums = [three.counts(one).sum(axis=0) for one in curve.settings]
+    scores = [float(score("accuracy", one)) for one in sums]
+    assert scores == sorted(set(scores), reverse=True)
+    assert (np.diff(curve.speedups) > 0).all()
+
+
+def test_scores_from_sums_are_those_of_scikit_learn():
+    labels, answers = RNG.integers(0, 2, 200), RNG.integers(0, 2, 200)
+    sums = row_counts(answers, labels).sum(axis=0)
+    right = (labels == answers).mean()
+    assert score("accuracy", sums) == pytest.approx(right)
+    assert score("accuracy_and_f1", sums) == pytest.approx((right + f1_score(labels, answers)) / 2)
+    assert score("matthews", sums) == pytest.approx(matthews_corrcoef(labels, answers))
+    assert score("matthews", row_counts(np.zeros(3, int), np.ones(3, int)).sum(axis=0)) == 0
+
+
+def test_relative_improvement_is_of_the_means_over_tasks():
+    ours, theirs = np.array([[0.90], [0.60]]), np.array([[0.80], [0.40]])
+    assert relative_improvement(ours, theirs)[0] == pytest.approx((0.75 - 0.60) / 0.60)
+    levels = np.array([[0.5], [0.2]])
+    fairer = [corrected(one, levels) for one in (ours, theirs)]
+    assert fairer[0].ravel().tolist() == pytest.approx([0.8, 0.5])
+    assert relative_improvement(*fairer)[0] == pytest.approx((0.65 - 0.425) / 0.425)
+
+
+def test_chance_is_the_score_of_one_label():
+    labels = np.array([1, 1, 1, 0])
+    assert chance("accuracy", 1, labels) == 0.75
+    assert chance("matthews", 1, labels) == 0.0
+    assert chance("accuracy_and_f1", 1, labels) == pytest.approx((0.75 + 6 / 7) / 2)
+
+
+def test_weighted_inversion_and_calibration_equal_those_of_the_rows_repeated():
+    odds, right = RNG.normal(size=60).round(1), RNG.random(60) < 0.7
+    sure, weights = 1 / (1 + np.exp(-odds)), row_draws(60, 5, RNG)
+    which = bin_numbers(sure, 15, "width")
+    found = drawn_dis(odds, ~right, weights), drawn_ece(which, right - sure, weights)
+    for number, times in enumerate(weights.astype(int)):
+        rows = np.repeat(np.arange(60), times)
+        assert found[0][number] == pytest.approx(roc_auc_score(right[rows], odds[rows]))
+        assert found[1][number] == pytest.approx(expected_calibration_error(sure[rows], right[rows]))
+
+
+def test_a_difference_that_is_the_same_for_every_row_and_seed_has_an_interval_of_no_width():
+    figures = [lambda w: w.sum(axis=1), lambda w: w.sum(axis=1)]
+    others = [lambda w: w.sum(axis=1) - 2, lambda w: w.sum(axis=1) - 2]
+    drawn = bootstrap_delta(figures, others, rows=9, draws=50, rng=np.random.default_rng(1))
+    assert interval(drawn) == (2.0, 2.0)
+    assert interval(np.array([np.nan])) == (None, None)
+
+
+def arrays(method: str = "deebert", labels: int = 6) -> MethodArrays:
+    """A file's worth of random figures."""
+    logits = np.random.default_rng(3).normal(size=(2, labels, 3)) * 8
+    flops = (Flops(1.0, 2.0, 0.0), Flops(3.0, 4.0, 0.5))
+    about = About("sst2", 1, method, "abc", 2, flops, 2, 16, method)
+    said = ExitArrays.of(logits, logits[..., 0], np.arange(labels) % 3)
+    return MethodArrays(said, np.arange(labels) * 2, about)
+
+
+def test_arrays_are_kept_in_sixteen_bits_with_what_they_belong_to(tmp_path):
+    made = arrays()
+    for name in ("a.npz", "b.npz"):
+        made.save(tmp_path / name)
+    assert (tmp_path / "a.npz").read_bytes() == (tmp_path / "b.npz").read_bytes()
+    read = MethodArrays.load(tmp_path / "a.npz")
+    assert read.about == made.about
+    assert read.said.answers.tolist() == made.said.answers.tolist()
+    assert np.allclose(read.log_odds, made.log_odds, rtol=2e-3, atol=2e-3)
+    assert np.allclose(read.said.lte, made.said.lte, rtol=1e-3)
+    assert read.test.label_ids.tolist() == [2, 0, 1, 2]
+    assert read.flops()[:, 1].tolist() == [5.0, 13.0]
+
+
+def test_confidences_next_to_one_stay_apart_in_sixteen_bits(tmp_path):
+    logits = np.array([[[0.0, 10.0], [0.0, 11.0], [0.0, 14.0]]])
+    about = replace(arrays().about, flops=(Flops(1, 1, 0),))
+    made = MethodArrays(ExitArrays.of(logits, None, np.array([1, 1, 1])), np.array([8, 8, 8]), about)
+    made.save(tmp_path / "sure.npz")
+    sure = MethodArrays.load(tmp_path / "sure.npz").said.confidences[0]
+    assert (np.diff(sure) > 0).all()
+
+
+def test_damaged_or_foreign_arrays_are_refused(tmp_path):
+    (tmp_path / "x.npz").write_bytes(b"nothing")
+    with pytest.raises(DataError, match="not readable as arrays"):
+        MethodArrays.load(tmp_path / "x.npz")
+    other = replace(arrays(), said=replace(arrays().said, label_ids=np.zeros(6, dtype=np.int64)))
+    with pytest.raises(DataError, match="same rows"):
+        stacked([arrays(), other])
+
+
+def test_timings_come_back_as_they_were_and_tell_what_is_missing(tmp_path):
+    made = Timings({"large": (Seconds(1e-4, 1e-5),)}, (Check("pabee", (2.0,), 2.1, 2.0, 1.9, 2.2),), 9, 3, {})
+    made.save(tmp_path / "sst2.json")
+    read = Timings.load(tmp_path / "sst2.json")
+    assert read == made
+    assert read.of("large", np.array([10])).tolist() == [[pytest.approx(2e-4)]]
+    with pytest.raises(DataError, match="no seconds of small"):
+        read.of("small", np.array([10]))
+
+
+def test_a_protocol_survives_json():
+    made = PRESETS["paper"]
+    assert Protocol.from_json(json.loads(json.dumps(made.to_json()))) == made
+
+
+def test_presets_name_every_model_of_the_comparison():
+    protocol = PRESETS["minilm"].with_models("a/large", ("x/1x384", "x/2x128"), ("x/2x384",))
+    names = [one.method for one in products(protocol)]
+    assert names[0] == "large" and len(names) == len(set(names)) == 1 + 3 + 3 + 2 * 5 + 1
+    assert protocol.stage_lists == (("1x384",), ("2x128",), ("1x384", "2x128"))
+    assert {one.timed_as for one in products(protocol) if one.kind == "small"} == {"1x384", "2x128", "2x384"}
+    assert [plan.name for plan in PRESETS["paper"].tasks] == ["mrpc", "sst2", "rte", "qnli", "qqp", "mnli"]
+    assert all(plan.rows is None for plan in PRESETS["minilm-full"].tasks)
+
+
+def test_a_protocol_that_cannot_be_run_is_refused():
+    for make in (
+        lambda: PRESETS["minilm"].with_models(None, ()),
+        lambda: PRESETS["minilm"].with_models("a", ("b/x", "c/x")),
+        lambda: Protocol("x", (TaskPlan("t"),), objectives=("dar",)),
+        lambda: PRESETS["minilm"].task("qnli"),
+    ):
+        with pytest.raises(CascadeError):
+            make()
+
+
+def test_phrases_belong_to_the_longest_row_that_holds_their_words_in_one_run():
+    texts = ["film", "a fine film", "a fine film indeed", "fine  film", "filming", "indeed a film"]
+    groups, whole = phrase_groups(texts)
+    assert groups.tolist() == [2, 2, 2, 2, 4, 5]
+    assert np.flatnonzero(whole).tolist() == [2, 4, 5]

@@ -1,0 +1,251 @@
+"""The whole experiment on tiny random models and generated data, from data to tables and pictures."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import replace
+from itertools import product
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from typer.testing import CliRunner
+
+from cascadebert.cli.app import app
+from cascadebert.errors import CascadeError, DataError
+from cascadebert.reproduce.arrays import MethodArrays
+from cascadebert.reproduce.products import Store, products
+from cascadebert.reproduce.protocol import PRESETS, Protocol, TaskPlan
+from cascadebert.reproduce.rows import task_rows
+from cascadebert.reproduce.run import report, reproduce
+from cascadebert.stage import TextEncoder
+from samples import reviews, sentences
+
+QUICK = {"epochs": 1.0, "batch_size": 16, "learning_rate": 2e-3, "small_learning_rate": 2e-3}
+TASKS = (
+    TaskPlan("parts", "matthews", rows=60, tune_rows=20, phrases=True, **QUICK),
+    TaskPlan("pairs", "accuracy_and_f1", rows=60, tune_rows=20, both_ends=False, **QUICK),
+)
+GLUE = {
+    "mrpc": ("sentence1", "sentence2", 2),
+    "sst2": ("sentence", None, 2),
+    "rte": ("sentence1", "sentence2", 2),
+    "qnli": ("question", "sentence", 2),
+    "qqp": ("question1", "question2", 2),
+    "mnli": ("premise", "hypothesis", 3),
+}
+
+
+def write_split(folder, split, texts, labels, columns=("sentence", None)):
+    """A parquet file in the column format of GLUE."""
+    folder.mkdir(parents=True, exist_ok=True)
+    table = {columns[0]: list(texts), "label": list(labels), "idx": list(range(len(texts)))}
+    if columns[1]:
+        table[columns[1]] = list(texts)[::-1]
+    pq.write_table(pa.table(table), folder / f"{split}.parquet")
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    """Two tasks: sentences with some of their parts, and pairs."""
+    root = tmp_path_factory.mktemp("data")
+    texts, names = reviews(150, seed=1)
+    labels = [int(name == "positive") for name in names]
+    parts = [" ".join(text.split()[1:]) for text in texts[:40]]
+    write_split(root / "parts", "train", texts[:110] + parts, labels[:110] + labels[:40])
+    write_split(root / "parts", "validation", texts[110:], labels[110:])
+    write_split(root / "pairs", "train", texts[:110], labels[:110], ("sentence1", "sentence2"))
+    write_split(root / "pairs", "validation", texts[110:], labels[110:], ("sentence1", "sentence2"))
+    return root
+
+
+@pytest.fixture(scope="module")
+def models(make_model):
+    """A large encoder and three small ones, by name."""
+    sizes = {"large": (3, 16), "small": (1, 16), "narrow": (1, 8), "complete": (2, 16)}
+    made = {k: make_model(layers=a, hidden=b, labels=None) for k, (a, b) in sizes.items()}
+    return {path.name: str(path) for path in made.values()}, [path.name for path in made.values()]
+
+
+@pytest.fixture(scope="module")
+def protocol(models):
+    large, small, narrow, complete = models[1]
+    return Protocol(
+        "tiny", TASKS, large, (small, narrow), (complete,), seeds=(1, 2), targets=(1.5, 2.0), truncated=(1,),
+        tokens=32, exit_epochs=1.0, difficulty_folds=2, difficulty_seeds=1, gatekeeper_epochs=1.0, bf16=False,
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def done(protocol, models, data, tmp_path_factory):
+    """The experiment, run once."""
+    root = tmp_path_factory.mktemp("paper")
+    summary = reproduce(
+        protocol, output=root / "out", work=root / "work", models=models[0], data=data, draws=50
+    )
+    return root, summary
+
+
+def contents(folder):
+    """Every file below a folder, by its path."""
+    return {p.relative_to(folder).as_posix(): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+
+
+def test_one_command_leaves_arrays_timings_tables_and_pictures_and_no_model(done, protocol):
+    root, _ = done
+    found = contents(root / "out")
+    cells = product(protocol.tasks, protocol.seeds, products(protocol))
+    wanted = {f"arrays/tiny/{plan.name}-{seed}-{one.method}.npz" for plan, seed, one in cells}
+    wanted |= {f"timings/tiny/{plan.name}.json" for plan in protocol.tasks}
+    wanted |= {"protocol.json", "runs.jsonl", "summary.json", "analyses.json"}
+    drawn = ("scores-flops", "scores-time", "dis", "ece", "difficulty")
+    assert wanted | {f"pictures/{name}.svg" for name in drawn} <= set(found)
+    assert not list((root / "work").rglob("*.safetensors"))
+
+
+def test_runs_have_a_line_for_every_task_method_seed_basis_and_target(done, protocol):
+    lines = [json.loads(line) for line in (done[0] / "out" / "runs.jsonl").read_text("utf-8").splitlines()]
+    keys = ["task", "method", "seed", "basis", "target", "achieved", "interpolated", "metric", "score"]
+    assert all(list(line) == keys for line in lines)
+    methods = {line["method"] for line in lines}
+    assert len(methods) == 1 + 1 + 3 + 3 * 5  # large, cut short, early exits, three lists of stages
+    assert len(lines) == 2 * 2 * 2 * ((len(methods) - 1) * 2 + 1)
+    mixed = [line for line in lines if line["method"] == "truncated" and line["interpolated"]]
+    assert mixed and all(line["basis"] in ("flops", "time") for line in lines)
+
+
+def test_the_summary_compares_every_cascade_with_one_early_exit(done, protocol):
+    summary = json.loads((done[0] / "out" / "summary.json").read_text("utf-8"))
+    assert summary == json.loads(json.dumps(done[1]))
+    keys = ["basis", "target", "cascade", "best_early_exit", "tasks", "relative_improvement", "ci_low",
+            "ci_high", "chance_corrected"]  # fmt: skip
+    assert all(list(one) == keys for one in summary["comparisons"])
+    assert len(summary["comparisons"]) == 2 * 2 * 15
+    assert {(one["task"], one["metric"]) for one in summary["dar"]} == set(
+        product(("parts", "pairs", "all"), ("accuracy", "dis", "ece"))
+    )
+
+
+def test_a_relative_improvement_is_what_the_lines_say_by_hand(done):
+    lines = [json.loads(line) for line in (done[0] / "out" / "runs.jsonl").read_text("utf-8").splitlines()]
+    one = done[1]["comparisons"][0]
+
+    def mean(method):
+        same = [r for r in lines if (r["method"], r["basis"], r["target"]) == (method, "flops", 1.5)]
+        return np.mean([[r["score"] for r in same if r["task"] == task] for task in one["tasks"]])
+
+    ours, theirs = mean(one["cascade"]), mean(one["best_early_exit"])
+    assert one["relative_improvement"] == pytest.approx((ours - theirs) / theirs)
+
+
+def test_tables_computed_again_from_the_arrays_alone_are_the_same(done, tmp_path):
+    shutil.copytree(done[0] / "out", tmp_path / "out")
+    before = contents(tmp_path / "out")
+    for name in ("runs.jsonl", "summary.json", "analyses.json"):
+        (tmp_path / "out" / name).unlink()
+    report(tmp_path / "out", draws=50)
+    assert contents(tmp_path / "out") == before
+
+
+def test_a_run_goes_on_from_its_arrays_and_makes_a_lost_one_again_byte_by_byte(
+    done, protocol, models, data, tmp_path
+):
+    shutil.copytree(done[0] / "out", tmp_path / "out")
+    store = Store(tmp_path / "out", "tiny")
+    lost = [store.arrays("parts", 2, name) for name in ("deebert", f"{protocol.small[0]}-dar")]
+    before = contents(tmp_path / "out")
+    for path in lost:
+        path.unlink()
+    with pytest.raises(DataError, match="2 files of the experiment are missing"):
+        report(tmp_path / "out")
+    again = tmp_path / "out", tmp_path / "work"
+    reproduce(protocol, output=again[0], work=again[1], models=models[0], data=data, draws=50)
+    assert contents(tmp_path / "out") == before
+
+
+def test_arrays_of_another_recipe_are_not_taken_for_these(done, protocol, models, data, tmp_path):
+    shutil.copytree(done[0] / "out", tmp_path / "out")
+    other = replace(protocol, dar_weight=0.1)
+    where = {"output": tmp_path / "out", "work": tmp_path / "work", "models": models[0], "data": data}
+    with pytest.raises(CascadeError, match="other settings"):
+        reproduce(other, **where)
+    (tmp_path / "out" / "protocol.json").unlink()
+    with pytest.raises(DataError, match="was made from other rows, encoders or settings"):
+        reproduce(other, **where)
+
+
+def test_exits_of_the_arrays_say_what_the_last_layer_and_the_large_model_say(done):
+    store = Store(done[0] / "out", "tiny")
+    large, deebert = (MethodArrays.load(store.arrays("parts", 1, name)) for name in ("large", "deebert"))
+    assert deebert.said.answers[-1].tolist() == large.said.answers[0].tolist()
+    assert deebert.flops()[-1].mean() > large.flops().mean() > deebert.flops()[0].mean()
+
+
+def test_train_tune_and_test_rows_are_disjoint_with_all_their_parts(data):
+    rows = task_rows(replace(TASKS[0], rows=None), data, seed=0)
+    parts = [set(part.texts) for part in (rows.train, rows.tune, rows.test)]
+    assert not parts[0] & parts[1] and not parts[0] & parts[2] and not parts[1] & parts[2]
+    whole = [f" {text} " for text in rows.tune.texts]
+    groups = {text for text in rows.train.texts if any(f" {text} " in one for one in whole)}
+    assert groups == set() and len(rows.tune) == 20
+
+
+def test_long_texts_are_cut_to_their_first_and_last_words(models):
+    encoder = TextEncoder(Path(models[0][models[1][0]]), max_length=10)
+    (cut,) = encoder.both_ends(["the film was a warm story and the song was dull book"])
+    assert cut == "the film was a song was dull book"
+    assert encoder.both_ends(["the film"]) == ["the film"]
+    assert int(encoder.encode([cut]).lengths[0]) == 10
+    with pytest.raises(DataError, match="pairs"):
+        encoder.both_ends([("a", "b")])
+
+
+@pytest.fixture(scope="module")
+def glue(tmp_path_factory):
+    """Six tasks in the columns of GLUE."""
+    root = tmp_path_factory.mktemp("glue")
+    for plan in PRESETS["paper"].tasks:
+        first, second, labels = GLUE[plan.name]
+        for split, seed in (("train", 1), (plan.test_split, 2)):
+            texts = list(dict.fromkeys(sentences(60, seed=seed, most=14)))
+            given = [i % labels for i in range(len(texts))]
+            write_split(root / plan.name, split, texts, given, (first, second))
+    return root
+
+
+def test_the_paper_preset_reads_all_six_tasks(glue):
+    for plan in PRESETS["paper"].tasks:
+        rows = task_rows(plan, glue, seed=0)
+        assert len(rows.names) == GLUE[plan.name][2]
+        assert isinstance(rows.train.texts[0], str) == (GLUE[plan.name][1] is None)
+
+
+def test_the_paper_preset_runs_on_tiny_models(glue, make_model, tmp_path):
+    large, small = make_model(layers=3, hidden=16, labels=None), make_model(layers=1, hidden=16, labels=None)
+    paper = PRESETS["paper"]
+    plans = tuple(replace(paper.task(name), epochs=0.5, rows=24) for name in ("sst2", "mnli"))
+    brief = replace(
+        paper, tasks=plans, seeds=(1234,), objectives=("plain", "dar"), truncated=(1,), tokens=32, bf16=False,
+        exit_epochs=0.5,
+    ).with_models(str(large), (str(small),))  # fmt: skip
+    where = {large.name: str(large), small.name: str(small)}
+    summary = reproduce(
+        brief, output=tmp_path / "out", work=tmp_path / "work", models=where, data=glue, draws=20
+    )
+    assert summary is not None and len(summary["comparisons"]) == 2 * 3 * 2
+    made = MethodArrays.load(Store(tmp_path / "out", "paper").arrays("mnli", 1234, f"{small.name}-dar"))
+    assert "train rows are hard" in made.about.notes
+
+
+def test_the_verb_recomputes_and_says_what_it_lacks(done, tmp_path):
+    shutil.copytree(done[0] / "out", tmp_path / "out")
+    said = CliRunner().invoke(
+        app, ["reproduce", "--output", str(tmp_path / "out"), "--from-arrays", "--json"]
+    )
+    assert said.exit_code == 0, said.output
+    assert "comparisons" in json.loads(said.output.splitlines()[-1])
+    failed = CliRunner().invoke(app, ["reproduce", "--output", str(tmp_path / "new")])
+    assert isinstance(failed.exception, CascadeError) and "--large" in str(failed.exception)
