@@ -12,7 +12,19 @@ from typer.testing import CliRunner
 from cascadebert.cli import app as cli
 from samples import reviews, write_csv
 
-VERBS = {"demo", "fit", "assemble", "shrink", "tune", "predict", "evaluate", "shift", "bench", "info"}
+VERBS = {
+    "demo",
+    "fit",
+    "assemble",
+    "shrink",
+    "tune",
+    "predict",
+    "evaluate",
+    "shift",
+    "bench",
+    "info",
+    "reproduce",
+}
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from cascadebert.training.losses import NO_LABEL, Objective, dar_loss, distillation_loss
+from cascadebert.training.losses import NO_LABEL, Objective, dar_loss, distillation_loss, gatekeeper_loss
 
 
 def dar_by_hand(logits: torch.Tensor, hard: torch.Tensor, margin: float, seed: int) -> torch.Tensor:
@@ -99,3 +99,26 @@ def test_the_objective_is_the_weighted_sum_of_its_terms():
     torch.manual_seed(1)
     whole = Objective(0.5, 0.2, 0.7, 3.0)(logits, labels, hard, teacher)
     assert whole.item() == pytest.approx(plain + 0.5 * dar + 0.7 * softened, rel=1e-5)
+
+
+def test_gatekeeper_is_sure_where_right_and_even_where_wrong():
+    torch.manual_seed(0)
+    logits = torch.randn(40, 4, dtype=torch.float64)
+    labels = torch.randint(4, (40,))
+    labels[:3] = NO_LABEL
+    total = torch.zeros((), dtype=torch.float64)
+    for row, label in zip(logits, labels.tolist(), strict=True):
+        said = row.softmax(dim=0)
+        if label == NO_LABEL:
+            continue
+        if int(row.argmax()) == label:
+            total = total - 0.3 * said[label].log()
+        else:
+            total = total + 0.7 * sum(p * (p * 4).log() for p in said)
+    assert torch.allclose(gatekeeper_loss(logits, labels, alpha=0.3), total / 40)
+    assert torch.allclose(Objective(gatekeeper=0.3)(logits, labels), total / 40)
+
+
+def test_an_objective_without_gatekeeper_has_the_key_that_it_had_before_there_was_one():
+    assert set(Objective().key()) == {"dar_weight", "dar_margin", "distill_weight", "distill_temperature"}
+    assert Objective(gatekeeper=0.5).key() != Objective().key()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import shutil
 from dataclasses import replace
@@ -249,3 +250,17 @@ def test_the_verb_recomputes_and_says_what_it_lacks(done, tmp_path):
     assert "comparisons" in json.loads(said.output.splitlines()[-1])
     failed = CliRunner().invoke(app, ["reproduce", "--output", str(tmp_path / "new")])
     assert isinstance(failed.exception, CascadeError) and "--large" in str(failed.exception)
+
+
+def test_the_tables_of_the_docs_are_made_from_its_files(done, tmp_path, monkeypatch):
+    file = Path(__file__).resolve().parents[1] / "benchmarks" / "tables.py"
+    spec = importlib.util.spec_from_file_location("tables_of_the_docs", file)
+    tables = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(tables)
+    (tmp_path / "results").mkdir()
+    shutil.copytree(done[0] / "out", tmp_path / "results" / "paper")
+    monkeypatch.setattr(tables, "ROOT", tmp_path)
+    made = [tables.paper_table(), tables.paper_scores_table(target=2.0), tables.paper_dar_table()]
+    rows = [16 - 1, 1 + 1 + 3 + 15, 3]
+    assert [table.count("\n") - 1 for table in made] == rows
+    assert tables.paper_shallow_table().startswith("| early exit |")
