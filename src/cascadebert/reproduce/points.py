@@ -201,8 +201,9 @@ def _grid(seen: Floats, size: int) -> list[float]:
     """Thresholds between values that were seen, at even quantiles, and one outside on either side."""
     values = np.unique(seen)
     kept = np.unique(np.sort(seen)[np.linspace(0, len(seen) - 1, size).astype(np.int64)])
-    after = np.minimum(np.searchsorted(values, kept, side="right"), len(values) - 1)
-    middle = np.unique(kept + (values[after] - kept) / 2)
+    kept = kept[kept < values[-1]]
+    after = values[np.searchsorted(values, kept, side="right")]
+    middle = kept + (after - kept) / 2
     ends = [np.nextafter(values[0], -np.inf), np.nextafter(values[-1], np.inf)]
     return [float(one) for one in np.unique(np.concatenate([middle, ends]))]
 

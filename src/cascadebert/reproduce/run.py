@@ -68,7 +68,8 @@ def reproduce(
     _keep_protocol(protocol, store)
     sources = _sources(protocol, models or {})
     for plan in plans:
-        encoder = TextEncoder(sources.folders[protocol.large], max_length=protocol.tokens)
+        large = sources.folders[protocol.large]
+        encoder = TextEncoder(large, max_length=protocol.tokens) if plan.both_ends else None
         rows = task_rows(plan, data, seed=protocol.split_seed, encoder=encoder)
         for seed in protocol.seeds:
             folder = work / plan.name
