@@ -14,7 +14,7 @@ from cascadebert.baselines.running import EarlyExit, run_early_exit
 from cascadebert.batching import Rows
 from cascadebert.confidence import max_probability, softmax
 from cascadebert.costs import TIMED_GROUPS, fitted_seconds
-from cascadebert.environment import machine, versions
+from cascadebert.environment import commit, machine, versions
 from cascadebert.errors import extra
 from cascadebert.reproduce.arrays import MethodArrays
 from cascadebert.reproduce.evidence import Trained
@@ -118,6 +118,10 @@ def time_cell(cell: Cell, store: Store, *, rows: int = TIMED_ROWS, repeats: int 
         "engine": "torch float32",
         "batch_tokens": BATCH_TOKENS,
         "versions": versions(),
+        "commit": commit(),
+        "rows": {part: len(getattr(cell.rows, part)) for part in ("train", "tune", "test")},
+        "data_sha256": dict(zip(("train", "tune", "test"), cell.rows_key, strict=True)),
+        "models": cell.sources.keys,
     }
     made = Timings(seconds, (), len(order), repeats, where)
     checks = _checks(cell, store, models, made, repeats)

@@ -43,7 +43,7 @@ class Timings:
         checks: runs of whole methods beside what the seconds say of them.
         rows: how many rows were timed.
         repeats: how often.
-        where: machine, engine and versions.
+        where: machine, engine, versions, rows and models.
     """
 
     seconds: dict[str, tuple[Seconds, ...]]
