@@ -20,7 +20,7 @@ from cascadebert.reproduce.arrays import MethodArrays
 from cascadebert.reproduce.evidence import Trained
 from cascadebert.reproduce.points import Ladder, Setting, curves, exit_rule, pick
 from cascadebert.reproduce.products import Store, products, stage
-from cascadebert.reproduce.protocol import EARLY_EXITS, LARGE
+from cascadebert.reproduce.protocol import EARLY_EXITS, LARGE, Objective
 from cascadebert.reproduce.timings import Check, Timings
 from cascadebert.reproduce.training import Cell
 from cascadebert.stage import BATCH_TOKENS, Stage
@@ -129,12 +129,13 @@ def time_cell(cell: Cell, store: Store, *, rows: int = TIMED_ROWS, repeats: int 
 
 
 def _open_all(cell: Cell, count: int) -> dict[str, Timed]:
-    """One trained model of each shape."""
+    """One trained model of each shape; small stages trained in the way that whole runs are checked with."""
     found: dict[str, Timed] = {}
+    wanted = _checked_objective(cell)
     texts = cell.rows.test.texts
     some = _timed_positions(len(texts), count)
     for product in products(cell.protocol):
-        if product.timed_as in found:
+        if product.source in cell.protocol.small and product.objective != wanted:
             continue
         opened = cell.open_exits(product) if product.kind == "exits" else cell.open(product)
         found[product.timed_as] = Timed(opened, opened.encoder.encode([texts[i] for i in some]))
@@ -170,10 +171,14 @@ def _checks(
     )
 
 
+def _checked_objective(cell: Cell) -> Objective:
+    """The paper's way of training, where it is among those that are run."""
+    return "dar" if "dar" in cell.protocol.objectives else cell.protocol.objectives[0]
+
+
 def _checked_ladders(cell: Cell, trained: Trained) -> list[tuple[Ladder, list[str]]]:
-    """The early exits, and cascades of each list of stages trained in the paper's way (or the first)."""
-    protocol = cell.protocol
-    wanted = "dar" if "dar" in protocol.objectives else protocol.objectives[0]
+    """The early exits, and a cascade of each list of stages."""
+    protocol, wanted = cell.protocol, _checked_objective(cell)
     found = [(trained.early_exit(name), [name]) for name in EARLY_EXITS]
     for small in protocol.stage_lists:
         ordered = sorted(small, key=lambda one: trained.arrays[stage(one, wanted)].flops().mean())
