@@ -231,11 +231,16 @@ def paper_table() -> str:
         cells = []
         for place in places:
             (one,) = (r for r in found if (r["cascade"], r["basis"], r["target"]) == (name, *place))
-            low, high = 100 * one["ci_low"], 100 * one["ci_high"]
-            gain = f"{100 * one['relative_improvement']:+.1f} % ({low:+.1f} to {high:+.1f})"
-            cells.append(f"{gain}; {100 * one['chance_corrected']:+.1f} %")
+            cells.append(gain_cell(one))
         lines.append(f"| {name} | {' | '.join(cells)} |")
     return "\n".join(lines)
+
+
+def gain_cell(one: Mapping[str, Any]) -> str:
+    """A relative improvement with its interval, then the chance-corrected one."""
+    names = ("relative_improvement", "ci_low", "ci_high", "chance_corrected")
+    gain, low, high, fairer = ("n/a" if one[n] is None else f"{100 * one[n]:+.1f}" for n in names)
+    return f"{gain} % ({low} to {high}); {fairer} %"
 
 
 def paper_scores_table(basis: str = "flops", target: float = 4.0) -> str:

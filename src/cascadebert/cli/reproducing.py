@@ -52,9 +52,8 @@ def reproduce(
 
         summary: dict[str, Any] | None = report(output)
     else:
-        summary = _run(
-            output, preset, data, large, small or (), complete or (), work, only or (), keep_models
-        )
+        models = (large, small or (), complete or ())
+        summary = _run(output, preset, data, models, work, only or (), keep_models)
     if summary is None:
         out.console().print("Other tasks of the preset are still missing; the tables wait for them.")
         return
@@ -98,10 +97,14 @@ def _show(summary: dict[str, Any], output: Path) -> None:
             f"{one['target']:g}x {one['basis']}",
             one["cascade"],
             one["best_early_exit"],
-            f"{100 * one['relative_improvement']:+.1f} %",
-            f"{100 * one['ci_low']:+.1f} to {100 * one['ci_high']:+.1f} %",
+            _percent(one["relative_improvement"]),
+            f"{_percent(one['ci_low'])} to {_percent(one['ci_high'])}",
         )
         for one in summary["comparisons"]
     ]
     out.table(("at", "cascade", "best early exit", "relative improvement", "95 % interval"), rows)
     out.console().print(f"Saved in {output}: runs.jsonl, summary.json, analyses.json, pictures.")
+
+
+def _percent(share: float | None) -> str:
+    return "n/a" if share is None else f"{100 * share:+.1f} %"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -109,16 +110,15 @@ def complete_against_shallow(evidence: Evidence, table: Table) -> list[dict[str,
         for seed in protocol.seeds:
             cell = evidence.trained(plan.name, seed)
             same = [n for n in names if cell.arrays[n].about.hidden == cell.large.about.hidden]
-            for method in EARLY_EXITS:
-                for target in protocol.targets:
-                    point = table.runs[(plan.name, method, seed, "flops", target)].point
-                    layers = _test_ladder(cell, method).exits(point.fast) + 1
-                    where = {"task": plan.name, "seed": seed, "method": method, "target": target}
-                    found += [
-                        {**where, **one}
-                        for name in same
-                        for one in _on_left(cell.arrays[method], cell.arrays[name], layers)
-                    ]
+            for method, target in product(EARLY_EXITS, protocol.targets):
+                point = table.runs[(plan.name, method, seed, "flops", target)].point
+                layers = _test_ladder(cell, method).exits(point.fast) + 1
+                where = {"task": plan.name, "seed": seed, "method": method, "target": target}
+                found += [
+                    {**where, **one}
+                    for name in same
+                    for one in _on_left(cell.arrays[method], cell.arrays[name], layers)
+                ]
     return found
 
 

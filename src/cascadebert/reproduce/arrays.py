@@ -150,5 +150,11 @@ def stacked(stages: Sequence[MethodArrays]) -> ExitArrays:
     for one in stages[1:]:
         if not np.array_equal(one.labels, first.labels) or one.about.tune_rows != first.about.tune_rows:
             raise DataError(f"{one.about.method} and {first.about.method} were not run on the same rows")
-    parts = [[getattr(one.said, name) for one in stages] for name in ("answers", "confidences", "entropies")]
-    return ExitArrays(*(np.concatenate(part) for part in parts), None, first.labels)
+    said = [one.said for one in stages]
+    return ExitArrays(
+        np.concatenate([one.answers for one in said]),
+        np.concatenate([one.confidences for one in said]),
+        np.concatenate([one.entropies for one in said]),
+        None,
+        first.labels,
+    )

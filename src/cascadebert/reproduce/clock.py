@@ -14,6 +14,7 @@ from cascadebert.baselines.running import EarlyExit, run_early_exit
 from cascadebert.batching import Rows
 from cascadebert.confidence import max_probability, softmax
 from cascadebert.costs import TIMED_GROUPS, fitted_seconds
+from cascadebert.engines.torch import has_cuda
 from cascadebert.environment import commit, machine, versions
 from cascadebert.errors import extra
 from cascadebert.reproduce.arrays import MethodArrays
@@ -113,7 +114,7 @@ def time_cell(cell: Cell, store: Store, *, rows: int = TIMED_ROWS, repeats: int 
         seconds[name] = (*seconds[name], fitted)
     where: dict[str, Any] = {
         "machine": machine(),
-        "device": models[LARGE].model.engine.device if isinstance(models[LARGE].model, Stage) else "",
+        "device": "cuda" if has_cuda() else "cpu",
         "threads": torch.get_num_threads(),
         "engine": "torch float32",
         "batch_tokens": BATCH_TOKENS,

@@ -15,6 +15,7 @@ from cascadebert.reproduce.scores import (
     chance,
     corrected,
     interval,
+    known_mean,
     relative_improvement,
     row_counts,
     row_draws,
@@ -192,7 +193,7 @@ def comparisons(table: Table) -> list[dict[str, Any]]:
     """Every cascade against the best early exit, at every target on both bases.
 
     The early exit is one method for all tasks, the best on tune rows at that basis and target. Relative
-    improvement is of the means over tasks; the interval is the percentile bootstrap over rows and seeds.
+    improvement is of the means over tasks (None where the early exit's is not above 0); the interval is the percentile bootstrap over rows and seeds.
     """
     found = []
     for basis in BASES:
@@ -211,10 +212,10 @@ def comparisons(table: Table) -> list[dict[str, Any]]:
                         "cascade": name,
                         "best_early_exit": best,
                         "tasks": [plan.name for plan in table.protocol.tasks],
-                        "relative_improvement": float(gains[0]),
+                        "relative_improvement": known_mean([float(gains[0])]),
                         "ci_low": low,
                         "ci_high": high,
-                        "chance_corrected": float(relative_improvement(*fairer)[0]),
+                        "chance_corrected": known_mean([float(relative_improvement(*fairer)[0])]),
                     }
                 )
     return found

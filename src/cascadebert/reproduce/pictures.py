@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 COLOURS = (ACCENT, INK, "#2f7dd1", "#e0a030", "#3a9d5d", QUIET, "#8e5ea2", "#555555")
 Rows = Sequence[Mapping[str, Any]]
-SALT = {"svg.hashsalt": "cascadebert"}
+SALT = "cascadebert"
 """Ids in the files do not differ from one drawing to the next."""
 
 
@@ -135,5 +135,5 @@ def _save(figure: Any, axes: Sequence[Axes], path: Path) -> None:
         from matplotlib import rc_context
     handles, labels = axes[0].get_legend_handles_labels()
     figure.legend(handles, labels, frameon=False, fontsize=8, loc="outside lower center", ncols=3)
-    with rc_context(SALT):
+    with rc_context({"svg.hashsalt": SALT}):
         figure.savefig(path, format="svg", metadata={"Date": None})

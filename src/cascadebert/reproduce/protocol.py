@@ -159,8 +159,9 @@ class Protocol:
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Protocol:
         """What `to_json` made, after a round trip through a file."""
-        plain = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
-        return cls(**{**plain, "tasks": tuple(TaskPlan(**one) for one in values["tasks"])})
+        plain: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
+        plain["tasks"] = tuple(TaskPlan(**one) for one in values["tasks"])
+        return cls(**plain)
 
 
 _MINILM = Protocol(

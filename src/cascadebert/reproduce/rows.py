@@ -6,6 +6,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -39,7 +40,7 @@ class TaskRows:
     def judged(self) -> Examples:
         """Tune rows, then test rows: all that is kept as arrays."""
         parts = (self.tune, self.test)
-        texts = [text for part in parts for text in part.texts]
+        texts: Any = [text for part in parts for text in part.texts]
         labels = [self.names[i] for part in parts for i in part.label_ids(self.names)]
         return Examples(texts, tuple(labels), source=self.test.source)
 
@@ -80,7 +81,8 @@ def task_rows(
     rows = TaskRows(train.take(np.sort(chosen)), tune, test, names)
     _check(rows, plan)
     if plan.both_ends and encoder is not None:
-        rows = TaskRows(*(_cut(part, encoder) for part in (rows.train, rows.tune, rows.test)), names)
+        parts = [_cut(part, encoder) for part in (rows.train, rows.tune, rows.test)]
+        rows = TaskRows(parts[0], parts[1], parts[2], names)
     return rows
 
 

@@ -58,22 +58,26 @@ def chance(metric: MetricName, common: int, labels: Ints) -> float:
     return float(score(metric, row_counts(np.full(len(labels), common), labels).sum(axis=0)))
 
 
-def corrected(scores: Floats, level: float) -> Floats:
+def corrected(scores: Floats, level: float | Floats) -> Floats:
     """Scores with chance at 0 and a perfect one at 1."""
     return np.asarray((scores - level) / (1 - level))
 
 
 def relative_improvement(ours: Floats, theirs: Floats) -> Floats:
-    """(Mean over tasks of ours less that of theirs) / that of theirs.
+    """(Mean over tasks of ours less that of theirs) / that of theirs; not defined where that is not above 0.
 
     Args:
         ours: (tasks, ...).
         theirs: (tasks, ...).
 
+    Returns:
+        (...), NaN where it is not defined.
+
     >>> float(relative_improvement(np.array([0.9, 0.3]), np.array([0.8, 0.2])).round(12))
     0.2
     """
     mean = theirs.mean(axis=0)
+    mean = np.where(mean > 0, mean, np.nan)
     return np.asarray((ours.mean(axis=0) - mean) / mean)
 
 
