@@ -77,7 +77,8 @@ def protocol(models):
     large, small, narrow, complete = models[1]
     return Protocol(
         "tiny", TASKS, large, (small, narrow), (complete,), seeds=(1, 2), targets=(1.5, 2.0), truncated=(1,),
-        objectives=("plain", "dar", "gatekeeper"), tokens=32, exit_epochs=1.0, difficulty_folds=2, difficulty_seeds=1, gatekeeper_epochs=1.0, bf16=False,
+        objectives=("plain", "dar", "gatekeeper"), tokens=32, exit_epochs=1.0,
+        difficulty_folds=2, difficulty_seeds=1, gatekeeper_epochs=1.0, bf16=False,
     )  # fmt: skip
 
 
@@ -230,8 +231,8 @@ def test_the_paper_preset_runs_on_tiny_models(glue, make_model, tmp_path):
     paper = PRESETS["paper"]
     plans = tuple(replace(paper.task(name), epochs=0.5, rows=24) for name in ("mnli",))
     brief = replace(
-        paper, tasks=plans, seeds=(1234,), objectives=("plain", "both"), truncated=(1,), tokens=32, bf16=False,
-        exit_epochs=0.5,
+        paper, tasks=plans, seeds=(1234,), objectives=("plain", "both"), truncated=(1,), tokens=32,
+        bf16=False, exit_epochs=0.5,
     ).with_models(str(large), (str(small),))  # fmt: skip
     where = {large.name: str(large), small.name: str(small)}
     summary = reproduce(

@@ -193,7 +193,8 @@ def comparisons(table: Table) -> list[dict[str, Any]]:
     """Every cascade against the best early exit, at every target on both bases.
 
     The early exit is one method for all tasks, the best on tune rows at that basis and target. Relative
-    improvement is of the means over tasks (None where the early exit's is not above 0); the interval is the percentile bootstrap over rows and seeds.
+    improvement is of the means over tasks, and None where that of the early exit is not above 0; the interval
+    is the percentile bootstrap over rows and seeds.
     """
     found = []
     for basis in BASES:
