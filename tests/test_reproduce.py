@@ -80,7 +80,7 @@ def test_between_two_points_each_row_runs_at_one_of_them_by_chance():
 
 
 def test_a_target_out_of_reach_takes_the_end_of_the_curve():
-    curve = Curve(((1.0,), (2.0,)), np.array([1.5, 3.0]), np.array([4.0, 2.0]), 6.0)
+    curve = Curve(((1.0,), (2.0,)), np.array([1.5, 3.0]), np.array([4.0, 2.0]), 6.0, np.zeros(2))
     assert pick(curve, 9.0) == Point((2.0,))
     assert pick(curve, 1.2) == Point((1.0,))
     assert pick(curve, 2.95) == Point((2.0,))
@@ -102,16 +102,20 @@ def test_early_exits_leave_by_their_own_rules(rule, setting, exits):
     assert ladder(rule).exits((setting,)).tolist() == exits
 
 
-def test_of_several_thresholds_only_points_that_no_other_beats_are_kept():
+def test_of_several_thresholds_as_fast_as_the_target_those_with_the_best_score_are_picked():
+    settings = ((0.1, 0.9), (0.2, 0.8), (0.3, 0.7), (0.4, 0.6))
+    speedups = np.array([1.5, 2.0, 2.03, 2.2])
+    curve = Curve(settings, speedups, 6 / speedups, 6.0, np.array([0.9, 0.7, 0.8, 0.95]))
+    assert pick(curve, 2.0) == Point((0.3, 0.7))
+    assert pick(curve, 1.2) == Point((0.1, 0.9))
     said = said_by([[0, 1, 1, 0], [0, 1, 0, 0], [0, 1, 0, 1]],
                    [[0.9, 0.8, 0.7, 0.6], [0.9, 0.8, 0.7, 0.6], [1] * 4], [0, 1, 0, 1])  # fmt: skip
     costs = np.array([[1.0] * 4, [3.0] * 4, [9.0] * 4])
     three = Ladder("three", "cascade", said, {"flops": costs}, {"flops": np.full(4, 6.0)})
-    curve = curves(three, "accuracy")["flops"]
-    sums = [three.counts(one).sum(axis=0) for one in curve.settings]
-    scores = [float(score("accuracy", one)) for one in sums]
-    assert scores == sorted(set(scores), reverse=True)
-    assert (np.diff(curve.speedups) > 0).all()
+    every = curves(three, "accuracy")["flops"]
+    assert (np.diff(every.speedups) >= 0).all() and every.scores.max() == 1.0
+    point = pick(every, 6 / 3.5)  # two rows leave at once, one at the second stage, one goes to the end
+    assert float(score("accuracy", point.counts(three).sum(axis=0))) == 1.0
 
 
 def test_scores_from_sums_are_those_of_scikit_learn():
@@ -241,3 +245,15 @@ def test_phrases_belong_to_the_longest_row_that_holds_their_words_in_one_run():
     groups, whole = phrase_groups(texts)
     assert groups.tolist() == [2, 2, 2, 2, 4, 5]
     assert np.flatnonzero(whole).tolist() == [2, 4, 5]
+
+
+def test_seconds_of_whole_methods_are_corrected_by_the_clock():
+    checks = (
+        Check("cascade-a-dar", (0.9,), 2.2, 2.0, 1.9, 2.2),
+        Check("cascade-a-dar", (0.8,), 3.0, 2.5, 2.4, 2.6),
+        Check("cascade-a-b-dar", (0.8,), 3.0, 1.0, 1.0, 1.0),
+        Check("pabee", (2.0,), 2.0, 2.0, 2.0, 2.0),
+    )
+    made = Timings({}, checks, 9, 3, {})
+    assert made.correction("cascade-a-plain") == pytest.approx((1.1 + 1.2) / 2)
+    assert [made.correction(one) for one in ("cascade-a-b-distil", "pabee", "truncated")] == [3.0, 1.0, 1.0]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -230,26 +231,16 @@ def against(table: Table, other: str | None) -> list[dict[str, Any]]:
         other: "large"; None for the same cascade with its small stages trained plainly.
     """
     found = []
-    for name in cascade_names(table.protocol):
-        plain = f"{name.rpartition('-')[0]}-plain"
-        for basis in BASES:
-            for target in table.protocol.targets:
-                at = 1.0 if other == LARGE else target
-                ours, theirs = table.scores(name, basis, target), table.scores(other or plain, basis, at)
-                if other is None and name == plain:
-                    continue
-                delta = (ours - theirs).mean(axis=0)
-                low, high = interval(delta[1:])
-                found.append(
-                    {
-                        "cascade": name,
-                        "basis": basis,
-                        "target": target,
-                        "delta": float(delta[0]),
-                        "ci_low": low,
-                        "ci_high": high,
-                    }
-                )
+    places = product(cascade_names(table.protocol), BASES, table.protocol.targets)
+    for name, basis, target in places:
+        rival = other or f"{name.rpartition('-')[0]}-plain"
+        if rival == name:
+            continue
+        ours = table.scores(name, basis, target)
+        delta = (ours - table.scores(rival, basis, 1.0 if other == LARGE else target)).mean(axis=0)
+        low, high = interval(delta[1:])
+        where = {"cascade": name, "basis": basis, "target": target}
+        found.append({**where, "delta": float(delta[0]), "ci_low": low, "ci_high": high})
     return found
 
 

@@ -63,7 +63,8 @@ class Trained:
 
     def early_exit(self, name: str) -> Ladder:
         """A model with exits."""
-        return Ladder(name, RULES[name], self.arrays[name].said, self.costs(name), self.alone)
+        costs = self._corrected(name, self.costs(name))
+        return Ladder(name, RULES[name], self.arrays[name].said, costs, self.alone)
 
     def cascade(self, small: Sequence[str], objective: Objective) -> Ladder:
         """Complete models in the order of their cost, all trained in one way."""
@@ -77,7 +78,12 @@ class Trained:
         for basis in BASES:
             parts = [self.costs(one)[basis][0] for one in members]
             costs[basis] = cumulated(parts) if rule == "cascade" else np.stack(parts)
-        return Ladder(name, rule, stacked([self.arrays[one] for one in members]), costs, self.alone)
+        said = stacked([self.arrays[one] for one in members])
+        return Ladder(name, rule, said, self._corrected(name, costs), self.alone)
+
+    def _corrected(self, name: str, costs: dict[Basis, Floats]) -> dict[Basis, Floats]:
+        """With the seconds of whole methods as the clock has them."""
+        return {**costs, "time": costs["time"] * self.timings.correction(name)}
 
 
 def cascade_name(small: Sequence[str], objective: Objective) -> str:

@@ -101,12 +101,14 @@ class Curve:
         speedups: (points,) rising.
         costs: (points,) mean cost of a row.
         alone: mean cost of a row at the large model alone.
+        scores: (points,) on the tune rows; 0 with one threshold, where there is nothing to choose.
     """
 
     settings: tuple[Setting, ...]
     speedups: Floats
     costs: Floats
     alone: float
+    scores: Floats
 
 
 @dataclass(frozen=True)
@@ -144,16 +146,16 @@ class Point:
 
 
 def curves(ladder: Ladder, metric: MetricName) -> dict[Basis, Curve]:
-    """All points of a method on tune rows; with several thresholds those alone that no other beats.
+    """All points of a method on tune rows.
 
     Args:
         ladder: of the tune rows.
-        metric: in which points may beat one another.
+        metric: by which several thresholds are chosen among.
     """
     settings = ladder.settings()
     exits = [ladder.exits(one) for one in settings]
     rows, found = np.arange(len(ladder.said)), {}
-    scores = None
+    scores = np.zeros(len(settings))
     if settings and len(settings[0]) > 1:
         assert ladder.said.label_ids is not None
         labels = ladder.said.label_ids
@@ -161,28 +163,30 @@ def curves(ladder: Ladder, metric: MetricName) -> dict[Basis, Curve]:
         scores = score(metric, np.stack(sums))
     for basis, table in ladder.costs.items():
         costs = np.array([table[one, rows].mean() for one in exits])
-        order = np.argsort(-costs, kind="stable") if scores is None else _unbeaten(costs, scores)
+        order = np.argsort(-costs, kind="stable")
         alone = float(ladder.alone[basis].mean())
         chosen = tuple(settings[i] for i in order)
-        found[basis] = Curve(chosen, alone / costs[order], costs[order], alone)
+        found[basis] = Curve(chosen, alone / costs[order], costs[order], alone, scores[order])
     return found
 
 
 def pick(curve: Curve, target: float) -> Point:
     """The slowest point that is as fast as the target; where it is much faster, a mixture of its neighbours.
 
+    Of several thresholds that are as fast, within the tolerance, those with the best score on the tune rows.
     A row runs at the fast one or at the slow one by chance, so that the expected cost is that of the target.
     A method that has no slower point is taken at its slowest, one that is nowhere as fast at its fastest.
 
-    >>> curve = Curve(((2.0,), (1.0,)), np.array([1.5, 3.0]), np.array([2.0, 1.0]), 3.0)
+    >>> curve = Curve(((2.0,), (1.0,)), np.array([1.5, 3.0]), np.array([2.0, 1.0]), 3.0, np.zeros(2))
     >>> pick(curve, 2.0)
     Point(fast=(1.0,), slow=(2.0,), slow_share=0.5)
     """
     first = int(np.searchsorted(curve.speedups, target * (1 - 1e-9), side="left"))
     if first == len(curve.speedups):
         return Point(curve.settings[-1])
-    if first == 0 or curve.speedups[first] <= target * (1 + TOLERANCE):
-        return Point(curve.settings[first])
+    end = int(np.searchsorted(curve.speedups, target * (1 + TOLERANCE), side="right"))
+    if first == 0 or end > first:
+        return Point(curve.settings[first + int(curve.scores[first : max(end, first + 1)].argmax())])
     wanted, fast, slow = curve.alone / target, curve.costs[first], curve.costs[first - 1]
     share = float((wanted - fast) / (slow - fast))
     return Point(curve.settings[first], curve.settings[first - 1], share)
@@ -206,10 +210,3 @@ def _grid(seen: Floats, size: int) -> list[float]:
     middle = kept + (after - kept) / 2
     ends = [np.nextafter(values[0], -np.inf), np.nextafter(values[-1], np.inf)]
     return [float(one) for one in np.unique(np.concatenate([middle, ends]))]
-
-
-def _unbeaten(costs: Floats, scores: Floats) -> Ints:
-    """Positions of the points that none beats in both, from slow to fast."""
-    order = np.lexsort((-scores, costs))
-    best = np.maximum.accumulate(np.concatenate([[-np.inf], scores[order][:-1]]))
-    return np.asarray(order[scores[order] > best][::-1])

@@ -156,7 +156,7 @@ def _analyses(evidence: Evidence, table: Table, draws: int) -> dict[str, Any]:
     }
     checks = [
         {"task": task, "method": one.method, "modelled": one.modelled, "measured": one.measured,
-         "low": one.low, "high": one.high}
+         "low": one.low, "high": one.high, "factor": timing.correction(one.method)}
         for task, timing in timings.items()
         for one in timing.checks
     ]  # fmt: skip

@@ -62,6 +62,18 @@ class Timings:
             raise DataError(f"no seconds of {name}; there are those of {', '.join(self.seconds)}")
         return np.stack([one.of(lengths) for one in self.seconds[name]])
 
+    def correction(self, method: str) -> float:
+        """Factor of the seconds of a whole method: the median of modelled over measured speed-up.
+
+        Part-filled batches and the work between exits or stages are in no model's own seconds. Cascades of
+        the same stages have one factor, however they were trained; a method that was not run has 1.
+        """
+        shape = method.rpartition("-")[0]
+        same = [
+            c for c in self.checks if c.method == method or (shape and c.method.rpartition("-")[0] == shape)
+        ]
+        return float(np.median([one.modelled / one.measured for one in same])) if same else 1.0
+
     def save(self, path: Path) -> None:
         """Write JSON, aside first."""
         aside = path.with_suffix(".part")
