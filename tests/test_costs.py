@@ -56,6 +56,6 @@ def test_seconds_are_found_again(make_cascade, monkeypatch):
 
 def test_rows_of_one_length_give_no_negative_seconds():
     groups = [np.array([0, 1]), np.array([2, 3])]
-    fitted = costs._fitted(np.array([8, 8, 8, 8]), groups, np.array([1.0, 3.0]))
+    fitted = costs.fitted_seconds(np.array([8, 8, 8, 8]), groups, np.array([1.0, 3.0]))
     assert fitted.row >= 0 and fitted.token >= 0
     assert float(fitted.of(np.array([8] * 4)).sum()) == pytest.approx(4.0)
