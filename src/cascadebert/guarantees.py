@@ -59,7 +59,7 @@ class Answers:
 
 
 @dataclass(frozen=True)
-class Tested:
+class Outcome:
     """What the certify rows said of a path.
 
     Attributes:
@@ -170,7 +170,7 @@ def _smoothed(confidences: Floats, losses: Floats) -> Floats:
     return np.asarray(fitted + TIE * (1 - confidences), dtype=np.float64)
 
 
-def certify(answers: Answers, path: Floats, promises: Sequence[Promise], *, delta: float) -> Tested:
+def certify(answers: Answers, path: Floats, promises: Sequence[Promise], *, delta: float) -> Outcome:
     """Test a path on rows that had no say in it.
 
     Args:
@@ -191,7 +191,7 @@ def certify(answers: Answers, path: Floats, promises: Sequence[Promise], *, delt
     last = path[max(accepted - 1, 0)]
     seen = [point_losses(answers, promise, last) for promise in promises]
     bounds = tuple(risk_bound(one, losses, share) for one, losses in zip(promises, seen, strict=True))
-    return Tested(accepted, tuple(len(losses) for losses in seen), bounds)
+    return Outcome(accepted, tuple(len(losses) for losses in seen), bounds)
 
 
 def p_value(promise: Promise, losses: Floats, delta: float) -> float:
