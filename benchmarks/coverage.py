@@ -23,7 +23,7 @@ import numpy as np
 from cascadebert import Cascade
 from cascadebert.cli.output import show_log
 from cascadebert.confidence import max_probability
-from cascadebert.costs import row_costs
+from cascadebert.costs import measure
 from cascadebert.data import load_examples
 from cascadebert.evaluation import scaled_probabilities
 from cascadebert.guarantees import Answers, certify, operating_path, point_losses, stage_losses
@@ -43,11 +43,12 @@ POOL, TUNE = 100_000, 1500
 
 @dataclass(frozen=True)
 class World:
-    """A population and rows outside it, with what stages cost."""
+    """A population and rows outside it, with what stages cost, and the last one alone."""
 
     pool: Answers
     tune: Answers
     costs: Floats
+    alone: float
 
 
 def main() -> None:
@@ -79,17 +80,21 @@ def keep_answers(task: str, data: Path) -> None:
     """What every trained stage says of the held-out and of the test rows, as small arrays."""
     cascade = Cascade.from_pretrained(BUILD / task / "all")
     arrays: dict[str, Any] = {"stages": np.array([stage.name for stage in cascade.stages])}
-    for part, file in (
+    for name, file in (
         ("tune", BUILD / task / "held_out.parquet"),
         ("pool", data / task / "validation.parquet"),
     ):
         rows = load_examples(file)
         probabilities = scaled_probabilities(cascade, cascade.stage_logits(rows.texts))
-        arrays[f"{part}_confidences"] = max_probability(probabilities).astype(np.float32)
-        arrays[f"{part}_labels"] = probabilities.argmax(axis=2).astype(np.int16)
-        arrays[f"{part}_truth"] = rows.label_ids(cascade.label_names).astype(np.int16)
+        arrays[f"{name}_confidences"] = max_probability(probabilities).astype(np.float32)
+        arrays[f"{name}_labels"] = probabilities.argmax(axis=2).astype(np.int16)
+        arrays[f"{name}_truth"] = rows.label_ids(cascade.label_names).astype(np.int16)
         encoded = cascade.encode(rows.texts)
-        arrays["costs"] = row_costs(cascade.stages, encoded, "flops").rows.mean(axis=1)
+        clock = measure(cascade.stages, rows.texts, encoded)
+        arrays["seconds"] = np.array(
+            [one.of(part.padded_lengths).mean() for one, part in zip(clock.stages, encoded, strict=True)]
+        )
+        arrays["tokenising"] = clock.tokenising[0].of(encoded[0].lengths).mean()
     (RESULTS / "answers").mkdir(parents=True, exist_ok=True)
     np.savez_compressed(RESULTS / "answers" / f"{task}.npz", **arrays)
 
@@ -109,13 +114,15 @@ def stored(task: str, stages: int) -> World:
         )
         for part in ("pool", "tune")
     )
-    return World(pool, tune, found["costs"][places])
+    costs, tokenising = found["seconds"][places], float(found["tokenising"])
+    costs[0] += tokenising  # all stages share a tokenizer
+    return World(pool, tune, costs, float(found["seconds"][places[-1]]) + tokenising)
 
 
 def synthetic(stages: int) -> World:
     """Rows of random difficulty; later stages err less, and all are surer of easy rows."""
     costs = np.array([1.0, 6.0]) if stages == 2 else np.array([1.0, 3.0, 10.0])
-    return World(drawn(POOL, 1, stages), drawn(TUNE, 2, stages), costs)
+    return World(drawn(POOL, 1, stages), drawn(TUNE, 2, stages), costs, float(costs[-1]))
 
 
 def drawn(n: int, seed: int, stages: int) -> Answers:
@@ -134,9 +141,10 @@ def drawn(n: int, seed: int, stages: int) -> Answers:
 
 def coverage(world: World, promise: Promise, delta: float) -> dict[str, Any]:
     """How often the promise is broken in the pool, with and without the correction; and the speed kept."""
-    path = operating_path(world.tune, [promise], world.costs, delta)
+    path = operating_path(world.tune, [promise], world.costs, delta, alone=world.alone)
     true = np.array([point_losses(world.pool, promise, point).mean() for point in path.thresholds])
-    every = trade_off(world.pool.confidences, stage_losses(world.pool, promise), world.costs)
+    losses = stage_losses(world.pool, promise)
+    every = trade_off(world.pool.confidences, losses, world.costs, alone=world.alone)
     possible = max(float(every.speedups[every.losses <= promise.risk].max(initial=1.0)), 1.0)
     rng, broken, naive, kept, refused = np.random.default_rng(0), 0, 0, [], 0
     for _ in range(RUNS):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from scipy.special import betainc
 
 from cascadebert.guarantees import (
     betting_bound,
@@ -88,9 +89,13 @@ def test_rows_needed_are_enough_and_one_less_is_not(promise):
 
 
 def evenly_lost(promise, expected, n):
-    losses = np.zeros(n)
     if promise.name == "min_agreement":
-        losses[: int(np.ceil(n * expected))] = 1
-        return binomial_p_values(losses.sum(), np.asarray(n), promise.risk)
+        return betainc(n - n * expected, n * expected + 1, 1 - promise.risk)
     losses = np.diff(np.floor(np.arange(n + 1) * expected + 0.5))
     return betting_p_values(losses[None], promise.risk, 0.05)[0]
+
+
+def test_rows_needed_for_an_expected_share_pass_with_the_whole_number_of_losses_below_it():
+    promise = Promise("min_agreement", 0.98)
+    n = rows_needed(promise, 0.01, 0.05)
+    assert binomial_p_values(np.floor(n * 0.01), np.asarray(n), promise.risk) <= 0.05

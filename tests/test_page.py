@@ -16,9 +16,9 @@ from cascadebert.cli import app as cli
 from cascadebert.data import load_examples
 from cascadebert.errors import DataError
 from cascadebert.folder import used_rows
-from cascadebert.judging import allowed_drop, judge_cascade, left_over
-from cascadebert.page import render_page, write_page
 from cascadebert.types import Expected, OperatingPoint
+from cascadebert.verdict.judging import allowed_drop, judge_cascade, left_over
+from cascadebert.verdict.page import render_page, write_page
 from samples import reviews, write_csv
 
 OTHER = "the other classifier (bert-2-32-9-negative-positive)"

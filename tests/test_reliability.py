@@ -14,7 +14,7 @@ from cascadebert.reliability import (
     reliability,
     risk_coverage,
 )
-from cascadebert.trust import trust_in_cascade
+from cascadebert.verdict.trust import trust_in_cascade
 
 
 def calibrated(n, seed):

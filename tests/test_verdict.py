@@ -8,11 +8,11 @@ from dataclasses import asdict, replace
 import numpy as np
 import pytest
 
-from cascadebert.bearing import length_buckets
-from cascadebert.contest import Clock, Contender, judge
 from cascadebert.errors import CascadeError
 from cascadebert.metrics import Difference
-from cascadebert.verdict import Evidence, reach, summary
+from cascadebert.verdict.bearing import length_buckets
+from cascadebert.verdict.contest import Clock, Contender, judge
+from cascadebert.verdict.weighing import Evidence, reach, summary
 
 SURE, UNSURE = 3.0, 0.2
 

@@ -16,7 +16,7 @@ from cascadebert.errors import CascadeError, DataError, FolderError
 from cascadebert.evaluation import scaled_probabilities, stage_answers
 from cascadebert.fidelity import refuse_changed
 from cascadebert.folder import UsedRows, stages_sha256, update_folder, used_rows
-from cascadebert.guarantees import Answers, Tested, certify, operating_path, point_losses, rows_needed
+from cascadebert.guarantees import Answers, Outcome, certify, operating_path, point_losses, rows_needed
 from cascadebert.tasks import Columns
 from cascadebert.thresholds import Selection, measured_at
 from cascadebert.tuning import (
@@ -200,13 +200,13 @@ class _Plan:
         chosen = self.path[place]
         return CertifiedPoint(chosen.thresholds, chosen.exit_rates, chosen.speedup)
 
-    def kept(self, tested: Tested) -> tuple[Kept, ...]:
+    def kept(self, tested: Outcome) -> tuple[Kept, ...]:
         return tuple(
             Kept(promise, n, promise.bound(risk))
             for promise, n, risk in zip(self.promises, tested.rows, tested.bounds, strict=True)
         )
 
-    def certified(self, tested: Tested, delta: float, rows: Examples) -> OperatingPoint:
+    def certified(self, tested: Outcome, delta: float, rows: Examples) -> OperatingPoint:
         """The fastest accepted point, with its certificate."""
         assert self.cascade.spec is not None
         here = self.cascade.stages[-1].engine
@@ -270,7 +270,7 @@ def _plan(
     return _Plan(cascade, cached, answers, tuple(promises), path, cost, notices)
 
 
-def _read_once(plan: _Plan, rows: Examples, delta: float) -> Tested:
+def _read_once(plan: _Plan, rows: Examples, delta: float) -> Outcome:
     """Run the stages on the certify rows and test the path."""
     truth = None if rows.labels is None else rows.label_ids(plan.cascade.label_names)
     answers = stage_answers(plan.cascade, rows.texts, truth)

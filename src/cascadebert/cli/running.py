@@ -89,7 +89,7 @@ def evaluate(
     from cascadebert.cascade import Cascade
 
     if report is not None:
-        from cascadebert.page import check_page
+        from cascadebert.verdict.page import check_page
 
         check_page(report)
     columns = o.columns_of(text_column, label_column)
@@ -118,9 +118,9 @@ def _judge(
     cascade: Cascade, data: str, columns: Columns, page: Path | None, against: str | None, json: bool
 ) -> None:
     """Say whether to cascade, and write the page on it if asked for."""
-    from cascadebert.judging import judge_cascade
-    from cascadebert.page import write_page
-    from cascadebert.verdict import summary
+    from cascadebert.verdict.judging import judge_cascade
+    from cascadebert.verdict.page import write_page
+    from cascadebert.verdict.weighing import summary
 
     if against is None:
         judged = judge_cascade(cascade, data, columns=columns)

@@ -12,7 +12,6 @@ import numpy as np
 
 from cascadebert.batch_size import with_batch_sizes
 from cascadebert.cascade import Cascade
-from cascadebert.contest import Clock
 from cascadebert.costs import measure
 from cascadebert.data import Examples, load_examples
 from cascadebert.engines.base import ENGINE_FILE
@@ -24,7 +23,8 @@ from cascadebert.stage import Stage, local_folder
 from cascadebert.tasks import Columns
 from cascadebert.timing import interleaved
 from cascadebert.types import Ints, OperatingPoint, Report, Texts
-from cascadebert.verdict import Evidence, Verdict, reach
+from cascadebert.verdict.contest import Clock
+from cascadebert.verdict.weighing import Evidence, Verdict, reach
 
 if TYPE_CHECKING:
     import datasets

@@ -7,14 +7,32 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from cascadebert.bearing import Group, Mistakes, Oracle, groups_of, length_buckets, mistakes_of, oracle_of
 from cascadebert.calibration import scale
 from cascadebert.confidence import Score, softmax
-from cascadebert.contest import Clock, Coin, Contender, Word, best_coin, contender, faster, judge, points
 from cascadebert.errors import CascadeError
 from cascadebert.thresholds import exit_stages
-from cascadebert.trust import Trust, trust_in_cascade
 from cascadebert.types import Floats, Ints, Logits
+from cascadebert.verdict.bearing import (
+    Group,
+    Mistakes,
+    Oracle,
+    groups_of,
+    length_buckets,
+    mistakes_of,
+    oracle_of,
+)
+from cascadebert.verdict.contest import (
+    Clock,
+    Coin,
+    Contender,
+    Word,
+    best_coin,
+    contender,
+    faster,
+    judge,
+    points,
+)
+from cascadebert.verdict.trust import Trust, trust_in_cascade
 
 
 @dataclass(frozen=True)

@@ -7,13 +7,13 @@ from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
 
-from cascadebert.bearing import Group
-from cascadebert.charts import mistakes_chart, reliability_chart, risk_chart, time_chart
-from cascadebert.contest import faster, points
 from cascadebert.errors import DataError, extra
-from cascadebert.judging import Judged
 from cascadebert.reliability import Estimate
-from cascadebert.verdict import percent, summary
+from cascadebert.verdict.bearing import Group
+from cascadebert.verdict.charts import mistakes_chart, reliability_chart, risk_chart, time_chart
+from cascadebert.verdict.contest import faster, points
+from cascadebert.verdict.judging import Judged
+from cascadebert.verdict.weighing import percent, summary
 
 MOST_GROUPS = 30
 KINDS = {"class": "Per class", "length": "Per length", "stage": "Per stage"}

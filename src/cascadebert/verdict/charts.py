@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from cascadebert.bearing import Mistakes
 from cascadebert.errors import extra
-from cascadebert.trust import Trust
-from cascadebert.verdict import Verdict
+from cascadebert.verdict.bearing import Mistakes
+from cascadebert.verdict.trust import Trust
+from cascadebert.verdict.weighing import Verdict
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -92,8 +92,8 @@ def time_chart(verdict: Verdict) -> str:
         markersize=9,
         label="cascade",
     )
-    axes.set_xlim(left=0)
     axes.margins(x=0.15, y=0.25)
+    axes.set_xlim(left=-0.06 * axes.get_xlim()[1])
     axes.set_ylim(top=min(101.0, axes.get_ylim()[1]))
     axes.set_xlabel("milliseconds per row, measured (lower is better)")
     axes.set_ylabel("accuracy, %")
