@@ -11,10 +11,9 @@ import os
 
 os.environ["OMP_NUM_THREADS"] = "1"
 
-import resource
-
 import numpy as np
 
+from cascadebert.environment import peak_memory_mb
 from cascadebert.thresholds import select_thresholds, trade_off
 from cascadebert.timing import interleaved
 from cascadebert.types import Target
@@ -47,7 +46,7 @@ def main() -> None:
         "seconds": float(np.median(found[0])),
         "range": [min(found[0]), max(found[0])],
         "pareto_seconds": float(np.median(found[1])),
-        "peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+        "peak_mb": peak_memory_mb(),
     }
     write_result(ROOT / "results" / "trust" / "search.json", values, data=[], commit=commit)
     print(values)

@@ -27,7 +27,16 @@ def cores() -> int:
 
 
 def peak_memory_mb() -> float | None:
-    """The most memory that this process has held, in MB; None where the system does not tell."""
+    """The most memory that this process has held, in MB; None where the system does not tell.
+
+    Linux's `ru_maxrss` would also count what the process held that started this one.
+    """
+    status = Path("/proc/self/status")
+    if status.is_file():
+        lines = status.read_text("utf-8").splitlines()
+        kilobytes = [line.split()[1] for line in lines if line.startswith("VmHWM:")]
+        if kilobytes:
+            return int(kilobytes[0]) / 2**10
     try:
         import resource
     except ImportError:
@@ -43,7 +52,8 @@ def machine() -> str:
     if information.is_file():
         lines = information.read_text("utf-8").splitlines()
         name = next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), name)
-    return f"{name}, {cores()} cores, {platform.system()} {platform.machine()}"
+    count = "1 core" if cores() == 1 else f"{cores()} cores"
+    return f"{name}, {count}, {platform.system()} {platform.machine()}"
 
 
 def versions() -> dict[str, str]:
