@@ -38,12 +38,21 @@ format: setup
 docs: setup
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --site-dir build/site
 
-# Real data and a real encoder; an hour on two cores. DATA is the folder of data sets (see benchmarks/main.py).
+# Real data and a real encoder; some six hours on two cores. DATA is the folder of data sets (see benchmarks/main.py).
 DATA ?= ../shared/data
+RUN := $(BIN)/python benchmarks
 bench: setup
-	$(BIN)/python benchmarks/demo.py
-	for task in sst2 mrpc clinc150; do $(BIN)/python benchmarks/main.py $$task --data $(DATA) || exit 1; done
-	$(BIN)/python benchmarks/tables.py
+	$(RUN)/demo.py
+	for task in sst2 mrpc clinc150; do $(RUN)/main.py $$task --data $(DATA) || exit 1; done
+	for step in objectives make finetune speed; do $(RUN)/shrink.py $$step --data $(DATA) || exit 1; done
+	$(RUN)/taught.py --data $(DATA)
+	$(RUN)/unlabelled.py --data $(DATA)
+	for step in train choose; do $(RUN)/cascades.py $$step --data $(DATA) || exit 1; done
+	for step in engines tasks labels routing files static install; do \
+		$(RUN)/inference.py $$step --data $(DATA) || exit 1; done
+	for step in answers draws; do $(RUN)/coverage.py $$step --data $(DATA) || exit 1; done
+	$(RUN)/search.py
+	$(RUN)/tables.py
 
 clean:
 	rm -rf build $(VENV)
