@@ -330,7 +330,7 @@ def coverage_table() -> str:
     """How often certificates were broken, and what speed they kept."""
     found = load("trust/coverage.json")
     lines = [
-        "| rows | stages | promise | broken at delta 0.05 | at 0.2 | without correction | speed kept at 0.05 |",
+        "| rows | stages | promise | broken at delta 0.05 | at 0.2 | uncorrected | speed kept at 0.05 |",
         "|" + "---|" * 7,
     ]
     pairs = zip(found["rows"][::2], found["rows"][1::2], strict=True)
