@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import tempfile
 from collections.abc import Callable
@@ -75,3 +76,20 @@ def saved(make_model: MakeModel, tmp_path_factory: pytest.TempPathFactory) -> Pa
         stages, data=root / "data.csv", target=Target(speedup=2.0), output=root / "cascade", engine="torch"
     )
     return root / "cascade"
+
+
+@pytest.fixture
+def run(capfd, monkeypatch):
+    """Run the command line as the shell does; gives exit code, JSON of the last line, all that was said."""
+    from cascadebert.cli import app as cli
+
+    def call(*words):
+        monkeypatch.setattr("sys.argv", ["cascadebert", *map(str, words)])
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        said, errors = capfd.readouterr()
+        last = said.strip().splitlines()[-1] if said.strip() else ""
+        values = json.loads(last) if last.startswith("{") else None
+        return ended.value.code or 0, values, said + errors
+
+    return call

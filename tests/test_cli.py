@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import json
 import shutil
 
 import pytest
@@ -25,22 +24,6 @@ VERBS = {
     "info",
     "reproduce",
 }
-
-
-@pytest.fixture
-def run(capfd, monkeypatch):
-    """Run the command line as the shell does; gives exit code, JSON of the last line, all that was said."""
-
-    def call(*words):
-        monkeypatch.setattr("sys.argv", ["cascadebert", *map(str, words)])
-        with pytest.raises(SystemExit) as ended:
-            cli.main()
-        said, errors = capfd.readouterr()
-        last = said.strip().splitlines()[-1] if said.strip() else ""
-        values = json.loads(last) if last.startswith("{") else None
-        return ended.value.code or 0, values, said + errors
-
-    return call
 
 
 @pytest.fixture

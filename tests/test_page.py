@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import shutil
 from html.parser import HTMLParser
@@ -12,7 +11,6 @@ import pytest
 
 from cascadebert import Target, assemble
 from cascadebert.cascade import Cascade
-from cascadebert.cli import app as cli
 from cascadebert.data import load_examples
 from cascadebert.errors import DataError
 from cascadebert.folder import used_rows
@@ -63,21 +61,6 @@ def judged(saved, rows, make_model):
     """A verdict on a saved cascade beside a classifier of its own."""
     rival = make_model(layers=2, hidden=32, seed=9)
     return judge_cascade(Cascade.from_pretrained(saved), rows, against=rival, repeats=2)
-
-
-@pytest.fixture
-def run(capfd, monkeypatch):
-    """Run the command line as the shell does; gives exit code, JSON of the last line, all that was said."""
-
-    def call(*words):
-        monkeypatch.setattr("sys.argv", ["cascadebert", *map(str, words)])
-        with pytest.raises(SystemExit) as ended:
-            cli.main()
-        said, errors = capfd.readouterr()
-        last = said.strip().splitlines()[-1] if said.strip() else ""
-        return ended.value.code or 0, json.loads(last) if last.startswith("{") else None, said + errors
-
-    return call
 
 
 def test_the_page_is_complete_in_itself(judged):

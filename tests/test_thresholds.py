@@ -8,7 +8,14 @@ import numpy as np
 import pytest
 
 from cascadebert.errors import CascadeError
-from cascadebert.thresholds import InfeasibleTarget, exit_stages, select_thresholds, speedup
+from cascadebert.thresholds import (
+    InfeasibleTarget,
+    cross_validated,
+    exit_stages,
+    measured_at,
+    select_thresholds,
+    speedup,
+)
 from cascadebert.types import Target
 
 
@@ -186,3 +193,44 @@ def test_work_that_stages_share_is_paid_once_and_by_the_last_stage_alone_too():
     assert choice.speedup == speedup(left, costs, shared + large) == (shared + large) / (shared + small)
     half = np.array([0, 0, 1, 1])
     assert speedup(half, costs, shared + large) == (shared + large) / (shared + small + large / 2)
+
+
+def test_cross_validation_tells_what_the_rows_of_the_choice_flatter():
+    """Over many draws it is close to the loss on fresh rows, and the loss in sample is far below both."""
+    told, flattered, fresh = [], [], []
+    for seed in range(200):
+        confidences, losses, costs = drawn(100, seed)
+        choice = select_thresholds(confidences, losses, costs, target=Target(max_accuracy_drop=0.0))
+        told.append(cross_validated(confidences, losses, costs, target=Target(max_accuracy_drop=0.0)))
+        flattered.append(choice.loss)
+        new = drawn(5_000, 1000 + seed)
+        fresh.append(measured_at(choice.thresholds, *new).loss)
+    error = np.std(np.subtract(told, fresh)) / np.sqrt(200)
+    assert np.mean(fresh) - np.mean(flattered) > 4 * error
+    assert abs(np.mean(told) - np.mean(fresh)) < 3 * error
+
+
+def drawn(n, seed):
+    """Three stages whose errors fall with confidence and cost."""
+    rng = np.random.default_rng(seed)
+    confidences = rng.uniform(size=(3, n))
+    chance = np.array([0.6, 0.3, 0.1])[:, None] * (1 - confidences) ** np.array([2, 2, 0])[:, None]
+    return confidences, (rng.uniform(size=(3, n)) < chance).astype(float), np.array([1.0, 3.0, 12.0])
+
+
+def test_a_row_plays_no_part_in_the_thresholds_it_is_read_with():
+    """One error that the choice would avoid if it saw it: it is told all the same."""
+    confidences = np.stack([np.linspace(0, 1, 20), np.ones(20)])
+    losses = np.zeros((2, 20))
+    losses[0, -1] = 1
+    costs, target = np.array([1.0, 10.0]), Target(max_accuracy_drop=0.0)
+    assert select_thresholds(confidences, losses, costs, target=target).loss == 0
+    assert cross_validated(confidences, losses, costs, target=target) == 1 / 20
+    assert cross_validated(confidences[:, :9], losses[:, :9], costs, target=target) is None
+
+
+def test_folds_that_cannot_meet_the_target_take_the_nearest_point():
+    confidences, losses = np.full((2, 40), 0.5), np.zeros((2, 40))
+    losses[:, ::2] = 1
+    told = cross_validated(confidences, losses, np.array([1.0, 6.0]), target=Target(min_accuracy=0.5))
+    assert told == 0.5

@@ -109,7 +109,11 @@ def _measured(report: Report, spec: CascadeSpec) -> str:
 
 def _expected(expected: Expected) -> str:
     said = "".join(f"\n- {notice}" for notice in expected.notices)
+    unseen = ""
+    if expected.cross_validated is not None:
+        unseen = f" ({expected.cross_validated:.4f} in cross-validation of the thresholds)"
     return (
-        f"Expected: {expected.measure} {expected.value:.4f} (last stage alone {expected.last_stage:.4f}) at "
-        f"{expected.speedup:.2f}x by {expected.cost}, n = {expected.n:,}.\n{said}\n"
+        f"Expected: {expected.measure} {expected.value:.4f}{unseen} "
+        f"(last stage alone {expected.last_stage:.4f}) at {expected.speedup:.2f}x by {expected.cost}, "
+        f"n = {expected.n:,}.\n{said}\n"
     )

@@ -12,7 +12,7 @@ import numpy as np
 
 from cascadebert.cascade import Cascade
 from cascadebert.data import Examples, load_examples
-from cascadebert.errors import CascadeError, DataError, FolderError
+from cascadebert.errors import CascadeError, DataError
 from cascadebert.evaluation import scaled_probabilities, stage_answers
 from cascadebert.fidelity import refuse_changed
 from cascadebert.folder import UsedRows, stages_sha256, update_folder, used_rows
@@ -26,6 +26,7 @@ from cascadebert.tuning import (
     cache,
     costs_of,
     expected_of,
+    own_cascade,
     recalibrated,
     scored_rows,
     store,
@@ -125,10 +126,8 @@ def certify_folder(
         NotCertified: if no point can be certified; thresholds stay, and the certify rows are spent.
         CascadeError: if there are fewer rows than the promises can ever need, before any model has run.
     """
-    if not path.is_dir():
-        raise FolderError(f"{path}: no such folder. To tune a repository of the Hub, save it here first.")
     delta = _delta(promises, confidence_level)
-    cascade = Cascade.from_pretrained(path, engine=engine, precision=precision)
+    cascade = own_cascade(path, engine, precision)
     assert cascade.spec is not None
     labels = any(promise.name != "min_agreement" for promise in promises)
     used = used_rows(path)

@@ -7,6 +7,7 @@ import re
 import secrets
 import shutil
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,17 @@ def check_writable(path: Path, *, overwrite: bool) -> None:
         raise DataError(f"{path}: the folder {path.absolute().parent} does not exist. Make it first.")
 
 
+@contextmanager
+def written_aside(path: Path) -> Iterator[Path]:
+    """A path beside `path`, of the same ending, that takes its name when the block ends without an error."""
+    aside = path.with_name(f".{secrets.token_hex(4)}.{path.name}")
+    try:
+        yield aside
+        aside.replace(path)
+    finally:
+        aside.unlink(missing_ok=True)
+
+
 def write_table(table: Table, path: Path) -> None:
     """Write a table in the format of the file's ending, aside first and then renamed.
 
@@ -43,15 +55,12 @@ def write_table(table: Table, path: Path) -> None:
     """
     if _ending(path) not in FORMATS:
         raise DataError(f"{path}: expected a file ending in {', '.join(FORMATS)}")
-    aside = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     try:
-        _write(table, aside, _ending(path))
-        aside.replace(path)
+        with written_aside(path) as aside:
+            _write(table, aside, _ending(path))
     except (TypeError, ValueError) as error:  # pyarrow's and Unicode's errors are of these kinds
         what = f"{_ending(path)} cannot hold a cell of {table.source}"
         raise DataError(f"{path.name}: {what} ({error})") from error
-    finally:
-        aside.unlink(missing_ok=True)
 
 
 def join_parts(parts: Sequence[Path], path: Path, *, columns: Sequence[str]) -> None:
@@ -65,15 +74,11 @@ def join_parts(parts: Sequence[Path], path: Path, *, columns: Sequence[str]) -> 
     Raises:
         DataError: if columns of parquet files are of types that do not go together.
     """
-    aside = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
-    try:
+    with written_aside(path) as aside:
         if _ending(path) == ".parquet":
             _join_parquet(parts, aside, path.name)
         else:
             _join_text(parts, aside, _header(columns, _ending(path)))
-        aside.replace(path)
-    finally:
-        aside.unlink(missing_ok=True)
 
 
 def _header(columns: Sequence[str], ending: str) -> bytes:

@@ -22,7 +22,14 @@ from cascadebert.folder import UsedRows, update_folder, used_rows
 from cascadebert.scoring import Scored, choose_score, scored
 from cascadebert.spec import StageEntry, Timing, TunedOn
 from cascadebert.tasks import Columns
-from cascadebert.thresholds import InfeasibleTarget, Selection, exit_stages, select_thresholds, speedup
+from cascadebert.thresholds import (
+    InfeasibleTarget,
+    Selection,
+    cross_validated,
+    exit_stages,
+    select_thresholds,
+    speedup,
+)
 from cascadebert.types import (
     Cost,
     Expected,
@@ -122,10 +129,7 @@ def tune_folder(
         engine: to pick them on: another than before, or "auto" for the same.
         precision: likewise.
     """
-    if not path.is_dir():
-        raise FolderError(f"{path}: no such folder. To tune a repository of the Hub, save it here first.")
-    cascade = Cascade.from_pretrained(path, engine=engine, precision=precision)
-    assert cascade.spec is not None
+    cascade = own_cascade(path, engine, precision)
     examples, notices = _tune_rows(cascade, data, target, columns)
     cached = cache(cascade, examples)
     if cascade.uncertified is not None:  # another engine: its labels are checked, its temperatures its own
@@ -135,6 +139,17 @@ def tune_folder(
     used = used_rows(path)
     store(path, cascade, tuned, examples, replace(used, tune=np.union1d(used.tune, examples.hashes())))
     return tuned
+
+
+def own_cascade(path: Path, engine: str, precision: str) -> Cascade:
+    """A saved cascade to be changed where it lies.
+
+    Raises:
+        FolderError: if there is no such folder.
+    """
+    if not path.is_dir():
+        raise FolderError(f"{path}: no such folder. To tune a repository of the Hub, save it here first.")
+    return Cascade.from_pretrained(path, engine=engine, precision=precision)
 
 
 def store(path: Path, cascade: Cascade, tuned: Tuned, examples: Examples, rows: UsedRows) -> None:
@@ -257,6 +272,8 @@ def pick(
         raise InfeasibleTarget(target, refused.nearest, unit=f"by {cost}") from None
     notices = (*notices, *made.notices, *_absent(cascade, cached.labels))
     expected = expected_of(choice, measure, cost, f"{target.name} {target.value:g}", notices)
+    lost = cross_validated(confidences, losses, costs.rows, target=target, alone=costs.alone)
+    expected = replace(expected, cross_validated=None if lost is None else 1 - lost)
     return at(cascade, cached, OperatingPoint(choice.thresholds, expected))
 
 

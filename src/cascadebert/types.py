@@ -155,6 +155,8 @@ class Expected:
         speedup: cost of the last stage alone over the cost of the cascade.
         target: what was asked for, such as "max_accuracy_drop 0.005".
         notices: what must be heard about this choice, one sentence each.
+        cross_validated: `value` on rows that thresholds were not picked on, each tenth of them by thresholds
+            of the other nine; None for fewer than ten rows, and where a certificate says more.
     """
 
     n: int
@@ -166,6 +168,7 @@ class Expected:
     speedup: float
     target: str
     notices: tuple[str, ...] = ()
+    cross_validated: float | None = None
 
 
 PromiseName = Literal[

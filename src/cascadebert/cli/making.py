@@ -312,6 +312,7 @@ def _made(cascade: Cascade, output: Path, seconds: float, json: bool) -> None:
             "n": expected.n,
             "measure": expected.measure,
             "value": expected.value,
+            "cross_validated": expected.cross_validated,
         },
         "stages": stages,
         "thresholds": cascade.operating_point.thresholds,

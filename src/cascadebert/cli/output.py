@@ -177,10 +177,13 @@ def timing_line(timing: Timing) -> str:
 
 def expected_line(expected: Expected) -> str:
     """What an operating point gave on the rows it was picked on, in words."""
+    unseen = ""
+    if expected.cross_validated is not None:
+        unseen = f" By thresholds picked on other rows (ten folds): {share(expected.cross_validated)}."
     return (
         f"On the {expected.n:,} rows that thresholds were picked on: {expected.measure} "
         f"{share(expected.value)} (last stage alone {share(expected.last_stage)}), "
-        f"{times(expected.speedup)} by {expected.cost}."
+        f"{times(expected.speedup)} by {expected.cost}.{unseen}"
     )
 
 

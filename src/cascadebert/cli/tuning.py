@@ -136,6 +136,7 @@ def _say(tuned: Tuned, cost: Cost, json: bool) -> None:
         "accuracy": tuned.report.accuracy if tuned.report else None,
         "measure": expected.measure,
         "value": expected.value,
+        "cross_validated": expected.cross_validated,
         "exit_rates": expected.exit_rates,
         "cost": cost,
         "layers_speedup": tuned.report.layers_speedup if tuned.report else None,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import secrets
 import zipfile
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -13,6 +12,7 @@ import numpy as np
 
 from cascadebert.baselines.exit_arrays import ExitArrays
 from cascadebert.errors import DataError
+from cascadebert.outputs import written_aside
 from cascadebert.types import Floats, Flops, Ints
 
 MOST_ODDS = 36.0
@@ -97,12 +97,8 @@ class MethodArrays:
         }
         if self.said.lte is not None:
             held["lte"] = self.said.lte.astype(np.float16)
-        aside = path.with_name(f".{path.name}.{secrets.token_hex(4)}.npz")
-        try:
+        with written_aside(path) as aside:
             np.savez_compressed(aside, **held)  # type: ignore[arg-type]
-            aside.replace(path)
-        finally:
-            aside.unlink(missing_ok=True)
 
     @classmethod
     def load(cls, path: Path) -> MethodArrays:

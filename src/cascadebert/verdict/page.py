@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import secrets
 from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
 
 from cascadebert.errors import DataError, extra
+from cascadebert.outputs import written_aside
 from cascadebert.reliability import Estimate
 from cascadebert.verdict.bearing import Group
 from cascadebert.verdict.charts import mistakes_chart, reliability_chart, risk_chart, time_chart
@@ -43,12 +43,8 @@ def write_page(path: Path, judged: Judged) -> None:
         judged: from `judge_cascade`.
     """
     check_page(path)
-    aside = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
-    try:
+    with written_aside(path) as aside:
         aside.write_text(render_page(judged), "utf-8")
-        aside.replace(path)
-    finally:
-        aside.unlink(missing_ok=True)
 
 
 def render_page(judged: Judged) -> str:

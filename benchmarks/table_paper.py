@@ -1,0 +1,89 @@
+"""Tables of the paper's experiment: cascades of complete models beside early exits."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from statistics import mean
+from typing import Any
+
+from table_cells import ROOT, TASKS, load, percent
+
+
+def paper_table() -> str:
+    """Every cascade against the best early exit, relative to the latter's mean over tasks."""
+    found = load("paper/summary.json")["comparisons"]
+    places = list(dict.fromkeys((one["basis"], one["target"]) for one in found))
+    best = {(one["basis"], one["target"]): one["best_early_exit"] for one in found}
+    heads = [f"{target:g}x {basis}, over {best[basis, target]}" for basis, target in places]
+    lines = [f"| cascade | {' | '.join(heads)} |", "|" + "---|" * (1 + len(places))]
+    for name in dict.fromkeys(one["cascade"] for one in found):
+        cells = []
+        for place in places:
+            (one,) = (r for r in found if (r["cascade"], r["basis"], r["target"]) == (name, *place))
+            cells.append(gain_cell(one))
+        lines.append(f"| {name} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def gain_cell(one: Mapping[str, Any]) -> str:
+    """A relative improvement with its interval, then the chance-corrected one."""
+    names = ("relative_improvement", "ci_low", "ci_high", "chance_corrected")
+    gain, low, high, fairer = ("n/a" if one[n] is None else f"{100 * one[n]:+.1f}" for n in names)
+    return f"{gain} % ({low} to {high}); {fairer} %"
+
+
+def paper_scores_table(basis: str = "flops", target: float = 4.0) -> str:
+    """Score of every method on every task at one target, mean over seeds; a tilde marks mixtures."""
+    text = (ROOT / "results" / "paper" / "runs.jsonl").read_text("utf-8")
+    runs = [json.loads(line) for line in text.splitlines()]
+    runs = [run for run in runs if run["basis"] == basis and run["target"] in (1.0, target)]
+    tasks = list(dict.fromkeys(run["task"] for run in runs))
+    heads = " | ".join(TASKS.get(task, task) for task in tasks)
+    lines = [f"| method | {heads} | mean | achieved |", "|" + "---|" * (3 + len(tasks))]
+    for method in sorted({run["method"] for run in runs}):
+        mine = [run for run in runs if run["method"] == method]
+        each = [[run for run in mine if run["task"] == task] for task in tasks]
+        means = [mean(run["score"] for run in one) for one in each]
+        marks = ["~" if any(run["interpolated"] for run in one) else "" for one in each]
+        cells = [f"{mark}{100 * one:.1f}" for mark, one in zip(marks, means, strict=True)]
+        speeds = [run["achieved"] for run in mine]
+        figures = [*cells, f"{100 * mean(means):.1f}", f"{min(speeds):.2f}x to {max(speeds):.2f}x"]
+        lines.append(f"| {method} | {' | '.join(figures)} |")
+    return "\n".join(lines)
+
+
+def paper_dar_table() -> str:
+    """What the difficulty-aware term does to the small stage by itself."""
+    found = load("paper/summary.json")["dar"]
+    metrics = list(dict.fromkeys(one["metric"] for one in found))
+    heads = " | ".join("accuracy" if one == "accuracy" else one.upper() for one in metrics)
+    lines = [f"| task | {heads} |", "|" + "---|" * (1 + len(metrics))]
+    for task in dict.fromkeys(one["task"] for one in found):
+        cells = [interval_cell(one) for one in found if one["task"] == task]
+        lines.append(f"| {TASKS.get(task, task)} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def paper_shallow_table() -> str:
+    """A complete model on exactly the rows that an early exit leaves at its depth, weighted by rows."""
+    found = load("paper/analyses.json")["complete_against_shallow"]
+    lines = ["| early exit | target | layer | complete model | rows | exit | complete |", "|" + "---|" * 7]
+    keys = ("method", "target", "layer", "complete")
+    for key in dict.fromkeys(tuple(one[name] for name in keys) for one in found):
+        same = [one for one in found if tuple(one[name] for name in keys) == key]
+        rows = sum(one["rows"] for one in same)
+        shares = [
+            sum(one["rows"] * one[name] for one in same) / rows
+            for name in ("exit_accuracy", "complete_accuracy")
+        ]
+        cells = f"{rows:,} | {percent(shares[0])} | {percent(shares[1])}"
+        lines.append(f"| {key[0]} | {key[1]:g}x | {key[2]} | {key[3]} | {cells} |")
+    return "\n".join(lines)
+
+
+def interval_cell(one: Mapping[str, Any]) -> str:
+    """A difference with its interval, or that there is none."""
+    if one["delta"] is None or one["ci_low"] is None:
+        return "n/a"
+    return f"{one['delta']:+.3f} ({one['ci_low']:+.3f} to {one['ci_high']:+.3f})"
