@@ -12,6 +12,7 @@ import cascadebert
 SOURCE = Path(cascadebert.__file__).parent
 FLOORS = (
     ("cli",),
+    ("server",),
     ("demo",),
     ("reproduce",),
     ("baselines",),
@@ -47,7 +48,7 @@ FLOORS = (
 """From the top of the house to its ground; a room imports only from lower floors and from itself."""
 
 HEAVY = {"torch", "transformers", "datasets", "accelerate", "scipy", "sklearn", "pyarrow", "matplotlib"}
-HEAVY |= {"jinja2"}
+HEAVY |= {"jinja2", "fastapi", "uvicorn", "prometheus_client", "starlette"}
 TRAINED = ("training", "reproduce", "baselines", "demo")
 
 

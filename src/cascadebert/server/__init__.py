@@ -1,0 +1,1 @@
+"""Answers over HTTP: pooled queues, load-following, a watch on the quality."""
