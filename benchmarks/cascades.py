@@ -4,8 +4,8 @@ Per task the large model learns the labels, and the small ones its logits as wel
 its logits on film sentences without labels too. Then every choice of one or two small stages is tried on
 held-out rows of the train set: the fastest by the clock whose answers are the large model's own as often as
 asked for. More and more is asked for until this whole choice, made on nine tenths of these rows, loses at
-most half a point of accuracy on the other tenth. The validation sets are not looked at. From the repository's root, after `benchmarks/shrink.py make`;
-a killed run goes on where it was:
+most half a point of accuracy on the other tenth. The validation sets are not looked at. From the repository's
+root, after `benchmarks/shrink.py make`; a killed run goes on where it was:
 
     python benchmarks/cascades.py train --data ../shared/data     # two hours of two cores
     python benchmarks/cascades.py choose --data ../shared/data    # a quarter of an hour, nothing beside it
