@@ -44,39 +44,43 @@ class Shares:
     bounds for each share.
 
     Args:
-        calibrated: (k,) shares of the calibration's rows.
-        bands: (k,) how far they may lie from the true ones.
+        rows: (k + 1,) the calibration's rows by bin; share i is that of the rows in the first i bins.
+        bands: (k,) how far shares may lie from the true ones.
         run_length: blocks between false alarms, on the mean, at the least.
     """
 
-    def __init__(self, calibrated: Floats, bands: Floats, run_length: float) -> None:
-        self.calibrated, self.allowed = calibrated, bands + TOLERANCE
-        low, high = calibrated - self.allowed, calibrated + self.allowed
+    def __init__(self, rows: Floats, bands: Floats, run_length: float) -> None:
+        self.calibrated, self.allowed = _shares(rows), bands + TOLERANCE
+        low, high = self.calibrated - self.allowed, self.calibrated + self.allowed
         self._of = np.concatenate([np.flatnonzero(high < 1), np.flatnonzero(low > 0)])
         above = np.arange(len(self._of)) < int((high < 1).sum())
         bounds = np.where(above, high[self._of], low[self._of])
         self._detector = Detector(bounds, above, run_length)
-        self._block, self._rows = np.zeros(len(calibrated)), 0
-        self._faded, self._faded_rows = np.zeros(len(calibrated)), 0.0
-        self.seen = 0
+        self._block, self._rows = np.zeros(len(rows)), 0
+        self._faded, self.seen = np.zeros(len(rows)), 0
 
-    def add(self, counts: Floats | Ints, rows: int) -> bool:
+    def add(self, counts: Ints, rows: int) -> bool:
         """Take in the rows of a request; True for an alarm.
 
         Args:
-            counts: (k,) rows of each share.
-            rows: all rows.
+            counts: (k + 1,) rows by bin.
+            rows: all of them.
         """
-        self._block = self._block + counts
+        self._block += counts
         self._rows += rows
         self.seen += rows
         if self._rows < BLOCK:
             return False
-        alarm = self._detector.step(self._block[self._of], self._rows)
-        self._faded, self._faded_rows = self.lately()
-        self._block, self._rows = np.zeros(len(self.calibrated)), 0
+        alarm = self._detector.step(np.cumsum(self._block)[self._of], self._rows)
+        self._faded = KEPT * self._faded + self._block
+        self._block, self._rows = np.zeros(len(self._block)), 0
         return alarm
 
-    def lately(self) -> tuple[Floats, float]:
-        """(k,) rows of each share and all rows, a block for 0.95 of the one after it: some 5,000 rows."""
-        return KEPT * self._faded + self._block, KEPT * self._faded_rows + self._rows
+    def lately(self) -> Floats:
+        """(k,) shares of some 5,000 rows, each block counting 0.95 of the next one; empty without rows."""
+        rows = KEPT * self._faded + self._block
+        return _shares(rows) if rows.any() else np.empty(0)
+
+
+def _shares(rows: Floats) -> Floats:
+    return np.asarray(np.cumsum(rows)[:-1] / rows.sum())

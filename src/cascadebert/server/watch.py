@@ -47,9 +47,9 @@ class _Point:
         known = bool(rates) and reference.n > 0 and reference.num_stages > 1
         self.rates = _exit_shares(rates, reference.n) if known else None
 
-    def left(self, exits: Ints) -> bool:
+    def left(self, exits: Ints, rows: int) -> bool:
         self.exits += exits
-        return self.rates is not None and self.rates.add(np.cumsum(exits)[:-1], int(exits.sum()))
+        return self.rates is not None and self.rates.add(exits, rows)
 
     def audited(self, lost: bool, weight: float) -> list[Breach]:
         self.tally = self.tally.plus(lost, weight)
@@ -73,16 +73,16 @@ def _exit_shares(rates: tuple[float, ...], n: int) -> Shares:
     """The bands of all stages are wrong with probability ALPHA; the first's holds for its histogram too."""
     inner = len(rates) - 1
     bands = [band(n, stage, ALPHA / inner) for stage in range(1, inner + 1)]
-    return Shares(np.cumsum(rates)[:-1], np.array(bands), RUN_LENGTH)
+    return Shares(np.array(rates), np.array(bands), RUN_LENGTH)
 
 
 def _confidence_shares(reference: Reference) -> Shares | None:
     found = reference.confidences
     if found is None:
         return None
-    counts = np.array(found.counts)
+    counts = np.array(found.counts, dtype=np.float64)
     slack = band(int(counts.sum()), 1, ALPHA / max(reference.num_stages - 1, 1))
-    return Shares((np.cumsum(counts) / counts.sum())[:-1], np.full(len(found.edges), slack), RUN_LENGTH)
+    return Shares(counts, np.full(len(found.edges), slack), RUN_LENGTH)
 
 
 class Watch:
@@ -137,15 +137,14 @@ class Watch:
             confidences: (n,) of the first stage.
         """
         exits = np.bincount(stages - 1, minlength=self._reference.num_stages)
+        bins = binned(confidences, self._edges)
         new: list[Breached | None] = []
         with self._lock:
             self._rows += len(stages)
-            if self._at(point).left(exits):
+            if self._at(point).left(exits, len(stages)):
                 new.append(self._breach("exit rates", point))
-            if self._confidences is not None:
-                below = np.cumsum(binned(confidences, self._edges))[:-1]
-                if self._confidences.add(below, len(stages)):
-                    new.append(self._breach("confidences", None))
+            if self._confidences is not None and self._confidences.add(bins, len(stages)):
+                new.append(self._breach("confidences", None))
         _say(new)
 
     def audited(self, point: int, agreed: bool, weight: float) -> None:
@@ -252,9 +251,10 @@ def _point_state(place: int, one: _Point) -> PointState:
 def _finding(shares: Shares | None) -> Finding | None:
     if shares is None:
         return None
-    counts, rows = shares.lately()
-    lately = tuple((counts / rows).tolist()) if rows else ()
-    return Finding(tuple(shares.calibrated.tolist()), lately, tuple(shares.allowed.tolist()), shares.seen)
+    calibrated, lately, allowed = (
+        tuple(one.tolist()) for one in (shares.calibrated, shares.lately(), shares.allowed)
+    )
+    return Finding(calibrated, lately, allowed, shares.seen)
 
 
 def _say(new: list[Breached | None]) -> None:
