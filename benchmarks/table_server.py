@@ -32,10 +32,11 @@ def watch_table() -> str:
             f"| {rows['median']:,.0f} | {rows['90']:,.0f} |"
         )
     falls, calls = found["agreement_falls"], found["microseconds"]
+    runs, healthy = min(one["runs"] for one in falls), falls[0]["healthy_rows"]
+    request = calls["left_8"] + calls["arrives_8"]
     said = (
         f"Certified: agreement of {found['level']:g}; {found['tune_rows']:,} tune rows, new in each run. "
-        f"{min(one['runs'] for one in falls)} runs or more of each, after {falls[0]['healthy_rows']:,} healthy "
-        f"rows. A request of 8 rows costs the watch {calls['left_8'] + calls['arrives_8']:.0f} microseconds, an "
-        f"audited row {calls['audited']:.0f}. {origin(found)}"
+        f"{runs} runs or more of each change, after {healthy:,} healthy rows. A request of 8 rows costs the "
+        f"watch {request:.0f} microseconds, an audited row {calls['audited']:.0f}. {origin(found)}"
     )
     return "\n".join([*lines, "", said])
