@@ -53,6 +53,7 @@ bench: setup
 	for step in answers draws; do $(RUN)/coverage.py $$step --data $(DATA) || exit 1; done
 	$(RUN)/search.py
 	$(RUN)/ece_interval.py
+	$(RUN)/watch.py
 	$(RUN)/tables.py
 
 clean:
