@@ -69,6 +69,10 @@ class TextEncoder:
         types = [one.type_ids for one in found] if typed else None
         return join_rows([one.ids for one in found], types, self.pad_id)
 
+    def cuts(self, texts: Texts) -> list[bool]:
+        """Whether each text or pair is longer than a row and is cut."""
+        return [bool(one.overflowing) for one in self._tokenizer.encode_batch(list(texts))]
+
     def both_ends(self, texts: Texts) -> list[str]:
         """Texts too long for one row, cut to their first and last words that fill it together.
 

@@ -45,6 +45,7 @@ def machine_line(values: Mapping[str, Any], wanted: bool) -> None:
     """Print the values as one line of JSON, last, if asked for."""
     if wanted:
         sys.stdout.write(json.dumps(values) + "\n")
+        sys.stdout.flush()
 
 
 def say_notices(notices: Iterable[str]) -> None:
