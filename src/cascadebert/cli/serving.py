@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import logging
 import os
-from dataclasses import asdict, replace
+from dataclasses import replace
 from ipaddress import ip_address
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -82,9 +82,11 @@ def serve(
         from cascadebert.server.app import make_app
         from cascadebert.server.running import listen, run
     from cascadebert.cascade import Cascade
+    from cascadebert.server.findings import reference_of
     from cascadebert.server.pool import Pool
-    from cascadebert.server.watch import Watch, reference_of
+    from cascadebert.server.watch import Watch
 
+    out.show_server_log()
     settings = replace(
         DEFAULT, latency_target=latency_target_ms / 1000, follow_load=follow_load, max_rows=max_rows,
         queue_rows=queue_rows, without_last=without_last, drain_seconds=drain_seconds, audit_rate=audit_rate,
@@ -128,11 +130,12 @@ def _say(
     log.info("serving on %s at %s, %s", url, place, held)
     if settings.token is None and not _loopback(host):
         log.warning("anyone who reaches %s can use this server: set %s", host, TOKEN)
-    values: dict[str, Any] = {
+    values = {
         "url": url,
         "operating_point": state.point,
-        "ladder": state.ladder,
-        "certificate": None if certificate is None else asdict(certificate),
+        "operating_points": len(state.ladder),
+        "thresholds": state.ladder[state.point],
+        "certificate": None if certificate is None else held,
         "uncertified": state.uncertified,
     }
     out.machine_line(values, json)

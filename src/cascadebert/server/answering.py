@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from typing import Any, Protocol
 
@@ -59,8 +59,7 @@ class Answering:
         """Answer as text-embeddings-inference does; what its form has no place for stands in headers."""
         asked = parse(PredictRequest, await read_json(scope, receive, self._settings.max_bytes))
         batch = isinstance(asked.inputs, list) and isinstance(asked.inputs[0], list)
-        rows = asked.inputs if batch else [asked.inputs]
-        texts = self._checked([row if isinstance(row, str) else _text(row) for row in rows])
+        texts = self._checked([_text(row) for row in (asked.inputs if batch else [asked.inputs])])
         if any(not any(text) for text in texts):
             raise Refusal(400, "Empty", "inputs: a text is empty")
         if asked.truncate is False or asked.truncation_direction.lower() == "left":
@@ -72,7 +71,7 @@ class Answering:
     async def classify(self, scope: Scope, receive: Receive) -> Reply:
         """Answer in the form of this package."""
         asked = parse(ClassifyRequest, await read_json(scope, receive, self._settings.max_bytes))
-        texts = self._checked([row if isinstance(row, str) else _text(row) for row in asked.texts])
+        texts = self._checked([_text(row) for row in asked.texts])
         count = len(self._cascade.stages)
         if asked.max_stage is not None and asked.max_stage > count:
             raise Refusal(422, "Validation", f"max_stage: expected 1 to {count}, the number of stages")
@@ -172,7 +171,10 @@ def _visit(visit: Visit, names: Sequence[str]) -> dict[str, object]:
     }
 
 
-def _text(row: list[str]) -> str | tuple[str, str]:
+def _text(row: Any) -> str | tuple[str, str]:
+    """A text, or a pair, of what the forms let through: a string, or a list of one or two."""
+    if isinstance(row, str):
+        return row
     return row[0] if len(row) == 1 else (row[0], row[1])
 
 

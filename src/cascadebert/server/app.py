@@ -45,12 +45,13 @@ _SAID = {
 _ERRORS: dict[int | str, dict[str, Any]] = {
     status: {"model": ErrorAnswer, "description": words} for status, words in _SAID.items()
 }
-_ASKED = {401: _ERRORS[401]}
 
 
-def make_app(
-    pool: Pool, cascade: Cascade, settings: ServeSettings, watch: Watched | None = None
-) -> FastAPI:
+def _only(status: int) -> dict[int | str, dict[str, Any]]:
+    return {status: _ERRORS[status]}
+
+
+def make_app(pool: Pool, cascade: Cascade, settings: ServeSettings, watch: Watched | None = None) -> FastAPI:
     """An application that answers from a pool; it starts the pool with itself, and drains it at its end.
 
     Args:
@@ -95,7 +96,7 @@ def _describe_questions(app: FastAPI) -> None:
 
     @app.post("/predict", responses=_ERRORS, summary="Answer as text-embeddings-inference does")
     def predict(asked: PredictRequest) -> list[Prediction] | list[list[Prediction]]:
-        """Scores of all labels, the highest first: one list for one text or pair, a list of them for a batch."""
+        """Scores of all labels, the highest first: one list for a text or a pair, a list of them for a batch."""
         raise NotImplementedError
 
     @app.post("/v1/classify", responses=_ERRORS, summary="Answer, and say how")
@@ -121,18 +122,20 @@ def _add_states(
     async def health() -> dict[str, str]:
         return {"status": "ok"}
 
-    @app.get("/ready", responses={503: _ERRORS[503]}, summary="Whether requests are accepted")
+    @app.get("/ready", responses=_only(503), summary="Whether requests are accepted")
     def ready() -> dict[str, str]:
         if not pool.state().ready or app.state.closing.now:
             raise HTTPException(503, "the server is starting or stopping", {"retry-after": "1"})
         return {"status": "ready"}
 
-    @app.get("/info", responses=_ASKED, summary="The cascade, its operating points, its queues, its audit")
+    @app.get(
+        "/info", responses=_only(401), summary="The cascade, its operating points, its queues, its audit"
+    )
     def tell() -> JSONResponse:
         seen = None if watch is None else watch.state()
         return JSONResponse(info(cascade, settings, pool.state(), seen))
 
-    @app.get("/metrics", responses=_ASKED, summary="For Prometheus", response_class=Response)
+    @app.get("/metrics", responses=_only(401), summary="For Prometheus", response_class=Response)
     def measure() -> Response:
         return Response(metrics.text(), media_type="text/plain; version=0.0.4")
 

@@ -14,8 +14,8 @@ from cascadebert.server.values import Answer, PoolState
 
 if TYPE_CHECKING:
     from cascadebert.server.answering import Pool
+    from cascadebert.server.findings import WatchState
     from cascadebert.server.telling import Watched
-    from cascadebert.server.watch import WatchState
 
 PATHS = ("/", "/predict", "/v1/classify", "/health", "/ready", "/info", "/metrics", "/openapi.json")
 BUCKETS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)

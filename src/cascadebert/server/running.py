@@ -38,7 +38,9 @@ def listen(host: str, port: int) -> socket.socket:
     except (OSError, OverflowError) as error:
         made.close()
         reason = getattr(error, "strerror", None) or str(error)
-        raise CascadeError(f"cannot listen on {host}, port {port}: {reason}. Choose --host or --port.") from error
+        raise CascadeError(
+            f"cannot listen on {host}, port {port}: {reason}. Choose --host or --port."
+        ) from error
     return made
 
 

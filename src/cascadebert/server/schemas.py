@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, FailFast, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from cascadebert.server.replies import Refusal
 
@@ -19,8 +19,8 @@ _INPUTS = (
 )
 
 Kind = Literal["Unhealthy", "Backend", "Overloaded", "Validation", "Tokenizer", "Empty"]
-OneOrTwo = Annotated[list[str], Field(min_length=1, max_length=2), FailFast()]
-Two = Annotated[list[str], Field(min_length=2, max_length=2), FailFast()]
+OneOrTwo = Annotated[list[str], Field(min_length=1, max_length=2, fail_fast=True)]
+Two = Annotated[list[str], Field(min_length=2, max_length=2, fail_fast=True)]
 
 
 class PredictRequest(BaseModel):
@@ -37,7 +37,7 @@ class PredictRequest(BaseModel):
         strict=True, frozen=True, json_schema_extra={"examples": [{"inputs": _EXAMPLE}]}
     )
 
-    inputs: str | OneOrTwo | Annotated[list[OneOrTwo], Field(min_length=1), FailFast()]
+    inputs: str | OneOrTwo | Annotated[list[OneOrTwo], Field(min_length=1, fail_fast=True)]
     raw_scores: bool = False
     truncate: bool | None = None
     truncation_direction: Literal["Right", "Left", "right", "left"] = "Right"
@@ -61,8 +61,8 @@ class ClassifyRequest(BaseModel):
     )
 
     texts: (
-        Annotated[list[str], Field(min_length=1), FailFast()]
-        | Annotated[list[Two], Field(min_length=1), FailFast()]
+        Annotated[list[str], Field(min_length=1, fail_fast=True)]
+        | Annotated[list[Two], Field(min_length=1, fail_fast=True)]
     )
     max_stage: Annotated[int, Field(ge=1)] | None = None
     deadline_ms: Annotated[float, Field(gt=0, le=LONGEST_DEADLINE)] | None = None

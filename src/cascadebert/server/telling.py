@@ -11,7 +11,7 @@ from cascadebert.server.values import PoolState
 from cascadebert.types import Certificate
 
 if TYPE_CHECKING:
-    from cascadebert.server.watch import WatchState
+    from cascadebert.server.findings import WatchState
 
 
 class Watched(Protocol):
