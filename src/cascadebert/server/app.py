@@ -96,7 +96,7 @@ def _describe_questions(app: FastAPI) -> None:
 
     @app.post("/predict", responses=_ERRORS, summary="Answer as text-embeddings-inference does")
     def predict(asked: PredictRequest) -> list[Prediction] | list[list[Prediction]]:
-        """Scores of all labels, the highest first: one list for a text or a pair, a list of them for a batch."""
+        """Scores of all labels, the highest first: a list of them, and for a batch a list of lists."""
         raise NotImplementedError
 
     @app.post("/v1/classify", responses=_ERRORS, summary="Answer, and say how")
@@ -129,7 +129,7 @@ def _add_states(
         return {"status": "ready"}
 
     @app.get(
-        "/info", responses=_only(401), summary="The cascade, its operating points, its queues, its audit"
+        "/info", responses=_only(401), summary="The cascade, its points, its queues, its audit"
     )
     def tell() -> JSONResponse:
         seen = None if watch is None else watch.state()
