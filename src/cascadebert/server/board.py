@@ -8,7 +8,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from cascadebert.batching import padded
 from cascadebert.cascade import Cascade
 from cascadebert.server.pace import Pace
 from cascadebert.server.plan import Plan
@@ -162,25 +161,24 @@ class Board:
 
     def _past(self, row: Row, now: float) -> bool:
         """Whether nobody waits for a row any more; its request is ended if that is new."""
-        request = row.request
-        if not row.over and (request.future.cancelled() or now >= request.deadline):
-            self.end(request, Expired("the deadline passed before an answer was there"))
+        if not row.over and now >= row.request.deadline:
+            self.end(row.request, Expired("the deadline passed before an answer was there"))
         return row.over
 
     def was_read(self, task: Reading, tokens: Sequence[Tokens], now: float) -> None:
         """Let rows wait for their stage, now that their tokens are there."""
-        key, lengths = self._keys[task.stage], [len(one.ids) for one in tokens]
-        wide = padded(np.array(lengths)).tolist()
+        key = self._keys[task.stage]
         if task.stage == 0:
-            self.pace.read(task.request.characters, sum(wide), now - task.started)
-        for row, one, length in zip(task.rows, tokens, wide, strict=True):
+            total = sum(one.length for one in tokens)
+            self.pace.read(task.request.characters, total, now - task.started)
+        for row, one in zip(task.rows, tokens, strict=True):
             row.tokens[key] = one
             if task.audit:
-                row.length = length
+                row.length = one.length
                 self.schedule.audit(row)
             elif not row.over:
-                self._tokens[row.stage] += length - row.length
-                row.length = length
+                self._tokens[row.stage] += one.length - row.length
+                row.length = one.length
                 self._wait(row)
 
     def _wait(self, row: Row) -> None:
@@ -227,7 +225,7 @@ class Board:
                 continue
             tokens, before = row.tokens.get(self._keys[stage]), row.length
             if tokens is not None:
-                row.length = _wide(tokens)
+                row.length = tokens.length
             self._tokens[row.stage] -= before
             self._tokens[stage] += row.length
             row.stage, row.entered = stage, now
@@ -284,19 +282,22 @@ class Board:
         self.settled.append((request.future, outcome))
 
     def sweep(self, now: float) -> None:
-        """End the requests whose deadline has passed, or that nobody waits for."""
+        """End the requests whose deadline has passed, or that nobody waits for any more."""
         for request in list(self.requests.values()):
-            if now >= request.deadline and self._settings.without_last == "answer":
-                self._rescue(request)
-            if id(request) in self.requests:
-                self._past(next(row for row in request.rows if not row.over), now)
+            if request.future.cancelled():
+                self.end(request, Expired("nobody waits for an answer"))
+            elif now >= request.deadline:
+                self._expire(request)
 
-    def _rescue(self, request: Request) -> None:
-        """Answer a request that only waits for stages that do not answer."""
+    def _expire(self, request: Request) -> None:
+        """The deadline has passed; if only stages that do not answer are missing, go without them."""
         left = [row for row in request.rows if not row.over]
-        if all(row.visits and not self.health[row.stage].answers for row in left):
+        may = self._settings.without_last == "answer"
+        if may and all(row.visits and not self.health[row.stage].answers for row in left):
             for row in left:
                 self._answer(row, degraded=True)
+        else:
+            self._past(left[0], request.deadline)
 
     def _down(self, stage: int) -> StageDown:
         return StageDown(
@@ -357,7 +358,7 @@ class Board:
         if tokens is None:
             self.schedule.read(Reading(request, last, [copy], True, 0.0))
         else:
-            copy.length = _wide(tokens)
+            copy.length = tokens.length
             self.schedule.audit(copy)
 
     def _audit_again(self, rows: Sequence[Row]) -> None:
@@ -370,8 +371,3 @@ class Board:
         self.audits -= 1
         agreed = int(row.visits[-1].probabilities.argmax()) == label
         self._watch.audited(row.request.point, agreed, row.request.weight)
-
-
-def _wide(tokens: Tokens) -> int:
-    """The padded length of a row."""
-    return int(padded(np.array(len(tokens.ids))))

@@ -176,8 +176,8 @@ class Crew:
     def _run(self, worker: Worker, task: Batch) -> None:
         stage = self._cascade.stages[task.stage]
         try:
-            batch = token_batch(task.rows, stage.encoder.key, stage.encoder.pad_id)
-            said = judge(self._cascade, task, stage.run(batch))
+            batch = token_batch(task, stage.encoder.key, stage.encoder.pad_id)
+            said = judge(self._cascade, task, stage.run(batch)[: len(task.rows)])
         except Exception as error:  # an engine may raise anything; it must not take the server along
             with self.lock:
                 if self._came_back(worker):

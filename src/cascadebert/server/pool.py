@@ -60,7 +60,8 @@ class Pool:
         self._following = Following(0 if settings.follow_load else at)
         self._accepting = False
         self._told = 0
-        self._use(Plan(1, (1,) * len(cascade.stages), (0.0,) * len(cascade.stages)))
+        count = len(cascade.stages)
+        self._use(Plan(1, (1,) * count, (0.0,) * count, (False,) * count))
 
     def _use(self, plan: Plan, whys: Sequence[str | None] = ()) -> None:
         self._plan = plan
