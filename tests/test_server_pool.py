@@ -18,7 +18,7 @@ from cascadebert.server.settings import ServeSettings
 from cascadebert.server.values import Expired, NotReady, Options, Overloaded, StageDown
 from cascadebert.stage import TextEncoder
 from samples import sentences
-from serving import Faulty, Notebook, exact, faulty, started
+from pooling import Faulty, Notebook, exact, faulty, started
 
 TEXTS = sentences(300, seed=3, most=25)
 
