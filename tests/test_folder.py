@@ -110,6 +110,9 @@ def test_an_unknown_schema_is_refused(folder, version):
         lambda spec: spec.update(stages=[]),
         lambda spec: spec["operating_point"].update(thresholds=[0.5, 0.5]),
         lambda spec: spec["stages"][0].update(temperature=0),
+        lambda spec: spec["calibration"]["counts"].append(1),
+        lambda spec: spec["calibration"]["edges"].reverse(),
+        lambda spec: spec["calibration"].update(counts=[0] * len(spec["calibration"]["counts"])),
     ],
 )
 def test_an_unknown_missing_or_mistyped_field_is_refused(folder, change):

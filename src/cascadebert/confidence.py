@@ -8,10 +8,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from cascadebert.types import Floats, ScoreName
+from cascadebert.types import Floats, Histogram, Ints, ScoreName
 
 SCORES: tuple[ScoreName, ...] = ("max_probability", "margin", "entropy", "learned")
 LEAST = 1e-12
+BINS, DIGITS = 20, 6
 
 
 def softmax(logits: NDArray[np.floating]) -> Floats:
@@ -156,3 +157,26 @@ def log_odds(logits: NDArray[np.floating]) -> Floats:
     top, rest = ordered[..., -1], ordered[..., :-1]
     others = rest[..., -1] + np.log(np.exp(rest - rest[..., -1:]).sum(axis=-1))
     return np.asarray(top - others)
+
+
+def histogram(confidences: Floats) -> Histogram:
+    """Confidences in at most 20 bins of about equal counts.
+
+    Edges have six digits, so that equal rows whose confidences differ in the last bit share a bin.
+
+    Args:
+        confidences: (n,) with n of at least 1.
+
+    >>> found = histogram(np.array([0.5, 0.75, 1.0, 1.0]))
+    >>> found.edges, found.counts
+    ((0.5, 0.75, 1.0), (1, 1, 2, 0))
+    """
+    shares = np.arange(1, BINS) / BINS
+    edges = np.unique(np.quantile(confidences, shares, method="inverted_cdf").round(DIGITS))
+    counts = binned(confidences, edges)
+    return Histogram(tuple(edges.tolist()), tuple(counts.tolist()))
+
+
+def binned(confidences: Floats, edges: Floats) -> Ints:
+    """(bins,) counts of confidences between edges, as `Histogram` has them."""
+    return np.asarray(np.bincount(np.searchsorted(edges, confidences), minlength=len(edges) + 1))

@@ -241,7 +241,7 @@ def with_point(spec: CascadeSpec, point: OperatingPoint) -> CascadeSpec:
     """The description with another operating point; what is known of the old one goes."""
     if point == spec.operating_point:
         return spec
-    gone = {"tuned_on": None, "measured": None, "timing": None}
+    gone = {"tuned_on": None, "measured": None, "timing": None, "calibration": None}
     return spec.model_copy(update={"operating_point": point, **gone})
 
 

@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from typing_extensions import Self
 
 from cascadebert.confidence import Score
-from cascadebert.types import Flops, OperatingPoint, Report, Seconds
+from cascadebert.types import Flops, Histogram, OperatingPoint, Report, Seconds
 
 SCHEMA_VERSION = 1
 _STRICT = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
@@ -93,6 +93,7 @@ class CascadeSpec(BaseModel):
     tuned_on: TunedOn | None
     measured: Report | None
     timing: Timing | None
+    calibration: Histogram | None = None
     provenance: dict[str, Any]
 
     @property
@@ -109,4 +110,12 @@ class CascadeSpec(BaseModel):
         wanted = [4 * number for number in range(1, len(self.stages))] if self.score.name == "learned" else []
         if [len(row) for row in self.score.weights] != wanted:
             raise ValueError(f"a {self.score.name} score has weights in rows of {wanted}")
+        bins = self.calibration
+        if bins is not None and (
+            len(bins.counts) != len(bins.edges) + 1
+            or list(bins.edges) != sorted(set(bins.edges))
+            or min(bins.counts) < 0
+            or not sum(bins.counts)
+        ):
+            raise ValueError("a histogram has rising edges and one count more than edges")
         return self

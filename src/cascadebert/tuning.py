@@ -11,7 +11,7 @@ import numpy as np
 from cascadebert.batching import Rows
 from cascadebert.calibration import fit_temperature
 from cascadebert.cascade import Cascade
-from cascadebert.confidence import Score
+from cascadebert.confidence import Score, histogram
 from cascadebert.costs import Costs, Measured, measure, row_costs
 from cascadebert.data import Examples, load_examples, shorten
 from cascadebert.environment import machine
@@ -34,6 +34,7 @@ from cascadebert.types import (
     Cost,
     Expected,
     Floats,
+    Histogram,
     Ints,
     Logits,
     OperatingPoint,
@@ -55,12 +56,14 @@ class Tuned:
         report: the cascade at that point on the same rows; None without labels.
         score: what is compared with the thresholds.
         timing: seconds measured on this machine, stage by stage, and what follows from them.
+        calibration: the first stage's confidences on the same rows.
     """
 
     point: OperatingPoint
     report: Report | None
     timing: Timing
     score: Score
+    calibration: Histogram
 
 
 @dataclass(frozen=True)
@@ -178,6 +181,7 @@ def store(path: Path, cascade: Cascade, tuned: Tuned, examples: Examples, rows: 
             ),
             "measured": tuned.report,
             "timing": tuned.timing,
+            "calibration": tuned.calibration,
         }
     )
     update_folder(path, spec, rows)
@@ -322,14 +326,15 @@ def at(cascade: Cascade, cached: Cached, point: OperatingPoint) -> Tuned:
     if cached.labels is not None:
         done = report(cascade.with_operating_point(point), cached.logits, cached.encoded, cached.labels)
     clock = cached.seconds.costs(cached.encoded)
-    exits = exit_stages(cascade.score.all(scaled_probabilities(cascade, cached.logits)), point.thresholds)
+    confidences = cascade.score.all(scaled_probabilities(cascade, cached.logits))
+    exits = exit_stages(confidences, point.thresholds)
     timing = Timing(
         machine=machine(),
         stages=cached.seconds.stages,
         tokenising=cached.seconds.tokenising,
         expected_speedup=round(speedup(exits, clock.rows, clock.alone), 4),
     )
-    return Tuned(point, done, timing, cascade.score)
+    return Tuned(point, done, timing, cascade.score, histogram(confidences[0]))
 
 
 def _losses(

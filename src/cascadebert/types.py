@@ -303,6 +303,19 @@ class OperatingPoint:
 
 
 @dataclass(frozen=True)
+class Histogram:
+    """Values counted between edges.
+
+    Attributes:
+        edges: (bins - 1,) rising; a value equal to an edge lies below it.
+        counts: (bins,) values below the first edge, between each two, and above the last.
+    """
+
+    edges: tuple[float, ...]
+    counts: tuple[int, ...]
+
+
+@dataclass(frozen=True)
 class StageReport:
     """One stage alone, on all rows.
 

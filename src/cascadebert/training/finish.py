@@ -118,6 +118,7 @@ def _spec(cascade: Cascade, tuned: Tuned, tune_rows: Examples, provenance: Mappi
         ),
         measured=tuned.report,
         timing=tuned.timing,
+        calibration=tuned.calibration,
         provenance={**provenance, "versions": versions()},
     )
 

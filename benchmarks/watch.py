@@ -1,0 +1,293 @@
+"""How often does the watch on a server's quality cry wolf, and how soon does it see what there is to see?
+
+Simulated traffic of a cascade of two stages goes through `cascadebert.server.watch.Watch` in requests, as a
+server would send it. Where agreement with the last stage is at its certified level, or above, and confidences
+are drawn as those of the tune rows were, every alarm is a false one. What the watch promises: agreement over
+all time, ever a false alarm with probability 0.01 at most; recent agreement, within n audited rows with
+probability n / 1,000,000 at most; exit rates and confidences, within n blocks of 256 rows with probability
+0.01 (a bad sample of tune rows) and n / 1,000,000 at most, also where the difference is within the tolerance.
+
+    python benchmarks/watch.py        # goes on after a kill; some minutes on one core
+
+Results: results/server/watch.json; parts that are done lie in build/watch.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from cascadebert.confidence import histogram
+from cascadebert.server.audit import Tally, interval
+from cascadebert.server.findings import Reference
+from cascadebert.server.settings import ServeSettings
+from cascadebert.server.turns import Turn, Turns
+from cascadebert.server.watch import Watch
+from cascadebert.shift import TOLERANCE
+from cascadebert.timing import interleaved
+from cascadebert.types import Bools, Floats, Ints
+from stored import ROOT, current_commit, write_result
+
+PARTS = ROOT / "build" / "watch"
+RESULT = ROOT / "results" / "server" / "watch.json"
+LEVEL, THRESHOLD, TUNE_ROWS = 0.98, 0.88, 2000
+REQUEST, CHUNK = 64, 1000
+LONG, REPEATS = 1_000_000, 20
+HEALTHY, MOST, DRAWS = 100_000, 3_000_000, 100
+BURST = 512
+
+
+@dataclass(frozen=True)
+class World:
+    """Traffic: its agreement with the last stage, and the share of rows whose confidence has gone low.
+
+    That share is the Kolmogorov-Smirnov distance of the first stage's confidences from those of the tune rows
+    (to 0.0001). Stage 1 answers two rows in three; only these can disagree with the last stage.
+    """
+
+    agreement: float
+    shift: float = 0.0
+
+    def rows(self, rng: np.random.Generator, n: int) -> tuple[Ints, Floats, Bools]:
+        """Stages that answer, first-stage confidences, and whether answers are the last stage's own."""
+        sure = 0.5 + 0.5 * rng.beta(4, 1, n)
+        low = rng.random(n) < self.shift
+        sure[low] = rng.uniform(0.5, 0.55, int(low.sum()))
+        early = sure > THRESHOLD
+        share = (1 - self.shift) * (1 - ((THRESHOLD - 0.5) * 2) ** 4)
+        lost = early & (rng.random(n) < (1 - self.agreement) / share)
+        return np.where(early, 1, 2), sure, ~lost
+
+
+def main() -> None:
+    """Run what is not done yet."""
+    logging.getLogger("cascadebert").setLevel(logging.ERROR)
+    commit = current_commit()
+    found = {name: part(name, make) for name, make in plan()}
+    values = {
+        "level": LEVEL,
+        "tune_rows": TUNE_ROWS,
+        "tolerance": TOLERANCE,
+        "false_alarms": [found[name] for name in found if name.startswith("quiet")],
+        "small_shifts": [found[name] for name in found if name.startswith("small")],
+        "agreement_falls": [found[name] for name in found if name.startswith("falls")],
+        "confidences_shift": [found[name] for name in found if name.startswith("shifts")],
+        "out_of_order": found["order"],
+        "coverage": found["coverage"],
+        "microseconds": found["cost"],
+    }
+    write_result(RESULT, values, data=[], commit=commit)
+
+
+def plan() -> Iterator[tuple[str, Callable[[], dict[str, Any]]]]:
+    """Every part with its name, longest last."""
+    yield "cost", cost
+    yield "coverage", coverage
+    for shift in (0.1, 0.15, 0.2, 0.3):
+        yield f"shifts-{shift}", partial(shifts, shift)
+    for rate in (0.01, 0.05):
+        for agreement in (0.96, 0.94, 0.90):
+            yield f"falls-{agreement}-{rate}", partial(falls, agreement, rate)
+    for shift in (0.02, 0.04, TOLERANCE):
+        yield f"small-{shift}", partial(quiet, World(0.99, shift), 0.01)
+    for rate in (0.01, 0.05):
+        for agreement in (LEVEL, 0.99):
+            yield f"quiet-{agreement}-{rate}", partial(quiet, World(agreement), rate)
+    yield "order", order
+
+
+def part(name: str, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """One part, from its file if it is done."""
+    file = PARTS / f"{name}.json"
+    if not file.is_file():
+        made = make()
+        PARTS.mkdir(parents=True, exist_ok=True)
+        file.with_suffix(".new").write_text(json.dumps(made), "utf-8")
+        file.with_suffix(".new").replace(file)
+        print(name, made, flush=True)
+    return dict(json.loads(file.read_text("utf-8")))
+
+
+def watch(rng: np.random.Generator, rate: float, seed: int) -> Watch:
+    """A new one, with tune rows of its own."""
+    sure = World(LEVEL).rows(rng, TUNE_ROWS)[1]
+    early = float((sure > THRESHOLD).mean())
+    reference = Reference(2, LEVEL, ((early, 1 - early),), TUNE_ROWS, histogram(sure))
+    return Watch(reference, ServeSettings(audit_rate=rate, on_breach="safest", seed=seed))
+
+
+def send(to: Watch, world: World, rng: np.random.Generator, rows: int, done: str | None = None) -> None:
+    """Traffic in requests, each audited at once, until all is sent or the alarm was raised."""
+    for _ in range(-(-rows // (REQUEST * CHUNK))):
+        stages, sure, agreed = world.rows(rng, REQUEST * CHUNK)
+        for start in range(0, min(rows, len(stages)), REQUEST):
+            here = slice(start, start + REQUEST)
+            drawn, weight = to.arrives(REQUEST), to.weight()
+            to.left(0, stages[here], sure[here])
+            for row in np.flatnonzero(drawn):
+                to.audited(0, bool(agreed[start + row]), weight)
+        if done is not None and done in alarms(to):
+            return
+        rows -= len(stages)
+
+
+def alarms(of: Watch) -> dict[str, int]:
+    """Rows until each kind of alarm was first raised."""
+    return {one.kind: one.rows for one in of.state().breaches} if of.wants_safest() else {}
+
+
+def quiet(world: World, rate: float) -> dict[str, Any]:
+    """False alarms, by kind: every one counts, also in the same run."""
+    false: Counter[str] = Counter()
+    audited = 0
+    for seed in range(REPEATS):
+        rng = np.random.default_rng([seed, 1])
+        one = watch(rng, rate, seed)
+        send(one, world, rng, LONG)
+        state = one.state()
+        false.update({breach.kind: breach.times for breach in state.breaches})
+        audited += state.points[0].audited
+    return {
+        "agreement": world.agreement,
+        "shift": world.shift,
+        "rate": rate,
+        "runs": REPEATS,
+        "rows": REPEATS * LONG,
+        "audited": audited,
+        "false_alarms": dict(false),
+    }
+
+
+def falls(to: float, rate: float) -> dict[str, Any]:
+    """Rows from a fall of agreement, after healthy rows at the level, to the alarm."""
+    recent, either, false = [], [], 0
+    for seed in range(DRAWS):
+        rng = np.random.default_rng([seed, 2])
+        one = watch(rng, rate, seed)
+        send(one, World(LEVEL), rng, HEALTHY)
+        sent, early = one.state().rows, alarms(one)
+        false += len(early)
+        if not early:
+            send(one, World(to), rng, MOST, "recent agreement")
+            found = {kind: rows - sent for kind, rows in alarms(one).items()}
+            recent.append(found.get("recent agreement", MOST))
+            either.append(min(found.values(), default=MOST))
+    return {
+        "from": LEVEL,
+        "to": to,
+        "rate": rate,
+        "runs": len(recent),
+        "healthy_rows": HEALTHY,
+        "false_alarms_before": false,
+        "recent": spread(recent),
+        "first_of_any": spread(either),
+    }
+
+
+def shifts(shift: float) -> dict[str, Any]:
+    """Rows from a shift of confidences, after healthy rows, to the alarm."""
+    found: list[int] = []
+    for seed in range(DRAWS):
+        rng = np.random.default_rng([seed, 3])
+        one = watch(rng, 0.0, seed)
+        send(one, World(LEVEL), rng, HEALTHY)
+        sent = one.state().rows
+        send(one, World(LEVEL, shift), rng, LONG, "confidences")
+        found.append(alarms(one).get("confidences", sent + LONG) - sent)
+    return {"shift": shift, "runs": DRAWS, "healthy_rows": HEALTHY, "rows": spread(found, LONG)}
+
+
+def spread(rows: list[int], most: int = MOST) -> dict[str, Any]:
+    """Median and 90 % quantile; `missed` runs count as the most."""
+    missed = sum(one >= most for one in rows)
+    return {"median": float(np.median(rows)), "90": float(np.quantile(rows, 0.9)), "missed": missed}
+
+
+def order() -> dict[str, Any]:
+    """What comes of bursts: deferred rows are known at once, the last stage checks others by the 512."""
+    at_once: Counter[str] = Counter()
+    in_turns: Counter[str] = Counter()
+    for seed in range(REPEATS):
+        rng = np.random.default_rng([seed, 4])
+        stages, _, agreed = World(LEVEL).rows(rng, LONG // 20)
+        one, other = (watch(np.random.default_rng([seed, 4]), 0.05, seed) for _ in range(2))
+        line = Turns(other.audited)
+        burst: list[tuple[Turn, bool]] = []
+        for stage, said in zip(stages.tolist(), agreed.tolist(), strict=True):
+            turn = line.enter(0, other.weight())
+            if stage == 2:
+                one.audited(0, True, one.weight())
+                line.settle(turn, True)
+                continue
+            burst.append((turn, said))
+            if len(burst) == BURST:
+                for kept, verdict in burst:
+                    one.audited(0, verdict, one.weight())
+                    line.settle(kept, verdict)
+                burst = []
+        for watched, false in ((one, at_once), (other, in_turns)):
+            false.update({breach.kind: breach.times for breach in watched.state().breaches})
+    return {
+        "burst": BURST,
+        "audited": REPEATS * LONG // 20,
+        "false_alarms_told_as_known": dict(at_once),
+        "false_alarms_in_turns": dict(in_turns),
+    }
+
+
+def coverage() -> dict[str, Any]:
+    """How often the interval of agreement ever misses the truth, looked at on a grid of times."""
+    runs, alpha, rows = 2000, 0.05, 5000
+    looks = np.unique(np.geomspace(1, rows, 60).astype(int))
+    low = high = 0
+    widths = []
+    for seed in range(runs):
+        lost = np.random.default_rng([seed, 5]).random(rows) < 1 - LEVEL
+        ends = [interval(Tally((1.0,), (int(lost[:n].sum()),), (int(n),)), alpha) for n in looks]
+        low += any(one[0] > 1 - LEVEL for one in ends)
+        high += any(one[1] < 1 - LEVEL for one in ends)
+        widths.append(ends[-1][1] - ends[-1][0])
+    return {
+        "runs": runs,
+        "rows": rows,
+        "looks": len(looks),
+        "alpha_of_each_end": alpha,
+        "missed_below": low / runs,
+        "missed_above": high / runs,
+        "median_width": float(np.median(widths)),
+    }
+
+
+def cost() -> dict[str, Any]:
+    """Microseconds of each call, and of a row in requests of 8 at the usual rate."""
+    rng = np.random.default_rng(6)
+    stages, sure, _ = World(LEVEL).rows(rng, 1000)
+    found: dict[str, float] = {}
+    for n in (1, 8, 64):
+        one = watch(rng, 0.01, 0)
+        found[f"arrives_{n}"] = each(partial(one.arrives, n))
+        found[f"left_{n}"] = each(partial(one.left, 0, stages[:n], sure[:n]))
+    found["audited"] = each(partial(watch(rng, 0.01, 0).audited, 0, True, 100.0))
+    found["row_in_requests_of_8"] = (found["arrives_8"] + found["left_8"]) / 8 + 0.01 * found["audited"]
+    return found
+
+
+def each(call: Callable[[], object]) -> float:
+    """Microseconds of a call."""
+
+    def many() -> None:
+        for _ in range(CHUNK):
+            call()
+
+    return 1e6 * float(np.median(interleaved([many], repeats=15)[0])) / CHUNK
+
+
+if __name__ == "__main__":
+    main()
