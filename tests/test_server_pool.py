@@ -17,8 +17,8 @@ from cascadebert.server.pool import Pool
 from cascadebert.server.settings import ServeSettings
 from cascadebert.server.values import Expired, NotReady, Options, Overloaded, StageDown
 from cascadebert.stage import TextEncoder
-from samples import sentences
 from pooling import Faulty, Notebook, exact, faulty, started
+from samples import sentences
 
 TEXTS = sentences(300, seed=3, most=25)
 
@@ -70,7 +70,7 @@ def test_answers_never_cross_between_requests_and_are_those_of_predict(cascade, 
 
 
 def test_a_storm_of_submitters_gets_every_answer_once_and_the_right_one(cascade):
-    pool = started(cascade, queue_rows=5000)
+    pool = started(cascade, queue_rows=5000, latency_target=60.0)
     wanted = [cascade.predict(TEXTS[i : i + 6]) for i in range(0, 294, 6)]
 
     def storm(_):
@@ -262,7 +262,7 @@ def test_without_a_last_stage_that_raises_requests_that_need_it_are_refused_unti
     broken, engine = faulty(cascade, 3)
     pool = started(broken, probe_every=0.05)
     engine.error = OSError("gone")
-    with pytest.raises(StageDown, match="stage 3 .* raised OSError: gone"):
+    with pytest.raises(StageDown, match=r"stage 3 .* raised OSError: gone"):
         pool.submit(TEXTS).result(10)
     easy = [t for t, s in zip(TEXTS, cascade.predict(TEXTS).stages, strict=True) if s < 3]
     assert same(pool.submit(easy).result(10), cascade.predict(easy))
@@ -366,7 +366,10 @@ def test_a_row_that_reaches_the_last_stage_agrees_with_it_and_every_request_is_t
     pool, wanted = started(cascade, watch=watch), cascade.predict(TEXTS)
     pool.submit(TEXTS).result(10)
     assert pool.drain(10)
-    assert len(watch.audits) == 300 and sum(agreed for _, agreed, _ in watch.audits) >= (wanted.stages == 3).sum()
+    assert (
+        len(watch.audits) == 300
+        and sum(agreed for _, agreed, _ in watch.audits) >= (wanted.stages == 3).sum()
+    )
     first = cascade.predict(TEXTS[:1])
     ((point, stages, confidences),) = watch.requests
     assert (point, stages) == (0, wanted.stages.tolist())

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from cascadebert.cascade import Cascade
+from cascadebert.server.audits import Audits
 from cascadebert.server.pace import Pace
 from cascadebert.server.plan import Plan
 from cascadebert.server.rows import Batch, Judged, Reading, Request, Row, Task, Tokens
@@ -68,7 +69,7 @@ class Board:
         rows: of these, without an answer.
         health: of each stage.
         exits: (num_stages,) rows answered so far.
-        audits: audited rows that the last stage has not seen yet.
+        audits: rows that are answered and have yet to be seen by the last stage; None without a watch.
         schedule: of the tasks.
     """
 
@@ -85,13 +86,18 @@ class Board:
         self.rows = 0
         self.health = [Health() for _ in range(count)]
         self.exits = [0] * count
-        self.audits = 0
+        self._usual = USUAL_DEADLINE * settings.latency_target
+        self.schedule = Schedule(plan, count, latency_target=settings.latency_target, usual=self._usual)
+        key = cascade.stages[-1].encoder.key
+        self.audits = None if watch is None else Audits(watch, self.schedule, count - 1, key)
         self._tokens = [0] * count
         self._names = [stage.name for stage in cascade.stages]
         self._keys = [stage.encoder.key for stage in cascade.stages]
         self._plan, self._settings, self._watch = plan, settings, watch
-        self._usual = USUAL_DEADLINE * settings.latency_target
-        self.schedule = Schedule(plan, count, latency_target=settings.latency_target, usual=self._usual)
+
+    def _audited(self) -> Audits:
+        assert self.audits is not None
+        return self.audits
 
     @property
     def answers(self) -> list[bool]:
@@ -190,7 +196,7 @@ class Board:
     def unreadable(self, task: Reading, error: Exception) -> None:
         """A text cannot be turned into tokens of its stage: that is the answer to the request."""
         if task.audit:
-            self.audits -= len(task.rows)
+            self._audited().unreadable(task.rows)
         elif id(task.request) in self.requests:
             self.end(task.request, error)
 
@@ -199,8 +205,7 @@ class Board:
         self.pace.ran(task.stage, task.tokens, now - task.started)
         if task.audit:
             self.schedule.auditing = False
-            for row, label in zip(task.rows, said.probabilities.argmax(axis=1).tolist(), strict=True):
-                self._audited(row, label)
+            self._audited().seen(task.rows, said.probabilities.argmax(axis=1).tolist())
             return
         sure, leaves, going = said.confidences.tolist(), said.leaves.tolist(), list[Row]()
         for place, row in enumerate(task.rows):
@@ -240,31 +245,34 @@ class Board:
     def failed(self, task: Batch, why: str) -> None:
         """A stage raised, or did not come back: it is down, and its rows go without it."""
         self.stop(task.stage, why)
-        if task.audit:
-            self._audit_again(task.rows)
-            return
-        for row in task.rows:
-            if not row.over:
-                self._without(row)
+        self._again(task)
 
-    def died(self, task: Task, now: float) -> None:
+    def died(self, task: Task) -> None:
         """A worker thread died: its rows wait again, once; then it counts as the stage's fault."""
         for row in task.rows:
             row.deaths += 1
-        worst = max(row.deaths for row in task.rows)
-        if isinstance(task, Reading):
-            if worst <= MOST_DEATHS or task.audit:
-                self.schedule.read(task)
-            else:
-                self.end(task.request, ServerError("the texts could not be read"))
-        elif worst > MOST_DEATHS:
-            self.failed(task, "its worker threads die")
-        elif task.audit:
-            self._audit_again(task.rows)
+        if max(row.deaths for row in task.rows) > MOST_DEATHS:
+            self._too_deadly(task)
+        elif isinstance(task, Reading):
+            self.schedule.read(task)
         else:
-            for row in task.rows:
-                if not row.over:
-                    self._wait(row)
+            self._again(task)
+
+    def _too_deadly(self, task: Task) -> None:
+        if isinstance(task, Batch):
+            self.failed(task, "its worker threads die")
+        else:
+            self.unreadable(task, ServerError("the texts could not be read"))
+
+    def _again(self, task: Batch) -> None:
+        """The rows of a batch that came to nothing wait once more."""
+        if task.audit:
+            self.schedule.auditing = False
+            self._audited().again(task.rows)
+            return
+        for row in task.rows:
+            if not row.over:
+                self._wait(row)
 
     def stop(self, stage: int, why: str) -> None:
         """A stage does not answer any more: what waits for it goes without it."""
@@ -343,31 +351,4 @@ class Board:
         self._watch.left(request.point, exits, first)
         for row in request.rows:
             if row.audited:
-                self._audit(row)
-
-    def _audit(self, row: Row) -> None:
-        """Have the last stage say what it thinks of an answered row."""
-        assert self._watch is not None
-        request, last = row.request, len(self.health) - 1
-        if len(row.visits) == len(self.health):
-            self._watch.audited(request.point, True, request.weight)
-            return
-        self.audits += 1
-        copy = Row(request, row.place, True, last, tokens=row.tokens, visits=row.visits)
-        tokens = row.tokens.get(self._keys[last])
-        if tokens is None:
-            self.schedule.read(Reading(request, last, [copy], True, 0.0))
-        else:
-            copy.length = tokens.length
-            self.schedule.audit(copy)
-
-    def _audit_again(self, rows: Sequence[Row]) -> None:
-        self.schedule.auditing = False
-        for row in rows:
-            self.schedule.audit(row)
-
-    def _audited(self, row: Row, label: int) -> None:
-        assert self._watch is not None
-        self.audits -= 1
-        agreed = int(row.visits[-1].probabilities.argmax()) == label
-        self._watch.audited(row.request.point, agreed, row.request.weight)
+                self._audited().enter(row)

@@ -169,7 +169,7 @@ class Pool:
                 delay=board.delay,
                 rows=board.rows,
                 stages=tuple(stages),
-                audits=board.audits,
+                audits=0 if board.audits is None else board.audits.open,
                 workers=self._plan.workers,
             )
 
@@ -204,8 +204,9 @@ class Pool:
 
     def _tick(self, at: float) -> None:
         self._follow(at)
-        if self._watch is not None and self._board.audits != self._told:
-            self._told = self._board.audits
+        audits = self._board.audits
+        if self._watch is not None and audits is not None and audits.untold != self._told:
+            self._told = audits.untold
             self._watch.backlog(self._told)
 
     def _follow(self, at: float) -> None:
@@ -234,7 +235,8 @@ class Pool:
 
     def _open(self) -> bool:
         """Whether a drain has anything left to wait for."""
-        return bool(self._board.requests or (self._board.audits and self._board.health[-1].why is None))
+        audits = 0 if self._board.audits is None else self._board.audits.open
+        return bool(self._board.requests or (audits and self._board.health[-1].why is None))
 
 
 def _first_call(stage: Stage) -> str | None:
