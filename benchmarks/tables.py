@@ -21,6 +21,7 @@ from table_cascades import (
     summary_table,
 )
 from table_cells import ROOT
+from table_server import watch_table
 from table_students import (
     gains_table,
     making_table,
@@ -72,6 +73,7 @@ PAGES = {
         "labels": labels_table,
     },
     "docs/guarantees.md": {"coverage": coverage_table},
+    "docs/watching.md": {"watch": watch_table},
     "docs/small-models.md": {
         "students": students_table,
         "gains": gains_table,

@@ -18,6 +18,7 @@ from cascadebert.folder import read_folder
 from cascadebert.server.audit import interval
 from cascadebert.server.findings import Reference, reference_of
 from cascadebert.server.settings import ServeSettings
+from cascadebert.server.turns import Turns
 from cascadebert.server.watch import ALPHA, Watch
 from cascadebert.types import Promise
 from samples import reviews, write_csv
@@ -251,3 +252,13 @@ def test_a_folder_from_before_opens_and_only_the_confidences_are_not_watched(sav
         "no agreement certified",
         "no calibration stored",
     ]
+
+
+def test_audited_rows_take_their_turns_whatever_the_order_of_their_verdicts():
+    told, rng = [], np.random.default_rng(7)
+    line = Turns(lambda *row: told.append(row))
+    agreed = [bool(one) for one in rng.random(200) > 0.3]
+    turns = [line.enter(place, 1.0 + place) for place in range(200)]
+    for place in rng.permutation(200):
+        line.settle(turns[place], None if place % 10 == 9 else agreed[place])
+    assert told == [(i, agreed[i], 1.0 + i) for i in range(200) if i % 10 != 9] and len(line) == 0

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from cascadebert.batching import padded
 from cascadebert.cascade import Cascade
+from cascadebert.server.audits import Audits
 from cascadebert.server.pace import Pace
 from cascadebert.server.plan import Plan
 from cascadebert.server.rows import Batch, Judged, Reading, Request, Row, Task, Tokens
@@ -69,7 +69,7 @@ class Board:
         rows: of these, without an answer.
         health: of each stage.
         exits: (num_stages,) rows answered so far.
-        audits: audited rows that the last stage has not seen yet.
+        audits: rows that are answered and have yet to be seen by the last stage; None without a watch.
         schedule: of the tasks.
     """
 
@@ -86,13 +86,18 @@ class Board:
         self.rows = 0
         self.health = [Health() for _ in range(count)]
         self.exits = [0] * count
-        self.audits = 0
+        self._usual = USUAL_DEADLINE * settings.latency_target
+        self.schedule = Schedule(plan, count, latency_target=settings.latency_target, usual=self._usual)
+        key = cascade.stages[-1].encoder.key
+        self.audits = None if watch is None else Audits(watch, self.schedule, count - 1, key)
         self._tokens = [0] * count
         self._names = [stage.name for stage in cascade.stages]
         self._keys = [stage.encoder.key for stage in cascade.stages]
         self._plan, self._settings, self._watch = plan, settings, watch
-        self._usual = USUAL_DEADLINE * settings.latency_target
-        self.schedule = Schedule(plan, count, latency_target=settings.latency_target, usual=self._usual)
+
+    def _audited(self) -> Audits:
+        assert self.audits is not None
+        return self.audits
 
     @property
     def answers(self) -> list[bool]:
@@ -162,25 +167,24 @@ class Board:
 
     def _past(self, row: Row, now: float) -> bool:
         """Whether nobody waits for a row any more; its request is ended if that is new."""
-        request = row.request
-        if not row.over and (request.future.cancelled() or now >= request.deadline):
-            self.end(request, Expired("the deadline passed before an answer was there"))
+        if not row.over and now >= row.request.deadline:
+            self.end(row.request, Expired("the deadline passed before an answer was there"))
         return row.over
 
     def was_read(self, task: Reading, tokens: Sequence[Tokens], now: float) -> None:
         """Let rows wait for their stage, now that their tokens are there."""
-        key, lengths = self._keys[task.stage], [len(one.ids) for one in tokens]
-        wide = padded(np.array(lengths)).tolist()
+        key = self._keys[task.stage]
         if task.stage == 0:
-            self.pace.read(task.request.characters, sum(wide), now - task.started)
-        for row, one, length in zip(task.rows, tokens, wide, strict=True):
+            total = sum(one.length for one in tokens)
+            self.pace.read(task.request.characters, total, now - task.started)
+        for row, one in zip(task.rows, tokens, strict=True):
             row.tokens[key] = one
             if task.audit:
-                row.length = length
+                row.length = one.length
                 self.schedule.audit(row)
             elif not row.over:
-                self._tokens[row.stage] += length - row.length
-                row.length = length
+                self._tokens[row.stage] += one.length - row.length
+                row.length = one.length
                 self._wait(row)
 
     def _wait(self, row: Row) -> None:
@@ -192,7 +196,7 @@ class Board:
     def unreadable(self, task: Reading, error: Exception) -> None:
         """A text cannot be turned into tokens of its stage: that is the answer to the request."""
         if task.audit:
-            self.audits -= len(task.rows)
+            self._audited().unreadable(task.rows)
         elif id(task.request) in self.requests:
             self.end(task.request, error)
 
@@ -201,8 +205,7 @@ class Board:
         self.pace.ran(task.stage, task.tokens, now - task.started)
         if task.audit:
             self.schedule.auditing = False
-            for row, label in zip(task.rows, said.probabilities.argmax(axis=1).tolist(), strict=True):
-                self._audited(row, label)
+            self._audited().seen(task.rows, said.probabilities.argmax(axis=1).tolist())
             return
         sure, leaves, going = said.confidences.tolist(), said.leaves.tolist(), list[Row]()
         for place, row in enumerate(task.rows):
@@ -227,7 +230,7 @@ class Board:
                 continue
             tokens, before = row.tokens.get(self._keys[stage]), row.length
             if tokens is not None:
-                row.length = _wide(tokens)
+                row.length = tokens.length
             self._tokens[row.stage] -= before
             self._tokens[stage] += row.length
             row.stage, row.entered = stage, now
@@ -242,31 +245,34 @@ class Board:
     def failed(self, task: Batch, why: str) -> None:
         """A stage raised, or did not come back: it is down, and its rows go without it."""
         self.stop(task.stage, why)
-        if task.audit:
-            self._audit_again(task.rows)
-            return
-        for row in task.rows:
-            if not row.over:
-                self._without(row)
+        self._again(task)
 
-    def died(self, task: Task, now: float) -> None:
+    def died(self, task: Task) -> None:
         """A worker thread died: its rows wait again, once; then it counts as the stage's fault."""
         for row in task.rows:
             row.deaths += 1
-        worst = max(row.deaths for row in task.rows)
-        if isinstance(task, Reading):
-            if worst <= MOST_DEATHS or task.audit:
-                self.schedule.read(task)
-            else:
-                self.end(task.request, ServerError("the texts could not be read"))
-        elif worst > MOST_DEATHS:
-            self.failed(task, "its worker threads die")
-        elif task.audit:
-            self._audit_again(task.rows)
+        if max(row.deaths for row in task.rows) > MOST_DEATHS:
+            self._too_deadly(task)
+        elif isinstance(task, Reading):
+            self.schedule.read(task)
         else:
-            for row in task.rows:
-                if not row.over:
-                    self._wait(row)
+            self._again(task)
+
+    def _too_deadly(self, task: Task) -> None:
+        if isinstance(task, Batch):
+            self.failed(task, "its worker threads die")
+        else:
+            self.unreadable(task, ServerError("the texts could not be read"))
+
+    def _again(self, task: Batch) -> None:
+        """The rows of a batch that came to nothing wait once more."""
+        if task.audit:
+            self.schedule.auditing = False
+            self._audited().again(task.rows)
+            return
+        for row in task.rows:
+            if not row.over:
+                self._wait(row)
 
     def stop(self, stage: int, why: str) -> None:
         """A stage does not answer any more: what waits for it goes without it."""
@@ -284,19 +290,22 @@ class Board:
         self.settled.append((request.future, outcome))
 
     def sweep(self, now: float) -> None:
-        """End the requests whose deadline has passed, or that nobody waits for."""
+        """End the requests whose deadline has passed, or that nobody waits for any more."""
         for request in list(self.requests.values()):
-            if now >= request.deadline and self._settings.without_last == "answer":
-                self._rescue(request)
-            if id(request) in self.requests:
-                self._past(next(row for row in request.rows if not row.over), now)
+            if request.future.cancelled():
+                self.end(request, Expired("nobody waits for an answer"))
+            elif now >= request.deadline:
+                self._expire(request)
 
-    def _rescue(self, request: Request) -> None:
-        """Answer a request that only waits for stages that do not answer."""
+    def _expire(self, request: Request) -> None:
+        """The deadline has passed; if only stages that do not answer are missing, go without them."""
         left = [row for row in request.rows if not row.over]
-        if all(row.visits and not self.health[row.stage].answers for row in left):
+        may = self._settings.without_last == "answer"
+        if may and all(row.visits and not self.health[row.stage].answers for row in left):
             for row in left:
                 self._answer(row, degraded=True)
+        else:
+            self._past(left[0], request.deadline)
 
     def _down(self, stage: int) -> StageDown:
         return StageDown(
@@ -342,36 +351,4 @@ class Board:
         self._watch.left(request.point, exits, first)
         for row in request.rows:
             if row.audited:
-                self._audit(row)
-
-    def _audit(self, row: Row) -> None:
-        """Have the last stage say what it thinks of an answered row."""
-        assert self._watch is not None
-        request, last = row.request, len(self.health) - 1
-        if len(row.visits) == len(self.health):
-            self._watch.audited(request.point, True, request.weight)
-            return
-        self.audits += 1
-        copy = Row(request, row.place, True, last, tokens=row.tokens, visits=row.visits)
-        tokens = row.tokens.get(self._keys[last])
-        if tokens is None:
-            self.schedule.read(Reading(request, last, [copy], True, 0.0))
-        else:
-            copy.length = _wide(tokens)
-            self.schedule.audit(copy)
-
-    def _audit_again(self, rows: Sequence[Row]) -> None:
-        self.schedule.auditing = False
-        for row in rows:
-            self.schedule.audit(row)
-
-    def _audited(self, row: Row, label: int) -> None:
-        assert self._watch is not None
-        self.audits -= 1
-        agreed = int(row.visits[-1].probabilities.argmax()) == label
-        self._watch.audited(row.request.point, agreed, row.request.weight)
-
-
-def _wide(tokens: Tokens) -> int:
-    """The padded length of a row."""
-    return int(padded(np.array(len(tokens.ids))))
+                self._audited().enter(row)

@@ -113,10 +113,7 @@ class Crew:
         """Replace workers that hang or died, end what is past its deadline, try stages that are down."""
         with self.lock:
             for worker in list(self._workers):
-                if not worker.thread.is_alive():
-                    self._bury(worker, at)
-                elif isinstance(worker.task, Batch):
-                    self._time(worker, worker.task, at)
+                self._look_at(worker, at)
             self._board.sweep(at)
             self._fill_up()
             self.wake.notify()
@@ -149,16 +146,20 @@ class Crew:
     def _next(self, worker: Worker) -> Task | None:
         """Wait for a task; None where the worker is to end."""
         with self.lock:
-            while not (self._closed.is_set() or worker.gone or self._punctual() > self._plan.workers):
-                worker.task = self._board.take(self._clock())
-                if worker.task is not None:
-                    if self._board.schedule.more:
-                        self.wake.notify()
-                    return worker.task
+            while self._wanted(worker) and (task := self._board.take(self._clock())) is None:
                 self.wake.wait()
+            if self._wanted(worker):
+                worker.task = task
+                if self._board.schedule.more:
+                    self.wake.notify()
+                return task
             if worker in self._workers:
                 self._workers.remove(worker)
             return None
+
+    def _wanted(self, worker: Worker) -> bool:
+        """Whether a worker is to go on: not after the end, and not where there are others enough."""
+        return not (self._closed.is_set() or worker.gone or self._punctual() > self._plan.workers)
 
     def _read(self, worker: Worker, task: Reading) -> None:
         try:
@@ -176,8 +177,8 @@ class Crew:
     def _run(self, worker: Worker, task: Batch) -> None:
         stage = self._cascade.stages[task.stage]
         try:
-            batch = token_batch(task.rows, stage.encoder.key, stage.encoder.pad_id)
-            said = judge(self._cascade, task, stage.run(batch))
+            batch = token_batch(task, stage.encoder.key, stage.encoder.pad_id)
+            said = judge(self._cascade, task, stage.run(batch)[: len(task.rows)])
         except Exception as error:  # an engine may raise anything; it must not take the server along
             with self.lock:
                 if self._came_back(worker):
@@ -199,8 +200,15 @@ class Crew:
         worker.task, worker.late = None, False
         return True
 
+    def _look_at(self, worker: Worker, at: float) -> None:
+        """Replace a dead worker, mark one whose batch is late, and give up one whose stage hangs."""
+        task = worker.task
+        if not worker.thread.is_alive():
+            self._bury(worker)
+        elif isinstance(task, Batch):
+            self._time(worker, task, at)
+
     def _time(self, worker: Worker, task: Batch, at: float) -> None:
-        """Mark a worker whose batch is late, and give up one whose stage hangs."""
         taken, health = at - task.started, self._board.health[task.stage]
         if taken >= self._settings.stage_timeout:
             health.late -= worker.late
@@ -213,7 +221,7 @@ class Crew:
             worker.late = True
             health.late += 1
 
-    def _bury(self, worker: Worker, at: float) -> None:
+    def _bury(self, worker: Worker) -> None:
         """A worker thread has died: its task is done again."""
         log.error("a worker thread died; another takes its place")
         self._workers.remove(worker)
@@ -221,7 +229,7 @@ class Crew:
             return
         if worker.late:
             self._board.health[worker.task.stage].late -= 1
-        self._board.died(worker.task, at)
+        self._board.died(worker.task)
 
     def _give_up(self, task: Batch, why: str) -> None:
         log.error("stage %d is down: %s", task.stage + 1, why)

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
+from itertools import product
 from threading import Barrier
 
 import numpy as np
@@ -20,6 +21,9 @@ LENGTH = 32
 BATCH_SHARE = 0.125
 AS_FAST, WORTH_THREAD = 1.15, 1.1
 ROUNDS, REPEATS = 3, 3
+SIZES = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64)
+"""Rows of a batch, where an engine prepares itself for each shape: few, so that all are prepared early."""
+FULL_ENOUGH = 0.8
 DEAR_SHAPE = 1e-3
 SHAPE_SECONDS = 60.0
 
@@ -32,15 +36,39 @@ class Plan:
         workers: threads that run them.
         tokens: (num_stages,) budget of a batch, in padded tokens.
         seconds: (num_stages,) of a token in such a batch.
+        dear: (num_stages,) a batch of a new shape costs a good deal more the first time.
     """
 
     workers: int
     tokens: tuple[int, ...]
     seconds: tuple[float, ...]
+    dear: tuple[bool, ...]
 
     def most(self, stage: int, length: int) -> int:
-        """Rows of a padded length in a batch at most: a power of two."""
-        return int(1 << (max(1, self.tokens[stage] // length).bit_length() - 1))
+        """Rows of a padded length in a batch at most."""
+        most = max(1, self.tokens[stage] // length)
+        return max(size for size in SIZES if size <= most) if self.dear[stage] else most
+
+    def size(self, stage: int, rows: int) -> tuple[int, int]:
+        """How many of some rows to run together, and in a batch of which size.
+
+        Where shapes are dear, rows that nearly fill a size are filled up to it; else some are left.
+
+        Args:
+            stage: counted from 0.
+            rows: that there are, up to `most`.
+
+        >>> plan = Plan(1, (512,), (0.0,), (True,))
+        >>> [plan.size(0, rows) for rows in (3, 5, 9)]
+        [(3, 3), (5, 6), (8, 8)]
+        """
+        if not self.dear[stage]:
+            return rows, rows
+        above = min(size for size in SIZES if size >= rows)
+        if rows >= FULL_ENOUGH * above:
+            return rows, above
+        below = max(size for size in SIZES if size <= rows)
+        return below, below
 
 
 def make_plan(stages: Sequence[Stage], up: Sequence[bool], *, latency_target: float) -> Plan:
@@ -64,7 +92,12 @@ def make_plan(stages: Sequence[Stage], up: Sequence[bool], *, latency_target: fl
         for stage, (tokens, _), there in zip(stages, budgets, up, strict=True)
         if there
     ]
-    return Plan(_workers(runs, stages), tuple(t for t, _ in budgets), tuple(s for _, s in budgets))
+    return Plan(
+        _workers(runs, stages),
+        tuple(tokens for tokens, _ in budgets),
+        tuple(seconds for _, seconds in budgets),
+        tuple(there and _shapes_are_dear(stage) for stage, there in zip(stages, up, strict=True)),
+    )
 
 
 def warm_up(stage: Stage, plan: Plan, number: int) -> None:
@@ -75,17 +108,14 @@ def warm_up(stage: Stage, plan: Plan, number: int) -> None:
         plan: that says which shapes there are.
         number: of the stage, counted from 0.
     """
-    lengths = sorted({int(one) for one in padded(np.arange(1, stage.encoder.max_length + 1))}, reverse=True)
-    if not _shapes_are_dear(stage, lengths[0]):
+    if not plan.dear[number]:
         return
+    lengths = sorted({int(one) for one in padded(np.arange(1, stage.encoder.max_length + 1))})
     streams, until = stage.engine.streams, now() + SHAPE_SECONDS
     with ThreadPoolExecutor(streams) as threads:
-        count = 1
-        while now() < until and count <= plan.most(number, lengths[-1]):
-            for length in lengths:
-                if count <= plan.most(number, length):
-                    _together(threads, streams, partial(stage.run, _batch(stage, count, length)))
-            count *= 2
+        for count, length in product(SIZES, lengths):
+            if count <= plan.most(number, length) and now() < until:
+                _together(threads, streams, partial(stage.run, _batch(stage, count, length)))
 
 
 def probe(stage: Stage) -> TokenBatch:
@@ -116,12 +146,12 @@ def _seconds(run: Callable[[], object]) -> float:
 
 
 def _budget(stage: Stage, *, most_seconds: float) -> tuple[int, float]:
-    """The largest budget that is about as fast by the token as the best one, and the seconds of a token there.
+    """The largest budget that is about as fast by the token as the best, and the seconds of a token there.
 
     A batch is only as large as there are rows waiting, so a large budget keeps nobody waiting.
     """
     length, count, each = _length(stage), 1, dict[int, float]()
-    while count * length <= max(length, stage.batch_tokens):
+    while count == 1 or (count <= SIZES[-1] and count * length <= stage.batch_tokens):
         seconds = _seconds(partial(stage.run, _batch(stage, count, length)))
         if each and seconds > most_seconds:
             break
@@ -168,11 +198,11 @@ def _together(pool: ThreadPoolExecutor, threads: int, run: Callable[[], object])
         done.result()
 
 
-def _shapes_are_dear(stage: Stage, longest: int) -> bool:
+def _shapes_are_dear(stage: Stage) -> bool:
     """Whether a batch of a new shape costs a good deal more the first time than the next."""
     extra = 0.0
     for count in (3, 5, 7):
-        run, taken = partial(stage.run, _batch(stage, count, longest)), []
+        run, taken = partial(stage.run, _batch(stage, count, stage.encoder.max_length)), []
         for _ in range(2):
             start = now()
             run()

@@ -60,7 +60,8 @@ class Pool:
         self._following = Following(0 if settings.follow_load else at)
         self._accepting = False
         self._told = 0
-        self._use(Plan(1, (1,) * len(cascade.stages), (0.0,) * len(cascade.stages)))
+        count = len(cascade.stages)
+        self._use(Plan(1, (1,) * count, (0.0,) * count, (False,) * count))
 
     def _use(self, plan: Plan, whys: Sequence[str | None] = ()) -> None:
         self._plan = plan
@@ -168,7 +169,7 @@ class Pool:
                 delay=board.delay,
                 rows=board.rows,
                 stages=tuple(stages),
-                audits=board.audits,
+                audits=0 if board.audits is None else board.audits.open,
                 workers=self._plan.workers,
             )
 
@@ -203,8 +204,9 @@ class Pool:
 
     def _tick(self, at: float) -> None:
         self._follow(at)
-        if self._watch is not None and self._board.audits != self._told:
-            self._told = self._board.audits
+        audits = self._board.audits
+        if self._watch is not None and audits is not None and audits.untold != self._told:
+            self._told = audits.untold
             self._watch.backlog(self._told)
 
     def _follow(self, at: float) -> None:
@@ -233,7 +235,8 @@ class Pool:
 
     def _open(self) -> bool:
         """Whether a drain has anything left to wait for."""
-        return bool(self._board.requests or (self._board.audits and self._board.health[-1].why is None))
+        audits = 0 if self._board.audits is None else self._board.audits.open
+        return bool(self._board.requests or (audits and self._board.health[-1].why is None))
 
 
 def _first_call(stage: Stage) -> str | None:

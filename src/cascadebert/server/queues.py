@@ -49,24 +49,19 @@ class StageQueue:
         return len(self._lengths.get(length, ()))
 
     def take(self, length: int, most: int, over: Callable[[Row], bool]) -> list[Row]:
-        """Rows of one padded length, the oldest deadlines first: 1, 2, 4, 8, ... of them.
-
-        An engine may prepare itself anew for each number of rows, so there are few such numbers.
+        """Rows of one padded length, the oldest deadlines first.
 
         Args:
             length: padded.
-            most: a power of two.
+            most: so many at most.
             over: whether nobody waits for a row any more; called just before it is taken.
         """
-        heap, found = self._lengths.get(length, []), list[tuple[float, int, Row]]()
+        heap, found = self._lengths.get(length, []), list[Row]()
         while heap and len(found) < most:
-            entry = heappop(heap)
-            if not entry[2].over and not over(entry[2]):
-                found.append(entry)
-        count = 1 << (len(found).bit_length() - 1) if found else 0
-        for entry in found[count:]:
-            heappush(heap, entry)
-        rows = [row for _, _, row in found[:count] if not row.over]
+            row = heappop(heap)[2]
+            if not row.over and not over(row):
+                found.append(row)
+        rows = [row for row in found if not row.over]
         for row in rows:
             self.forget(row)
         return rows

@@ -21,10 +21,11 @@ from cascadebert.types import Bools, Floats, Logits, Texts
 
 
 class Tokens(NamedTuple):
-    """Token numbers and types of one row, special tokens included."""
+    """Token numbers and types of one row, special tokens included, and its padded length."""
 
     ids: NDArray[np.int32]
     type_ids: NDArray[np.int8]
+    length: int
 
 
 @dataclass(slots=True, eq=False)
@@ -108,18 +109,28 @@ class Reading:
 
 @dataclass(slots=True, eq=False)
 class Batch:
-    """A task: run rows of one padded length through a stage."""
+    """A task: run rows of one padded length through a stage.
+
+    Attributes:
+        stage: counted from 0.
+        rows: of one padded length.
+        length: this length.
+        size: of the batch; a row is repeated where there are fewer.
+        audit: the rows are answered already, and audited.
+        started: when a worker took it.
+    """
 
     stage: int
     rows: list[Row]
     length: int
+    size: int
     audit: bool
     started: float
 
     @property
     def tokens(self) -> int:
         """That are computed."""
-        return self.length * len(self.rows)
+        return self.length * self.size
 
 
 Task = Reading | Batch
@@ -150,19 +161,18 @@ def read(cascade: Cascade, task: Reading) -> list[Tokens]:
     given = task.request.texts
     texts = given if len(task.rows) == len(given) else [given[row.place] for row in task.rows]
     made = cascade.stages[task.stage].encode(texts)  # type: ignore[arg-type]  # all texts, or all pairs
-    ends = made.starts.tolist()
-    spans = pairwise(ends)
-    return [Tokens(made.ids[start:end], made.type_ids[start:end]) for start, end in spans]
+    spans = zip(pairwise(made.starts.tolist()), made.padded_lengths.tolist(), strict=True)
+    return [Tokens(made.ids[start:end], made.type_ids[start:end], length) for (start, end), length in spans]
 
 
-def token_batch(rows: list[Row], key: str, pad_id: int) -> TokenBatch:
-    """Rows of one padded length, laid out for an engine as `Rows` does."""
-    tokens = [row.tokens[key] for row in rows]
-    starts = np.zeros(len(rows) + 1, dtype=np.int64)
+def token_batch(task: Batch, key: str, pad_id: int) -> TokenBatch:
+    """The rows of a task, laid out for an engine as `Rows` does."""
+    tokens = [row.tokens[key] for row in task.rows]
+    starts = np.zeros(len(tokens) + 1, dtype=np.int64)
     np.cumsum([len(one.ids) for one in tokens], out=starts[1:])
     ids = np.concatenate([one.ids for one in tokens])
     types = np.concatenate([one.type_ids for one in tokens])
-    return Rows(ids, types, starts, pad_id).batch(np.arange(len(rows)))
+    return Rows(ids, types, starts, pad_id).batch(np.minimum(np.arange(task.size), len(tokens) - 1))
 
 
 def judge(cascade: Cascade, task: Batch, logits: Logits) -> Judged:

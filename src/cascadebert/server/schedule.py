@@ -102,5 +102,6 @@ class Schedule:
     def _batch(
         self, queue: StageQueue, stage: int, length: int, now: float, over: Callable[[Row], bool]
     ) -> Batch:
-        rows = queue.take(length, self._plan.most(stage, length), over)
-        return Batch(stage, rows, length, queue is self._audits, now)
+        waiting = min(queue.alike(length), self._plan.most(stage, length))
+        count, size = self._plan.size(stage, waiting)
+        return Batch(stage, queue.take(length, count, over), length, size, queue is self._audits, now)

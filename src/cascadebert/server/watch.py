@@ -89,10 +89,9 @@ class Watch:
     """Takes in every answered row and every audited one; any thread may call anything.
 
     Rows of requests that asked for another last stage, or that were answered for want of one, are outside of
-    what is certified: they are not reported here. An audited row is one that was drawn at arrival; where it
-    left early the last stage is run on it later, where the last stage answered it agrees with itself. Either
-    kind has to be reported **in the order of arrival**, or at least in one that has nothing to do with where
-    rows left: so both wait in the same queue. Else the detectors see runs of one kind and then of the other.
+    what is certified: they are not reported here. An audited row is one that was drawn at arrival: where it
+    left early the last stage is run on it later, where the last stage answered it agrees with itself. Both
+    have to be reported in one line (`Turns`), in an order that has nothing to do with where rows left.
 
     Args:
         reference: from `reference_of`.
