@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import signal
 import threading
 import time
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -449,10 +451,20 @@ def test_the_page_may_load_and_run_nothing_but_itself(client):
 
 @pytest.fixture(scope="module")
 def server(saved, tmp_path_factory):
-    """A running server; a module's tests share it."""
-    log = tmp_path_factory.mktemp("served") / "log"
-    with serving(saved, log, "--latency-target-ms", 20_000, "--max-rows", 16) as running:
+    """A running server whose folder was removed after its start; a module's tests share it."""
+    root = tmp_path_factory.mktemp("served")
+    shutil.copytree(saved, root / "cascade")
+    with serving(root / "cascade", root / "log", "--latency-target-ms", 20_000, "--max-rows", 16) as running:
+        shutil.rmtree(root / "cascade")
         yield running
+
+
+@pytest.mark.slow
+def test_a_full_disk_under_the_log_stops_nothing(saved):
+    with serving(saved, Path("/dev/full"), "--latency-target-ms", 20_000) as running:
+        assert running.raw(request(b'{"inputs":"a"}')).startswith(b"HTTP/1.1 200")
+        running.process.terminate()
+        assert running.process.wait(timeout=60) == 0
 
 
 def test_it_says_where_it_serves_and_that_it_is_uncertified(server):

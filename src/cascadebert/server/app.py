@@ -128,9 +128,7 @@ def _add_states(
             raise HTTPException(503, "the server is starting or stopping", {"retry-after": "1"})
         return {"status": "ready"}
 
-    @app.get(
-        "/info", responses=_only(401), summary="The cascade, its points, its queues, its audit"
-    )
+    @app.get("/info", responses=_only(401), summary="The cascade, its points, its queues, its audit")
     def tell() -> JSONResponse:
         seen = None if watch is None else watch.state()
         return JSONResponse(info(cascade, settings, pool.state(), seen))
