@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
 import shutil
 import signal
+import socket
 import threading
 import time
 from dataclasses import replace
@@ -13,12 +15,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import uvicorn
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from starlette.testclient import TestClient
 
 from cascadebert.cascade import Cascade
 from cascadebert.errors import DataError
+from cascadebert.server import reading, running
 from cascadebert.server.app import make_app
 from cascadebert.server.pool import Pool
 from cascadebert.server.schemas import ClassifyAnswer, ErrorAnswer
@@ -454,17 +458,17 @@ def server(saved, tmp_path_factory):
     """A running server whose folder was removed after its start; a module's tests share it."""
     root = tmp_path_factory.mktemp("served")
     shutil.copytree(saved, root / "cascade")
-    with serving(root / "cascade", root / "log", "--latency-target-ms", 20_000, "--max-rows", 16) as running:
+    with serving(root / "cascade", root / "log", "--latency-target-ms", 20_000, "--max-rows", 16) as served:
         shutil.rmtree(root / "cascade")
-        yield running
+        yield served
 
 
 @pytest.mark.slow
 def test_a_full_disk_under_the_log_stops_nothing(saved):
-    with serving(saved, Path("/dev/full"), "--latency-target-ms", 20_000) as running:
-        assert running.raw(request(b'{"inputs":"a"}')).startswith(b"HTTP/1.1 200")
-        running.process.terminate()
-        assert running.process.wait(timeout=60) == 0
+    with serving(saved, Path("/dev/full"), "--latency-target-ms", 20_000) as served:
+        assert served.raw(request(b'{"inputs":"a"}')).startswith(b"HTTP/1.1 200")
+        served.process.terminate()
+        assert served.process.wait(timeout=60) == 0
 
 
 def test_it_says_where_it_serves_and_that_it_is_uncertified(server):
@@ -572,19 +576,55 @@ def one_answer(connection):
             return got
 
 
+SCOPE = {
+    "type": "http",
+    "method": "POST",
+    "path": "/predict",
+    "headers": [(b"content-type", b"application/json")],
+}
+
+
+def test_a_body_that_does_not_come_is_not_waited_for(cascade, monkeypatch):
+    monkeypatch.setattr(reading, "BODY_SECONDS", 0.05)
+    app, sent = make_app(ScriptedPool(), cascade, SMALL), []
+
+    async def receive():
+        await asyncio.Event().wait()
+
+    async def send(message):
+        sent.append(message)
+
+    asyncio.run(app(dict(SCOPE), receive, send))
+    assert sent[0]["status"] == 408 and (b"connection", b"close") in sent[0]["headers"]
+
+
+def test_a_head_that_does_not_come_ends_its_connection(cascade, monkeypatch):
+    monkeypatch.setattr(running, "HEAD_SECONDS", 0.2)
+    app = make_app(ScriptedPool(), cascade, SMALL)
+    listener = running.listen("127.0.0.1", 0)
+    config = uvicorn.Config(app, http=running._Connection, log_config=None, timeout_keep_alive=1)
+    server = uvicorn.Server(config)
+    thread = threading.Thread(target=server.run, args=([listener],))
+    thread.start()
+    try:
+        for start in (
+            b"",
+            b"GET /health HTTP/1.1\r\nhost:",
+            b"GET /health HTTP/1.1\r\nhost: x\r\n\r\nGET /hea",
+        ):
+            with socket.create_connection(listener.getsockname(), timeout=20) as slow:
+                slow.sendall(start)
+                assert rest(slow).count(b"HTTP/1.1 200") == start.count(b"\r\n\r\n")
+    finally:
+        server.should_exit = True
+        thread.join()
+
+
 def test_a_request_that_is_cut_is_abandoned(cascade):
     """The pool's future is cancelled as soon as the client is gone."""
-    import asyncio
-
     pool = ScriptedPool()
     app = make_app(pool, cascade, SMALL)
     messages = [{"type": "http.request", "body": b'{"inputs":"a"}', "more_body": False}]
-    scope = {
-        "type": "http",
-        "method": "POST",
-        "path": "/predict",
-        "headers": [(b"content-type", b"application/json")],
-    }
     sent = []
 
     async def receive():
@@ -593,7 +633,7 @@ def test_a_request_that_is_cut_is_abandoned(cascade):
     async def send(message):
         sent.append(message)
 
-    asyncio.run(app(scope, receive, send))
+    asyncio.run(app(dict(SCOPE), receive, send))
     assert pool.futures[0].cancelled() and sent == []
 
 

@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from cascadebert.server.replies import Refusal
 
-LONGEST_DEADLINE = 3_600_000.0
+SHORTEST_DEADLINE, LONGEST_DEADLINE = 0.001, 3_600_000.0
 _EXAMPLE = "what a lovely film"
 _INPUTS = (
     "inputs: expected a string, a pair [string, string], or a batch of [string] or [string, string] "
@@ -19,7 +19,9 @@ _INPUTS = (
 )
 
 Kind = Literal["Unhealthy", "Backend", "Overloaded", "Validation", "Tokenizer", "Empty"]
-OneOrTwo = Annotated[list[str], Field(min_length=1, max_length=2, fail_fast=True)]
+Said = Annotated[str, Field(json_schema_extra={"minLength": 1})]
+"""Refused by a rule of its own where it is empty, with an error of its own kind."""
+OneOrTwo = Annotated[list[Said], Field(min_length=1, max_length=2, fail_fast=True)]
 Two = Annotated[list[str], Field(min_length=2, max_length=2, fail_fast=True)]
 
 
@@ -37,7 +39,7 @@ class PredictRequest(BaseModel):
         strict=True, frozen=True, json_schema_extra={"examples": [{"inputs": _EXAMPLE}]}
     )
 
-    inputs: str | OneOrTwo | Annotated[list[OneOrTwo], Field(min_length=1, fail_fast=True)]
+    inputs: Said | OneOrTwo | Annotated[list[OneOrTwo], Field(min_length=1, fail_fast=True)]
     raw_scores: bool = False
     truncate: bool | None = None
     truncation_direction: Literal["Right", "Left", "right", "left"] = "Right"
@@ -65,7 +67,7 @@ class ClassifyRequest(BaseModel):
         | Annotated[list[Two], Field(min_length=1, fail_fast=True)]
     )
     max_stage: Annotated[int, Field(ge=1)] | None = None
-    deadline_ms: Annotated[float, Field(gt=0, le=LONGEST_DEADLINE)] | None = None
+    deadline_ms: Annotated[float, Field(ge=SHORTEST_DEADLINE, le=LONGEST_DEADLINE)] | None = None
     explain: bool = False
 
 
