@@ -8,14 +8,12 @@ from table_cells import load, origin
 def watch_table() -> str:
     """False alarms of the watch, and rows until it raises a true one."""
     found = load("server/watch.json")
-    quiet = [("nothing", one) for one in found["false_alarms"]]
-    quiet += [("nothing but a shift within the tolerance", one) for one in found["small_shifts"]]
     lines = ["| what changed | audited | rows | false alarms |", "|---|---|---|---|"]
-    for what, one in quiet:
-        shift = f" of {one['shift']:g}" if one["shift"] else ""
+    for one in (*found["false_alarms"], *found["small_shifts"]):
+        what = f"confidences of {100 * one['shift']:g} % of the rows" if one["shift"] else "nothing"
         alarms = ", ".join(f"{kind} {times}" for kind, times in one["false_alarms"].items()) or "none"
         lines.append(
-            f"| {what}{shift}; agreement at {one['agreement']:g} | {100 * one['rate']:g} % "
+            f"| {what}; agreement at {one['agreement']:g} | {100 * one['rate']:g} % "
             f"| {one['rows']:,} | {alarms} |"
         )
     lines += ["", "| what changed | audited | rows to the alarm, median | 90 % |", "|---|---|---|---|"]
