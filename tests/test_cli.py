@@ -23,6 +23,7 @@ VERBS = {
     "bench",
     "info",
     "reproduce",
+    "serve",
 }
 
 

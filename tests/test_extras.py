@@ -74,6 +74,12 @@ def test_training_without_its_libraries_names_the_extra(words):
     assert "pip install 'cascadebert[train]'" in done.stderr and "Traceback" not in done.stderr
 
 
+def test_serving_without_its_libraries_names_the_extra(saved):
+    done = run("serve", saved, absent=("fastapi", "uvicorn", "prometheus_client"))
+    assert done.returncode == 2
+    assert "pip install 'cascadebert[serve]'" in done.stderr and "Traceback" not in done.stderr
+
+
 @pytest.mark.slow
 def test_a_cascade_answers_without_torch(make_model, tmp_path):
     rows = write_csv(tmp_path / "rows.csv", *reviews(120, seed=5))

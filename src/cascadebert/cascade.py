@@ -121,7 +121,7 @@ class Cascade:
             DataError: if it is given one string, something that is no text, or pairs where the cascade was
                 made for single texts (or the other way round).
         """
-        self._check_kind(texts)
+        self.check_kind(texts)
         return route(self.stages, self.temperatures, self.operating_point.thresholds, texts, self.score)
 
     def predict_proba(self, texts: Texts) -> Floats:
@@ -133,7 +133,7 @@ class Cascade:
 
         All that is decided later (thresholds, curves, reports) is decided on these arrays.
         """
-        self._check_kind(texts)
+        self.check_kind(texts)
         encoded = self.encode(texts)
         return np.stack([s.logits(rows) for s, rows in zip(self.stages, encoded, strict=True)])
 
@@ -142,7 +142,12 @@ class Cascade:
         encoded, every = Encodings(texts), np.arange(len(texts))
         return [encoded.of(stage, every)[0] for stage in self.stages]
 
-    def _check_kind(self, texts: Texts) -> None:
+    def check_kind(self, texts: Texts) -> None:
+        """Refuse pairs where the cascade was made for single texts, and the other way round.
+
+        Raises:
+            DataError: then.
+        """
         if self.spec is None or isinstance(texts, str) or not len(texts):
             return
         given = 1 if isinstance(texts[0], str) else 2

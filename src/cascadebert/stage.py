@@ -18,7 +18,7 @@ from tokenizers import Encoding, Tokenizer
 
 from cascadebert.batching import COARSE, Rows, batches, join_rows
 from cascadebert.confidence import max_probability, softmax
-from cascadebert.engines.base import Engine
+from cascadebert.engines.base import Engine, TokenBatch
 from cascadebert.engines.load import load_engine
 from cascadebert.errors import DataError, StageError
 from cascadebert.types import Flops, Ints, Logits, Predictions, Texts
@@ -68,6 +68,10 @@ class TextEncoder:
         typed = any(not isinstance(text, str) for text in texts) or any(one.type_ids[0] for one in found[:1])
         types = [one.type_ids for one in found] if typed else None
         return join_rows([one.ids for one in found], types, self.pad_id)
+
+    def cuts(self, texts: Texts) -> list[bool]:
+        """Whether each text or pair is longer than a row and is cut."""
+        return [bool(one.overflowing) for one in self._tokenizer.encode_batch(list(texts))]
 
     def both_ends(self, texts: Texts) -> list[str]:
         """Texts too long for one row, cut to their first and last words that fill it together.
@@ -177,11 +181,16 @@ class Stage:
         answers = np.empty((len(wanted), self.num_labels), dtype=np.float32)
 
         def run(batch: Ints) -> None:
-            answers[place[batch]] = self.engine.logits(rows.batch(batch))
+            answers[place[batch]] = self.run(rows.batch(batch))
 
         lengths, streams = rows.padded_lengths, self.engine.streams
         budget = min(self.batch_tokens, max(1, int(lengths[wanted].sum()) // streams))
         in_parallel(run, list(batches(lengths, wanted, tokens=budget)), streams)
+        return answers
+
+    def run(self, batch: TokenBatch) -> Logits:
+        """(rows, num_labels) logits of one batch, as it is given."""
+        answers = self.engine.logits(batch)
         return answers if self.columns is None else answers[:, list(self.columns)]
 
     def predict(self, texts: Texts) -> Predictions:

@@ -80,12 +80,12 @@ class InfeasibleTarget(CascadeError):
         }
 
 
-def leaves(confidences: Floats, threshold: float | None) -> Bools:
+def leaves(confidences: Floats, threshold: float | Floats | None) -> Bools:
     """(n,) True where a row leaves at a stage: its confidence exceeds the threshold, or this is the end.
 
     Args:
         confidences: (n,) at that stage.
-        threshold: the stage's, or None for the last stage.
+        threshold: the stage's, or (n,) one for each row, or None for the last stage.
     """
     if threshold is None:
         return np.ones(len(confidences), dtype=np.bool_)

@@ -6,7 +6,7 @@ import sys
 
 import typer
 
-from cascadebert.cli import making, reproducing, running, tuning
+from cascadebert.cli import making, reproducing, running, serving, tuning
 from cascadebert.cli.output import say_error, show_log
 from cascadebert.errors import CascadeError
 
@@ -28,6 +28,7 @@ app.command()(running.evaluate)
 app.command()(running.shift)
 app.command()(running.bench)
 app.command()(running.info)
+app.command()(serving.serve)
 app.command()(reproducing.reproduce)
 
 

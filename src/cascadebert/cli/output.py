@@ -41,10 +41,21 @@ def show_log() -> None:
     log.propagate = False
 
 
+def show_server_log() -> None:
+    """Let the package's log speak on standard error in lines with their time, for a file or a collector.
+
+    A disk that is full loses lines and stops nothing.
+    """
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    logging.getLogger("cascadebert").handlers = [handler]
+
+
 def machine_line(values: Mapping[str, Any], wanted: bool) -> None:
     """Print the values as one line of JSON, last, if asked for."""
     if wanted:
         sys.stdout.write(json.dumps(values) + "\n")
+        sys.stdout.flush()
 
 
 def say_notices(notices: Iterable[str]) -> None:

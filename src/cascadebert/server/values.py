@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, Protocol
 
 from cascadebert.errors import CascadeError
-from cascadebert.types import Floats
+from cascadebert.types import Bools, Floats, Ints
 
 
 @dataclass(frozen=True)
@@ -95,3 +95,93 @@ class NotReady(ServerError):
 
 Breach = Literal["agreement", "recent agreement", "exit rates", "confidences"]
 """What the watch of the quality raises an alarm about."""
+
+
+class Watch(Protocol):
+    """The watch of the quality, as the pool calls it: always one thread at a time."""
+
+    def arrives(self, n: int) -> Bools:
+        """(n,) which of n arriving rows are audited."""
+        ...
+
+    def weight(self) -> float:
+        """Inverse of the current audit rate."""
+        ...
+
+    def left(self, point: int, stages: Ints, confidences: Floats) -> None:
+        """A request was answered.
+
+        Args:
+            point: its place on the ladder.
+            stages: (n,) that its rows left at, counted from 1.
+            confidences: (n,) of its rows at the first stage.
+        """
+        ...
+
+    def audited(self, point: int, agreed: bool, weight: float) -> None:
+        """The last stage's answer to an audited row is known.
+
+        Args:
+            point: place on the ladder when the row arrived.
+            agreed: the last stage says what was answered.
+            weight: when the row arrived.
+        """
+        ...
+
+    def backlog(self, waiting: int) -> None:
+        """So many audited rows wait for the last stage."""
+        ...
+
+    def wants_safest(self) -> bool:
+        """Whether the pool is to stay at the safest operating point."""
+        ...
+
+
+@dataclass(frozen=True)
+class StageState:
+    """How one stage is.
+
+    Attributes:
+        name: of the stage.
+        waiting: rows in its queue.
+        delay: seconds that the first in its queue has waited.
+        up: it answers.
+        why: what is wrong with it; None where nothing is.
+        exits: rows that it has answered since the start.
+    """
+
+    name: str
+    waiting: int
+    delay: float
+    up: bool
+    why: str | None
+    exits: int
+
+
+@dataclass(frozen=True)
+class PoolState:
+    """How the pool is.
+
+    Attributes:
+        ready: requests are accepted.
+        point: place of the operating point on the ladder.
+        ladder: thresholds of the operating points, the safest first; one only without a certificate.
+        uncertified: why there is no certificate here; None where there is one.
+        moves: along the ladder since the start.
+        delay: seconds that a request that arrives now is expected to wait.
+        rows: accepted and not answered yet.
+        stages: one for each.
+        audits: audited rows that wait for the last stage; after `drain`, those that it never saw.
+        workers: threads that run batches.
+    """
+
+    ready: bool
+    point: int
+    ladder: tuple[tuple[float, ...], ...]
+    uncertified: str | None
+    moves: int
+    delay: float
+    rows: int
+    stages: tuple[StageState, ...]
+    audits: int
+    workers: int

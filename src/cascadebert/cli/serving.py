@@ -1,0 +1,148 @@
+"""The verb that keeps a cascade running: serve."""
+
+from __future__ import annotations
+
+import logging
+import os
+from dataclasses import replace
+from ipaddress import ip_address
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from cascadebert.cli import options as o
+from cascadebert.cli import output as out
+from cascadebert.errors import CascadeError, extra
+from cascadebert.server.settings import ServeSettings
+
+if TYPE_CHECKING:
+    from cascadebert.cascade import Cascade
+    from cascadebert.server.values import PoolState
+
+DEFAULT = ServeSettings()
+TOKEN = "CASCADEBERT_TOKEN"
+FAILURE, QUALITY = "Failure and overload", "Watch on the quality"
+
+log = logging.getLogger("cascadebert")
+
+
+def serve(
+    folder: o.Folder,
+    *,
+    host: Annotated[str, typer.Option(metavar="ADDRESS", help="To listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="To listen on; 0 for any that is free.")] = 8000,
+    latency_target_ms: Annotated[
+        float, typer.Option(metavar="MS", help="From arrival to answer, aimed at under load.")
+    ] = 1000 * DEFAULT.latency_target,
+    follow_load: Annotated[
+        bool, typer.Option(help="Move along the certified operating points with the load.")
+    ] = DEFAULT.follow_load,
+    max_rows: Annotated[
+        int, typer.Option(metavar="N", help="Texts of one request.", rich_help_panel=FAILURE)
+    ] = DEFAULT.max_rows,
+    queue_rows: Annotated[
+        int, typer.Option(metavar="N", help="Texts that may wait at a stage.", rich_help_panel=FAILURE)
+    ] = DEFAULT.queue_rows,
+    without_last: Annotated[
+        Literal["answer", "refuse"],
+        typer.Option(
+            metavar="WORD",
+            help="While the last stage cannot be had: answer from the one before, or refuse.",
+            rich_help_panel=FAILURE,
+        ),
+    ] = DEFAULT.without_last,
+    drain_seconds: Annotated[
+        float,
+        typer.Option(metavar="S", help="To answer what is in flight when stopped.", rich_help_panel=FAILURE),
+    ] = DEFAULT.drain_seconds,
+    audit_rate: Annotated[
+        float,
+        typer.Option(
+            metavar="R", help="Share of the rows that the last stage checks as well.", rich_help_panel=QUALITY
+        ),
+    ] = DEFAULT.audit_rate,
+    on_breach: Annotated[
+        Literal["say", "safest"],
+        typer.Option(
+            metavar="WORD",
+            help="On an alarm: say so, or move to the safest operating point too.",
+            rich_help_panel=QUALITY,
+        ),
+    ] = DEFAULT.on_breach,
+    engine: o.EngineName = "auto",
+    precision: o.Precision = "auto",
+    json: o.Json = False,
+) -> None:
+    """Answer over HTTP until SIGTERM or Ctrl+C; what is in flight is answered first.
+
+    The environment variable CASCADEBERT_TOKEN, if set, is what requests must bear. With --json the address is
+    told in one machine-readable line as soon as requests are accepted.
+    """
+    with extra("serve"):
+        from cascadebert.server.app import make_app
+        from cascadebert.server.running import listen, run
+    from cascadebert.cascade import Cascade
+    from cascadebert.server.findings import reference_of
+    from cascadebert.server.pool import Pool
+    from cascadebert.server.watch import Watch
+
+    out.show_server_log()
+    settings = replace(
+        DEFAULT, latency_target=latency_target_ms / 1000, follow_load=follow_load, max_rows=max_rows,
+        queue_rows=queue_rows, without_last=without_last, drain_seconds=drain_seconds, audit_rate=audit_rate,
+        on_breach=on_breach, token=_token(),
+    )  # fmt: skip
+    listener = listen(host, port)
+    cascade = Cascade.from_pretrained(folder, engine=engine, precision=precision)
+    watch = Watch(reference_of(cascade), settings) if audit_rate else None
+    pool = Pool(cascade, settings, watch=watch)
+    app = make_app(pool, cascade, settings, watch)
+    url = _url(host, listener.getsockname()[1])
+
+    def begun() -> None:
+        _say(url, cascade, pool.state(), settings, host, json)
+
+    run(app, listener, drain_seconds=drain_seconds, begun=begun)
+
+
+def _token() -> str | None:
+    token = os.environ.get(TOKEN)
+    if token is not None and (not token or not token.isascii() or any(one.isspace() for one in token)):
+        raise CascadeError(f"{TOKEN} is set, but is no token of ASCII characters without spaces")
+    return token
+
+
+def _url(host: str, port: int) -> str:
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+def _say(
+    url: str, cascade: Cascade, state: PoolState, settings: ServeSettings, host: str, json: bool
+) -> None:
+    """One line in the log, and one for machines: where, at which point, with which certificate."""
+    certificate = None if state.uncertified else cascade.operating_point.certificate
+    held = f"uncertified: {state.uncertified}"
+    if certificate is not None:
+        promises = "; ".join(kept.promise.words for kept in certificate.promises)
+        held = f"certified at {out.share(1 - certificate.delta)} confidence: {promises}"
+    thresholds = ", ".join(f"{one:.4f}" for one in state.ladder[state.point]) or "none"
+    place = f"operating point {state.point} of {len(state.ladder)} (leaves above {thresholds})"
+    log.info("serving on %s at %s, %s", url, place, held)
+    if settings.token is None and not _loopback(host):
+        log.warning("anyone who reaches %s can use this server: set %s", host, TOKEN)
+    values = {
+        "url": url,
+        "operating_point": state.point,
+        "operating_points": len(state.ladder),
+        "thresholds": state.ladder[state.point],
+        "certificate": None if certificate is None else held,
+        "uncertified": state.uncertified,
+    }
+    out.machine_line(values, json)
+
+
+def _loopback(host: str) -> bool:
+    try:
+        return host == "localhost" or ip_address(host).is_loopback
+    except ValueError:
+        return False

@@ -1,0 +1,71 @@
+"""Rows that wait for a stage: by padded length, the oldest deadline first. No thread here."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from heapq import heappop, heappush
+
+from cascadebert.server.rows import Row
+
+
+class StageQueue:
+    """Rows that wait for one stage.
+
+    Rows that are over stay inside until they come to the front, and are passed over there.
+    """
+
+    def __init__(self) -> None:
+        self._lengths: dict[int, list[tuple[float, int, Row]]] = {}
+        self._put = 0
+        self.waiting = 0
+
+    def put(self, row: Row, deadline: float) -> None:
+        """Let a row wait; those of one deadline keep their order."""
+        self._put += 1
+        self.waiting += 1
+        row.waiting = True
+        heappush(self._lengths.setdefault(row.length, []), (deadline, self._put, row))
+
+    def forget(self, row: Row) -> None:
+        """A row that waits here is over."""
+        row.waiting = False
+        self.waiting -= 1
+
+    def first(self) -> tuple[float, Row] | None:
+        """The oldest deadline and its row."""
+        best: tuple[float, int, Row] | None = None
+        for length in list(self._lengths):
+            heap = self._lengths[length]
+            while heap and heap[0][2].over:
+                heappop(heap)
+            if not heap:
+                del self._lengths[length]
+            elif best is None or heap[0] < best:
+                best = heap[0]
+        return None if best is None else (best[0], best[2])
+
+    def alike(self, length: int) -> int:
+        """Rows of one padded length, those that are over included."""
+        return len(self._lengths.get(length, ()))
+
+    def take(self, length: int, most: int, over: Callable[[Row], bool]) -> list[Row]:
+        """Rows of one padded length, the oldest deadlines first.
+
+        Args:
+            length: padded.
+            most: so many at most.
+            over: whether nobody waits for a row any more; called just before it is taken.
+        """
+        heap, found = self._lengths.get(length, []), list[Row]()
+        while heap and len(found) < most:
+            row = heappop(heap)[2]
+            if not row.over and not over(row):
+                found.append(row)
+        rows = [row for row in found if not row.over]
+        for row in rows:
+            self.forget(row)
+        return rows
+
+    def rows(self) -> Iterator[Row]:
+        """All that wait, in no order."""
+        return (row for heap in list(self._lengths.values()) for _, _, row in list(heap) if not row.over)

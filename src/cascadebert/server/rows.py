@@ -1,0 +1,189 @@
+"""Rows on their way through the stages, and the tasks that move them."""
+
+from __future__ import annotations
+
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from itertools import pairwise
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cascadebert.batching import Rows
+from cascadebert.calibration import scale
+from cascadebert.cascade import Cascade
+from cascadebert.confidence import softmax
+from cascadebert.engines.base import TokenBatch
+from cascadebert.server.values import Answer, RowAnswer, Visit
+from cascadebert.thresholds import leaves
+from cascadebert.types import Bools, Floats, Logits, Texts
+
+
+class Tokens(NamedTuple):
+    """Token numbers and types of one row, special tokens included, and its padded length."""
+
+    ids: NDArray[np.int32]
+    type_ids: NDArray[np.int8]
+    length: int
+
+
+@dataclass(slots=True, eq=False)
+class Request:
+    """What was asked, and how far the answer is.
+
+    Attributes:
+        texts: as they were given.
+        characters: of all of them.
+        last: the latest stage that may answer, counted from 0.
+        arrived: in seconds.
+        deadline: in seconds, on the same clock.
+        point: place on the ladder when it arrived.
+        thresholds: (num_stages - 1,) of that point.
+        weight: of its audited rows.
+        future: gets the answer.
+        rows: one for each text.
+        open: rows that have no answer yet.
+        outside: why the certificate does not cover the answer, as far as is known at arrival.
+    """
+
+    texts: Texts
+    characters: int
+    last: int
+    arrived: float
+    deadline: float
+    point: int
+    thresholds: tuple[float, ...]
+    weight: float
+    outside: str | None
+    future: Future[Answer] = field(default_factory=Future)
+    rows: list[Row] = field(default_factory=list)
+    open: int = 0
+
+
+@dataclass(slots=True, eq=False)
+class Row:
+    """One text or pair on its way.
+
+    Attributes:
+        request: that it belongs to.
+        place: in the request.
+        audited: drawn for the audit.
+        stage: that it waits for or is run by, counted from 0.
+        entered: when it came to that stage.
+        length: padded tokens; before the text is read, as many as are expected.
+        tokens: by the tokenizer's key.
+        visits: the stages that it went through.
+        logits: of the last of these.
+        answer: once there is one.
+        waiting: it is in its stage's queue.
+        over: it is answered, or nobody waits for it any more.
+        deaths: worker threads that died while they had it.
+    """
+
+    request: Request
+    place: int
+    audited: bool = False
+    stage: int = 0
+    entered: float = 0.0
+    length: int = 1
+    tokens: dict[str, Tokens] = field(default_factory=dict)
+    visits: list[Visit] = field(default_factory=list)
+    logits: Floats | None = None
+    answer: RowAnswer | None = None
+    waiting: bool = False
+    over: bool = False
+    deaths: int = 0
+
+
+@dataclass(slots=True, eq=False)
+class Reading:
+    """A task: turn rows of one request into the tokens of a stage."""
+
+    request: Request
+    stage: int
+    rows: list[Row]
+    audit: bool
+    started: float
+
+
+@dataclass(slots=True, eq=False)
+class Batch:
+    """A task: run rows of one padded length through a stage.
+
+    Attributes:
+        stage: counted from 0.
+        rows: of one padded length.
+        length: this length.
+        size: of the batch; a row is repeated where there are fewer.
+        audit: the rows are answered already, and audited.
+        started: when a worker took it.
+    """
+
+    stage: int
+    rows: list[Row]
+    length: int
+    size: int
+    audit: bool
+    started: float
+
+    @property
+    def tokens(self) -> int:
+        """That are computed."""
+        return self.length * self.size
+
+
+Task = Reading | Batch
+
+
+class Judged(NamedTuple):
+    """What a stage said to the rows of a batch.
+
+    Attributes:
+        logits: (rows, num_labels) before scaling.
+        probabilities: (rows, num_labels).
+        confidences: (rows,) compared with the thresholds.
+        leaves: (rows,) sure enough.
+    """
+
+    logits: Logits
+    probabilities: Floats
+    confidences: Floats
+    leaves: Bools
+
+
+def read(cascade: Cascade, task: Reading) -> list[Tokens]:
+    """The tokens of each of its rows, at its stage.
+
+    Raises:
+        DataError: if a text has none.
+    """
+    given = task.request.texts
+    texts = given if len(task.rows) == len(given) else [given[row.place] for row in task.rows]
+    made = cascade.stages[task.stage].encode(texts)  # type: ignore[arg-type]  # all texts, or all pairs
+    spans = zip(pairwise(made.starts.tolist()), made.padded_lengths.tolist(), strict=True)
+    return [Tokens(made.ids[start:end], made.type_ids[start:end], length) for (start, end), length in spans]
+
+
+def token_batch(task: Batch, key: str, pad_id: int) -> TokenBatch:
+    """The rows of a task, laid out for an engine as `Rows` does."""
+    tokens = [row.tokens[key] for row in task.rows]
+    starts = np.zeros(len(tokens) + 1, dtype=np.int64)
+    np.cumsum([len(one.ids) for one in tokens], out=starts[1:])
+    ids = np.concatenate([one.ids for one in tokens])
+    types = np.concatenate([one.type_ids for one in tokens])
+    return Rows(ids, types, starts, pad_id).batch(np.minimum(np.arange(task.size), len(tokens) - 1))
+
+
+def judge(cascade: Cascade, task: Batch, logits: Logits) -> Judged:
+    """Scale, score and compare with each row's own thresholds, as `cascade.route` does."""
+    stage, rows = task.stage, task.rows
+    said = softmax(scale(logits, cascade.temperatures[stage]))
+    if task.audit:
+        return Judged(logits, said, said[:, 0], leaves(said[:, 0], None))
+    earlier = range(stage if cascade.score.weights else 0)
+    seen = [np.stack([row.visits[number].probabilities for row in rows]) for number in earlier]
+    sure = cascade.score.of([*seen, said])
+    if stage == len(cascade.stages) - 1:
+        return Judged(logits, said, sure, leaves(sure, None))
+    return Judged(logits, said, sure, leaves(sure, np.array([r.request.thresholds[stage] for r in rows])))

@@ -1,0 +1,149 @@
+"""The page at `/` in a real browser."""
+
+from __future__ import annotations
+
+import os
+import socket
+import threading
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import uvicorn
+
+from browser import CHROMIUM, browser
+from cascadebert.server.app import make_app
+from cascadebert.server.findings import reference_of
+from cascadebert.server.pool import Pool
+from cascadebert.server.settings import ServeSettings
+from cascadebert.server.watch import Watch
+
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no chromium here")
+
+NASTY = "<img src=x onerror=alert(1)> & <script>alert(2)</script>"
+PICTURES = os.environ.get("CASCADEBERT_PICTURES")
+
+
+class Served:
+    """A server in a thread."""
+
+    def __init__(self, cascade, settings):
+        watch = Watch(reference_of(cascade), settings)
+        app = make_app(Pool(cascade, settings, watch=watch), cascade, settings, watch)
+        self._socket = socket.create_server(("127.0.0.1", 0))
+        self.url = f"http://127.0.0.1:{self._socket.getsockname()[1]}/"
+        self.server = uvicorn.Server(uvicorn.Config(app, log_config=None, access_log=False))
+        self.thread = threading.Thread(target=self.server.run, args=([self._socket],))
+
+    def __enter__(self):
+        self.thread.start()
+        while not self.server.started:
+            time.sleep(0.01)
+        return self
+
+    def __exit__(self, *_):
+        self.server.should_exit = True
+        self.thread.join()
+
+
+@pytest.fixture(scope="module")
+def tab(tmp_path_factory):
+    """One browser for all tests of this file."""
+    with browser(tmp_path_factory.mktemp("profile")) as tab:
+        yield tab
+
+
+@pytest.fixture(scope="module")
+def cascade(make_cascade):
+    return make_cascade(3, thresholds=(0.9, 0.6))
+
+
+@pytest.fixture(scope="module")
+def served(cascade):
+    with Served(cascade, ServeSettings(latency_target=10.0, audit_rate=0.5)) as served:
+        yield served
+
+
+def ready(tab):
+    tab.until("document.getElementById('state').textContent.startsWith('Ready')")
+
+
+def keep(tab, name):
+    """Keep a picture to be looked at, where a folder for them is named."""
+    if PICTURES:
+        tab.picture(Path(PICTURES) / f"{name}.png")
+
+
+def test_texts_are_answered_by_keyboard_alone_and_shown_as_they_are(tab, served):
+    tab.complaints.clear()
+    tab.open(served.url)
+    ready(tab)
+    tab.evaluate("document.getElementById('texts').focus()")
+    tab.call("Input.insertText", text=f"a lovely film\n{NASTY}")
+    tab.keys("Enter", ctrl=True)
+    tab.until("document.querySelectorAll('ol.answers > li').length === 2")
+    said = "[...document.querySelectorAll('ol.answers .said')].map((one) => one.textContent)"
+    assert tab.evaluate(said) == ["a lovely film", NASTY]
+    verdict = tab.evaluate("document.querySelector('.verdict').textContent")
+    assert "at stage" in verdict and " ms" in verdict
+    assert tab.evaluate("document.querySelectorAll('.visit.left').length") == 2
+    assert tab.evaluate("document.querySelectorAll('.visit progress').length") >= 4
+    assert tab.evaluate("document.querySelectorAll('main img, main script').length") == 0
+    assert tab.complaints == []
+    keep(tab, "desktop")
+
+
+def test_figures_are_shown_and_follow_the_traffic(tab, served):
+    tab.open(served.url)
+    ready(tab)
+    assert tab.evaluate("document.querySelectorAll('#stages tbody tr').length") == 3
+    assert tab.evaluate("document.querySelector('#ladder tr.here td').textContent") == "0, in use"
+    assert "Uncertified" in tab.evaluate("document.getElementById('certified').textContent")
+    assert "50.00 %" in tab.evaluate("document.getElementById('audit').textContent")
+
+
+@pytest.mark.parametrize("dark", [False, True])
+def test_a_phone_shows_it_without_scrolling_sideways(tab, served, dark):
+    tab.complaints.clear()
+    tab.open(served.url, width=360, height=740, dark=dark)
+    ready(tab)
+    tab.evaluate(f"document.getElementById('texts').value = 'a film'.repeat(40) + '\\n' + {NASTY!r}")
+    tab.evaluate("document.getElementById('send').click()")
+    tab.until("document.querySelectorAll('ol.answers > li').length === 2")
+    assert tab.evaluate("document.documentElement.scrollWidth") <= 360
+    assert tab.complaints == []
+    keep(tab, f"phone-{'dark' if dark else 'light'}")
+
+
+def test_everything_that_can_be_operated_has_a_name(tab, served):
+    tab.open(served.url)
+    ready(tab)
+    nodes = tab.call("Accessibility.getFullAXTree")["nodes"]
+    roles = {"textbox", "button", "combobox", "region", "table"}
+    named = [
+        (node["role"]["value"], node.get("name", {}).get("value"))
+        for node in nodes
+        if not node["ignored"] and node["role"]["value"] in roles - {"table"}
+    ]
+    assert {role for role, _ in named} >= {"textbox", "button", "combobox", "region"}
+    assert all(name for _, name in named)
+
+
+def test_where_a_token_is_needed_it_is_asked_for(tab, cascade):
+    with Served(cascade, replace(ServeSettings(), token="right")) as served:
+        tab.open(served.url)
+        tab.until("!document.getElementById('locked').hidden")
+        tab.evaluate("document.getElementById('token').value = 'right'")
+        ready(tab)
+        tab.evaluate("document.getElementById('texts').value = 'a film'")
+        tab.evaluate("document.getElementById('send').click()")
+        tab.until("document.querySelectorAll('ol.answers > li').length === 1")
+
+
+def test_a_refusal_is_said(tab, served):
+    tab.open(served.url)
+    ready(tab)
+    tab.evaluate("document.getElementById('texts').value = 'film '.repeat(10000)")
+    tab.evaluate("document.getElementById('send').click()")
+    tab.until("document.getElementById('answers').textContent.includes('characters')")

@@ -1,0 +1,398 @@
+"""The pool answers what `predict` answers, whoever else asks; it loses nothing, and breaks as documented."""
+
+from __future__ import annotations
+
+import dataclasses
+import threading
+from concurrent.futures import ThreadPoolExecutor, wait
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from cascadebert.confidence import Score
+from cascadebert.errors import DataError
+from cascadebert.server.pool import Pool
+from cascadebert.server.settings import ServeSettings
+from cascadebert.server.values import Expired, NotReady, Options, Overloaded, StageDown
+from cascadebert.stage import TextEncoder
+from pooling import Faulty, Notebook, exact, faulty, started
+from samples import sentences
+
+TEXTS = sentences(300, seed=3, most=25)
+
+
+def same(answer, wanted):
+    """Whether an answer is a prediction, to the last bit."""
+    last = [row.visits[-1] for row in answer.rows]
+    return (
+        [one.stage for one in last] == wanted.stages.tolist()
+        and np.array([one.probabilities for one in last]).tobytes() == wanted.probabilities.tobytes()
+        and np.array([one.confidence for one in last]).tobytes() == wanted.confidences.tobytes()
+    )
+
+
+def until(true, seconds=10.0):
+    """Wait for something that another thread brings about."""
+    pause = threading.Event()
+    for _ in range(int(seconds / 0.01)):
+        if true():
+            return
+        pause.wait(0.01)
+    raise AssertionError("it did not come about")
+
+
+@pytest.fixture(scope="module")
+def cascade(make_cascade):
+    """Three stages that are exact; rows leave at each of them."""
+    made = exact(make_cascade(3))
+    assert set(made.predict(TEXTS).stages) == {1, 2, 3}
+    return made
+
+
+@pytest.fixture(scope="module")
+def pool(cascade):
+    made = started(cascade)
+    yield made
+    assert made.drain(10)
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.lists(st.lists(st.integers(0, len(TEXTS) - 1), max_size=12), min_size=1, max_size=12))
+def test_answers_never_cross_between_requests_and_are_those_of_predict(cascade, pool, requests):
+    given = [[TEXTS[i] for i in one] for one in requests]
+    with ThreadPoolExecutor(4) as threads:
+        answers = list(threads.map(lambda texts: pool.submit(texts).result(10), given))
+    for texts, answer in zip(given, answers, strict=True):
+        assert len(answer.rows) == len(texts)
+        assert not texts or same(answer, cascade.predict(texts))
+
+
+def test_a_storm_of_submitters_gets_every_answer_once_and_the_right_one(cascade):
+    pool = started(cascade, queue_rows=5000, latency_target=60.0)
+    wanted = [cascade.predict(TEXTS[i : i + 6]) for i in range(0, 294, 6)]
+
+    def storm(_):
+        futures = [pool.submit(TEXTS[i : i + 6]) for i in range(0, 294, 6)]
+        return [same(one.result(20), right) for one, right in zip(futures, wanted, strict=True)]
+
+    with ThreadPoolExecutor(12) as threads:
+        assert all(all(one) for one in threads.map(storm, range(12)))
+    state = pool.state()
+    assert sum(one.exits for one in state.stages) == 12 * 294 and state.rows == 0
+    assert pool.drain(5)
+
+
+def test_permuting_the_texts_permutes_the_answers(pool):
+    order = np.random.default_rng(0).permutation(60)
+    straight = pool.submit(TEXTS[:60]).result(10).rows
+    shuffled = pool.submit([TEXTS[i] for i in order]).result(10).rows
+    for row, place in zip(shuffled, order, strict=True):
+        assert row.visits[-1].probabilities.tolist() == straight[place].visits[-1].probabilities.tolist()
+        assert row.logits.tolist() == straight[place].logits.tolist()
+
+
+def test_real_models_give_the_labels_and_stages_of_predict(make_cascade):
+    cascade = make_cascade(3)
+    pool, wanted = started(cascade), cascade.predict(TEXTS[:80])
+    futures = [pool.submit(TEXTS[i : i + 8]) for i in range(0, 80, 8)]
+    last = [row.visits[-1] for one in futures for row in one.result(10).rows]
+    assert [one.stage for one in last] == wanted.stages.tolist()
+    assert np.array([one.probabilities for one in last]) == pytest.approx(wanted.probabilities, abs=1e-6)
+    assert pool.drain(5)
+
+
+def test_a_learned_score_sees_the_stages_so_far(cascade):
+    weights = ((-1.0, 0.4, 0.2, 0.1), (-2.0, 0.1, 0.2, 0.1, 0.4, 0.2, 0.1, 1.5))
+    learned = dataclasses.replace(cascade, score=Score("learned", weights))
+    pool, wanted = started(learned), learned.predict(TEXTS)
+    assert set(wanted.stages) == {1, 2, 3}
+    rows = pool.submit(TEXTS).result(10).rows
+    assert [row.visits[-1].stage for row in rows] == wanted.stages.tolist()
+    found = np.array([row.visits[-1].confidence for row in rows])
+    assert found == pytest.approx(wanted.confidences, abs=1e-12)  # a matrix product's last digit
+    assert pool.drain(5)
+
+
+def test_a_stage_with_a_tokenizer_of_its_own_reads_the_deferred_rows_itself(cascade):
+    stages = list(cascade.stages)
+    stages[1] = dataclasses.replace(stages[1], encoder=TextEncoder(stages[1].path, max_length=8))
+    other = dataclasses.replace(cascade, stages=tuple(stages))
+    pool = started(other, watch=Notebook())
+    assert same(pool.submit(TEXTS).result(10), other.predict(TEXTS))
+    assert pool.drain(5) and pool.state().audits == 0
+
+
+def test_pairs_are_answered_as_pairs(cascade, pool):
+    pairs = list(zip(TEXTS[:20], TEXTS[20:40], strict=True))
+    assert same(pool.submit(pairs).result(10), cascade.predict(pairs))
+
+
+def test_max_stage_answers_there_at_the_latest_and_says_that_it_is_outside(cascade, pool):
+    answer = pool.submit(TEXTS, Options(max_stage=2)).result(10)
+    free = cascade.predict(TEXTS).stages
+    assert [row.visits[-1].stage for row in answer.rows] == np.minimum(free, 2).tolist()
+    assert "stage 2 was asked to answer at the latest" in answer.outside
+    assert not any(row.degraded for row in answer.rows)
+
+
+def test_an_uncertified_cascade_says_so_in_every_answer(pool):
+    answer = pool.submit(TEXTS[:2]).result(10)
+    assert answer.outside == "nothing is certified here: its thresholds were set by hand"
+    assert (answer.point, len(pool.state().ladder)) == (0, 1)
+
+
+@pytest.mark.parametrize(
+    ("texts", "options"),
+    [
+        ("one string", Options()),
+        (["fine", ("a", "pair")], Options()),
+        ([("a", "b", "c")], Options()),
+        (["fine"], Options(max_stage=4)),
+        (["fine"], Options(deadline=0.0)),
+        (["fine"] * 5000, Options()),
+    ],
+)
+def test_what_cannot_be_used_is_refused_at_once(pool, texts, options):
+    with pytest.raises(DataError):
+        pool.submit(texts, options)
+
+
+def test_a_text_that_no_tokenizer_reads_fails_its_own_request_only(cascade, pool):
+    broken, whole = pool.submit(["fine", "\ud800"]), pool.submit(TEXTS[:5])
+    with pytest.raises(DataError, match="cannot be read"):
+        broken.result(10)
+    assert same(whole.result(10), cascade.predict(TEXTS[:5]))
+
+
+def test_before_start_and_after_a_drain_nothing_is_accepted(cascade):
+    pool = Pool(cascade, ServeSettings())
+    with pytest.raises(NotReady):
+        pool.submit(["fine"])
+    pool.start()
+    assert pool.state().ready and pool.drain(5)
+    with pytest.raises(NotReady):
+        pool.submit(["fine"])
+    assert not pool.state().ready
+
+
+def test_a_drain_loses_nothing(cascade):
+    slow, engine = faulty(cascade, 3)
+    pool = started(slow)
+    engine.open.clear()
+    futures = [pool.submit(TEXTS[i : i + 10]) for i in range(0, 200, 10)]
+    threading.Timer(0.2, engine.open.set).start()
+    assert pool.drain(10)
+    for i, future in enumerate(futures):
+        assert same(future.result(0), cascade.predict(TEXTS[10 * i : 10 * i + 10]))
+
+
+def test_a_drain_that_takes_too_long_says_so_to_those_who_wait(cascade):
+    slow, engine = faulty(cascade, 3)
+    pool = started(slow)
+    engine.open.clear()
+    future = pool.submit(TEXTS[:50])
+    assert not pool.drain(0.2)
+    with pytest.raises(NotReady):
+        future.result(0)
+    engine.open.set()
+
+
+def test_full_queues_refuse_and_recover(cascade):
+    slow, engine = faulty(cascade, 1)
+    pool = started(slow, queue_rows=100, max_rows=100)
+    engine.open.clear()
+    accepted = [pool.submit(TEXTS[:30]) for _ in range(3)]
+    with pytest.raises(Overloaded) as refused:
+        pool.submit(TEXTS[:30])
+    assert refused.value.retry_after > 0
+    engine.open.set()
+    wait(accepted, 10)
+    assert same(pool.submit(TEXTS[:30]).result(10), cascade.predict(TEXTS[:30]))
+    assert pool.drain(5)
+
+
+def test_a_wait_beyond_the_latency_target_refuses_and_recovers(cascade):
+    slow, engine = faulty(cascade, 1)
+    pool = started(slow, latency_target=1e-6, queue_rows=10_000)
+    engine.open.clear()
+    first = pool.submit(TEXTS[:8], Options(deadline=20.0))
+    with pytest.raises(Overloaded, match="would wait"):
+        pool.submit(TEXTS[:8])
+    engine.open.set()
+    assert same(first.result(10), cascade.predict(TEXTS[:8]))
+    assert same(pool.submit(TEXTS[:8], Options(deadline=20.0)).result(10), cascade.predict(TEXTS[:8]))
+    assert pool.drain(5)
+
+
+def test_a_row_past_its_deadline_is_dropped_before_a_stage_runs_it(cascade):
+    slow, engine = faulty(cascade, 2)
+    now = [100.0]
+    pool = Pool(slow, ServeSettings(latency_target=5.0), clock=lambda: now[0])
+    pool.start()
+    engine.open.clear()
+    engine.entered.clear()
+    stuck = [pool.submit(TEXTS) for _ in range(2)]
+    assert engine.entered.wait(10)
+    late = pool.submit(TEXTS[:50], Options(deadline=1.0))
+    ran = len(cascade.stages[2].engine.seen)
+    now[0] += 2.0
+    with pytest.raises(Expired):
+        late.result(10)
+    engine.open.set()
+    for one in stuck:
+        assert same(one.result(10), cascade.predict(TEXTS))
+    assert len(cascade.stages[2].engine.seen) > ran and pool.state().rows == 0
+    assert pool.drain(5)
+
+
+def test_rows_of_a_cancelled_request_are_dropped(cascade):
+    slow, engine = faulty(cascade, 2)
+    pool = started(slow)
+    engine.open.clear()
+    future = pool.submit(TEXTS[:50])
+    assert future.cancel()
+    until(lambda: pool.state().rows == 0)
+    engine.open.set()
+    assert pool.drain(5)
+
+
+def test_without_a_last_stage_that_raises_requests_that_need_it_are_refused_until_it_is_back(cascade):
+    broken, engine = faulty(cascade, 3)
+    pool = started(broken, probe_every=0.05)
+    engine.error = OSError("gone")
+    with pytest.raises(StageDown, match=r"stage 3 .* raised OSError: gone"):
+        pool.submit(TEXTS).result(10)
+    easy = [t for t, s in zip(TEXTS, cascade.predict(TEXTS).stages, strict=True) if s < 3]
+    assert same(pool.submit(easy).result(10), cascade.predict(easy))
+    state = pool.state()
+    assert state.ready and not state.stages[2].up and "gone" in state.stages[2].why
+    engine.error = None
+    until(lambda: pool.state().stages[2].up)
+    assert same(pool.submit(TEXTS).result(10), cascade.predict(TEXTS))
+    assert pool.drain(5)
+
+
+def test_without_a_last_stage_the_one_before_answers_where_that_is_wanted(cascade):
+    broken, engine = faulty(cascade, 3)
+    pool = started(broken, without_last="answer", probe_every=60.0)
+    engine.error = OSError("gone")
+    wanted = cascade.predict(TEXTS).stages
+    for _ in range(2):
+        answer = pool.submit(TEXTS).result(10)
+        assert [row.degraded for row in answer.rows] == (wanted == 3).tolist()
+        assert [row.visits[-1].stage for row in answer.rows] == np.minimum(wanted, 2).tolist()
+        assert "does not answer" in answer.outside
+    assert pool.drain(5)
+
+
+def test_without_its_first_stage_a_pool_refuses_at_once_and_is_not_ready(cascade):
+    broken, engine = faulty(cascade, 1)
+    pool = started(broken, without_last="answer", probe_every=0.05)
+    engine.error = OSError("gone")
+    with pytest.raises(StageDown):
+        pool.submit(TEXTS).result(10)
+    with pytest.raises(StageDown):
+        pool.submit(TEXTS)
+    assert not pool.state().ready
+    engine.error = None
+    until(lambda: pool.state().ready)
+    assert pool.drain(5)
+
+
+def test_a_stage_that_is_broken_at_the_start_is_down_and_comes_back(cascade):
+    broken, engine = faulty(cascade, 3)
+    engine.error = OSError("no such file")
+    pool = started(broken, without_last="answer", probe_every=0.05)
+    assert any(row.degraded for row in pool.submit(TEXTS).result(10).rows)
+    engine.error = None
+    until(lambda: pool.state().stages[2].up)
+    assert same(pool.submit(TEXTS).result(10), cascade.predict(TEXTS))
+    assert pool.drain(5)
+
+
+def test_a_hanging_stage_blocks_no_other_and_its_late_result_is_ignored(cascade):
+    hanging, engine = faulty(cascade, 3)
+    pool = started(hanging, stage_timeout=1.0, probe_every=0.1, without_last="answer")
+    wanted = cascade.predict(TEXTS).stages
+    easy = [t for t, s in zip(TEXTS, wanted, strict=True) if s < 3]
+    engine.open.clear()
+    engine.entered.clear()
+    stuck = [pool.submit(TEXTS) for _ in range(4)]
+    assert engine.entered.wait(10)
+    assert same(pool.submit(easy).result(10), cascade.predict(easy))
+    assert not any(one.done() for one in stuck)
+    for one in stuck:
+        assert [row.degraded for row in one.result(10).rows] == (wanted == 3).tolist()
+    assert "within 1 s" in pool.state().stages[2].why
+    engine.open.set()
+    until(lambda: pool.state().stages[2].up)
+    assert same(pool.submit(TEXTS).result(10), cascade.predict(TEXTS))
+    assert pool.drain(5)
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_a_worker_thread_that_dies_is_replaced_and_its_rows_are_answered(cascade):
+    deadly, engine = faulty(cascade, 2)
+    pool = started(deadly)
+    for _ in range(3):
+        engine.error = SystemExit()
+        assert same(pool.submit(TEXTS).result(10), cascade.predict(TEXTS))
+    assert pool.state().stages[1].up and pool.drain(5)
+
+
+def test_audited_rows_are_answered_first_and_then_seen_by_the_last_stage(cascade):
+    slow, engine = faulty(cascade, 3)
+    watch = Notebook(share=0.5)
+    pool = started(slow, watch=watch)
+    wanted, last = cascade.predict(TEXTS), cascade.stages[2].predict(TEXTS).label_ids
+    early = [i for i in range(300) if wanted.stages[i] < 3]
+    engine.open.clear()
+    answer = pool.submit([TEXTS[i] for i in early]).result(10)
+    assert same(answer, cascade.predict([TEXTS[i] for i in early])) and not watch.audits
+    until(lambda: watch.backlogs and watch.backlogs[-1] == (len(early) + 1) // 2)
+    engine.open.set()
+    assert pool.drain(10) and pool.state().audits == 0
+    half = early[: (len(early) + 1) // 2]
+    assert sorted(agreed for _, agreed, _ in watch.audits) == sorted(
+        bool(wanted.label_ids[i] == last[i]) for i in half
+    )
+    assert {(point, weight) for point, _, weight in watch.audits} == {(0, 2.0)}
+
+
+def test_a_row_that_reaches_the_last_stage_agrees_with_it_and_every_request_is_told(cascade):
+    watch = Notebook()
+    pool, wanted = started(cascade, watch=watch), cascade.predict(TEXTS)
+    pool.submit(TEXTS).result(10)
+    assert pool.drain(10)
+    assert (
+        len(watch.audits) == 300
+        and sum(agreed for _, agreed, _ in watch.audits) >= (wanted.stages == 3).sum()
+    )
+    first = cascade.predict(TEXTS[:1])
+    ((point, stages, confidences),) = watch.requests
+    assert (point, stages) == (0, wanted.stages.tolist())
+    assert first.stages[0] > 1 or confidences[0] == first.confidences[0]
+
+
+def test_answers_that_thresholds_did_not_make_are_neither_audited_nor_told(cascade):
+    watch = Notebook()
+    broken, engine = faulty(cascade, 3)
+    pool = started(broken, watch=watch, without_last="answer", probe_every=60.0)
+    pool.submit(TEXTS[:50], Options(max_stage=1)).result(10)
+    engine.error = OSError("gone")
+    pool.submit(TEXTS).result(10)
+    pool.submit(TEXTS).result(10)
+    assert pool.drain(5) and not watch.requests and not watch.audits
+
+
+def test_a_pool_of_one_stage_answers(make_cascade):
+    one = exact(make_cascade(1))
+    pool = started(one, watch=Notebook())
+    assert same(pool.submit(TEXTS).result(10), one.predict(TEXTS))
+    assert pool.drain(5)
+
+
+def test_faulty_engines_are_engines(cascade):
+    assert Faulty(cascade.stages[0].engine).streams == 2

@@ -1,0 +1,245 @@
+"""Which batch comes next, at which operating point: no threads but the pool's own, and times as given."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from cascadebert import Cascade
+from cascadebert.server.board import USUAL_DEADLINE, Board
+from cascadebert.server.pace import Pace
+from cascadebert.server.plan import SIZES, Plan, make_plan, warm_up
+from cascadebert.server.pool import Pool
+from cascadebert.server.rows import Batch, Reading, judge, read, token_batch
+from cascadebert.server.schedule import AUDIT_PATIENCE
+from cascadebert.server.settings import ServeSettings
+from cascadebert.server.values import Expired, Options, Overloaded
+from cascadebert.types import Certificate, CertifiedPoint, Kept, Promise
+from pooling import Notebook, TableEngine, exact, started
+from samples import sentences
+from simulating import Load
+
+SHORT, LONG = "fine", "the film was very great and not dull"
+PLAN = Plan(1, (64, 64), (1e-5, 1e-4), (False, False))
+SETTINGS = ServeSettings(latency_target=1.0)
+
+
+@pytest.fixture
+def cascade(make_cascade):
+    """Two exact stages, of which the first is never sure."""
+    return exact(make_cascade(2, thresholds=(1.0,)))
+
+
+def ask(board, texts, at, **options):
+    """Let a request in, and have its texts read."""
+    request = board.admit(
+        texts, 20, Options(**options), at, point=0, thresholds=board.thresholds, outside=None
+    )
+    task = board.take(at)
+    assert isinstance(task, Reading)
+    board.was_read(task, read(board.cascade, task), at)
+    return request
+
+
+def run(board, task, at):
+    """What a worker does with a batch."""
+    stage = board.cascade.stages[task.stage]
+    logits = stage.run(token_batch(task, stage.encoder.key, stage.encoder.pad_id))
+    board.ran(task, judge(board.cascade, task, logits[: len(task.rows)]), at)
+
+
+def board_of(cascade, *, watch=None, plan=PLAN):
+    """A board that remembers what these helpers need."""
+    made = Board(cascade, plan, SETTINGS, watch)
+    made.cascade, made.thresholds = cascade, cascade.operating_point.thresholds
+    return made
+
+
+def test_the_oldest_deadline_comes_first_whenever_it_arrived(cascade):
+    board = board_of(cascade)
+    late, soon = ask(board, [SHORT], 0.0, deadline=9.0), ask(board, [LONG], 1.0, deadline=2.0)
+    assert [row.request for row in board.take(1.0).rows] == [soon]
+    assert [row.request for row in board.take(1.0).rows] == [late]
+    assert board.take(1.0) is None
+
+
+def test_rows_of_different_requests_and_one_padded_length_share_a_batch(cascade):
+    board = board_of(cascade)
+    requests = [ask(board, [SHORT, LONG], 0.1 * i) for i in range(4)]
+    first, second = board.take(1.0), board.take(1.0)
+    assert [[row.request for row in one.rows] for one in (first, second)] == [requests, requests]
+    assert first.length != second.length and {row.place for row in first.rows} == {0}
+
+
+def test_the_older_row_comes_first_whatever_its_stage(cascade):
+    board = board_of(cascade)
+    ask(board, [SHORT], 0.0)
+    run(board, board.take(0.0), 0.0)
+    ask(board, [LONG], 0.1)
+    assert [board.take(0.1).stage, board.take(0.1).stage] == [1, 0]
+
+
+def test_rows_past_their_deadline_are_never_given_to_a_stage(cascade):
+    board = board_of(cascade)
+    gone = ask(board, [SHORT] * 3, 0.0, deadline=1.0)
+    kept = ask(board, [SHORT], 0.5)
+    assert [row.request for row in board.take(1.5).rows] == [kept]
+    ((future, outcome),) = board.settled
+    assert future is gone.future and isinstance(outcome, Expired)
+    assert board.rows == 1
+
+
+def test_a_text_past_its_deadline_is_not_even_read(cascade):
+    board = board_of(cascade)
+    board.admit([SHORT], 4, Options(deadline=1.0), 0.0, point=0, thresholds=(1.0,), outside=None)
+    assert board.take(2.0) is None and not board.requests and board.delay == 0
+
+
+def test_audited_rows_yield_to_requests_but_not_for_ever_and_take_one_worker(cascade):
+    sure = cascade.with_operating_point(replace(cascade.operating_point, thresholds=(0.0,)))
+    watch = Notebook()
+    board = board_of(sure, watch=watch)
+    for _ in range(2):
+        ask(board, [SHORT, LONG], 0.0)
+    while (task := board.take(0.0)).stage == 0:
+        run(board, task, 0.0)
+    assert task.audit and board.take(0.0) is None, "one batch of audited rows at a time"
+    run(board, task, 0.0)
+    ask(board, [SHORT], 0.5)
+    assert not board.take(0.5).audit
+    overdue = USUAL_DEADLINE * SETTINGS.latency_target + AUDIT_PATIENCE
+    ask(board, [SHORT], overdue)
+    assert board.take(overdue).audit
+
+
+def test_the_expected_delay_counts_what_rows_still_need_and_refuses_by_it(cascade):
+    board = board_of(cascade, plan=replace(PLAN, seconds=(1e-3, 1e-2)))
+    assert board.delay == 0
+    ask(board, [SHORT] * 8, 0.0)
+    tokens = 8 * 4
+    passed = 0.5  # half of all rows are passed on, as far as is known
+    assert board.delay == pytest.approx(tokens * (1e-3 + passed * 1e-2), rel=0.05)
+    ask(board, [LONG] * 8, 0.0)
+    with pytest.raises(Overloaded) as refused:
+        for _ in range(9):
+            ask(board, [LONG] * 8, 0.0)
+    assert 0 < refused.value.retry_after < 2
+    while (task := board.take(0.1)) is not None:
+        run(board, task, 0.1)
+    ask(board, [SHORT], 0.2)
+
+
+def test_a_batch_is_filled_up_to_a_size_that_is_prepared_and_never_wider_than_its_budget(cascade):
+    plan = Plan(1, (64, 64), (0.0, 0.0), (True, True))
+    board = board_of(cascade, plan=plan)
+    ask(board, [SHORT] * 5, 0.0)
+    task = board.take(0.0)
+    assert (len(task.rows), task.size) == (5, 6)
+    stage = cascade.stages[0]
+    filled = token_batch(task, stage.encoder.key, stage.encoder.pad_id)
+    assert filled.input_ids.shape == (6, task.length)
+    for rows in range(1, SIZES[-1] + 1):
+        count, size = plan.size(0, rows)
+        assert 1 <= count <= rows and count <= size <= 1.25 * count and size in SIZES
+
+
+def test_a_pace_forgets(cascade):
+    pace = Pace([1e-3, 1e-2], [0.5])
+    for _ in range(600):
+        pace.ran(0, 100, 0.3)
+        pace.passed(0, 10, 100)
+    first, last = pace.onward([True, True])
+    assert first == pytest.approx(3e-3 + 0.1 * 1e-2, rel=0.01) and last == pytest.approx(1e-2)
+    assert pace.onward([True, False]) == pytest.approx([3e-3, 0.0], rel=0.01)
+
+
+def test_a_plan_is_measured_and_dear_shapes_are_run_before_the_first_request(cascade):
+    plan = make_plan(cascade.stages, (True, True), latency_target=0.1)
+    assert plan.workers >= 1 and all(tokens >= 32 for tokens in plan.tokens)
+    engine = TableEngine(0)
+    stage = replace(cascade.stages[0], engine=engine)
+    warm_up(stage, replace(plan, tokens=(64, 64), dear=(True, True)), 0)
+    lengths = {shape[1] for shape in engine.seen}
+    assert min(lengths) == 2 and max(lengths) == stage.encoder.max_length
+    assert all(rows in SIZES and rows * length <= 64 for rows, length in engine.seen if rows > 1)
+    engine.seen.clear()
+    warm_up(stage, replace(plan, dear=(False, False)), 0)
+    assert not engine.seen
+
+
+@pytest.fixture
+def certified(saved):
+    """A saved cascade as if three operating points had been certified; its own is the last."""
+    opened = Cascade.from_pretrained(saved)
+    confidences = np.sort(opened.stages[0].predict(sentences(200, seed=1)).confidences)
+    ladder = tuple(CertifiedPoint((float(confidences[i]),), (0.5, 0.5), 1.5) for i in (180, 100, 20))
+    made = Certificate(
+        (Kept(Promise("min_agreement", 0.3), 100, 0.5),), 0.05, 100, ladder, "torch", "float32", "cpu",
+        "rows.csv", "", opened.temperatures, "",
+    )  # fmt: skip
+    point = replace(opened.operating_point, thresholds=ladder[-1].thresholds, certificate=made)
+    assert opened.spec is not None
+    spec = opened.spec.model_copy(update={"operating_point": point})
+    return replace(opened, operating_point=point, spec=spec)
+
+
+def test_a_certified_cascade_starts_at_its_safest_point_and_stays_at_its_own_without_following(certified):
+    texts = sentences(40, seed=9)
+    for following, point in ((True, 0), (False, 2)):
+        pool = started(certified, follow_load=following)
+        answer = pool.submit(texts).result(10)
+        assert (answer.point, answer.outside, pool.state().uncertified) == (point, None, None)
+        thresholds = pool.state().ladder[point]
+        at_point = certified.with_operating_point(replace(certified.operating_point, thresholds=thresholds))
+        stages = [row.visits[-1].stage for row in answer.rows]
+        assert stages == at_point.predict(texts).stages.tolist()
+        assert pool.drain(5)
+
+
+def test_when_the_watch_wants_the_safest_point_it_is_taken(certified):
+    watch = Notebook()
+    pool = started(certified, follow_load=False, watch=watch)
+    assert pool.submit([SHORT]).result(10).point == 2
+    watch.safest = True
+    assert pool.submit([SHORT]).result(10).point == 0
+    assert pool.state().moves == 1 and pool.drain(5)
+
+
+def test_under_pressure_a_pool_moves_along_the_certified_points_and_rows_keep_theirs(certified):
+    times = [0.0]
+    pool = Pool(certified, ServeSettings(latency_target=1e-4), clock=lambda: times[0])
+    points = []
+    for _ in range(20):
+        pool._board._tokens[0] = 10**9  # as if very much waited
+        pool._board.pace.ran(0, 1, 1.0)
+        pool._follow(times[0])
+        points.append(pool.state().point)
+        times[0] += 0.1
+    assert points == sorted(points) and set(points) == {0, 1, 2}
+    assert pool.state().moves == 2
+
+
+@pytest.mark.parametrize("share", [0.5, 2.0, 5.0])
+def test_whatever_the_load_what_is_let_in_is_answered_in_time(make_cascade, share):
+    plan = Plan(2, (2048, 1024, 128), (3e-8, 1.05e-5, 8.6e-5), (False, True, True))
+    costs = ((2e-5, 2e-8), (5e-4, 1e-5), (2e-3, 7e-5))
+    cascade, settings = make_cascade(3), ServeSettings(latency_target=0.1)
+    load = Load(Board(cascade, plan, settings), costs, leaves=(0.4, 0.7, 1.0))
+    most = 330  # requests a second that these costs allow, in batches as large as such a wait fills
+    seconds = load.run(share * most, 2.0)
+    waits = np.array(load.waits)
+    assert len(waits) + load.refused == load.offered and not load.failed
+    assert np.quantile(waits, 0.99) <= settings.latency_target
+    assert load.refused == 0 if share < 1 else len(waits) / seconds >= 0.9 * most
+
+
+def test_no_task_is_lost_among_batches(cascade):
+    board, seen = board_of(cascade), 0
+    for i, text in enumerate(sentences(60, seed=4)):
+        ask(board, [text], 0.001 * i)
+    while isinstance(task := board.take(0.1), Batch):
+        seen += len(task.rows)
+        run(board, task, 0.1)
+    assert seen == 120 and not board.requests and len(board.settled) == 60 and board.delay == 0
