@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
+
+import numpy as np
 import pytest
 
 from cascadebert.server.follow import CALM_SECONDS, LONGEST_CALM, PRESSED_SECONDS, Following, follow
+from cascadebert.server.ladder import rungs
+from cascadebert.types import CertifiedPoint
 
 
 def trace(state, delays, *, step=0.05, points=3, start=0.0, **others):
@@ -53,3 +58,15 @@ def test_a_move_back_that_the_load_undoes_is_made_later_each_time():
 def test_when_the_safest_point_is_wanted_it_is_taken_at_once_and_kept_whatever_the_load():
     states = trace(Following(2), [9.0] * 100, pinned=True)
     assert {one.point for one in states} == {0} and states[-1].moves == 1
+
+
+def test_rungs_are_a_quarter_apart_no_slower_than_the_last_stage_and_end_at_the_operating_point():
+    points = [CertifiedPoint((0.5,), (0.5, 0.5), speedup) for speedup in np.geomspace(0.6, 16.0, 97)]
+    found = [point.speedup for point in rungs(points)]
+    assert found[0] >= 1 and found[-1] == points[-1].speedup
+    assert all(b >= 1.25 * a for a, b in itertools.pairwise(found)) and len(found) == 12
+
+
+def test_a_certificate_of_slow_points_alone_leaves_the_fastest():
+    points = [CertifiedPoint((0.5,), (0.5, 0.5), speedup) for speedup in (0.3, 0.6, 0.9)]
+    assert rungs(points) == (points[-1],)

@@ -17,6 +17,7 @@ from cascadebert.evaluation import stage_answers
 from cascadebert.folder import read_folder
 from cascadebert.server.audit import interval
 from cascadebert.server.findings import Reference, reference_of
+from cascadebert.server.ladder import certified_ladder
 from cascadebert.server.settings import ServeSettings
 from cascadebert.server.turns import Turns
 from cascadebert.server.watch import ALPHA, Watch
@@ -224,7 +225,7 @@ def test_a_certificates_points_and_level_are_what_is_watched(saved, tmp_path):
     rows = write_csv(tmp_path / "rows.csv", *reviews(900, seed=77))
     certify_folder(tmp_path / "cascade", rows, promises=[Promise("min_agreement", 0.3)], confidence_level=0.9)
     cascade = Cascade.from_pretrained(tmp_path / "cascade")
-    found, points = reference_of(cascade), cascade.operating_point.certificate.points
+    found, points = reference_of(cascade), certified_ladder(cascade)
     assert found.level == 0.3 and found.exit_rates == tuple(point.exit_rates for point in points)
     assert found.n == sum(cascade.spec.calibration.counts) == cascade.operating_point.expected.n
     one = Watch(found, ServeSettings())

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from cascadebert.cascade import Cascade
+from cascadebert.server.ladder import certified_ladder
 from cascadebert.server.values import Breach
 from cascadebert.types import Histogram
 
@@ -137,7 +138,7 @@ def reference_of(cascade: Cascade) -> Reference:
     rates: tuple[tuple[float, ...], ...] = ((),) if expected is None else (expected.exit_rates,)
     level = None
     if certificate is not None:
-        rates = tuple(one.exit_rates for one in certificate.points)
+        rates = tuple(one.exit_rates for one in certified_ladder(cascade))
         promised = [kept.promise for kept in certificate.promises]
         level = next((one.level for one in promised if one.name == "min_agreement"), None)
     return Reference(stages, level, rates, 0 if expected is None else expected.n, spec.calibration)

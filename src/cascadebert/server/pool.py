@@ -12,6 +12,7 @@ from cascadebert.errors import DataError
 from cascadebert.server.board import WAIT_SHARE, Board
 from cascadebert.server.crew import TICK, Crew
 from cascadebert.server.follow import Following, follow
+from cascadebert.server.ladder import certified_ladder
 from cascadebert.server.plan import Plan, make_plan, probe, warm_up
 from cascadebert.server.settings import ServeSettings
 from cascadebert.server.values import Answer, NotReady, Options, PoolState, StageState, Watch
@@ -54,8 +55,7 @@ class Pool:
         self._uncertified = cascade.uncertified
         if self._uncertified is None and certificate is None:
             self._uncertified = "this cascade has no certificate"
-        points = () if certificate is None or self._uncertified else certificate.points
-        self._ladder = tuple(point.thresholds for point in points) or (own,)
+        self._ladder = tuple(point.thresholds for point in certified_ladder(cascade)) or (own,)
         at = self._ladder.index(own) if own in self._ladder else 0
         self._following = Following(0 if settings.follow_load else at)
         self._accepting = False
