@@ -15,7 +15,7 @@ from cascadebert.batching import Rows, padded
 from cascadebert.engines.base import TokenBatch
 from cascadebert.environment import cores
 from cascadebert.stage import Stage
-from cascadebert.timing import now
+from cascadebert.timing import interleaved, now
 
 LENGTH = 32
 BATCH_SHARE = 0.125
@@ -136,12 +136,7 @@ def _batch(stage: Stage, count: int, length: int) -> TokenBatch:
 
 def _seconds(run: Callable[[], object]) -> float:
     """The best of some, after a warm-up."""
-    run()
-    taken = []
-    for _ in range(REPEATS):
-        start = now()
-        run()
-        taken.append(now() - start)
+    (taken,) = interleaved([run], repeats=REPEATS)
     return min(taken)
 
 
@@ -164,26 +159,23 @@ def _budget(stage: Stage, *, most_seconds: float) -> tuple[int, float]:
 def _workers(runs: Sequence[Callable[[], object]], stages: Sequence[Stage]) -> int:
     """The last number of threads, going up, that ran a tenth more batches a second."""
     most = max(cores(), *(stage.engine.streams for stage in stages))
-    count, best = 0, 0.0
-    while count < most:
-        rate = _rate(runs, count + 1)
-        if rate < WORTH_THREAD * best:
+    counts = sorted({*(1 << i for i in range(most.bit_length())), most})
+    with ThreadPoolExecutor(most) as threads:
+        trials = [partial(_together, threads, count, partial(_rounds, runs)) for count in counts]
+        seconds = [min(taken) for taken in interleaved(trials, repeats=REPEATS)]
+    chosen, best = 1, 0.0
+    for count, taken in zip(counts, seconds, strict=True):
+        if count / taken < WORTH_THREAD * best:
             break
-        count, best = count + 1, rate
-    return count
+        chosen, best = count, count / taken
+    return chosen
 
 
-def _rate(runs: Sequence[Callable[[], object]], threads: int) -> float:
-    """Rounds of one batch of each stage a second, by so many threads together."""
-
-    def rounds() -> None:
-        for _ in range(ROUNDS):
-            for run in runs:
-                run()
-
-    with ThreadPoolExecutor(threads) as pool:
-        seconds = _seconds(lambda: _together(pool, threads, rounds))
-    return threads * ROUNDS / seconds
+def _rounds(runs: Sequence[Callable[[], object]]) -> None:
+    """Some rounds of one batch of each stage."""
+    for _ in range(ROUNDS):
+        for run in runs:
+            run()
 
 
 def _together(pool: ThreadPoolExecutor, threads: int, run: Callable[[], object]) -> None:
@@ -200,12 +192,11 @@ def _together(pool: ThreadPoolExecutor, threads: int, run: Callable[[], object])
 
 def _shapes_are_dear(stage: Stage) -> bool:
     """Whether a batch of a new shape costs a good deal more the first time than the next."""
-    extra = 0.0
-    for count in (3, 5, 7):
-        run, taken = partial(stage.run, _batch(stage, count, stage.encoder.max_length)), []
-        for _ in range(2):
-            start = now()
-            run()
-            taken.append(now() - start)
-        extra += taken[0] - taken[1]
-    return extra > 3 * DEAR_SHAPE
+    more = []
+    for count in (3, 5, 7, 9, 11):
+        run = partial(stage.run, _batch(stage, count, stage.encoder.max_length))
+        start = now()
+        run()
+        first = now() - start
+        more.append(first - _seconds(run))
+    return sorted(more)[len(more) // 2] > DEAR_SHAPE
