@@ -39,6 +39,7 @@ RULES = [
     EntropyBelow(0.3),
     EntropyBelow(0.0),
     EntropyBelow(9.0),
+    PatienceOf(0),
     PatienceOf(1),
     PatienceOf(2),
     PatienceOf(9),
@@ -85,6 +86,7 @@ def two_exits() -> ExitArrays:
     [
         (EntropyBelow(0.2), [1, 2, 3, 3]),
         (EntropyBelow(0.21), [1, 2, 1, 3]),
+        (PatienceOf(0), [1, 1, 1, 1]),
         (PatienceOf(1), [2, 3, 3, 2]),
         (PatienceOf(2), [3, 3, 3, 3]),
         (LearnedExit(0.5), [2, 1, 3, 3]),
@@ -109,7 +111,7 @@ def test_answers_are_taken_from_the_exit_that_a_row_left_at():
 
 
 def test_rules_out_of_range_are_refused():
-    for make in (lambda: PatienceOf(0), lambda: EntropyBelow(float("nan")), lambda: FixedLayer(9).tried(4)):
+    for make in (lambda: PatienceOf(-1), lambda: EntropyBelow(float("nan")), lambda: FixedLayer(9).tried(4)):
         with pytest.raises(CascadeError):
             make()
     with pytest.raises(CascadeError, match="not learned when to exit"):
@@ -123,7 +125,7 @@ def test_the_running_loop_leaves_where_the_rule_on_cached_arrays_says(model, row
     assert left.logits.argmax(axis=1).tolist() == said.answered(left.layers).tolist()
 
 
-@pytest.mark.parametrize("rule", RULES[:7], ids=str)
+@pytest.mark.parametrize("rule", RULES[:8], ids=str)
 @pytest.mark.parametrize("budget", [1, 100, 5000])
 def test_a_rows_exit_is_that_of_its_own_run_alone_at_any_batch_size(model, rows, rule, budget):
     some = np.arange(0, len(rows), 5)

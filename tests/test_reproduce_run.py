@@ -169,6 +169,20 @@ def test_a_run_goes_on_from_its_arrays_and_makes_a_lost_one_again_byte_by_byte(
     assert contents(tmp_path / "out") == before
 
 
+def test_timing_may_wait_for_a_later_run_which_finds_the_models(done, protocol, models, data, tmp_path):
+    shutil.copytree(done[0] / "out", tmp_path / "out")
+    store, where = Store(tmp_path / "out", "tiny"), {"models": models[0], "data": data, "draws": 20}
+    places = {"output": tmp_path / "out", "work": tmp_path / "work", "only": ("parts",)}
+    for path in (store.timings("parts"), *(store.arrays("parts", seed, "pabee") for seed in (1, 2))):
+        path.unlink()
+    assert reproduce(protocol, **places, **where, timed=False) is None
+    assert not store.timings("parts").exists()
+    kept = {path.parent.parent.name for path in (tmp_path / "work").rglob("*.safetensors")}
+    assert kept == {"seed-1"}
+    assert reproduce(protocol, **places, **where) is not None
+    assert store.timings("parts").exists() and not list((tmp_path / "work").rglob("*.safetensors"))
+
+
 def test_arrays_of_another_recipe_are_not_taken_for_these(done, protocol, models, data, tmp_path):
     shutil.copytree(done[0] / "out", tmp_path / "out")
     other = replace(protocol, dar_weight=0.1)

@@ -17,7 +17,15 @@ from cascadebert.reproduce.evidence import RULES, Evidence, Trained
 from cascadebert.reproduce.points import Ladder
 from cascadebert.reproduce.products import stage
 from cascadebert.reproduce.protocol import EARLY_EXITS, Objective
-from cascadebert.reproduce.scores import bootstrap_delta, drawn_dis, drawn_ece, interval, known_mean
+from cascadebert.reproduce.scores import (
+    bootstrap_delta,
+    drawn_dis,
+    drawn_ece,
+    interval,
+    known_mean,
+    row_draws,
+    seed_draws,
+)
 from cascadebert.types import Floats, Ints
 
 TRUST = ("accuracy", "dis", "ece")
@@ -62,14 +70,14 @@ def effect_of(
     for number, plan in enumerate(protocol.tasks):
         cells = [evidence.trained(plan.name, seed) for seed in protocol.seeds]
         said = [[cell.arrays[name].test for cell in cells] for name in names]
-        rows = len(said[0][0])
-        for place, figure in enumerate(TRUST):
+        rows, rng = len(said[0][0]), np.random.default_rng([number, 2])
+        drawn = row_draws(rows, draws, rng), seed_draws(len(cells), draws, rng)
+        for figure in TRUST:
             sides = [[trust_figure(one, 0, figure) for one in side] for side in said]
             whole = np.ones((1, rows))
             each = [float((a(whole) - b(whole))[0]) for a, b in zip(*sides, strict=True)]
-            rng = np.random.default_rng([number, place, 2])
             values[figure].append(known_mean(each))
-            samples[figure].append(bootstrap_delta(*sides, rows=rows, draws=draws, rng=rng))
+            samples[figure].append(bootstrap_delta(sides[0], sides[1], *drawn))
     found = []
     for number, plan in enumerate(protocol.tasks):
         found += [_effect(plan.name, one, values[one][number], samples[one][number]) for one in TRUST]

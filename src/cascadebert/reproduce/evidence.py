@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -132,10 +133,20 @@ class Evidence:
                 "reproduce` to its end; it goes on where it was."
             )
 
+    @cached_property
+    def _read(self) -> dict[tuple[str, int], Trained]:
+        return {}
+
     def trained(self, task: str, seed: int) -> Trained:
-        """The arrays of one task and seed."""
-        arrays = {
-            one.method: MethodArrays.load(self.store.arrays(task, seed, one.method))
-            for one in products(self.protocol)
-        }
-        return Trained(task, seed, arrays, Timings.load(self.store.timings(task)))
+        """The arrays of one task and seed, read once."""
+        if (task, seed) not in self._read:
+            arrays = {
+                one.method: MethodArrays.load(self.store.arrays(task, seed, one.method))
+                for one in products(self.protocol)
+            }
+            self._read[task, seed] = Trained(task, seed, arrays, self.timings(task))
+        return self._read[task, seed]
+
+    def timings(self, task: str) -> Timings:
+        """Seconds of a task."""
+        return Timings.load(self.store.timings(task))
