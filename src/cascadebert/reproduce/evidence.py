@@ -54,13 +54,16 @@ class Trained:
 
     def ladders(self, protocol: Protocol) -> Iterator[Ladder]:
         """Every method that is compared, on tune and test rows."""
-        cuts = [*(truncated(k) for k in protocol.truncated), LARGE]
-        yield self._ladder(TRUNCATED, "fixed", cuts)
+        yield self.cut_short(protocol)
         for name in EARLY_EXITS:
             yield self.early_exit(name)
         for stages in protocol.stage_lists:
             for objective in protocol.objectives:
                 yield self.cascade(stages, objective)
+
+    def cut_short(self, protocol: Protocol) -> Ladder:
+        """Models cut short, by depth, and the large one."""
+        return self._ladder(TRUNCATED, "fixed", [*(truncated(k) for k in protocol.truncated), LARGE])
 
     def early_exit(self, name: str) -> Ladder:
         """A model with exits."""
