@@ -22,6 +22,7 @@ from cascadebert.reproduce.products import Store, products
 from cascadebert.reproduce.protocol import PRESETS, Protocol, TaskPlan
 from cascadebert.reproduce.rows import task_rows
 from cascadebert.reproduce.run import report, reproduce
+from cascadebert.reproduce.training import Cell
 from cascadebert.stage import TextEncoder
 from samples import reviews, sentences
 
@@ -208,6 +209,13 @@ def test_train_tune_and_test_rows_are_disjoint_with_all_their_parts(data):
     whole = [f" {text} " for text in rows.tune.texts]
     groups = {text for text in rows.train.texts if any(f" {text} " in one for one in whole)}
     assert groups == set() and len(rows.tune) == 20
+
+
+def test_both_stages_of_deebert_last_as_long_as_the_task_says():
+    for name, stages in (("minilm", (6.0, 6.0)), ("paper", (None, 3.0))):
+        plan = PRESETS[name].tasks[-2]
+        cell = Cell(PRESETS[name], plan, None, 1, None, None, None)
+        assert (cell.baseline.epochs, cell.baseline.exit_epochs) == stages
 
 
 def test_long_texts_are_cut_to_their_first_and_last_words(models):

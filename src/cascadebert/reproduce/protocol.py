@@ -33,7 +33,7 @@ class TaskPlan:
         phrases: whether rows are parts of one another (SST-2): held out with all their parts, and whole
             sentences alone are tuned on; they come first where `rows` does not allow all.
         both_ends: whether texts are cut to their first and last tokens, not to the first alone.
-        epochs: passes of every model over the rows; None: as published for each.
+        epochs: passes of every model over the rows, of each of DeeBERT's two stages, too; None: as published.
         batch_size: rows per step.
         learning_rate: of the large model, the models with exits and those cut short.
         small_learning_rate: of the complete small models.
@@ -71,7 +71,7 @@ class Protocol:
         truncated: depths of the models cut short.
         tokens: longest row.
         warmup: share of the steps in which the learning rate rises.
-        exit_epochs: passes of DeeBERT's second stage.
+        exit_epochs: passes of DeeBERT's second stage, where a task has none of its own.
         dar_weight: lambda of the difficulty-aware term.
         dar_margin: its epsilon.
         difficulty_folds: of the cross-prediction behind difficulty labels, which are made once per task.

@@ -161,7 +161,7 @@ class Cell:
         return BaselineConfig(
             max_length=self.protocol.tokens,
             epochs=self.plan.epochs,
-            exit_epochs=self.protocol.exit_epochs,
+            exit_epochs=self.plan.epochs or self.protocol.exit_epochs,
             batch_size=self.plan.batch_size,
             learning_rate=self.plan.learning_rate,
             exit_learning_rate=self.plan.exit_learning_rate,
