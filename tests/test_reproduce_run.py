@@ -23,6 +23,7 @@ from cascadebert.reproduce.protocol import PRESETS, Protocol, TaskPlan
 from cascadebert.reproduce.rows import task_rows
 from cascadebert.reproduce.run import report, reproduce
 from cascadebert.reproduce.training import Cell
+from cascadebert.split import folds
 from cascadebert.stage import TextEncoder
 from samples import reviews, sentences
 
@@ -209,6 +210,10 @@ def test_train_tune_and_test_rows_are_disjoint_with_all_their_parts(data):
     whole = [f" {text} " for text in rows.tune.texts]
     groups = {text for text in rows.train.texts if any(f" {text} " in one for one in whole)}
     assert groups == set() and len(rows.tune) == 20
+    together = folds(rows.train, 3, np.random.default_rng(0))
+    parents = {group: fold for group, fold in zip(rows.train.groups, together, strict=True)}
+    assert len(parents) < len(rows.train)
+    assert [parents[group] for group in rows.train.groups] == together.tolist()
 
 
 def test_both_stages_of_deebert_last_as_long_as_the_task_says():

@@ -25,7 +25,7 @@ class TaskRows:
     """Disjoint rows.
 
     Attributes:
-        train: every model learns from these.
+        train: every model learns from these; with groups, where rows are parts of one another.
         tune: thresholds are picked on these.
         test: reported on.
         names: the labels in order.
@@ -69,8 +69,10 @@ def task_rows(
     train, test = (_read(plan, data, split) for split in ("train", plan.test_split))
     train = train.take(np.flatnonzero(~np.isin(train.hashes(), test.hashes())))
     names = label_names(train)
-    lines = _lines(train)
-    whole = phrase_groups(lines)[1] if plan.phrases else np.ones(len(train), dtype=np.bool_)
+    lines, whole = _lines(train), np.ones(len(train), dtype=np.bool_)
+    if plan.phrases:
+        groups, whole = phrase_groups(lines)
+        train = replace(train, groups=tuple(map(str, groups)))  # folds for difficulty keep them together
     rng = np.random.default_rng(seed)
     order = rng.permutation(len(train))
     sentences = order[whole[order]]
