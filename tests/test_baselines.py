@@ -35,6 +35,7 @@ from samples import reviews, sentences
 DEPTH = 4
 LABELS = ("negative", "positive")
 BOTH = Exits(learned=True)
+MEAN = Exits(learned=True, reads="mean")
 RULES = [
     EntropyBelow(0.3),
     EntropyBelow(0.0),
@@ -55,9 +56,9 @@ def classifier_folder(make_model):
     return make_model(layers=DEPTH, hidden=16, seed=3)
 
 
-@pytest.fixture(scope="module")
-def model(classifier_folder):
-    return MultiExit(load_classifier(classifier_folder), BOTH, seed=1).eval()
+@pytest.fixture(scope="module", params=[BOTH, MEAN], ids=["first", "mean"])
+def model(classifier_folder, request):
+    return MultiExit(load_classifier(classifier_folder), request.param, seed=1).eval()
 
 
 @pytest.fixture(scope="module")
@@ -150,7 +151,7 @@ def test_patience_does_not_depend_on_neighbours_or_on_their_order(model, rows):
 
 
 @pytest.mark.parametrize("family", ["bert", "roberta", "electra"])
-@pytest.mark.parametrize("exits", [BOTH, Exits(shared_pooler=True)])
+@pytest.mark.parametrize("exits", [BOTH, MEAN, Exits(shared_pooler=True)])
 def test_with_exits_switched_off_the_model_is_its_classifier(make_model, family, exits):
     folder = make_model(family, layers=3, hidden=16, seed=4)
     stage = Stage.from_pretrained(folder, engine="torch", precision="float32", max_length=64)
@@ -167,6 +168,16 @@ def test_pairs_keep_their_token_types(classifier_folder, model):
     stage = Stage.from_pretrained(classifier_folder, engine="torch", precision="float32", max_length=64)
     given = stage.encode([*zip(sentences(30, seed=1), sentences(30, seed=2), strict=True)])
     assert np.abs(run_early_exit(model, given, FixedLayer(DEPTH)).logits - stage.logits(given)).max() < 1e-5
+
+
+def test_exits_before_the_last_may_read_the_mean_of_all_tokens_but_no_padding(classifier_folder):
+    model = MultiExit(load_classifier(classifier_folder), MEAN)
+    hidden, mask = torch.randn(2, 5, 16), torch.tensor([[1, 1, 1, 1, 1], [1, 1, 0, 0, 0]])
+    read = model.read(1, hidden, mask)
+    assert torch.allclose(read, torch.stack([hidden[0].mean(dim=0), hidden[1, :2].mean(dim=0)]), atol=1e-6)
+    assert torch.equal(model.read(DEPTH, hidden, mask), hidden[:, 0])
+    first = MultiExit(load_classifier(classifier_folder), BOTH)
+    assert torch.equal(first.read(1, hidden, mask), hidden[:, 0])
 
 
 def test_own_poolers_start_as_the_models_own_and_a_shared_one_is_one(classifier_folder):

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from cascadebert.confidence import entropy, max_probability, softmax
 from cascadebert.types import Floats, Ints
+
+Reads = Literal["first", "mean"]
+"""What an exit before the last looks at: the first token, as published, or the mean of all tokens."""
 
 
 @dataclass(frozen=True)

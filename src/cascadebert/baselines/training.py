@@ -195,7 +195,8 @@ def _opened(
         classifier = load_classifier(tuned)
         pooler = _pretrained_pooler(source)
     quick_attention(classifier)
-    model = MultiExit(classifier, plan.exits, pooler=pooler, seed=config.seed)
+    exits = replace(plan.exits, reads=config.reads)
+    model = MultiExit(classifier, exits, pooler=pooler, seed=config.seed)
     if model.label_names != lesson.label_names:
         raise CascadeError(f"{tuned} has labels {model.label_names}; the lesson's are {lesson.label_names}")
     if plan.two_stage:
