@@ -116,7 +116,7 @@ def test_runs_have_a_line_for_every_task_method_seed_basis_and_target(done, prot
     keys = ["task", "method", "seed", "basis", "target", "achieved", "interpolated", "metric", "score"]
     assert all(list(line) == keys for line in lines)
     methods = {line["method"] for line in lines}
-    assert len(methods) == 1 + 1 + 3 + 3 * 3  # large, cut short, early exits, three lists of stages
+    assert len(methods) == 1 + 1 + 4 + 3 * 3  # large, cut short, early exits, three lists of stages
     assert len(lines) == 2 * 2 * 2 * ((len(methods) - 1) * 2 + 1)
     mixed = [line for line in lines if line["method"] == "truncated" and line["interpolated"]]
     assert mixed and all(line["basis"] in ("flops", "time") for line in lines)
@@ -290,6 +290,6 @@ def test_the_tables_of_the_docs_are_made_from_its_files(done, tmp_path, monkeypa
     shutil.copytree(done[0] / "out", tmp_path / "results" / "paper")
     monkeypatch.setattr(tables, "ROOT", tmp_path)
     made = [tables.paper_table(), tables.paper_scores_table(target=2.0), tables.paper_dar_table()]
-    rows = [9, 1 + 1 + 3 + 9, 3]
+    rows = [9, 1 + 1 + 4 + 9, 3]
     assert [table.count("\n") - 1 for table in made] == rows
     assert tables.paper_shallow_table().startswith("| early exit |")

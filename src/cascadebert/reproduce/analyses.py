@@ -118,14 +118,14 @@ def complete_against_shallow(evidence: Evidence, table: Table) -> list[dict[str,
         for seed in protocol.seeds:
             cell = evidence.trained(plan.name, seed)
             same = [n for n in names if cell.arrays[n].about.hidden == cell.large.about.hidden]
-            for method, target in product(EARLY_EXITS, protocol.targets):
+            for method, target in product(RULES, protocol.targets):
                 point = table.runs[(plan.name, method, seed, "flops", target)].point
                 layers = _test_ladder(cell, method).exits(point.fast) + 1
                 where = {"task": plan.name, "seed": seed, "method": method, "target": target}
                 found += [
                     {**where, **one}
                     for name in same
-                    for one in _on_left(cell.arrays[method], cell.arrays[name], layers)
+                    for one in _on_left(cell.arrays[RULES[method][0]], cell.arrays[name], layers)
                 ]
     return found
 
@@ -201,7 +201,8 @@ def _by_level(task: str, method: str, exit_number: int, levels: Floats, sure: Fl
 
 
 def _test_ladder(cell: Trained, method: str) -> Ladder:
-    return Ladder(method, RULES[method], cell.arrays[method].test, {}, {})
+    model, rule = RULES[method]
+    return Ladder(method, rule, cell.arrays[model].test, {}, {})
 
 
 def _effect(task: str, metric: str, value: float | None, drawn: Floats) -> dict[str, Any]:

@@ -18,10 +18,10 @@ from cascadebert.engines.torch import has_cuda
 from cascadebert.environment import commit, machine, versions
 from cascadebert.errors import extra
 from cascadebert.reproduce.arrays import MethodArrays
-from cascadebert.reproduce.evidence import Trained
+from cascadebert.reproduce.evidence import RULES, Trained
 from cascadebert.reproduce.points import Ladder, Setting, curves, exit_rule, pick
 from cascadebert.reproduce.products import Store, products, stage, truncated
-from cascadebert.reproduce.protocol import EARLY_EXITS, LARGE, Objective
+from cascadebert.reproduce.protocol import LARGE, Objective
 from cascadebert.reproduce.timings import Check, Timings
 from cascadebert.reproduce.training import Cell
 from cascadebert.stage import BATCH_TOKENS, Stage
@@ -177,7 +177,7 @@ def _checked_ladders(cell: Cell, trained: Trained) -> list[tuple[Ladder, list[st
     """Models cut short, the early exits, and a cascade of each list of stages."""
     protocol, wanted = cell.protocol, _checked_objective(cell)
     found = [(trained.cut_short(protocol), [*(truncated(k) for k in protocol.truncated), LARGE])]
-    found += [(trained.early_exit(name), [name]) for name in EARLY_EXITS]
+    found += [(trained.early_exit(name), [model]) for name, (model, _) in RULES.items()]
     for small in protocol.stage_lists:
         ordered = sorted(small, key=lambda one: trained.arrays[stage(one, wanted)].flops().mean())
         found.append((trained.cascade(small, wanted), [*ordered, LARGE]))

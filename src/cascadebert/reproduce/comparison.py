@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from cascadebert.reproduce.evidence import TRUNCATED, Evidence, cascade_names
+from cascadebert.reproduce.evidence import RULES, TRUNCATED, Evidence, cascade_names
 from cascadebert.reproduce.points import Ladder, Point, curves, pick
-from cascadebert.reproduce.protocol import BASES, EARLY_EXITS, LARGE, Basis, Protocol, TaskPlan
+from cascadebert.reproduce.protocol import BASES, LARGE, Basis, Protocol, TaskPlan
 from cascadebert.reproduce.scores import (
     chance,
     corrected,
@@ -206,7 +206,7 @@ def comparisons(table: Table) -> list[dict[str, Any]]:
     """
     found = []
     for basis, target in product(BASES, table.protocol.targets):
-        best = table.best(EARLY_EXITS, basis, target)
+        best = table.best(tuple(RULES), basis, target)
         for name in cascade_names(table.protocol):
             both = all(table.reached(one, basis, target) for one in (name, best))
             gains = _gains(table, name, best, basis, target) if both else (None,) * 4
@@ -235,7 +235,7 @@ def _gains(table: Table, ours: str, theirs: str, basis: Basis, target: float) ->
 def out_of_reach(table: Table) -> list[dict[str, Any]]:
     """Where a method has no point as fast as the target: it is judged at its fastest, and not compared."""
     protocol, found = table.protocol, []
-    for method in (TRUNCATED, *EARLY_EXITS, *cascade_names(protocol)):
+    for method in (TRUNCATED, *RULES, *cascade_names(protocol)):
         for basis, target in product(BASES, protocol.targets):
             for plan in protocol.tasks:
                 slow = [one for one in table.seeds(plan.name, method, basis, target) if not one.point.reached]

@@ -13,11 +13,17 @@ from cascadebert.errors import DataError
 from cascadebert.reproduce.arrays import MethodArrays, stacked
 from cascadebert.reproduce.points import Ladder, RuleName, cumulated
 from cascadebert.reproduce.products import Store, products, stage, truncated
-from cascadebert.reproduce.protocol import BASES, EARLY_EXITS, LARGE, Basis, Objective, Protocol
+from cascadebert.reproduce.protocol import BASES, LARGE, Basis, Objective, Protocol
 from cascadebert.reproduce.timings import Timings
 from cascadebert.types import Floats
 
-RULES: dict[str, RuleName] = {"deebert": "entropy", "pabee": "patience", "berxit": "learned"}
+RULES: dict[str, tuple[str, RuleName]] = {
+    "deebert": ("deebert", "entropy"),
+    "pabee": ("pabee", "patience"),
+    "berxit": ("berxit", "learned"),
+    "berxit-entropy": ("berxit", "entropy"),
+}
+"""Methods of early exit: the model with exits, and what decides; BERxiT has both rules."""
 TRUNCATED = "truncated"
 
 
@@ -55,7 +61,7 @@ class Trained:
     def ladders(self, protocol: Protocol) -> Iterator[Ladder]:
         """Every method that is compared, on tune and test rows."""
         yield self.cut_short(protocol)
-        for name in EARLY_EXITS:
+        for name in RULES:
             yield self.early_exit(name)
         for stages in protocol.stage_lists:
             for objective in protocol.objectives:
@@ -66,9 +72,10 @@ class Trained:
         return self._ladder(TRUNCATED, "fixed", [*(truncated(k) for k in protocol.truncated), LARGE])
 
     def early_exit(self, name: str) -> Ladder:
-        """A model with exits."""
-        costs = self._corrected(name, self.costs(name))
-        return Ladder(name, RULES[name], self.arrays[name].said, costs, self.alone)
+        """A method of early exit."""
+        model, rule = RULES[name]
+        costs = self._corrected(name, self.costs(model))
+        return Ladder(name, rule, self.arrays[model].said, costs, self.alone)
 
     def cascade(self, small: Sequence[str], objective: Objective) -> Ladder:
         """Complete models in the order of their cost, all trained in one way."""

@@ -17,6 +17,7 @@ Objective = Literal["plain", "dar", "distil", "both", "gatekeeper"]
 BASES: tuple[Basis, ...] = ("flops", "time")
 OBJECTIVES: tuple[Objective, ...] = ("plain", "dar", "distil", "both", "gatekeeper")
 EARLY_EXITS = ("deebert", "pabee", "berxit")
+"""Models with exits."""
 LARGE = "large"
 
 

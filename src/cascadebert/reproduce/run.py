@@ -24,7 +24,7 @@ from cascadebert.reproduce.comparison import (
     picked,
     run_lines,
 )
-from cascadebert.reproduce.evidence import Evidence, cascade_name
+from cascadebert.reproduce.evidence import RULES, TRUNCATED, Evidence, cascade_name
 from cascadebert.reproduce.pictures import draw_difficulty, draw_scores, draw_shallow, draw_trust
 from cascadebert.reproduce.points import TOLERANCE
 from cascadebert.reproduce.products import Store, products, stage
@@ -206,7 +206,7 @@ def _draw(protocol: Protocol, lines: list[dict[str, Any]], analyses: dict[str, A
     stages = [stage(small, one) for one in protocol.objectives if one in chosen]
     tasks = [plan.name for plan in protocol.tasks]
     for basis in BASES:
-        methods = [*cascades, "truncated", *EARLY_EXITS, LARGE]
+        methods = [*cascades, TRUNCATED, *RULES, LARGE]
         draw_scores(folder / f"scores-{basis}.svg", lines, basis=basis, tasks=tasks, methods=methods)
     for name in ("dis", "ece"):
         rows = analyses["trust_by_exit"]
