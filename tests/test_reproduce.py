@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from itertools import product
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from cascadebert.errors import CascadeError, DataError
 from cascadebert.metrics import expected_calibration_error
 from cascadebert.reliability import bin_numbers
 from cascadebert.reproduce.arrays import About, MethodArrays, stacked
+from cascadebert.reproduce.comparison import Judged, Run, Table, comparisons, out_of_reach
 from cascadebert.reproduce.points import Curve, Ladder, Point, cumulated, curves, pick
 from cascadebert.reproduce.products import products
 from cascadebert.reproduce.protocol import PRESETS, Protocol, TaskPlan
@@ -29,11 +31,14 @@ from cascadebert.reproduce.scores import (
     row_counts,
     row_draws,
     score,
+    seed_draws,
 )
 from cascadebert.reproduce.timings import Check, Timings
 from cascadebert.types import Flops, Seconds
 
 RNG = np.random.default_rng(0)
+EXITS = {"deebert": 0.6, "pabee": 0.9, "berxit": 0.7, "berxit-entropy": 0.65}
+SCORES = {"truncated": 0.5, **EXITS, "cascade-s-plain": 0.8}
 
 
 def said_by(answers: list[list[int]], confidences: list[list[float]], labels: list[int]) -> ExitArrays:
@@ -81,9 +86,52 @@ def test_between_two_points_each_row_runs_at_one_of_them_by_chance():
 
 def test_a_target_out_of_reach_takes_the_end_of_the_curve():
     curve = Curve(((1.0,), (2.0,)), np.array([1.5, 3.0]), np.array([4.0, 2.0]), 6.0, np.zeros(2))
-    assert pick(curve, 9.0) == Point((2.0,))
+    assert pick(curve, 9.0) == Point((2.0,), reached=False)
     assert pick(curve, 1.2) == Point((1.0,))
     assert pick(curve, 2.95) == Point((2.0,))
+
+
+def table(tuned: dict[str, float], slow: tuple[str, ...] = ()) -> Table:
+    """A table of one task, seed and target by hand: scores on tune rows, and methods that are too slow."""
+    protocol = Protocol("x", (TaskPlan("t"),), "l", ("s",), seeds=(1,), targets=(4.0,), objectives=("plain",))
+    runs = {}
+    for (method, value), basis in product(tuned.items(), ("flops", "time")):
+        run = Run("t", method, 1, basis, 4.0, 2.8 if method in slow else 4.0, False, "accuracy", value)
+        point = Point((1.0,), reached=method not in slow)
+        runs["t", method, 1, basis, 4.0] = Judged(run, point, value, np.array([value]))
+    return Table(protocol, runs, {"t": 0.5}, {"t": np.ones((1, 1))})
+
+
+def test_an_early_exit_that_is_too_slow_for_the_target_is_not_the_best_there():
+    found = comparisons(table(SCORES, slow=("pabee",)))
+    assert {one["best_early_exit"] for one in found} == {"berxit"}
+    assert found[0]["relative_improvement"] == pytest.approx(0.1 / 0.7)
+    assert found[0]["chance_corrected"] == pytest.approx((0.6 - 0.4) / 0.4)
+    (where, _) = out_of_reach(table(SCORES, slow=("pabee",)))
+    assert where == {
+        "task": "t",
+        "method": "pabee",
+        "basis": "flops",
+        "target": 4.0,
+        "seeds": 1,
+        "fastest": 2.8,
+    }
+
+
+def test_a_cascade_that_is_too_slow_for_the_target_is_not_compared():
+    for slow in (("cascade-s-plain",), tuple(EXITS)):
+        (one, _) = comparisons(table(SCORES, slow=slow))
+        assert one["relative_improvement"] is one["ci_low"] is one["chance_corrected"] is None
+    assert comparisons(table(SCORES))[0]["best_early_exit"] == "pabee"
+
+
+def test_patience_reaches_every_target_by_rows_that_leave_at_once():
+    said = said_by([[0, 1, 0, 1], [0, 1, 1, 1], [0, 1, 1, 1]], [[0.9] * 4] * 3, [0, 1, 1, 1])
+    costs = {"flops": np.array([[1.0] * 4, [2.0] * 4, [3.0] * 4])}
+    three = Ladder("pabee", "patience", said, costs, {"flops": np.full(4, 3.0)})
+    point = pick(curves(three, "accuracy")["flops"], 2.0)
+    assert (point.fast, point.slow, point.reached) == ((0.0,), (1.0,), True)
+    assert point.speedup(three, "flops") == pytest.approx(2.0)
 
 
 def test_models_cut_short_mix_by_their_fixed_costs():
@@ -97,6 +145,7 @@ def test_models_cut_short_mix_by_their_fixed_costs():
 
 @pytest.mark.parametrize(("rule", "setting", "exits"), [
     ("entropy", 0.25, [0, 0, 1, 1]), ("learned", 0.15, [0, 1, 1, 1]), ("patience", 1, [1, 1, 1, 1]),
+    ("patience", 0, [0, 0, 0, 0]),
 ])  # fmt: skip
 def test_early_exits_leave_by_their_own_rules(rule, setting, exits):
     assert ladder(rule).exits((setting,)).tolist() == exits
@@ -158,7 +207,8 @@ def test_weighted_inversion_and_calibration_equal_those_of_the_rows_repeated():
 def test_a_difference_that_is_the_same_for_every_row_and_seed_has_an_interval_of_no_width():
     figures = [lambda w: w.sum(axis=1), lambda w: w.sum(axis=1)]
     others = [lambda w: w.sum(axis=1) - 2, lambda w: w.sum(axis=1) - 2]
-    drawn = bootstrap_delta(figures, others, rows=9, draws=50, rng=np.random.default_rng(1))
+    rng = np.random.default_rng(1)
+    drawn = bootstrap_delta(figures, others, row_draws(9, 50, rng), seed_draws(2, 50, rng))
     assert interval(drawn) == (2.0, 2.0)
     assert interval(np.array([np.nan])) == (None, None)
 

@@ -22,6 +22,8 @@ from cascadebert.reproduce.products import Store, products
 from cascadebert.reproduce.protocol import PRESETS, Protocol, TaskPlan
 from cascadebert.reproduce.rows import task_rows
 from cascadebert.reproduce.run import report, reproduce
+from cascadebert.reproduce.training import Cell
+from cascadebert.split import folds
 from cascadebert.stage import TextEncoder
 from samples import reviews, sentences
 
@@ -114,7 +116,7 @@ def test_runs_have_a_line_for_every_task_method_seed_basis_and_target(done, prot
     keys = ["task", "method", "seed", "basis", "target", "achieved", "interpolated", "metric", "score"]
     assert all(list(line) == keys for line in lines)
     methods = {line["method"] for line in lines}
-    assert len(methods) == 1 + 1 + 3 + 3 * 3  # large, cut short, early exits, three lists of stages
+    assert len(methods) == 1 + 1 + 4 + 3 * 3  # large, cut short, early exits, three lists of stages
     assert len(lines) == 2 * 2 * 2 * ((len(methods) - 1) * 2 + 1)
     mixed = [line for line in lines if line["method"] == "truncated" and line["interpolated"]]
     assert mixed and all(line["basis"] in ("flops", "time") for line in lines)
@@ -169,6 +171,20 @@ def test_a_run_goes_on_from_its_arrays_and_makes_a_lost_one_again_byte_by_byte(
     assert contents(tmp_path / "out") == before
 
 
+def test_timing_may_wait_for_a_later_run_which_finds_the_models(done, protocol, models, data, tmp_path):
+    shutil.copytree(done[0] / "out", tmp_path / "out")
+    store, where = Store(tmp_path / "out", "tiny"), {"models": models[0], "data": data, "draws": 20}
+    places = {"output": tmp_path / "out", "work": tmp_path / "work", "only": ("parts",)}
+    for path in (store.timings("parts"), *(store.arrays("parts", seed, "pabee") for seed in (1, 2))):
+        path.unlink()
+    assert reproduce(protocol, **places, **where, timed=False) is None
+    assert not store.timings("parts").exists()
+    kept = {path.parent.parent.name for path in (tmp_path / "work").rglob("*.safetensors")}
+    assert kept == {"seed-1"}
+    assert reproduce(protocol, **places, **where) is not None
+    assert store.timings("parts").exists() and not list((tmp_path / "work").rglob("*.safetensors"))
+
+
 def test_arrays_of_another_recipe_are_not_taken_for_these(done, protocol, models, data, tmp_path):
     shutil.copytree(done[0] / "out", tmp_path / "out")
     other = replace(protocol, dar_weight=0.1)
@@ -194,6 +210,17 @@ def test_train_tune_and_test_rows_are_disjoint_with_all_their_parts(data):
     whole = [f" {text} " for text in rows.tune.texts]
     groups = {text for text in rows.train.texts if any(f" {text} " in one for one in whole)}
     assert groups == set() and len(rows.tune) == 20
+    together = folds(rows.train, 3, np.random.default_rng(0))
+    parents = {group: fold for group, fold in zip(rows.train.groups, together, strict=True)}
+    assert len(parents) < len(rows.train)
+    assert [parents[group] for group in rows.train.groups] == together.tolist()
+
+
+def test_both_stages_of_deebert_last_as_long_as_the_task_says():
+    for name, stages in (("minilm", (6.0, 6.0)), ("paper", (None, 3.0))):
+        plan = PRESETS[name].tasks[-2]
+        cell = Cell(PRESETS[name], plan, None, 1, None, None, None)
+        assert (cell.baseline.epochs, cell.baseline.exit_epochs) == stages
 
 
 def test_long_texts_are_cut_to_their_first_and_last_words(models):
@@ -262,6 +289,6 @@ def test_the_tables_of_the_docs_are_made_from_its_files(done, tmp_path, monkeypa
     for module in (tables, cells):
         monkeypatch.setattr(module, "ROOT", tmp_path)
     made = [tables.paper_table(), tables.paper_scores_table(target=2.0), tables.paper_dar_table()]
-    rows = [9, 1 + 1 + 3 + 9, 3]
+    rows = [9, 1 + 1 + 4 + 9, 3]
     assert [table.count("\n") - 1 for table in made] == rows
     assert tables.paper_shallow_table().startswith("| early exit |")

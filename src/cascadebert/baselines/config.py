@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 
+from cascadebert.baselines.exit_arrays import Reads
 from cascadebert.errors import CascadeError
 from cascadebert.training.config import FitConfig
 from cascadebert.training.loop import use_bf16
@@ -22,6 +23,7 @@ class BaselineConfig:
         learning_rate: of AdamW, falling linearly to 0.
         exit_learning_rate: of DeeBERT's second stage; None: the same, as published.
         warmup: share of the steps in which it rises linearly from 0.
+        reads: what exits before the last look at; see `Exits`.
         bf16: matrix products of training in bfloat16; None asks the processor.
         seed: of everything random.
 
@@ -37,6 +39,7 @@ class BaselineConfig:
     learning_rate: float = 2e-5
     exit_learning_rate: float | None = None
     warmup: float = 0.0
+    reads: Reads = "first"
     bf16: bool | None = None
     seed: int = 1234
 

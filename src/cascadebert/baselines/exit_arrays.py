@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import secrets
-import zipfile
 from dataclasses import dataclass, replace
-from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from cascadebert.confidence import entropy, max_probability, softmax
-from cascadebert.errors import DataError
 from cascadebert.types import Floats, Ints
 
-COUNTED, MEASURED = ("answers", "label_ids"), ("confidences", "entropies", "lte")
+Reads = Literal["first", "mean"]
+"""What an exit before the last looks at: the first token, as published, or the mean of all tokens."""
 
 
 @dataclass(frozen=True)
@@ -97,40 +95,3 @@ class ExitArrays:
             layers: (n,) counted from 1.
         """
         return np.asarray(self.answers[layers - 1, np.arange(len(self))])
-
-    def save(self, path: Path) -> None:
-        """Write an npz: integers in 16 bits, the rest as float16 (about three digits).
-
-        A row whose entropy lies that near a threshold may be decided otherwise than when it was run.
-        Equal arrays give equal bytes.
-        """
-        held = {name: getattr(self, name) for name in (*COUNTED, *MEASURED)}
-        kinds = {name: np.int16 if name in COUNTED else np.float16 for name in held}
-        aside = path.with_name(f".{path.name}.{secrets.token_hex(4)}.npz")
-        try:
-            np.savez_compressed(
-                aside, **{name: one.astype(kinds[name]) for name, one in held.items() if one is not None}
-            )
-            aside.replace(path)
-        finally:
-            aside.unlink(missing_ok=True)
-
-    @classmethod
-    def load(cls, path: Path) -> ExitArrays:
-        """Read what `save` wrote.
-
-        Raises:
-            DataError: if it is no such file, or its arrays do not belong together.
-        """
-        try:
-            with np.load(path, allow_pickle=False) as file:
-                held = {name: file[name] for name in file.files}
-        except (OSError, ValueError, zipfile.BadZipFile) as error:
-            raise DataError(f"{path}: not readable as exit arrays ({error})") from error
-        shape = held["answers"].shape if "answers" in held else ()
-        needed = {"answers": shape, "confidences": shape, "entropies": shape}
-        shapes = {**needed, "lte": shape, "label_ids": shape[1:]}
-        wrong = set(needed) - set(held) | {k for k, v in held.items() if shapes.get(k) != v.shape}
-        if wrong or len(shape) != 2:
-            raise DataError(f"{path}: missing or of another shape: {', '.join(sorted(wrong)) or 'answers'}")
-        return cls(**{k: v.astype(np.int64 if k in COUNTED else np.float64) for k, v in held.items()})

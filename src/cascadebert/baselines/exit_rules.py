@@ -73,7 +73,7 @@ class PatienceOf:
 
     Attributes:
         times: t, how many consecutive times the answer must be that of the layer before; at least
-            t + 1 layers run.
+            t + 1 layers run. At 0 all rows leave after the first layer.
 
     >>> said = ExitArrays.of(np.log([[[0.9, 0.1], [0.9, 0.1]], [[0.6, 0.4], [0.4, 0.6]]]))
     >>> PatienceOf(1).leaves(said, 2).tolist(), PatienceOf(1).leaves(said.first(1), 1).tolist()
@@ -84,8 +84,8 @@ class PatienceOf:
     reads_lte: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
-        if self.times < 1:
-            raise CascadeError(f"patience is a number of layers from 1, not {self.times}")
+        if self.times < 0:
+            raise CascadeError(f"patience is a number of layers from 0, not {self.times}")
 
     def tried(self, exits: int) -> Bools:
         """All of them."""

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from cascadebert.baselines.exit_arrays import Reads
 from cascadebert.engines.checkpoint import quiet
 from cascadebert.engines.torch import takes_token_types
 from cascadebert.errors import StageError, extra
@@ -34,23 +35,26 @@ class Exits:
     Attributes:
         shared_pooler: one pooler for all exits (PABEE), or one each (DeeBERT, BERxiT).
         learned: whether a linear layer, shared by all exits, estimates the chance of being wrong (BERxiT).
+        reads: what an exit looks at: the "first" token, as published; or, before the last layer, the "mean"
+            of all, for encoders whose first token hardly differs between texts until their last layers.
     """
 
     shared_pooler: bool = False
     learned: bool = False
+    reads: Reads = "first"
 
 
 class Pooler(nn.Module):
-    """The first token's hidden state, made ready for a linear classifier."""
+    """What an exit reads of the hidden states, made ready for a linear classifier."""
 
     def __init__(self, dense: nn.Linear, activation: nn.Module, *, before: float, after: float) -> None:
         super().__init__()
         self.before, self.dense, self.activation = nn.Dropout(before), dense, activation
         self.after = nn.Dropout(after)
 
-    def forward(self, first: Tensor) -> Tensor:
+    def forward(self, read: Tensor) -> Tensor:
         """(rows, hidden) to (rows, hidden)."""
-        pooled: Tensor = self.after(self.activation(self.dense(self.before(first))))
+        pooled: Tensor = self.after(self.activation(self.dense(self.before(read))))
         return pooled
 
 
@@ -124,24 +128,37 @@ class MultiExit(nn.Module):
         hidden = after[0] if isinstance(after, tuple) else after
         return hidden
 
-    def answer(self, number: int, first: Tensor) -> Tensor:
+    def read(self, number: int, hidden: Tensor, mask: Tensor) -> Tensor:
+        """(rows, hidden) what an exit looks at; that of the last layer is the classifier's own first token.
+
+        Args:
+            number: its layer, counted from 1.
+            hidden: (rows, length, hidden) after that layer.
+            mask: (rows, length) 1 for a token, 0 for padding.
+        """
+        if self.exits.reads == "first" or number == self.depth:
+            return hidden[:, 0]
+        share = mask.to(hidden.dtype)[:, :, None]
+        return (hidden * share).sum(dim=1) / share.sum(dim=1)
+
+    def answer(self, number: int, read: Tensor) -> Tensor:
         """(rows, num_labels) logits of an exit.
 
         Args:
             number: its layer, counted from 1.
-            first: (rows, hidden) the first token after that layer.
+            read: (rows, hidden) from `read`.
         """
         pooler = self.poolers[0 if self.exits.shared_pooler else number - 1]
-        logits: Tensor = self.classifiers[number - 1](pooler(first))
+        logits: Tensor = self.classifiers[number - 1](pooler(read))
         return logits
 
-    def doubt(self, first: Tensor) -> Tensor | None:
+    def doubt(self, read: Tensor) -> Tensor | None:
         """(rows,) estimated chance that an exit is wrong, or None where it was not learned.
 
         Args:
-            first: (rows, hidden) the first token after the exit's layer.
+            read: (rows, hidden) from `read`.
         """
-        return None if self.lte is None else self.lte(first).squeeze(-1).sigmoid()
+        return None if self.lte is None else self.lte(read).squeeze(-1).sigmoid()
 
     def all_exits(self, inputs: dict[str, Tensor]) -> tuple[Tensor, Tensor | None]:
         """What every exit says, in one pass.
@@ -156,8 +173,9 @@ class MultiExit(nn.Module):
         answers, doubts = [], []
         for number in range(1, self.depth + 1):
             hidden = self.layer(number, hidden, blocked)
-            answers.append(self.answer(number, hidden[:, 0]))
-            doubts.append(self.doubt(hidden[:, 0]))
+            read = self.read(number, hidden, inputs["attention_mask"])
+            answers.append(self.answer(number, read))
+            doubts.append(self.doubt(read))
         known = [one for one in doubts if one is not None]
         return torch.stack(answers), torch.stack(known) if known else None
 

@@ -152,7 +152,8 @@ def _run_pool(model: MultiExit, pool: TokenBatch, rule: ExitRule, tried: Bools, 
         last = layer == model.depth
         if not (tried[layer - 1] or last):
             continue
-        answers, newest = _ask(model, layer, hidden[:, 0], reads_lte=rule.reads_lte and not last)
+        read = model.read(layer, hidden, mask)
+        answers, newest = _ask(model, layer, read, reads_lte=rule.reads_lte and not last)
         said = newest if said is None else said.then(newest)
         leaving = np.ones(len(active), dtype=np.bool_) if last else rule.leaves(said, layer)
         layers[active[leaving]], logits[active[leaving]] = layer, answers[leaving]
@@ -172,10 +173,10 @@ def _advance(model: MultiExit, layer: int, hidden: Tensor, mask: Tensor, size: i
         hidden[some] = model.layer(layer, hidden[some], padding_blocked(mask[some]))
 
 
-def _ask(model: MultiExit, layer: int, first: Tensor, *, reads_lte: bool) -> tuple[Logits, ExitArrays]:
+def _ask(model: MultiExit, layer: int, read: Tensor, *, reads_lte: bool) -> tuple[Logits, ExitArrays]:
     """What one exit says: (rows, num_labels) logits, and what a rule sees of them."""
-    answers = model.answer(layer, first).cpu().numpy()
-    doubts = model.doubt(first) if reads_lte else None
+    answers = model.answer(layer, read).cpu().numpy()
+    doubts = model.doubt(read) if reads_lte else None
     return answers, ExitArrays.of(answers[None], None if doubts is None else doubts[None].cpu().numpy())
 
 

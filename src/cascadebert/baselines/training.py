@@ -16,13 +16,13 @@ from cascadebert.batching import Rows
 from cascadebert.engines.checkpoint import load_classifier
 from cascadebert.errors import CascadeError, StageError, extra
 from cascadebert.stage import TextEncoder, config_number, fitting_length, read_config
-from cascadebert.training.loop import Inputs, Steps, log, quick_attention, run_steps, use_bf16
+from cascadebert.training.loop import Steps, log, quick_attention, run_steps, use_bf16
 from cascadebert.training.losses import NO_LABEL, Objective
+from cascadebert.training.seen_tokens import only_seen_tokens
 from cascadebert.training.shrink import shrink
 from cascadebert.training.sources import checkpoint_key, copy_tokenizer, fingerprint
 from cascadebert.training.stage_training import Collator, Lesson, row_order, train_stage
 from cascadebert.training.student import open_encoder
-from cascadebert.types import Ints
 
 with extra("train"):
     import torch
@@ -195,7 +195,8 @@ def _opened(
         classifier = load_classifier(tuned)
         pooler = _pretrained_pooler(source)
     quick_attention(classifier)
-    model = MultiExit(classifier, plan.exits, pooler=pooler, seed=config.seed)
+    exits = replace(plan.exits, reads=config.reads)
+    model = MultiExit(classifier, exits, pooler=pooler, seed=config.seed)
     if model.label_names != lesson.label_names:
         raise CascadeError(f"{tuned} has labels {model.label_names}; the lesson's are {lesson.label_names}")
     if plan.two_stage:
@@ -234,10 +235,6 @@ def _run(
     rate, epochs = config.learning_rate, plain.epochs
     if plan.two_stage:
         rate, epochs = config.exit_learning_rate or rate, config.exit_epochs
-    collator = Collator(rows, lesson, model.takes_types)
-
-    def collate(where: Ints) -> Inputs:
-        return {**collator(where[1:]), "step": torch.from_numpy(where[:1])}
 
     def loss(module: nn.Module, inputs: dict[str, Any]) -> Tensor:
         labels, step = inputs.pop("labels"), int(inputs.pop("step"))
@@ -246,12 +243,15 @@ def _run(
 
     order = row_order(rows.lengths, batch_size=plain.batch_size, epochs=epochs, seed=config.seed)
     batches = np.split(order, range(plain.batch_size, len(order), plain.batch_size))
-    run_steps(
-        model,
-        [np.concatenate([[step], batch]) for step, batch in enumerate(batches)],  # the loss may ask for it
-        collate=collate,
-        loss=loss,
-        steps=Steps(rate, config.warmup, use_bf16(config.bf16), config.seed),
-        folder=part / "checkpoints",
-        what=what,
-    )
+    numbered = [np.concatenate([[step], batch]) for step, batch in enumerate(batches)]  # the loss may ask
+    with only_seen_tokens(model, rows) as seen:
+        collator = Collator(seen, lesson, model.takes_types)
+        run_steps(
+            model,
+            numbered,
+            collate=lambda where: {**collator(where[1:]), "step": torch.from_numpy(where[:1])},
+            loss=loss,
+            steps=Steps(rate, config.warmup, use_bf16(config.bf16), config.seed),
+            folder=part / "checkpoints",
+            what=what,
+        )

@@ -41,6 +41,12 @@ def reproduce(
         list[str] | None, typer.Option(metavar="TASK", help="Train these tasks now, others later.")
     ] = None,
     keep_models: Annotated[bool, typer.Option("--keep-models", help="Do not delete trained models.")] = False,
+    no_timing: Annotated[
+        bool,
+        typer.Option(
+            "--no-timing", help="Train only, perhaps beside other runs; time in a later run, alone."
+        ),
+    ] = False,
     from_arrays: Annotated[
         bool, typer.Option("--from-arrays", help="Tables and pictures from the arrays in the output alone.")
     ] = False,
@@ -53,9 +59,10 @@ def reproduce(
         summary: dict[str, Any] | None = report(output)
     else:
         models = (large, small or (), complete or ())
-        summary = _run(output, preset, data, models, work, only or (), keep_models)
+        how = {"only": only or (), "keep_models": keep_models, "timed": not no_timing}
+        summary = _run(output, preset, data, models, work, how)
     if summary is None:
-        out.console().print("Other tasks of the preset are still missing; the tables wait for them.")
+        out.console().print("Some tasks or timings are still missing; the tables wait for them.")
         return
     _show(summary, output)
     out.machine_line(summary, json)
@@ -67,8 +74,7 @@ def _run(
     data: Path | None,
     models: tuple[str | None, Sequence[str], Sequence[str]],
     work: Path | None,
-    only: Sequence[str],
-    keep_models: bool,
+    how: dict[str, Any],
 ) -> dict[str, Any] | None:
     from cascadebert.reproduce.protocol import PRESETS
     from cascadebert.reproduce.run import reproduce as run
@@ -86,8 +92,7 @@ def _run(
         work=work or work_folder(output),
         models={Path(one).name: one for one in given},
         data=data,
-        only=only,
-        keep_models=keep_models,
+        **how,
     )
 
 

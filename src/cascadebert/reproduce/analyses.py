@@ -17,7 +17,15 @@ from cascadebert.reproduce.evidence import RULES, Evidence, Trained
 from cascadebert.reproduce.points import Ladder
 from cascadebert.reproduce.products import stage
 from cascadebert.reproduce.protocol import EARLY_EXITS, Objective
-from cascadebert.reproduce.scores import bootstrap_delta, drawn_dis, drawn_ece, interval, known_mean
+from cascadebert.reproduce.scores import (
+    bootstrap_delta,
+    drawn_dis,
+    drawn_ece,
+    interval,
+    known_mean,
+    row_draws,
+    seed_draws,
+)
 from cascadebert.types import Floats, Ints
 
 TRUST = ("accuracy", "dis", "ece")
@@ -62,14 +70,14 @@ def effect_of(
     for number, plan in enumerate(protocol.tasks):
         cells = [evidence.trained(plan.name, seed) for seed in protocol.seeds]
         said = [[cell.arrays[name].test for cell in cells] for name in names]
-        rows = len(said[0][0])
-        for place, figure in enumerate(TRUST):
+        rows, rng = len(said[0][0]), np.random.default_rng([number, 2])
+        drawn = row_draws(rows, draws, rng), seed_draws(len(cells), draws, rng)
+        for figure in TRUST:
             sides = [[trust_figure(one, 0, figure) for one in side] for side in said]
             whole = np.ones((1, rows))
             each = [float((a(whole) - b(whole))[0]) for a, b in zip(*sides, strict=True)]
-            rng = np.random.default_rng([number, place, 2])
             values[figure].append(known_mean(each))
-            samples[figure].append(bootstrap_delta(*sides, rows=rows, draws=draws, rng=rng))
+            samples[figure].append(bootstrap_delta(sides[0], sides[1], *drawn))
     found = []
     for number, plan in enumerate(protocol.tasks):
         found += [_effect(plan.name, one, values[one][number], samples[one][number]) for one in TRUST]
@@ -110,14 +118,14 @@ def complete_against_shallow(evidence: Evidence, table: Table) -> list[dict[str,
         for seed in protocol.seeds:
             cell = evidence.trained(plan.name, seed)
             same = [n for n in names if cell.arrays[n].about.hidden == cell.large.about.hidden]
-            for method, target in product(EARLY_EXITS, protocol.targets):
+            for method, target in product(RULES, protocol.targets):
                 point = table.runs[(plan.name, method, seed, "flops", target)].point
                 layers = _test_ladder(cell, method).exits(point.fast) + 1
                 where = {"task": plan.name, "seed": seed, "method": method, "target": target}
                 found += [
                     {**where, **one}
                     for name in same
-                    for one in _on_left(cell.arrays[method], cell.arrays[name], layers)
+                    for one in _on_left(cell.arrays[RULES[method][0]], cell.arrays[name], layers)
                 ]
     return found
 
@@ -193,7 +201,8 @@ def _by_level(task: str, method: str, exit_number: int, levels: Floats, sure: Fl
 
 
 def _test_ladder(cell: Trained, method: str) -> Ladder:
-    return Ladder(method, RULES[method], cell.arrays[method].test, {}, {})
+    model, rule = RULES[method]
+    return Ladder(method, rule, cell.arrays[model].test, {}, {})
 
 
 def _effect(task: str, metric: str, value: float | None, drawn: Floats) -> dict[str, Any]:

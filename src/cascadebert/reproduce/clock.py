@@ -18,10 +18,10 @@ from cascadebert.engines.torch import has_cuda
 from cascadebert.environment import commit, machine, versions
 from cascadebert.errors import extra
 from cascadebert.reproduce.arrays import MethodArrays
-from cascadebert.reproduce.evidence import Trained
+from cascadebert.reproduce.evidence import RULES, Trained
 from cascadebert.reproduce.points import Ladder, Setting, curves, exit_rule, pick
-from cascadebert.reproduce.products import Store, products, stage
-from cascadebert.reproduce.protocol import EARLY_EXITS, LARGE, Objective
+from cascadebert.reproduce.products import Store, products, stage, truncated
+from cascadebert.reproduce.protocol import LARGE, Objective
 from cascadebert.reproduce.timings import Check, Timings
 from cascadebert.reproduce.training import Cell
 from cascadebert.stage import BATCH_TOKENS, Stage
@@ -66,7 +66,7 @@ class AllLeaveLearned(AllLeaveAt):
 
 @dataclass(frozen=True)
 class Timed:
-    """A model with the tokens of the test rows that are timed.
+    """A model with the tokens of all test rows.
 
     Attributes:
         model: a stage, or a model with exits.
@@ -90,7 +90,7 @@ class Timed:
 
 
 def time_cell(cell: Cell, store: Store, *, rows: int = TIMED_ROWS, repeats: int = REPEATS) -> Timings:
-    """Time every model of a cell on some of its test rows, and check what is fitted.
+    """Time every model of a cell on some of its test rows, and check what is fitted on all of them.
 
     Tokenising is left out, as it is the same for all. Batches are those of inference: rows of one padded
     length, within one budget of tokens; rows that stay fill whole batches again.
@@ -98,12 +98,14 @@ def time_cell(cell: Cell, store: Store, *, rows: int = TIMED_ROWS, repeats: int 
     Args:
         cell: with its models trained.
         store: where its arrays lie.
-        rows: how many, evenly spaced over the test rows by length.
+        rows: how many to fit seconds to, evenly spaced over the test rows.
         repeats: how often each run is timed, all in turn.
     """
     log.info("%s: timing", cell.plan.name)
-    models = _open_all(cell, rows)
-    order = np.argsort(models[LARGE].rows.lengths, kind="stable")
+    models = _open_all(cell)
+    count = len(cell.rows.test)
+    some = np.linspace(0, count - 1, min(count, rows)).astype(np.int64)
+    order = some[np.argsort(models[LARGE].rows.lengths[some], kind="stable")]
     groups = [one for one in np.array_split(order, TIMED_GROUPS) if len(one)]
     names = [(name, k) for name, one in models.items() for k in range(1, one.exits + 1)]
     runs = [partial(models[name].run, k, group) for name, k in names for group in groups]
@@ -129,39 +131,33 @@ def time_cell(cell: Cell, store: Store, *, rows: int = TIMED_ROWS, repeats: int 
     return Timings(seconds, checks, len(order), repeats, where)
 
 
-def _open_all(cell: Cell, count: int) -> dict[str, Timed]:
+def _open_all(cell: Cell) -> dict[str, Timed]:
     """One trained model of each shape; small stages trained in the way that whole runs are checked with."""
     found: dict[str, Timed] = {}
     wanted = _checked_objective(cell)
-    texts = cell.rows.test.texts
-    some = _timed_positions(len(texts), count)
     for product in products(cell.protocol):
         if product.source in cell.protocol.small and product.objective != wanted:
             continue
         opened = cell.open_exits(product) if product.kind == "exits" else cell.open(product)
-        found[product.timed_as] = Timed(opened, opened.encoder.encode([texts[i] for i in some]))
+        found[product.timed_as] = Timed(opened, opened.encoder.encode(cell.rows.test.texts))
     return found
-
-
-def _timed_positions(n: int, count: int) -> Ints:
-    return np.linspace(0, n - 1, min(n, count)).astype(np.int64)
 
 
 def _checks(
     cell: Cell, store: Store, models: dict[str, Timed], timings: Timings, repeats: int
 ) -> tuple[Check, ...]:
-    """Whole methods at the points picked on tune rows, by the clock and by the fitted seconds."""
+    """Whole methods on all test rows at the points picked on tune rows, by clock and by fitted seconds."""
     every = [one.method for one in products(cell.protocol)]
     arrays = {m: MethodArrays.load(store.arrays(cell.plan.name, cell.seed, m)) for m in every}
     trained = Trained(cell.plan.name, cell.seed, arrays, timings)
-    runs: list[Callable[[], object]] = [partial(models[LARGE].run, 1, np.arange(timings.rows))]
+    tuned, n = trained.large.about.tune_rows, len(trained.large.labels)
+    runs: list[Callable[[], object]] = [partial(models[LARGE].run, 1, np.arange(n - tuned))]
     said: list[tuple[str, Setting, float]] = []
     for ladder, members in _checked_ladders(cell, trained):
-        tuned, n = trained.large.about.tune_rows, len(trained.large.labels)
         curve = curves(ladder.take(np.arange(tuned)), cell.plan.metric)["time"]
-        some = ladder.take(tuned + _timed_positions(n - tuned, timings.rows))
+        test = ladder.take(np.arange(tuned, n))
         for setting in dict.fromkeys(pick(curve, target).fast for target in cell.protocol.targets):
-            modelled = float(some.alone["time"].mean() / some.mean_cost(setting, "time"))
+            modelled = float(test.alone["time"].mean() / test.mean_cost(setting, "time"))
             said.append((ladder.name, setting, modelled))
             runs.append(_whole_run(ladder, setting, [models[m] for m in members]))
     seconds = np.array(interleaved(runs, repeats=repeats))
@@ -178,9 +174,10 @@ def _checked_objective(cell: Cell) -> Objective:
 
 
 def _checked_ladders(cell: Cell, trained: Trained) -> list[tuple[Ladder, list[str]]]:
-    """The early exits, and a cascade of each list of stages."""
+    """Models cut short, the early exits, and a cascade of each list of stages."""
     protocol, wanted = cell.protocol, _checked_objective(cell)
-    found = [(trained.early_exit(name), [name]) for name in EARLY_EXITS]
+    found = [(trained.cut_short(protocol), [*(truncated(k) for k in protocol.truncated), LARGE])]
+    found += [(trained.early_exit(name), [model]) for name, (model, _) in RULES.items()]
     for small in protocol.stage_lists:
         ordered = sorted(small, key=lambda one: trained.arrays[stage(one, wanted)].flops().mean())
         found.append((trained.cascade(small, wanted), [*ordered, LARGE]))
@@ -192,6 +189,8 @@ def _whole_run(ladder: Ladder, setting: Setting, members: list[Timed]) -> Callab
     if isinstance(first.model, EarlyExit):
         rule = exit_rule(ladder.rule, setting)
         return partial(run_early_exit, first.model.model, first.rows, rule)
+    if ladder.rule == "fixed":
+        return partial(members[int(setting[0]) - 1].run, 1, np.arange(len(first.rows)))
     return partial(_run_stages, members, setting)
 
 

@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from cascadebert.reproduce.evidence import Evidence, cascade_names
+from cascadebert.reproduce.evidence import RULES, TRUNCATED, Evidence, cascade_names
 from cascadebert.reproduce.points import Ladder, Point, curves, pick
-from cascadebert.reproduce.protocol import BASES, EARLY_EXITS, LARGE, Basis, Protocol, TaskPlan
+from cascadebert.reproduce.protocol import BASES, LARGE, Basis, Protocol, TaskPlan
 from cascadebert.reproduce.scores import (
     chance,
     corrected,
@@ -101,9 +101,15 @@ class Table:
         every = [self.seeds(plan.name, method, basis, target) for plan in self.protocol.tasks]
         return float(np.mean([one.tune_score for seeds in every for one in seeds]))
 
+    def reached(self, method: str, basis: Basis, target: float) -> bool:
+        """Whether it has a point as fast as the target in every task and with every seed."""
+        every = [self.seeds(plan.name, method, basis, target) for plan in self.protocol.tasks]
+        return all(one.point.reached for seeds in every for one in seeds)
+
     def best(self, methods: Sequence[str], basis: Basis, target: float) -> str:
-        """The method with the highest score on the tune rows."""
-        return max(methods, key=lambda one: self.tune_score(one, basis, target))
+        """The method with the highest score on the tune rows, of those that reach the target."""
+        able = [one for one in methods if self.reached(one, basis, target)]
+        return max(able or methods, key=lambda one: self.tune_score(one, basis, target))
 
     def levels(self) -> Floats:
         """(tasks, 1) scores by chance."""
@@ -193,38 +199,54 @@ def run_lines(table: Table) -> list[dict[str, Any]]:
 def comparisons(table: Table) -> list[dict[str, Any]]:
     """Every cascade against the best early exit, at every target on both bases.
 
-    The early exit is one method for all tasks, the best on tune rows at that basis and target. Relative
-    improvement is of the means over tasks, and None where that of the early exit is not above 0; the interval
-    is the percentile bootstrap over rows and seeds.
+    The early exit is one method for all tasks, the best on tune rows at that basis and target of those that
+    reach it. Relative improvement is of the means over tasks, and None where the cascade or all early exits
+    are too slow for the target in some task (`out_of_reach`) or the early exit's mean is not above 0; the
+    interval is the percentile bootstrap over rows and seeds.
     """
     found = []
-    for basis in BASES:
-        for target in table.protocol.targets:
-            best = table.best(EARLY_EXITS, basis, target)
-            theirs = table.scores(best, basis, target)
-            for name in cascade_names(table.protocol):
-                ours = table.scores(name, basis, target)
-                gains = relative_improvement(ours, theirs)
-                fairer = [corrected(one, table.levels()) for one in (ours, theirs)]
-                low, high = interval(gains[1:])
-                found.append(
-                    {
-                        "basis": basis,
-                        "target": target,
-                        "cascade": name,
-                        "best_early_exit": best,
-                        "tasks": [plan.name for plan in table.protocol.tasks],
-                        "relative_improvement": known_mean([float(gains[0])]),
-                        "ci_low": low,
-                        "ci_high": high,
-                        "chance_corrected": known_mean([float(relative_improvement(*fairer)[0])]),
-                    }
-                )
+    for basis, target in product(BASES, table.protocol.targets):
+        best = table.best(tuple(RULES), basis, target)
+        for name in cascade_names(table.protocol):
+            both = all(table.reached(one, basis, target) for one in (name, best))
+            gains = _gains(table, name, best, basis, target) if both else (None,) * 4
+            named = ("relative_improvement", "ci_low", "ci_high", "chance_corrected")
+            found.append(
+                {
+                    "basis": basis,
+                    "target": target,
+                    "cascade": name,
+                    "best_early_exit": best,
+                    "tasks": [plan.name for plan in table.protocol.tasks],
+                    **dict(zip(named, gains, strict=True)),
+                }
+            )
+    return found
+
+
+def _gains(table: Table, ours: str, theirs: str, basis: Basis, target: float) -> tuple[float | None, ...]:
+    """Relative improvement, both ends of its interval, and the same counted from chance."""
+    scores = [table.scores(one, basis, target) for one in (ours, theirs)]
+    gains = relative_improvement(*scores)
+    fairer = relative_improvement(*(corrected(one, table.levels()) for one in scores))
+    return (known_mean([float(gains[0])]), *interval(gains[1:]), known_mean([float(fairer[0])]))
+
+
+def out_of_reach(table: Table) -> list[dict[str, Any]]:
+    """Where a method has no point as fast as the target: it is judged at its fastest, and not compared."""
+    protocol, found = table.protocol, []
+    for method in (TRUNCATED, *RULES, *cascade_names(protocol)):
+        for basis, target in product(BASES, protocol.targets):
+            for plan in protocol.tasks:
+                slow = [one for one in table.seeds(plan.name, method, basis, target) if not one.point.reached]
+                fastest = [one.run.achieved for one in slow]
+                where = {"task": plan.name, "method": method, "basis": basis, "target": target}
+                found += [{**where, "seeds": len(slow), "fastest": max(fastest)}] if slow else []
     return found
 
 
 def against(table: Table, other: str | None) -> list[dict[str, Any]]:
-    """Every cascade less another method, in points of the metric, mean over tasks.
+    """Every cascade that reaches the target less another method, mean over tasks of the metric.
 
     Args:
         table: of all runs.
@@ -234,7 +256,7 @@ def against(table: Table, other: str | None) -> list[dict[str, Any]]:
     places = product(cascade_names(table.protocol), BASES, table.protocol.targets)
     for name, basis, target in places:
         rival = other or f"{name.rpartition('-')[0]}-plain"
-        if rival == name:
+        if rival == name or not table.reached(name, basis, target):
             continue
         ours = table.scores(name, basis, target)
         delta = (ours - table.scores(rival, basis, 1.0 if other == LARGE else target)).mean(axis=0)

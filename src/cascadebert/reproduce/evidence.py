@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -12,11 +13,17 @@ from cascadebert.errors import DataError
 from cascadebert.reproduce.arrays import MethodArrays, stacked
 from cascadebert.reproduce.points import Ladder, RuleName, cumulated
 from cascadebert.reproduce.products import Store, products, stage, truncated
-from cascadebert.reproduce.protocol import BASES, EARLY_EXITS, LARGE, Basis, Objective, Protocol
+from cascadebert.reproduce.protocol import BASES, LARGE, Basis, Objective, Protocol
 from cascadebert.reproduce.timings import Timings
 from cascadebert.types import Floats
 
-RULES: dict[str, RuleName] = {"deebert": "entropy", "pabee": "patience", "berxit": "learned"}
+RULES: dict[str, tuple[str, RuleName]] = {
+    "deebert": ("deebert", "entropy"),
+    "pabee": ("pabee", "patience"),
+    "berxit": ("berxit", "learned"),
+    "berxit-entropy": ("berxit", "entropy"),
+}
+"""Methods of early exit: the model with exits, and what decides; BERxiT has both rules."""
 TRUNCATED = "truncated"
 
 
@@ -53,18 +60,22 @@ class Trained:
 
     def ladders(self, protocol: Protocol) -> Iterator[Ladder]:
         """Every method that is compared, on tune and test rows."""
-        cuts = [*(truncated(k) for k in protocol.truncated), LARGE]
-        yield self._ladder(TRUNCATED, "fixed", cuts)
-        for name in EARLY_EXITS:
+        yield self.cut_short(protocol)
+        for name in RULES:
             yield self.early_exit(name)
         for stages in protocol.stage_lists:
             for objective in protocol.objectives:
                 yield self.cascade(stages, objective)
 
+    def cut_short(self, protocol: Protocol) -> Ladder:
+        """Models cut short, by depth, and the large one."""
+        return self._ladder(TRUNCATED, "fixed", [*(truncated(k) for k in protocol.truncated), LARGE])
+
     def early_exit(self, name: str) -> Ladder:
-        """A model with exits."""
-        costs = self._corrected(name, self.costs(name))
-        return Ladder(name, RULES[name], self.arrays[name].said, costs, self.alone)
+        """A method of early exit."""
+        model, rule = RULES[name]
+        costs = self._corrected(name, self.costs(model))
+        return Ladder(name, rule, self.arrays[model].said, costs, self.alone)
 
     def cascade(self, small: Sequence[str], objective: Objective) -> Ladder:
         """Complete models in the order of their cost, all trained in one way."""
@@ -132,10 +143,20 @@ class Evidence:
                 "reproduce` to its end; it goes on where it was."
             )
 
+    @cached_property
+    def _read(self) -> dict[tuple[str, int], Trained]:
+        return {}
+
     def trained(self, task: str, seed: int) -> Trained:
-        """The arrays of one task and seed."""
-        arrays = {
-            one.method: MethodArrays.load(self.store.arrays(task, seed, one.method))
-            for one in products(self.protocol)
-        }
-        return Trained(task, seed, arrays, Timings.load(self.store.timings(task)))
+        """The arrays of one task and seed, read once."""
+        if (task, seed) not in self._read:
+            arrays = {
+                one.method: MethodArrays.load(self.store.arrays(task, seed, one.method))
+                for one in products(self.protocol)
+            }
+            self._read[task, seed] = Trained(task, seed, arrays, self.timings(task))
+        return self._read[task, seed]
+
+    def timings(self, task: str) -> Timings:
+        """Seconds of a task."""
+        return Timings.load(self.store.timings(task))

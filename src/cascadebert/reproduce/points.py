@@ -63,7 +63,7 @@ class Ladder:
         if self.rule == "fixed":
             return [(float(number),) for number in range(1, last + 1)]
         if self.rule == "patience":
-            return [(float(times),) for times in range(1, last)]
+            return [(float(times),) for times in range(last)]
         if self.rule == "cascade":
             size = FINE_GRID if last == 2 else COARSE_GRID
             return list(product(*(_grid(one, size) for one in self.said.confidences[:-1])))
@@ -119,11 +119,13 @@ class Point:
         fast: a setting.
         slow: another, or None.
         slow_share: chance that a row runs at it.
+        reached: whether the tune rows are as fast there as was asked for.
     """
 
     fast: Setting
     slow: Setting | None = None
     slow_share: float = 0.0
+    reached: bool = True
 
     @property
     def interpolated(self) -> bool:
@@ -179,11 +181,11 @@ def pick(curve: Curve, target: float) -> Point:
 
     >>> curve = Curve(((2.0,), (1.0,)), np.array([1.5, 3.0]), np.array([2.0, 1.0]), 3.0, np.zeros(2))
     >>> pick(curve, 2.0)
-    Point(fast=(1.0,), slow=(2.0,), slow_share=0.5)
+    Point(fast=(1.0,), slow=(2.0,), slow_share=0.5, reached=True)
     """
     first = int(np.searchsorted(curve.speedups, target * (1 - 1e-9), side="left"))
     if first == len(curve.speedups):
-        return Point(curve.settings[-1])
+        return Point(curve.settings[-1], reached=False)
     end = int(np.searchsorted(curve.speedups, target * (1 + TOLERANCE), side="right"))
     if first == 0 or end > first:
         return Point(curve.settings[first + int(curve.scores[first : max(end, first + 1)].argmax())])

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from cascadebert.baselines.exit_arrays import Reads
 from cascadebert.errors import CascadeError
 
 MetricName = Literal["accuracy", "accuracy_and_f1", "matthews"]
@@ -16,6 +17,7 @@ Objective = Literal["plain", "dar", "distil", "both", "gatekeeper"]
 BASES: tuple[Basis, ...] = ("flops", "time")
 OBJECTIVES: tuple[Objective, ...] = ("plain", "dar", "distil", "both", "gatekeeper")
 EARLY_EXITS = ("deebert", "pabee", "berxit")
+"""Models with exits."""
 LARGE = "large"
 
 
@@ -33,7 +35,7 @@ class TaskPlan:
         phrases: whether rows are parts of one another (SST-2): held out with all their parts, and whole
             sentences alone are tuned on; they come first where `rows` does not allow all.
         both_ends: whether texts are cut to their first and last tokens, not to the first alone.
-        epochs: passes of every model over the rows; None: as published for each.
+        epochs: passes of every model over the rows, of each of DeeBERT's two stages, too; None: as published.
         batch_size: rows per step.
         learning_rate: of the large model, the models with exits and those cut short.
         small_learning_rate: of the complete small models.
@@ -52,7 +54,7 @@ class TaskPlan:
     batch_size: int = 32
     learning_rate: float = 2e-4
     small_learning_rate: float = 3e-4
-    exit_learning_rate: float = 5e-4
+    exit_learning_rate: float = 2e-3
 
 
 @dataclass(frozen=True)
@@ -71,7 +73,8 @@ class Protocol:
         truncated: depths of the models cut short.
         tokens: longest row.
         warmup: share of the steps in which the learning rate rises.
-        exit_epochs: passes of DeeBERT's second stage.
+        exit_epochs: passes of DeeBERT's second stage, where a task has none of its own.
+        exits_read: what exits before the last look at: the "first" token, as published, or the "mean" of all.
         dar_weight: lambda of the difficulty-aware term.
         dar_margin: its epsilon.
         difficulty_folds: of the cross-prediction behind difficulty labels, which are made once per task.
@@ -96,6 +99,7 @@ class Protocol:
     tokens: int = 64
     warmup: float = 0.05
     exit_epochs: float = 3.0
+    exits_read: Reads = "first"
     dar_weight: float = 0.5
     dar_margin: float = 0.5
     difficulty_folds: int = 3
@@ -175,6 +179,7 @@ _MINILM = Protocol(
         TaskPlan("clinc150", rows=4000, epochs=6.0, learning_rate=5e-4, small_learning_rate=7.5e-4),
         TaskPlan("imdb", rows=4000, both_ends=True),
     ),
+    exits_read="mean",  # MiniLM's first token hardly differs between texts before layer 4
 )
 
 

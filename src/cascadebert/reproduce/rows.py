@@ -25,7 +25,7 @@ class TaskRows:
     """Disjoint rows.
 
     Attributes:
-        train: every model learns from these.
+        train: every model learns from these; with groups, where rows are parts of one another.
         tune: thresholds are picked on these.
         test: reported on.
         names: the labels in order.
@@ -55,7 +55,7 @@ def task_rows(
     """Read a task and divide it.
 
     Test rows are the validation set, untouched; train rows that occur there are dropped. Tune rows are
-    carved from the train set, with whole groups of phrases where rows are parts of one another.
+    carved from the train set, with all their parts where rows are parts of one another.
 
     Args:
         plan: of the task.
@@ -69,13 +69,18 @@ def task_rows(
     train, test = (_read(plan, data, split) for split in ("train", plan.test_split))
     train = train.take(np.flatnonzero(~np.isin(train.hashes(), test.hashes())))
     names = label_names(train)
-    groups, whole = _groups(train, plan.phrases)
+    lines, whole = _lines(train), np.ones(len(train), dtype=np.bool_)
+    if plan.phrases:
+        groups, whole = phrase_groups(lines)
+        train = replace(train, groups=tuple(map(str, groups)))  # folds for difficulty keep them together
     rng = np.random.default_rng(seed)
     order = rng.permutation(len(train))
     sentences = order[whole[order]]
     tuned = sentences[: min(plan.tune_rows, int(MOST_TUNED * len(sentences)))]
     tune = train.take(np.sort(tuned))
-    free = ~np.isin(groups, groups[tuned]) & ~np.isin(train.hashes(), tune.hashes())
+    free = ~np.isin(train.hashes(), tune.hashes())
+    if plan.phrases:
+        free &= ~parts_of(lines, [lines[i] for i in tuned])
     order = np.concatenate([order[whole[order]], order[~whole[order]]])  # sentences first
     chosen = order[free[order]][: plan.rows]
     rows = TaskRows(train.take(np.sort(chosen)), tune, test, names)
@@ -110,10 +115,21 @@ def phrase_groups(texts: Sequence[str]) -> tuple[Ints, Bools]:
     return groups, groups == np.arange(len(texts))
 
 
-def _groups(train: Examples, phrases: bool) -> tuple[Ints, Bools]:
-    if not phrases:
-        return np.arange(len(train)), np.ones(len(train), dtype=np.bool_)
-    return phrase_groups([text if isinstance(text, str) else " ".join(text) for text in train.texts])
+def parts_of(texts: Sequence[str], wholes: Sequence[str]) -> Bools:
+    """(n,) which texts are a run of words of one of the others; a short one may be part of many.
+
+    >>> parts_of(["fine film", "film indeed", "a film"], ["a fine film indeed"]).tolist()
+    [True, True, False]
+    """
+    runs: set[str] = set()
+    for words in (text.split() for text in wholes):
+        starts = range(len(words))
+        runs.update(" ".join(words[i:j]) for i in starts for j in range(i + 1, len(words) + 1))
+    return np.array([" ".join(text.split()) in runs for text in texts])
+
+
+def _lines(part: Examples) -> list[str]:
+    return [text if isinstance(text, str) else " ".join(text) for text in part.texts]
 
 
 def _read(plan: TaskPlan, data: Path | None, split: str) -> Examples:

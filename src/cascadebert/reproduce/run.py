@@ -14,14 +14,22 @@ from cascadebert.reproduce.analyses import (
     effect_of,
     trust_by_exit,
 )
-from cascadebert.reproduce.comparison import DRAWS, Table, against, comparisons, judge, picked, run_lines
-from cascadebert.reproduce.evidence import Evidence, cascade_name
+from cascadebert.reproduce.comparison import (
+    DRAWS,
+    Table,
+    against,
+    comparisons,
+    judge,
+    out_of_reach,
+    picked,
+    run_lines,
+)
+from cascadebert.reproduce.evidence import RULES, TRUNCATED, Evidence, cascade_name
 from cascadebert.reproduce.pictures import draw_difficulty, draw_scores, draw_shallow, draw_trust
 from cascadebert.reproduce.points import TOLERANCE
 from cascadebert.reproduce.products import Store, products, stage
 from cascadebert.reproduce.protocol import BASES, EARLY_EXITS, HUB, LARGE, Protocol
 from cascadebert.reproduce.rows import task_rows
-from cascadebert.reproduce.timings import Timings
 from cascadebert.stage import TextEncoder, local_folder
 
 if TYPE_CHECKING:
@@ -37,6 +45,7 @@ def reproduce(
     data: Path | None = None,
     only: Sequence[str] = (),
     keep_models: bool = False,
+    timed: bool = True,
     draws: int = DRAWS,
 ) -> dict[str, Any] | None:
     """Run the whole experiment, or what of it is missing.
@@ -52,10 +61,11 @@ def reproduce(
         data: folder of data sets; None for the Hub.
         only: tasks to train now; the tables wait until all are there.
         keep_models: do not delete them.
+        timed: time what was not timed yet; else a later run does, with the first seed's models, which stay.
         draws: bootstrap samples.
 
     Returns:
-        What summary.json holds, or None where tasks are still missing.
+        What summary.json holds, or None where tasks or timings are still missing.
 
     Raises:
         CascadeError: if data, models or earlier results do not fit.
@@ -74,7 +84,7 @@ def reproduce(
         for seed in protocol.seeds:
             folder = work / plan.name
             cell = Cell(protocol, plan, rows, seed, sources, folder / f"seed-{seed}", folder / "difficulty")
-            _run_cell(cell, store, keep_models)
+            _run_cell(cell, store, keep_models, timed)
     missing = Evidence(protocol, store).missing()
     return report(output, draws=draws) if not missing else None
 
@@ -108,25 +118,28 @@ def report(output: Path, *, draws: int = DRAWS) -> dict[str, Any]:
     return summary
 
 
-def _run_cell(cell: Cell, store: Store, keep_models: bool) -> None:
+def _run_cell(cell: Cell, store: Store, keep_models: bool, timed: bool) -> None:
     from cascadebert.reproduce.clock import time_cell
     from cascadebert.reproduce.training import fill, forget
 
     fill(cell, store)
-    if not store.timings(cell.plan.name).is_file():
+    missing = not store.timings(cell.plan.name).is_file()
+    if timed and missing:
         time_cell(cell, store).save(store.timings(cell.plan.name))
-    if not keep_models:
+    to_be_timed = missing and not timed and cell.seed == cell.protocol.seeds[0]
+    if not keep_models and not to_be_timed:
         forget(cell)
 
 
 def _keep_protocol(protocol: Protocol, store: Store) -> None:
     """Write what is run; another experiment in the same folder is refused."""
-    if store.protocol.is_file() and _read_protocol(store.output) != protocol:
+    if not store.protocol.is_file():
+        _write(store.protocol, json.dumps(protocol.to_json(), indent=1) + "\n")
+    elif _read_protocol(store.output) != protocol:
         raise CascadeError(
             f"{store.output} holds an experiment of other settings or models (protocol.json). Give another "
             "--output, or delete it."
         )
-    _write(store.protocol, json.dumps(protocol.to_json(), indent=1) + "\n")
 
 
 def _read_protocol(output: Path) -> Protocol:
@@ -150,7 +163,7 @@ def _sources(protocol: Protocol, models: Mapping[str, str]) -> Sources:
 
 def _analyses(evidence: Evidence, table: Table, draws: int) -> dict[str, Any]:
     protocol = evidence.protocol
-    timings = {plan.name: Timings.load(evidence.store.timings(plan.name)) for plan in protocol.tasks}
+    timings = {plan.name: evidence.timings(plan.name) for plan in protocol.tasks}
     large = {
         plan.name: float(table.scores(LARGE, "flops", 1.0)[i, 0]) for i, plan in enumerate(protocol.tasks)
     }
@@ -174,6 +187,7 @@ def _analyses(evidence: Evidence, table: Table, draws: int) -> dict[str, Any]:
         "tolerance": TOLERANCE,
         "draws": draws,
         "picked": picked(table),
+        "out_of_reach": out_of_reach(table),
         "against_large": against(table, LARGE),
         "against_plain": against(table, None),
         "effects": effects,
@@ -192,7 +206,7 @@ def _draw(protocol: Protocol, lines: list[dict[str, Any]], analyses: dict[str, A
     stages = [stage(small, one) for one in protocol.objectives if one in chosen]
     tasks = [plan.name for plan in protocol.tasks]
     for basis in BASES:
-        methods = [*cascades, "truncated", *EARLY_EXITS, LARGE]
+        methods = [*cascades, TRUNCATED, *RULES, LARGE]
         draw_scores(folder / f"scores-{basis}.svg", lines, basis=basis, tasks=tasks, methods=methods)
     for name in ("dis", "ece"):
         rows = analyses["trust_by_exit"]

@@ -143,21 +143,17 @@ def drawn_ece(which: Ints, gaps: Floats, weights: Floats) -> Floats:
 def bootstrap_delta(
     figures: Sequence[Callable[[Floats], Floats]],
     others: Sequence[Callable[[Floats], Floats]],
-    *,
-    rows: int,
-    draws: int,
-    rng: np.random.Generator,
+    weights: Floats,
+    shares: Floats,
 ) -> Floats:
-    """(draws,) mean over seeds of a figure less that of another, rows and seeds drawn anew.
+    """(draws,) mean over seeds of a figure less that of another in bootstrap samples of rows and seeds.
 
     Args:
         figures: per seed, from (draws, n) weights to (draws,) figures.
         others: the same for what is taken off, on the same rows.
-        rows: n.
-        draws: how many samples.
-        rng: draws them.
+        weights: (draws, n) from `row_draws`.
+        shares: (seeds, draws) from `seed_draws`.
     """
-    weights, shares = row_draws(rows, draws, rng), seed_draws(len(figures), draws, rng)
     each = np.stack([one(weights) - other(weights) for one, other in zip(figures, others, strict=True)])
     return np.asarray((each * shares).sum(axis=0))
 

@@ -15,7 +15,7 @@ from cascadebert.types import Floats, Ints, Seconds
 
 @dataclass(frozen=True)
 class Check:
-    """One method at one setting, run by the clock on the timed rows.
+    """One method at one setting, run by the clock on all test rows.
 
     Attributes:
         method: its name.
@@ -41,7 +41,7 @@ class Timings:
     Attributes:
         seconds: by name of a model's shape, per exit: of a row that leaves there.
         checks: runs of whole methods beside what the seconds say of them.
-        rows: how many rows were timed.
+        rows: how many test rows the seconds were fitted to.
         repeats: how often.
         where: machine, engine, versions, rows and models.
     """

@@ -29,7 +29,7 @@ from cascadebert.types import Logits
 
 NEEDED_BY_ALL = ("tokens", "warmup", "split_seed")
 NEEDED_BY = {
-    "exits": ("exit_epochs",),
+    "exits": ("exit_epochs", "exits_read"),
     "small": (
         "dar_weight",
         "dar_margin",
@@ -161,11 +161,12 @@ class Cell:
         return BaselineConfig(
             max_length=self.protocol.tokens,
             epochs=self.plan.epochs,
-            exit_epochs=self.protocol.exit_epochs,
+            exit_epochs=self.plan.epochs or self.protocol.exit_epochs,
             batch_size=self.plan.batch_size,
             learning_rate=self.plan.learning_rate,
             exit_learning_rate=self.plan.exit_learning_rate,
             warmup=self.protocol.warmup,
+            reads=self.protocol.exits_read,
             bf16=self.protocol.bf16,
             seed=self.seed,
         )

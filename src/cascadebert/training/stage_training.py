@@ -16,6 +16,7 @@ from cascadebert.stage import TextEncoder, fitting_length, read_config
 from cascadebert.training.config import FitConfig
 from cascadebert.training.loop import Steps, log, quick_attention, run_steps, use_bf16
 from cascadebert.training.losses import Objective
+from cascadebert.training.seen_tokens import only_seen_tokens
 from cascadebert.training.sources import checkpoint_key, copy_tokenizer, fingerprint
 from cascadebert.training.static import recipe_for
 from cascadebert.types import Bools, Ints, Logits, Texts
@@ -182,15 +183,16 @@ def _run(
 
     order = row_order(rows.lengths, batch_size=config.batch_size, epochs=config.epochs, seed=seed)
     quick_attention(model)
-    run_steps(
-        model,
-        np.split(order, range(config.batch_size, len(order), config.batch_size)),
-        collate=Collator(rows, lesson, takes_token_types(model)),
-        loss=loss,
-        steps=Steps(config.learning_rate, config.warmup, bf16, seed),
-        folder=part / "checkpoints",
-        what=what,
-    )
+    with only_seen_tokens(model, rows) as seen:
+        run_steps(
+            model,
+            np.split(order, range(config.batch_size, len(order), config.batch_size)),
+            collate=Collator(seen, lesson, takes_token_types(model)),
+            loss=loss,
+            steps=Steps(config.learning_rate, config.warmup, bf16, seed),
+            folder=part / "checkpoints",
+            what=what,
+        )
 
 
 class Collator:

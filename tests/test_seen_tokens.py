@@ -1,0 +1,85 @@
+"""Training on a table of the tokens that occur gives the weights that the whole table would."""
+
+from __future__ import annotations
+
+import contextlib
+
+import numpy as np
+import pytest
+import torch
+
+from cascadebert.baselines import training as exits_training
+from cascadebert.baselines.config import BaselineConfig
+from cascadebert.baselines.multi_exit import MultiExit
+from cascadebert.batching import join_rows
+from cascadebert.engines.checkpoint import load_classifier
+from cascadebert.stage import TextEncoder
+from cascadebert.training import stage_training
+from cascadebert.training.seen_tokens import only_seen_tokens
+from cascadebert.training.stage_training import Lesson, train_stage
+from samples import reviews
+
+LABELS = ("negative", "positive")
+QUICK = BaselineConfig(max_length=32, epochs=1, batch_size=16, learning_rate=1e-3, bf16=False)
+
+
+@pytest.fixture(scope="module")
+def lesson():
+    texts, labels = reviews(48, seed=0)
+    return Lesson(texts, np.array([LABELS.index(one) for one in labels]), LABELS)
+
+
+@pytest.fixture
+def whole_table(monkeypatch):
+    """The rooms that train, with the whole table."""
+
+    def switch() -> None:
+        for room in (stage_training, exits_training):
+            monkeypatch.setattr(room, "only_seen_tokens", lambda _, rows: contextlib.nullcontext(rows))
+
+    return switch
+
+
+def table(model) -> torch.Tensor:
+    """Its token table."""
+    (found,) = [one for name, one in model.state_dict().items() if name.endswith("word_embeddings.weight")]
+    return found
+
+
+@pytest.mark.parametrize("family", ["bert", "roberta", "electra"])
+def test_weights_are_those_of_training_with_the_whole_table(
+    make_model, lesson, tmp_path, whole_table, family
+):
+    source = make_model(family, layers=2, hidden=16, labels=None)
+    made = []
+    for place in ("seen", "whole"):
+        folder = train_stage(source, lesson, QUICK.plain(1), work=tmp_path / place, what=place)
+        made.append(load_classifier(folder))
+        whole_table()
+    one, other = (model.state_dict() for model in made)
+    assert all(torch.allclose(one[name], other[name], atol=1e-6) for name in other)
+    seen = np.unique(TextEncoder(source, max_length=32).encode(lesson.texts).ids)
+    before = table(load_classifier(source, num_labels=2))
+    changed = (table(made[0]) != before).any(dim=1).nonzero().ravel().numpy()
+    assert 0 < len(changed) < len(before) and set(changed) <= set(seen)
+
+
+def test_models_with_exits_learn_the_same_with_either_table(make_model, lesson, tmp_path, whole_table):
+    source = make_model(layers=2, hidden=16, labels=None)
+    made = []
+    for place in ("seen", "whole"):
+        folder = exits_training.train_multi_exit(source, lesson, QUICK, method="pabee", work=tmp_path / place)
+        made.append(MultiExit.load(folder)[0].state_dict())
+        whole_table()
+    assert all(torch.allclose(made[0][name], made[1][name], atol=1e-6) for name in made[1])
+
+
+def test_numbers_up_to_that_of_padding_are_kept_and_other_models_left_alone():
+    rows = join_rows([[7, 3, 9], [9]], None, 1)
+    model = torch.nn.ModuleDict({"word_embeddings": torch.nn.Embedding(12, 4, padding_idx=1)})
+    with only_seen_tokens(model, rows) as seen:
+        assert seen.ids.tolist() == [3, 2, 4, 4]
+        assert model["word_embeddings"].weight.shape == (5, 4)
+    assert model["word_embeddings"].weight.shape == (12, 4)
+    with only_seen_tokens(torch.nn.ModuleDict({"embeddings": torch.nn.Embedding(12, 4)}), rows) as same:
+        assert same is rows
