@@ -79,7 +79,7 @@ def protocol(models):
     large, small, narrow, complete = models[1]
     return Protocol(
         "tiny", TASKS, large, (small, narrow), (complete,), seeds=(1, 2), targets=(1.5, 2.0), truncated=(1,),
-        objectives=("plain", "dar", "gatekeeper"), tokens=32, exit_epochs=1.0,
+        objectives=("plain", "dar", "gatekeeper"), tokens=32, exit_epochs=1.0, exits_read="mean",
         difficulty_folds=2, difficulty_seeds=1, gatekeeper_epochs=1.0, bf16=False,
     )  # fmt: skip
 

@@ -176,7 +176,7 @@ _MINILM = Protocol(
         TaskPlan("rte", rows=4000),
         TaskPlan("cola", "matthews", rows=4000),
         TaskPlan("agnews", rows=4000),
-        TaskPlan("clinc150", rows=4000, epochs=6.0, learning_rate=5e-4, small_learning_rate=7.5e-4),
+        TaskPlan("clinc150", rows=4000, epochs=6.0, learning_rate=5e-4, small_learning_rate=1.5e-3),
         TaskPlan("imdb", rows=4000, both_ends=True),
     ),
     exits_read="mean",  # MiniLM's first token hardly differs between texts before layer 4
