@@ -52,6 +52,7 @@ bench: setup
 		$(RUN)/inference.py $$step --data $(DATA) || exit 1; done
 	for step in answers draws; do $(RUN)/coverage.py $$step --data $(DATA) || exit 1; done
 	$(RUN)/search.py
+	$(RUN)/ece_interval.py
 	$(RUN)/watch.py
 	$(RUN)/tables.py
 

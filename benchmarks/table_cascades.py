@@ -182,3 +182,16 @@ def coverage_table() -> str:
         lines.append(f"| {name} | {strict['stages']} | {promise} | {shares} | {strict['power']:.2f} |")
     runs, n = found["rows"][0]["runs"], found["rows"][0]["n"]
     return "\n".join([*lines, "", f"{runs:,} draws of {n:,} certify rows each. {origin(found)}"])
+
+
+def ece_table() -> str:
+    """How often the interval of the expected calibration error holds the true value."""
+    found = load("trust/ece_interval.json")
+    gaps = sorted({one["gap"] for one in found["rows"]})
+    lines = [f"| rows | bins | {' | '.join(f'true ECE {gap:g}' for gap in gaps)} |"]
+    lines.append("|" + "---|" * (2 + len(gaps)))
+    for n, bins in dict.fromkeys((one["n"], one["bins"]) for one in found["rows"]):
+        mine = {one["gap"]: one["held"] for one in found["rows"] if (one["n"], one["bins"]) == (n, bins)}
+        cells = " | ".join(percent(mine[gap]) for gap in gaps)
+        lines.append(f"| {n:,} | equal {bins} | {cells} |")
+    return "\n".join([*lines, "", f"{found['runs']} runs each. {origin(found)}"])

@@ -15,6 +15,7 @@ from table_cascades import (
     coverage_table,
     demo_table,
     detail_table,
+    ece_table,
     engines_table,
     labels_table,
     promises_table,
@@ -73,6 +74,7 @@ PAGES = {
         "labels": labels_table,
     },
     "docs/guarantees.md": {"coverage": coverage_table},
+    "docs/evaluation.md": {"ece interval": ece_table},
     "docs/watching.md": {"watch": watch_table},
     "docs/small-models.md": {
         "students": students_table,

@@ -61,7 +61,7 @@ class TextEncoder:
                 raise DataError(f"text {place}: expected a string or a pair of strings, got {text!r:.40}")
         found: list[Encoding] = []
         for start in range(0, len(texts), ENCODE_CHUNK):
-            found.extend(self._tokenizer.encode_batch(list(texts[start : start + ENCODE_CHUNK])))
+            found.extend(self._tokenizer.encode_batch_fast(list(texts[start : start + ENCODE_CHUNK])))
         empty = next((place for place, one in enumerate(found, start=1) if not one.ids), None)
         if empty is not None:
             raise DataError(f"text {empty} has no tokens; expected one or more")

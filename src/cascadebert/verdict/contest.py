@@ -155,7 +155,7 @@ def judge(
     for one in others:
         nothing = one.gain.value <= 0 or one.gain.high < NOTICEABLE
         if one.range[1] <= 1 and (nothing or one.gain.low <= 0):
-            said = f"{one.name} is as fast; the cascade's accuracy beside it: {points(one.gain)}."
+            said = f"{one.name} is no slower; the cascade's accuracy beside it: {points(one.gain)}."
             (poorly if nothing else unsure).append(said)
         elif one.range[0] <= 1 < one.range[1] and one.gain.low <= 0:
             unsure.append(f"{one.name} is about as fast; the cascade beside it: {points(one.gain)}.")
