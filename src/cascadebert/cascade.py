@@ -143,7 +143,11 @@ class Cascade:
         return [encoded.of(stage, every)[0] for stage in self.stages]
 
     def check_kind(self, texts: Texts) -> None:
-        """Raise DataError if these are pairs where the cascade was made for single texts, or texts for pairs."""
+        """Refuse pairs where the cascade was made for single texts, and the other way round.
+
+        Raises:
+            DataError: then.
+        """
         if self.spec is None or isinstance(texts, str) or not len(texts):
             return
         given = 1 if isinstance(texts[0], str) else 2

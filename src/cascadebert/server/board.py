@@ -87,7 +87,7 @@ class Board:
         self.health = [Health() for _ in range(count)]
         self.exits = [0] * count
         self._usual = USUAL_DEADLINE * settings.latency_target
-        self.schedule = Schedule(plan, count, latency_target=settings.latency_target, usual=self._usual)
+        self.schedule = Schedule(plan, count, usual=self._usual)
         key = cascade.stages[-1].encoder.key
         self.audits = None if watch is None else Audits(watch, self.schedule, count - 1, key)
         self._tokens = [0] * count

@@ -9,9 +9,6 @@ from cascadebert.server.plan import Plan
 from cascadebert.server.queues import StageQueue
 from cascadebert.server.rows import Batch, Reading, Row, Task
 
-LATER_SHARE = 0.4
-"""Of the latency target: the most that rows at a later stage let rows of earlier stages go first, while
-their batch fills up."""
 AUDIT_PATIENCE = 5.0
 """Seconds that audited rows let all requests go first."""
 
@@ -20,14 +17,12 @@ class Schedule:
     """The queues of all stages, over which any worker takes its next task.
 
     Nothing waits for a timer: while there is a task, an idle worker gets one, and batches form while
-    workers are busy. Texts are read first. Then the batch is run whose first row has the oldest deadline;
-    rows at later stages yield a little while their batch is not full. Audited rows yield for some
-    seconds, and take one worker at most.
+    workers are busy. Texts are read first. Then the batch is run whose first row has the oldest deadline,
+    whatever its stage. Audited rows yield for some seconds, and take one worker at most.
 
     Args:
         plan: sizes of batches.
         stages: how many there are.
-        latency_target: seconds.
         usual: seconds from arrival to deadline of a request that names none.
 
     Attributes:
@@ -35,14 +30,12 @@ class Schedule:
         auditing: a batch of audited rows is run just now.
     """
 
-    def __init__(self, plan: Plan, stages: int, *, latency_target: float, usual: float) -> None:
+    def __init__(self, plan: Plan, stages: int, *, usual: float) -> None:
         self.queues = [StageQueue() for _ in range(stages)]
         self.auditing = False
         self._audits = StageQueue()
         self._unread: deque[Reading] = deque()
         self._plan, self._usual = plan, usual
-        later = LATER_SHARE * latency_target / max(1, stages - 1)
-        self._patience = [later * number for number in range(stages)]
 
     def read(self, task: Reading) -> None:
         """Have texts turned into tokens."""
@@ -88,16 +81,12 @@ class Schedule:
         return self._batch(self.queues[number], number, length, now, over)
 
     def _candidate(self, number: int, over: Callable[[Row], bool]) -> tuple[float, int, int] | None:
-        """Until when a stage's next batch can wait, the stage, and the padded length."""
+        """The oldest deadline at a stage, the stage, and the padded length."""
         queue = self.queues[number]
         found = queue.first()
         while found is not None and over(found[1]):
             found = queue.first()
-        if found is None:
-            return None
-        deadline, row = found
-        full = queue.alike(row.length) >= self._plan.most(number, row.length)
-        return deadline + (0.0 if full else self._patience[number]), number, row.length
+        return None if found is None else (found[0], number, found[1].length)
 
     def _batch(
         self, queue: StageQueue, stage: int, length: int, now: float, over: Callable[[Row], bool]
