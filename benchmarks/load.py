@@ -8,10 +8,10 @@ there are N clients instead that each ask again as soon as they are answered: fo
     python benchmarks/load.py URL --questions FILE --rate 200 --seconds 30 --target-ms 100
     python benchmarks/load.py URL --cascade DIR --data FILE --rows 8 --rate 200 --seconds 30
 
-Questions are texts with the answers that `Cascade.predict` gives without a server; an answer of the server
-has to equal them to the last bit. They are read from a file, as benchmarks/server.py makes them, or asked of a
-saved cascade first. Prints one line of JSON. A bare client on `asyncio` takes some 50 microseconds of a core
-for a request, a tenth of what aiohttp and httpx take: here it shares two cores with the server.
+Questions are texts with the answers that `Cascade.predict` gives without a server; the answers of the server
+have to equal them to the last bit. They are read from a file, as benchmarks/server.py makes them, or asked of
+a saved cascade first. Prints one line of JSON. The client is bare, as it shares the cores with the server;
+what it takes of them is among its figures.
 """
 
 from __future__ import annotations
@@ -161,7 +161,7 @@ class Client:
 
     def __init__(self, url: str, asked: Sequence[Question], plan: Plan) -> None:
         split = urlsplit(url)
-        self._host, self._port = split.hostname, split.port
+        self._host, self._port = split.hostname or "127.0.0.1", split.port or 80
         self._asked, self._plan = asked, plan
         self._data = [request(one.body) for one in asked]
         self._known: list[set[bytes]] = [set() for _ in asked]
@@ -218,7 +218,7 @@ class Client:
             self.seen["connections refused"] += 1
 
     def free(self, connection: Connection) -> None:
-        """A connection can be used; the one that has rested longest comes first, so that none is idle long."""
+        """A connection can be used: the one that has rested longest comes first, so none is idle long."""
         if not self._waiting:
             self._free.append(connection)
             return

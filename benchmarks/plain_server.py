@@ -41,10 +41,8 @@ def make_app(checkpoint: Path, max_length: int) -> FastAPI:
     @app.post("/predict")
     async def predict(asked: Asked) -> list[list[dict[str, Any]]]:
         texts = [row[0] for row in asked.inputs]
-        found: list[list[dict[str, Any]]] = classify(
-            texts, batch_size=len(texts), truncation=True, max_length=max_length
-        )
-        return found
+        found: Any = classify(texts, batch_size=len(texts), truncation=True, max_length=max_length)
+        return list(found)
 
     return app
 

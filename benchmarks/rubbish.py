@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from collections.abc import Callable, Sequence
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 
 from load import JSON, request
 
 Rng = np.random.Generator
+T = TypeVar("T")
 PATHS = ("/predict", "/v1/classify")
 WORDS = (
     "a",
@@ -72,7 +73,7 @@ class Sent(NamedTuple):
     bare: bool = False
 
 
-def pick(rng: Rng, of: Any) -> Any:
+def pick(rng: Rng, of: Sequence[T]) -> T:
     """One of some, as it is."""
     return of[int(rng.integers(len(of)))]
 
@@ -105,8 +106,7 @@ def of_values(rng: Rng) -> bytes:
 
 def alone(rng: Rng) -> bytes:
     """One value that is no object."""
-    found: str = pick(rng, VALUES)
-    return found.encode()
+    return pick(rng, VALUES).encode()
 
 
 def deep(rng: Rng) -> bytes:
