@@ -23,7 +23,7 @@ from servers import Running
 SCHEMA, MADE, ROUGH, SLOW = 40_000, 55_000, 5_000, 200
 EVERY = 50
 """Among so many requests by hand one is right."""
-KNOWN = {200, 400, 404, 405, 408, 413, 415, 422, 429, 503, 504}
+KNOWN = {200, 400, 404, 405, 408, 413, 415, 422, 429, 431, 503, 504}
 PIPELINED = 20
 SETTLED = 0.1
 SLOW_SECONDS = 40.0

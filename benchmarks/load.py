@@ -177,7 +177,7 @@ class Client:
     async def run(self) -> None:
         """Send everything, and wait for the answers."""
         loop = asyncio.get_running_loop()
-        self._start = loop.time()
+        self._start, self._used = loop.time(), time.process_time()
         if self._plan.rate is None:
             for _ in range(self._plan.closed):
                 self._ask(loop.time())
@@ -281,7 +281,7 @@ class Client:
             "other_point": self.seen["other point"],
             "sent_late_p99_ms": percentile(late[counted & np.isfinite(late)], 99),
             "connections": self._open,
-            "client_cores": time.process_time() / (self._plan.seconds or 1),
+            "client_cores": (time.process_time() - self._used) / self._plan.seconds,
         }
 
 
