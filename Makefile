@@ -38,10 +38,11 @@ format: setup
 docs: setup
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --site-dir build/site
 
-# Real data and a real encoder; some six hours on two cores. DATA is the folder of data sets (see benchmarks/main.py).
+# Real data and a real encoder; some seven hours on two cores. DATA is the folder of data sets (see benchmarks/main.py).
 DATA ?= ../shared/data
 RUN := $(BIN)/python benchmarks
 bench: setup
+	$(BIN)/python -m pip install --quiet "schemathesis>=4.32"
 	$(RUN)/demo.py
 	for task in sst2 mrpc clinc150; do $(RUN)/main.py $$task --data $(DATA) || exit 1; done
 	for step in objectives make finetune speed; do $(RUN)/shrink.py $$step --data $(DATA) || exit 1; done
@@ -54,6 +55,7 @@ bench: setup
 	$(RUN)/search.py
 	$(RUN)/ece_interval.py
 	$(RUN)/watch.py
+	for step in rates throughput idle soak fuzz; do $(RUN)/server.py $$step --data $(DATA) || exit 1; done
 	$(RUN)/tables.py
 
 clean:

@@ -7,7 +7,7 @@ import json
 import shlex
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -38,6 +38,17 @@ def write_result(path: Path, values: Mapping[str, Any], *, data: Sequence[Path],
     }
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps({**values, **where}, indent=2) + "\n", "utf-8")
+
+
+def part(file: Path, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """A part of a result, from its file if it is done; so a killed run goes on where it was."""
+    if not file.is_file():
+        made = make()
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.with_suffix(".new").write_text(json.dumps(made), "utf-8")
+        file.with_suffix(".new").replace(file)
+        print(file.stem, made, flush=True)
+    return dict(json.loads(file.read_text("utf-8")))
 
 
 def current_commit() -> str:

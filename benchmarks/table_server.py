@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from table_cells import load, origin
+from table_cells import load, origin, spread
 
 
 def watch_table() -> str:
@@ -38,3 +38,61 @@ def watch_table() -> str:
         f"watch {request:.0f} microseconds, an audited row {calls['audited']:.0f}. {origin(found)}"
     )
     return "\n".join([*lines, "", said])
+
+
+def served_table() -> str:
+    """What a server is promised to reach, and what it reached."""
+    found = load("server/summary.json")
+    held, fuzzed = found["soak"], found["fuzz"]
+    least = 0.85 * found["offline_ratio"]
+    promises = (
+        ("requests of 8 texts a second over the last stage's, same p99", f"{least:.2f}x", "rps_ratio"),
+        ("over those of FastAPI and `transformers.pipeline`", "8x", "rps_vs_naive"),
+        ("texts a second over the bare cascade's, large batches", "0.74x", "throughput_vs_bare"),
+    )
+    lines = ["| promise | asked | measured |", "|---|---|---|"]
+    lines += [f"| {what} | {asked} | {found[key]:.2f}x |" for what, asked, key in promises]
+    lines += [
+        f"| one text, nothing else to do: p50 over a bare call's | 2 ms | {found['idle_extra_ms']:.2f} ms |",
+        f"| {held['minutes']} minutes of twice the capacity: good answers over capacity | 0.8 "
+        f"| {held['goodput_share']:.2f} |",
+        f"| p99 of what was accepted of {held['requests']:,} requests | {held['target_ms']:.0f} ms "
+        f"| {held['p99_ms']:.0f} ms |",
+        f"| answers lost, answers of another request | 0, 0 | {held['lost']}, {held['crossed']} |",
+        f"| memory at the end over that after a minute | flat | {100 * held['rss_growth']:+.1f} % |",
+        f"| answers of 500 to {fuzzed['requests']:,} fuzzed requests | 0 | {fuzzed['errors_500']} |",
+    ]
+    return "\n".join(lines)
+
+
+def rates_table() -> str:
+    """Requests a second that each server sustains at one p99."""
+    found = load("server/rates.json")
+    names = {
+        "cascade": "the cascade",
+        "last_stage": "its last stage alone",
+        "pipeline": "FastAPI and `transformers.pipeline`",
+    }
+    lines = ["| server | " + " | ".join(f"requests/s, {rows_of(one)}" for one in found["rows"]) + " |"]
+    lines.append("|---" * (1 + len(found["rows"])) + "|")
+    for name, words in names.items():
+        cells = [
+            spread(round_["servers"][name]["rate"] for round_ in one["rounds"])
+            for one in found["rows"].values()
+        ]
+        lines.append(f"| {words} | " + " | ".join(cells) + " |")
+    ratios = [f"{one['rps_ratio']:.2f}x" for one in found["rows"].values()]
+    offline = [f"{one['offline_ratio']:.2f}x" for one in found["rows"].values()]
+    lines.append("| cascade over last stage | " + " | ".join(ratios) + " |")
+    lines.append("| without a server, whole file | " + " | ".join(offline) + " |")
+    said = (
+        f"{100 * found['within']:.0f} % of all requests answered within {found['target_ms']:.0f} ms of their "
+        "planned arrival; mean of the rounds, lowest and highest; ratios: median of the rounds. "
+        f"{origin(found)}"
+    )
+    return "\n".join([*lines, "", said])
+
+
+def rows_of(count: str) -> str:
+    """Texts of a request, in words."""
+    return "one text" if count == "1" else f"{count} texts"

@@ -14,7 +14,6 @@ Results: results/server/watch.json; parts that are done lie in build/watch.
 
 from __future__ import annotations
 
-import json
 import logging
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -33,7 +32,7 @@ from cascadebert.server.watch import Watch
 from cascadebert.shift import TOLERANCE
 from cascadebert.timing import interleaved
 from cascadebert.types import Bools, Floats, Ints
-from stored import ROOT, current_commit, write_result
+from stored import ROOT, current_commit, part, write_result
 
 PARTS = ROOT / "build" / "watch"
 RESULT = ROOT / "results" / "server" / "watch.json"
@@ -70,7 +69,7 @@ def main() -> None:
     """Run what is not done yet."""
     logging.getLogger("cascadebert").setLevel(logging.ERROR)
     commit = current_commit()
-    found = {name: part(name, make) for name, make in plan()}
+    found = {name: part(PARTS / f"{name}.json", make) for name, make in plan()}
     values = {
         "level": LEVEL,
         "tune_rows": TUNE_ROWS,
@@ -101,18 +100,6 @@ def plan() -> Iterator[tuple[str, Callable[[], dict[str, Any]]]]:
         for agreement in (LEVEL, 0.99):
             yield f"quiet-{agreement}-{rate}", partial(quiet, World(agreement), rate)
     yield "order", order
-
-
-def part(name: str, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-    """One part, from its file if it is done."""
-    file = PARTS / f"{name}.json"
-    if not file.is_file():
-        made = make()
-        PARTS.mkdir(parents=True, exist_ok=True)
-        file.with_suffix(".new").write_text(json.dumps(made), "utf-8")
-        file.with_suffix(".new").replace(file)
-        print(name, made, flush=True)
-    return dict(json.loads(file.read_text("utf-8")))
 
 
 def watch(rng: np.random.Generator, rate: float, seed: int) -> Watch:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import json
 import re
+import select
 import shutil
 import signal
 import socket
 import threading
 import time
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -503,6 +505,24 @@ def test_a_bad_expectation_and_a_huge_head_do_no_harm(server):
     huge = request(body, headers=f"x: {'y' * 200_000}\r\n")
     server.raw(huge)
     assert server.raw(request(body)).startswith(b"HTTP/1.1 200")
+
+
+@pytest.mark.parametrize("endless", [b"x: y\r\n" * 10_000, b"x: " + b"y" * 70_000])
+@pytest.mark.parametrize(
+    "after", [b"", b"transfer-encoding: chunked\r\n\r\n0\r\n"], ids=["head", "after chunks"]
+)
+def test_fields_without_an_end_are_not_read_to_it(server, endless, after):
+    head = request(b"").partition(b"content-length")[0]
+    with server.connect() as connection, suppress(ConnectionError):
+        connection.sendall(head + after)
+        for _ in range(100):
+            connection.sendall(endless)
+            if select.select([connection], [], [], 0.01)[0]:
+                break
+        else:
+            pytest.fail("megabytes of a head were read")
+        assert rest(connection)[:12] in (b"HTTP/1.1 431", b"")  # an answer can be lost with what was not read
+    assert server.raw(request(b'{"inputs":"a"}')).startswith(b"HTTP/1.1 200")
 
 
 def test_texts_do_not_come_into_the_log(server):

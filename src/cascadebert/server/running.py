@@ -7,6 +7,7 @@ import logging
 import signal
 import socket
 from collections.abc import Callable
+from http import HTTPStatus
 from typing import Any
 
 import uvicorn
@@ -19,6 +20,8 @@ from cascadebert.server.replies import error_reply
 HEAD_SECONDS = 15.0
 IDLE_SECONDS = 30
 LAST_REQUESTS_SECONDS = 1.0
+MOST_HEAD = 65_536
+"""Bytes of a request's head, or of the fields after a body in chunks; they would be kept, however many."""
 
 log = logging.getLogger("cascadebert")
 
@@ -101,11 +104,28 @@ class _Connection(AutoHTTPProtocol):  # type: ignore[misc, valid-type]  # one of
     def connection_made(self, transport: Any) -> None:
         super().connection_made(transport)
         self._timer: asyncio.TimerHandle | None = None
+        self._beside: int | None = None  # h11, which has a limit of its own, does not tell of messages
         self._expect_head()
 
     def data_received(self, data: bytes) -> None:
+        if self._beside is not None:
+            self._beside += len(data)
         super().data_received(data)
+        if self._beside is not None and self._beside > MOST_HEAD and not self.transport.is_closing():
+            self._refuse(431, f"the request's head has more than {MOST_HEAD:,} bytes")
         self._expect_head()
+
+    def on_message_begin(self) -> None:
+        self._beside = 0
+        super().on_message_begin()
+
+    def on_chunk_header(self) -> None:
+        self._beside = 0
+
+    def on_body(self, body: bytes) -> None:
+        assert self._beside is not None
+        self._beside -= len(body)
+        super().on_body(body)
 
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)
@@ -113,15 +133,24 @@ class _Connection(AutoHTTPProtocol):  # type: ignore[misc, valid-type]  # one of
 
     def send_400_response(self, msg: str) -> None:
         """Said of what is no HTTP."""
-        body = error_reply(400, "Validation", msg).body
-        head = b"HTTP/1.1 400 Bad Request\r\ncontent-type: application/json\r\nconnection: close\r\n"
-        self.transport.write(head + b"content-length: %d\r\n\r\n" % len(body) + body)
+        self._refuse(400, msg)
+
+    def _refuse(self, status: int, message: str) -> None:
+        """Close, with an answer unless another one is due."""
+        if not self._busy:
+            body = error_reply(status, "Validation", message).body
+            line = f"HTTP/1.1 {status} {HTTPStatus(status).phrase}\r\ncontent-length: {len(body)}\r\n"
+            rest = b"content-type: application/json\r\nconnection: close\r\n\r\n"
+            self.transport.write(line.encode() + rest + body)
         self.transport.close()
+
+    @property
+    def _busy(self) -> bool:
+        return self.cycle is not None and not self.cycle.response_complete
 
     def _expect_head(self) -> None:
         """Start the clock while no request is under way; it runs on over further bytes of the same head."""
-        busy = self.cycle is not None and not self.cycle.response_complete
-        if busy or self.transport.is_closing():
+        if self._busy or self.transport.is_closing():
             self._forget_timer()
         elif self._timer is None:
             self._timer = self.loop.call_later(HEAD_SECONDS, self.transport.close)
