@@ -186,11 +186,11 @@ def one_round(
 def over_rounds(rounds: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Medians of rates, and of ratios of one round."""
     rate = {name: [one["servers"][name]["rate"] for one in rounds] for name in rounds[0]["servers"]}
-    over = [np.divide(rate["cascade"], rate[name]).tolist() for name in ("last_stage", "pipeline")]
+    over = {name: np.divide(rate["cascade"], np.maximum(some, LEAST)).tolist() for name, some in rate.items()}
     return {
         "rates": {name: median(some) for name, some in rate.items()},
-        "rps_ratio": median(over[0]),
-        "rps_vs_naive": median(over[1]),
+        "rps_ratio": median(over["last_stage"]),
+        "rps_vs_naive": median(over["pipeline"]),
         "offline_ratio": median(one["offline_ratio"] for one in rounds),
         "rounds": list(rounds),
     }
