@@ -11,8 +11,9 @@ served, and load generators (benchmarks/load.py) run on the same two cores:
     python benchmarks/server.py summary --data ../shared/data     # of all steps, and of benchmarks/watch.py
 
 `fuzz` needs schemathesis, which nothing else does: `pip install "schemathesis>=4.32"`. A rate is sustained if
-99 requests in 100 get their answer within the target, counted from their planned arrival; a refused one does
-not. Results: results/server/STEP.json; rounds that are done lie in build/server, so a killed run goes on.
+99 requests in 100 get their answer within the target, counted from their planned arrival, which a refused one
+does not; in one of two runs. Results: results/server/STEP.json; rounds that are done lie in build/server, so
+a killed run goes on.
 """
 
 from __future__ import annotations
@@ -52,7 +53,7 @@ FOLDER = BUILD / "sst2" / "cascade"
 TARGET, ROWS, COPIES = 0.1, 8, 8
 ROUNDS, REPEATS = 3, 3
 LEAD, RUN, FEWEST, LONGEST = 2.0, 12.0, 300, 30.0
-STEP, CLOSE, WITHIN, LEAST = 1.25, 1.04, 0.99, 1.0
+STEP, CLOSE, WITHIN, NEARLY, LEAST = 1.25, 1.04, 0.99, 0.9, 1.0
 BATCH, CLIENTS, BATCH_TARGET = 256, 4, 5.0
 SOAK_MINUTES, OVERLOAD, NEAR, NEAR_SECONDS = 10, 2.0, (1.0, 1.1, 1.25), 30.0
 SAMPLE_SECONDS, MINUTE = 5.0, 60.0
@@ -127,8 +128,10 @@ def highest(contenders: Mapping[str, Contender], seed: int) -> dict[str, dict[st
         for name in left:
             found = contenders[name].at(searches[name].rate, seed + len(tries[name]))
             tries[name].append(found)
-            sustained = found["good_share"] >= WITHIN and not found["lost"]
-            searches[name] = searches[name].told(sustained)
+            if NEARLY <= found["good_share"] < WITHIN:  # once more, as the machine may have been at fault
+                found = contenders[name].at(searches[name].rate, seed + len(tries[name]))
+                tries[name].append(found)
+            searches[name] = searches[name].told(found["good_share"] >= WITHIN and not found["lost"])
             say = ("good_share", "p50_ms", "p99_ms", "statuses", "wrong", "sent_late_p99_ms", "client_cores")
             print(name, searches[name], {key: found[key] for key in say}, flush=True)
     return {name: {"rate": one.low, "tries": tries[name]} for name, one in searches.items()}
@@ -183,11 +186,11 @@ def one_round(
 def over_rounds(rounds: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Medians of rates, and of ratios of one round."""
     rate = {name: [one["servers"][name]["rate"] for one in rounds] for name in rounds[0]["servers"]}
-    over = np.divide(rate["cascade"], [rate["last_stage"], rate["pipeline"]])
+    over = {name: np.divide(rate["cascade"], np.maximum(some, LEAST)).tolist() for name, some in rate.items()}
     return {
         "rates": {name: median(some) for name, some in rate.items()},
-        "rps_ratio": median(over[0]),
-        "rps_vs_naive": median(over[1]),
+        "rps_ratio": median(over["last_stage"]),
+        "rps_vs_naive": median(over["pipeline"]),
         "offline_ratio": median(one["offline_ratio"] for one in rounds),
         "rounds": list(rounds),
     }
