@@ -13,10 +13,16 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import numpy as np
+from starlette.testclient import TestClient
 
+from cascadebert.server.app import make_app
+from cascadebert.server.schemas import ErrorAnswer
+from cascadebert.server.settings import ServeSettings
 from cascadebert.server.values import Answer, Options, PoolState, RowAnswer, StageState, Visit
 
 LADDER = ((0.9,), (0.8,))
+SMALL = ServeSettings(max_rows=8, max_characters=400, max_bytes=20_000, latency_target=5.0, queue_rows=64)
+JSON = {"content-type": "application/json"}
 
 
 def row(stage: int = 1, *, degraded: bool = False, high: float = 0.75) -> RowAnswer:
@@ -113,3 +119,21 @@ def serving(folder: Path, log: Path, *words: object, **environment: str) -> Iter
         process.kill()
         process.wait()
         process.stdout.close()
+
+
+def scripted(cascade, answer, *, later=True, known=SMALL):
+    pool = ScriptedPool(answer, later=later)
+    return TestClient(make_app(pool, cascade, known), raise_server_exceptions=False), pool
+
+
+def ask(client, body, path="/predict", **headers):
+    content = body if isinstance(body, bytes) else json.dumps(body).encode()
+    return client.post(path, content=content, headers={**JSON, **headers})
+
+
+def refused(response, status, kind):
+    assert response.status_code == status, response.text
+    said = response.json()
+    assert set(said) == {"error", "error_type"} and said["error"] and said["error_type"] == kind
+    ErrorAnswer.model_validate(said)
+    return said["error"]
