@@ -54,7 +54,8 @@ TARGET, ROWS, COPIES = 0.1, 8, 8
 ROUNDS, REPEATS = 3, 3
 LEAD, RUN, FEWEST, LONGEST = 2.0, 12.0, 300, 30.0
 STEP, CLOSE, WITHIN, NEARLY, LEAST = 1.25, 1.04, 0.99, 0.9, 1.0
-BATCH, CLIENTS, BATCH_TARGET = 256, 4, 5.0
+BATCHES, LARGE, BATCH_TARGET = ((256, 4), (1000, 8)), 1000, 10.0
+"""Texts of a request and clients that wait for answers; and of which the ratio is told."""
 SOAK_MINUTES, OVERLOAD, NEAR, NEAR_SECONDS = 10, 2.0, (1.0, 1.1, 1.25), 30.0
 SAMPLE_SECONDS, MINUTE = 5.0, 60.0
 OPTIONS = ("--no-follow-load", "--latency-target-ms", 1000 * TARGET)
@@ -209,32 +210,35 @@ def last_alone() -> Cascade:
     return Cascade.from_pretrained(path)
 
 
-def mixed(cascade: Cascade, texts: Sequence[str], rows: int) -> list[Question]:
+def mixed(cascade: Cascade, texts: Sequence[str], rows: int, *, copies: int = COPIES) -> list[Question]:
     """Requests of texts that come together by chance, each text in several of them."""
     rng = np.random.default_rng(0)
-    many = [texts[i] for _ in range(COPIES) for i in rng.permutation(len(texts))]
+    many = [texts[i] for _ in range(copies) for i in rng.permutation(len(texts))]
     return questions(cascade, many, rows)
 
 
 def throughput(texts: Sequence[str]) -> dict[str, Any]:
     """Large requests from clients that wait, beside the bare cascade on the same rows, in turn."""
-    cascade = Cascade.from_pretrained(FOLDER)
-    asked = mixed(cascade, texts, BATCH)
-    many, plan = [text for one in asked for text in one.texts], Plan(2 + RUN, closed=CLIENTS, lead=LEAD)
-    file, rounds = save(asked, PARTS / "batches.json"), list[dict[str, Any]]()
-    with served(FOLDER, "--no-follow-load", "--latency-target-ms", 1000 * BATCH_TARGET) as server:
-        server.drive(file, plan)
-        for _ in range(2 * ROUNDS):
-            seconds = interleaved([partial(cascade.predict, many)], repeats=REPEATS)[0]
-            found = server.drive(file, plan)
-            bare, over = len(many) / median(seconds), BATCH * found["answers_per_second"]
-            rounds.append({"bare": bare, "server": over, "ratio": over / bare, "load": found})
+    cascade, limits = Cascade.from_pretrained(FOLDER), ("--max-rows", LARGE, "--queue-rows", 10 * LARGE)
+    target = ("--no-follow-load", "--latency-target-ms", 1000 * BATCH_TARGET)
+    sizes = list[dict[str, Any]]()
+    with served(FOLDER, *target, *limits) as server:
+        for rows, clients in BATCHES:
+            asked = mixed(cascade, texts, rows, copies=2 * COPIES)
+            many, plan = [text for one in asked for text in one.texts], Plan(2 + RUN, closed=clients, lead=LEAD)
+            file, rounds = save(asked, PARTS / f"batches-{rows}.json"), list[dict[str, Any]]()
+            server.drive(file, plan)
+            for _ in range(2 * ROUNDS):
+                seconds = interleaved([partial(cascade.predict, many)], repeats=REPEATS)[0]
+                found = server.drive(file, plan)
+                bare, over = len(many) / median(seconds), rows * found["answers_per_second"]
+                rounds.append({"bare": bare, "server": over, "ratio": over / bare, "load": found})
+            ratio = median(one["ratio"] for one in rounds)
+            sizes.append({"rows": rows, "clients": clients, "ratio": ratio, "rounds": rounds})
+            print(rows, clients, ratio, flush=True)
     return {
-        "rows": BATCH,
-        "clients": CLIENTS,
-        "texts_per_second": {name: median(one[name] for one in rounds) for name in ("bare", "server")},
-        "throughput_vs_bare": median(one["ratio"] for one in rounds),
-        "rounds": rounds,
+        "throughput_vs_bare": next(one["ratio"] for one in sizes if one["rows"] == LARGE),
+        "sizes": sizes,
     }
 
 

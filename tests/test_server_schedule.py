@@ -13,7 +13,7 @@ from cascadebert.server.pace import Pace
 from cascadebert.server.plan import SIZES, Plan, make_plan, warm_up
 from cascadebert.server.pool import Pool
 from cascadebert.server.rows import Batch, Reading, judge, read, token_batch
-from cascadebert.server.schedule import AUDIT_PATIENCE
+from cascadebert.server.schedule import AUDIT_PATIENCE, AUDIT_ROWS, PATIENCE
 from cascadebert.server.settings import ServeSettings
 from cascadebert.server.values import Expired, Options, Overloaded
 from cascadebert.types import Certificate, CertifiedPoint, Kept, Promise
@@ -73,12 +73,25 @@ def test_rows_of_different_requests_and_one_padded_length_share_a_batch(cascade)
     assert first.length != second.length and {row.place for row in first.rows} == {0}
 
 
-def test_the_older_row_comes_first_whatever_its_stage(cascade):
+def test_a_row_that_has_waited_long_comes_first_whatever_its_stage(cascade):
     board = board_of(cascade)
     ask(board, [SHORT], 0.0)
     run(board, board.take(0.0), 0.0)
-    ask(board, [LONG], 0.1)
-    assert [board.take(0.1).stage, board.take(0.1).stage] == [1, 0]
+    waited = 1.1 * PATIENCE * SETTINGS.latency_target
+    ask(board, [LONG], waited)
+    assert [board.take(waited).stage, board.take(waited).stage] == [1, 0]
+
+
+def test_before_that_rows_gather_at_the_later_stage_until_they_fill_a_batch(cascade):
+    board, full = board_of(cascade), PLAN.most(1, 4)
+    for i in range(full):
+        ask(board, [SHORT], 0.001 * i)
+        task = board.take(0.001 * i)
+        assert (task.stage, len(task.rows)) == (0, 1)
+        run(board, task, 0.001 * i)
+    ask(board, [SHORT], 0.1)
+    first, second = board.take(0.1), board.take(0.1)
+    assert [(one.stage, len(one.rows)) for one in (first, second)] == [(1, full), (0, 1)]
 
 
 def test_rows_past_their_deadline_are_never_given_to_a_stage(cascade):
@@ -99,8 +112,7 @@ def test_a_text_past_its_deadline_is_not_even_read(cascade):
 
 def test_audited_rows_yield_to_requests_but_not_for_ever_and_take_one_worker(cascade):
     sure = cascade.with_operating_point(replace(cascade.operating_point, thresholds=(0.0,)))
-    watch = Notebook()
-    board = board_of(sure, watch=watch)
+    board = board_of(sure, watch=Notebook())
     for _ in range(2):
         ask(board, [SHORT, LONG], 0.0)
     while (task := board.take(0.0)).stage == 0:
@@ -112,6 +124,20 @@ def test_audited_rows_yield_to_requests_but_not_for_ever_and_take_one_worker(cas
     overdue = USUAL_DEADLINE * SETTINGS.latency_target + AUDIT_PATIENCE
     ask(board, [SHORT], overdue)
     assert board.take(overdue).audit
+
+
+def test_while_requests_are_in_flight_audited_rows_wait_for_others_of_their_length(cascade):
+    sure = cascade.with_operating_point(replace(cascade.operating_point, thresholds=(0.0,)))
+    board = board_of(sure, watch=Notebook())
+    ask(board, [LONG], 0.0)
+    in_flight = board.take(0.0)
+    for i in range(AUDIT_ROWS):
+        assert board.take(0.0) is None
+        ask(board, [SHORT], 0.0)
+        run(board, board.take(0.0), 0.0)
+    task = board.take(0.0)
+    assert task.audit and len(task.rows) == AUDIT_ROWS
+    run(board, in_flight, 0.0)
 
 
 def test_the_expected_delay_counts_what_rows_still_need_and_refuses_by_it(cascade):

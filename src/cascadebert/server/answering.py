@@ -51,6 +51,7 @@ class Answering:
 
     def __init__(self, pool: Pool, cascade: Cascade, settings: ServeSettings, answered: Answered) -> None:
         self._pool, self._cascade, self._settings, self._answered = pool, cascade, settings, answered
+        self._names = cascade.label_names
         self._ladder: tuple[tuple[float, ...], ...] = ()
         report = None if cascade.spec is None else cascade.spec.measured
         self._accuracies = () if report is None else tuple(one.accuracy for one in report.stages)
@@ -139,13 +140,12 @@ class Answering:
 
     def _scores(self, row: RowAnswer, raw: bool) -> list[dict[str, object]]:
         """Scores of all labels, the highest first; of equal ones the later label, as there."""
-        given = row.logits if raw else row.visits[-1].probabilities
-        pairs = zip(given.tolist(), self._cascade.label_names, strict=True)
-        found = sorted(pairs, key=lambda pair: pair[0])
-        return [{"score": score, "label": label} for score, label in reversed(found)]
+        given = (row.logits if raw else row.visits[-1].probabilities).tolist()
+        order, names = sorted(range(len(given)), key=given.__getitem__), self._names
+        return [{"score": given[i], "label": names[i]} for i in reversed(order)]
 
     def _row(self, row: RowAnswer, explain: bool) -> dict[str, object]:
-        last, names = row.visits[-1], self._cascade.label_names
+        last, names = row.visits[-1], self._names
         best = int(last.probabilities.argmax())
         values: dict[str, object] = {
             "label": names[best],

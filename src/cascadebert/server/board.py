@@ -87,7 +87,7 @@ class Board:
         self.health = [Health() for _ in range(count)]
         self.exits = [0] * count
         self._usual = USUAL_DEADLINE * settings.latency_target
-        self.schedule = Schedule(plan, count, usual=self._usual)
+        self.schedule = Schedule(plan, count, usual=self._usual, target=settings.latency_target)
         key = cascade.stages[-1].encoder.key
         self.audits = None if watch is None else Audits(watch, self.schedule, count - 1, key)
         self._tokens = [0] * count
@@ -161,7 +161,8 @@ class Board:
     def take(self, now: float) -> Task | None:
         """What to do next; None where nothing can be done."""
         while True:
-            task = self.schedule.take(now, self.answers, lambda row: self._past(row, now))
+            idle = not self.requests
+            task = self.schedule.take(now, self.answers, lambda row: self._past(row, now), idle=idle)
             if task is None or task.rows:
                 return task
 
@@ -207,14 +208,14 @@ class Board:
             self.schedule.auditing = False
             self._audited().seen(task.rows, said.probabilities.argmax(axis=1).tolist())
             return
-        sure, leaves, going = said.confidences.tolist(), said.leaves.tolist(), list[Row]()
-        for place, row in enumerate(task.rows):
+        going, columns = list[Row](), (said.probabilities, said.logits.astype(np.float64))
+        told = zip(task.rows, *columns, said.confidences.tolist(), said.leaves.tolist(), strict=True)
+        for row, probabilities, logits, sure, leaves in told:
             if row.over:
                 continue
-            visit = Visit(task.stage + 1, said.probabilities[place], sure[place], now - row.entered)
-            row.visits.append(visit)
-            row.logits = said.logits[place].astype(np.float64)
-            if leaves[place] or task.stage == row.request.last:
+            row.visits.append(Visit(task.stage + 1, probabilities, sure, now - row.entered))
+            row.logits = logits
+            if leaves or task.stage == row.request.last:
                 self._answer(row, degraded=False)
             else:
                 going.append(row)
@@ -287,6 +288,7 @@ class Board:
         for row in request.rows:
             if not row.over:
                 self._leave(row)
+        request.rows.clear()  # which know their request: nothing is left to the garbage collector
         self.settled.append((request.future, outcome))
 
     def sweep(self, now: float) -> None:
@@ -344,11 +346,14 @@ class Board:
         if degraded:
             said.append("some rows were answered by an earlier stage, as a later one does not answer")
         self.settled.append((request.future, Answer(rows, request.point, "; ".join(said) or None)))
-        if self._watch is None or degraded or request.last + 1 < len(self.health):
-            return
+        if self._watch is not None and not degraded and request.last + 1 == len(self.health):
+            self._report(request, rows, self._watch)
+        request.rows.clear()
+
+    def _report(self, request: Request, rows: Sequence[RowAnswer], watch: Watch) -> None:
+        """Tell the watch of the rows of an answer, and have those that were drawn audited."""
         exits = np.array([one.visits[-1].stage for one in rows], dtype=np.int64)
-        first = np.array([one.visits[0].confidence for one in rows])
-        self._watch.left(request.point, exits, first)
+        watch.left(request.point, exits, np.array([one.visits[0].confidence for one in rows]))
         for row in request.rows:
             if row.audited:
                 self._audited().enter(row)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator
 from heapq import heappop, heappush
 
@@ -16,6 +17,7 @@ class StageQueue:
 
     def __init__(self) -> None:
         self._lengths: dict[int, list[tuple[float, int, Row]]] = {}
+        self._alike = Counter[int]()
         self._put = 0
         self.waiting = 0
 
@@ -23,6 +25,7 @@ class StageQueue:
         """Let a row wait; those of one deadline keep their order."""
         self._put += 1
         self.waiting += 1
+        self._alike[row.length] += 1
         row.waiting = True
         heappush(self._lengths.setdefault(row.length, []), (deadline, self._put, row))
 
@@ -30,6 +33,7 @@ class StageQueue:
         """A row that waits here is over."""
         row.waiting = False
         self.waiting -= 1
+        self._alike[row.length] -= 1
 
     def first(self) -> tuple[float, Row] | None:
         """The oldest deadline and its row."""
@@ -45,8 +49,12 @@ class StageQueue:
         return None if best is None else (best[0], best[2])
 
     def alike(self, length: int) -> int:
-        """Rows of one padded length, those that are over included."""
-        return len(self._lengths.get(length, ()))
+        """Rows of one padded length."""
+        return self._alike[length]
+
+    def most_alike(self) -> int:
+        """The padded length of most tokens."""
+        return max(self._alike, key=lambda length: length * self._alike[length])
 
     def take(self, length: int, most: int, over: Callable[[Row], bool]) -> list[Row]:
         """Rows of one padded length, the oldest deadlines first.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import signal
 import socket
@@ -20,6 +21,7 @@ from cascadebert.server.replies import error_reply
 HEAD_SECONDS = 15.0
 IDLE_SECONDS = 30
 LAST_REQUESTS_SECONDS = 1.0
+OBJECTS_UNTIL_COLLECTION = 50_000
 MOST_HEAD = 65_536
 """Bytes of a request's head, or of the fields after a body in chunks; they would be kept, however many."""
 
@@ -84,6 +86,8 @@ class _Server(uvicorn.Server):
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
+        gc.freeze()  # else each full collection looks through the libraries and all rows in flight
+        gc.set_threshold(OBJECTS_UNTIL_COLLECTION, 20, 20)
         self._begun()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Callable, Sequence
 
@@ -11,31 +12,40 @@ from cascadebert.server.rows import Batch, Reading, Row, Task
 
 AUDIT_PATIENCE = 5.0
 """Seconds that audited rows let all requests go first."""
+AUDIT_ROWS = 8
+"""Audited rows of one padded length are run together: a row alone takes several times as long."""
+PATIENCE = 0.3
+"""Of the latency target: rows that came later than that let fuller batches go first."""
 
 
 class Schedule:
     """The queues of all stages, over which any worker takes its next task.
 
     Nothing waits for a timer: while there is a task, an idle worker gets one, and batches form while
-    workers are busy. Texts are read first. Then the batch is run whose first row has the oldest deadline,
-    whatever its stage. Audited rows yield for some seconds, and take one worker at most.
+    workers are busy. Texts are read first. Then the batch of the row with the oldest deadline is run,
+    whatever its stage, if that row has waited for a good part of the latency target. Else batches come first
+    that are full, those of the latest stage before the others, and then those of the earliest stage, so that
+    rows of different requests gather at the later ones. Audited rows yield for some seconds, and then until
+    there are some of one length or nobody waits for anything; they take one worker at most.
 
     Args:
         plan: sizes of batches.
         stages: how many there are.
         usual: seconds from arrival to deadline of a request that names none.
+        target: seconds from arrival to answer that are aimed at.
 
     Attributes:
         queues: one for each stage.
         auditing: a batch of audited rows is run just now.
     """
 
-    def __init__(self, plan: Plan, stages: int, *, usual: float) -> None:
+    def __init__(self, plan: Plan, stages: int, *, usual: float, target: float) -> None:
         self.queues = [StageQueue() for _ in range(stages)]
         self.auditing = False
         self._audits = StageQueue()
         self._unread: deque[Reading] = deque()
         self._plan, self._usual = plan, usual
+        self._urgent = usual - PATIENCE * target
 
     def read(self, task: Reading) -> None:
         """Have texts turned into tokens."""
@@ -54,12 +64,15 @@ class Schedule:
         """Whether anything waits."""
         return bool(self._unread or self._audits.waiting or any(queue.waiting for queue in self.queues))
 
-    def take(self, now: float, answers: Sequence[bool], over: Callable[[Row], bool]) -> Task | None:
+    def take(
+        self, now: float, answers: Sequence[bool], over: Callable[[Row], bool], *, idle: bool
+    ) -> Task | None:
         """The next task, or None.
 
         Args:
             now: the time.
             answers: (num_stages,) which stages may be given batches.
+            idle: no request is in flight.
             over: whether nobody waits for a row any more.
         """
         while self._unread:
@@ -67,20 +80,39 @@ class Schedule:
             if reading.audit or not over(reading.rows[0]):
                 reading.started = now
                 return reading
-        best: tuple[float, int, int] | None = None
-        for number, queue in enumerate(self.queues):
-            if answers[number] and queue.waiting:
-                best = min(filter(None, (best, self._candidate(number, over))), default=None)
-        audit = self._audits.first() if answers[-1] and not self.auditing else None
-        if audit is not None and (best is None or audit[0] < best[0]):
+        open_ = [number for number, queue in enumerate(self.queues) if answers[number] and queue.waiting]
+        found = [self._oldest(number, over) for number in open_]
+        best = min(filter(None, found), default=None)
+        length = self._audited(now, math.inf if best is None else best[0], idle) if answers[-1] else None
+        if length is not None:
             self.auditing = True
-            return self._batch(self._audits, len(self.queues) - 1, audit[1].length, now, lambda _: False)
+            return self._batch(self._audits, len(self.queues) - 1, length, now, lambda _: False)
         if best is None:
             return None
-        _, number, length = best
+        deadline, number, length = best
+        if deadline - now > self._urgent:
+            number, length = self._fullest([one for one in open_ if self.queues[one].waiting])
         return self._batch(self.queues[number], number, length, now, over)
 
-    def _candidate(self, number: int, over: Callable[[Row], bool]) -> tuple[float, int, int] | None:
+    def _audited(self, now: float, before: float, idle: bool) -> int | None:
+        """The padded length of audited rows that may be run: those that are due, else some of one length."""
+        first = None if self.auditing else self._audits.first()
+        if first is None or first[0] >= before:
+            return None
+        if idle or now >= first[0]:
+            return first[1].length
+        length = self._audits.most_alike()
+        return length if self._audits.alike(length) >= AUDIT_ROWS else None
+
+    def _fullest(self, stages: Sequence[int]) -> tuple[int, int]:
+        """The latest of these stages that can fill a batch, else the earliest; and the padded length."""
+        lengths = [self.queues[number].most_alike() for number in stages]
+        for number, length in zip(reversed(stages), reversed(lengths), strict=True):
+            if self.queues[number].alike(length) >= self._plan.most(number, length):
+                return number, length
+        return stages[0], lengths[0]
+
+    def _oldest(self, number: int, over: Callable[[Row], bool]) -> tuple[float, int, int] | None:
         """The oldest deadline at a stage, the stage, and the padded length."""
         queue = self.queues[number]
         found = queue.first()

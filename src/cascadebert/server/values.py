@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Literal, NamedTuple, Protocol
 
 from cascadebert.errors import CascadeError
 from cascadebert.types import Bools, Floats, Ints
@@ -22,8 +22,7 @@ class Options:
     deadline: float | None = None
 
 
-@dataclass(frozen=True)
-class Visit:
+class Visit(NamedTuple):
     """One stage that a row was run through.
 
     Attributes:
@@ -39,8 +38,7 @@ class Visit:
     seconds: float
 
 
-@dataclass(frozen=True)
-class RowAnswer:
+class RowAnswer(NamedTuple):
     """The answer to one text or pair.
 
     Attributes:
