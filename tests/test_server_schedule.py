@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 
 from cascadebert import Cascade
+from cascadebert.batching import padded
 from cascadebert.server.board import USUAL_DEADLINE, Board
+from cascadebert.server.lengths import Lengths
 from cascadebert.server.pace import Pace
 from cascadebert.server.plan import SIZES, Plan, make_plan, warm_up
 from cascadebert.server.pool import Pool
@@ -22,7 +24,7 @@ from samples import sentences
 from simulating import Load
 
 SHORT, LONG = "fine", "the film was very great and not dull"
-PLAN = Plan(1, (64, 64), (1e-5, 1e-4), (False, False))
+PLAN = Plan(1, (64, 64), (1e-5, 1e-4), (False, False), (Lengths(), Lengths()))
 SETTINGS = ServeSettings(latency_target=1.0)
 
 
@@ -158,7 +160,7 @@ def test_the_expected_delay_counts_what_rows_still_need_and_refuses_by_it(cascad
 
 
 def test_a_batch_is_filled_up_to_a_size_that_is_prepared_and_never_wider_than_its_budget(cascade):
-    plan = Plan(1, (64, 64), (0.0, 0.0), (True, True))
+    plan = Plan(1, (64, 64), (0.0, 0.0), (True, True), (Lengths(), Lengths()))
     board = board_of(cascade, plan=plan)
     ask(board, [SHORT] * 5, 0.0)
     task = board.take(0.0)
@@ -188,7 +190,7 @@ def test_a_plan_is_measured_and_dear_shapes_are_run_before_the_first_request(cas
     stage = replace(cascade.stages[0], engine=engine)
     warm_up(stage, replace(plan, tokens=(64, 64), dear=(True, True)), 0)
     lengths = {shape[1] for shape in engine.seen}
-    assert min(lengths) == 2 and max(lengths) == stage.encoder.max_length
+    assert lengths == {plan.lengths[0].waits_at(int(one)) for one in padded(np.arange(1, stage.encoder.max_length + 1))}
     assert all(rows in SIZES and rows * length <= 64 for rows, length in engine.seen if rows > 1)
     engine.seen.clear()
     warm_up(stage, replace(plan, dear=(False, False)), 0)
@@ -250,7 +252,7 @@ def test_under_pressure_a_pool_moves_along_the_certified_points_and_rows_keep_th
 
 @pytest.mark.parametrize("share", [0.5, 2.0, 5.0])
 def test_whatever_the_load_what_is_let_in_is_answered_in_time(make_cascade, share):
-    plan = Plan(2, (2048, 1024, 128), (3e-8, 1.05e-5, 8.6e-5), (False, True, True))
+    plan = Plan(2, (2048, 1024, 128), (3e-8, 1.05e-5, 8.6e-5), (False, True, True), (Lengths(),) * 3)
     costs = ((2e-5, 2e-8), (5e-4, 1e-5), (2e-3, 7e-5))
     cascade, settings = make_cascade(3), ServeSettings(latency_target=0.1)
     load = Load(Board(cascade, plan, settings), costs, leaves=(0.4, 0.7, 1.0))

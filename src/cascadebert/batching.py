@@ -58,10 +58,10 @@ class Rows:
         """(n,) tokens that are computed for each row."""
         return padded(self.lengths)
 
-    def batch(self, positions: Ints, *, exact: bool = False) -> TokenBatch:
-        """The rows at the given positions, filled up to the longest one's padded (or exact) length."""
+    def batch(self, positions: Ints, *, length: int | None = None) -> TokenBatch:
+        """The rows at the given positions, filled up to the longest one's padded length, or the given one."""
         lengths = self.starts[positions + 1] - self.starts[positions]
-        columns = np.arange(int((lengths if exact else padded(lengths)).max()))
+        columns = np.arange(int(padded(lengths).max()) if length is None else length)
         mask = columns < lengths[:, None]
         place = np.where(mask, self.starts[positions][:, None] + columns, 0)
         return TokenBatch(

@@ -47,6 +47,7 @@ class TextEncoder:
         self._tokenizer = Tokenizer.from_buffer(content)
         self._tokenizer.no_padding()
         self._tokenizer.enable_truncation(max_length)
+        self.vocabulary = self._tokenizer.get_vocab_size()
 
     def encode(self, texts: Texts) -> Rows:
         """Tokens of each text or pair, special tokens included.

@@ -104,7 +104,11 @@ def matrix_ceiling(precision: str) -> float:
 
 def settings(precision: str) -> dict[str, str]:
     """How a model is compiled: many batches at a time."""
-    return {"INFERENCE_PRECISION_HINT": PRECISIONS[precision], "PERFORMANCE_HINT": "THROUGHPUT"}
+    return {
+        "INFERENCE_PRECISION_HINT": PRECISIONS[precision],
+        "PERFORMANCE_HINT": "THROUGHPUT",
+        "ENABLE_CPU_PINNING": "NO",  # else batches of two stages may be bound to one core while another rests
+    }
 
 
 def streams_of(model: Any) -> int:

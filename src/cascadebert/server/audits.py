@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from cascadebert.server.plan import Plan
 from cascadebert.server.rows import Reading, Row
 from cascadebert.server.schedule import Schedule
 from cascadebert.server.turns import Turn, Turns
@@ -16,6 +17,7 @@ class Audits:
     Args:
         watch: is told the outcome, in the order in which rows were answered.
         schedule: where they wait.
+        plan: how they are run.
         last: number of the last stage, counted from 0.
         key: of its tokenizer.
 
@@ -23,8 +25,9 @@ class Audits:
         open: rows that the last stage has not seen yet.
     """
 
-    def __init__(self, watch: Watch, schedule: Schedule, last: int, key: str) -> None:
+    def __init__(self, watch: Watch, schedule: Schedule, plan: Plan, last: int, key: str) -> None:
         self.open = 0
+        self._plan = plan
         self._schedule, self._last, self._key = schedule, last, key
         self._line = Turns(watch.audited)
         self._turns: dict[int, Turn] = {}
@@ -47,7 +50,7 @@ class Audits:
         if tokens is None:
             self._schedule.read(Reading(row.request, self._last, [copy], True, 0.0))
         else:
-            copy.length = tokens.length
+            copy.length = self._plan.lengths[self._last].waits_at(tokens.length)
             self._schedule.audit(copy)
 
     def seen(self, rows: Sequence[Row], labels: Sequence[int]) -> None:

@@ -89,7 +89,7 @@ class Board:
         self._usual = USUAL_DEADLINE * settings.latency_target
         self.schedule = Schedule(plan, count, usual=self._usual, target=settings.latency_target)
         key = cascade.stages[-1].encoder.key
-        self.audits = None if watch is None else Audits(watch, self.schedule, count - 1, key)
+        self.audits = None if watch is None else Audits(watch, self.schedule, plan, count - 1, key)
         self._tokens = [0] * count
         self._names = [stage.name for stage in cascade.stages]
         self._keys = [stage.encoder.key for stage in cascade.stages]
@@ -179,13 +179,13 @@ class Board:
             total = sum(one.length for one in tokens)
             self.pace.read(task.request.characters, total, now - task.started)
         for row, one in zip(task.rows, tokens, strict=True):
-            row.tokens[key] = one
+            row.tokens[key], length = one, self._plan.lengths[task.stage].waits_at(one.length)
             if task.audit:
-                row.length = one.length
+                row.length = length
                 self.schedule.audit(row)
             elif not row.over:
-                self._tokens[row.stage] += one.length - row.length
-                row.length = one.length
+                self._tokens[row.stage] += length - row.length
+                row.length = length
                 self._wait(row)
 
     def _wait(self, row: Row) -> None:
@@ -231,7 +231,7 @@ class Board:
                 continue
             tokens, before = row.tokens.get(self._keys[stage]), row.length
             if tokens is not None:
-                row.length = tokens.length
+                row.length = self._plan.lengths[stage].waits_at(tokens.length)
             self._tokens[row.stage] -= before
             self._tokens[stage] += row.length
             row.stage, row.entered = stage, now

@@ -14,6 +14,7 @@ import numpy as np
 from cascadebert.batching import Rows, padded
 from cascadebert.engines.base import TokenBatch
 from cascadebert.environment import cores
+from cascadebert.server.lengths import Lengths, lengths_of
 from cascadebert.stage import Stage
 from cascadebert.timing import interleaved, now
 
@@ -37,12 +38,14 @@ class Plan:
         tokens: (num_stages,) budget of a batch, in padded tokens.
         seconds: (num_stages,) of a token in such a batch.
         dear: (num_stages,) a batch of a new shape costs a good deal more the first time.
+        lengths: (num_stages,) at which padded lengths rows wait, and which may be mixed.
     """
 
     workers: int
     tokens: tuple[int, ...]
     seconds: tuple[float, ...]
     dear: tuple[bool, ...]
+    lengths: tuple[Lengths, ...]
 
     def most(self, stage: int, length: int) -> int:
         """Rows of a padded length in a batch at most."""
@@ -58,7 +61,7 @@ class Plan:
             stage: counted from 0.
             rows: that there are, up to `most`.
 
-        >>> plan = Plan(1, (512,), (0.0,), (True,))
+        >>> plan = Plan(1, (512,), (0.0,), (True,), (Lengths(),))
         >>> [plan.size(0, rows) for rows in (3, 5, 9)]
         [(3, 3), (5, 6), (8, 8)]
         """
@@ -97,6 +100,7 @@ def make_plan(stages: Sequence[Stage], up: Sequence[bool], *, latency_target: fl
         tuple(tokens for tokens, _ in budgets),
         tuple(seconds for _, seconds in budgets),
         tuple(there and _shapes_are_dear(stage) for stage, there in zip(stages, up, strict=True)),
+        tuple(lengths_of(stage) if there else Lengths() for stage, there in zip(stages, up, strict=True)),
     )
 
 
@@ -110,7 +114,8 @@ def warm_up(stage: Stage, plan: Plan, number: int) -> None:
     """
     if not plan.dear[number]:
         return
-    lengths = sorted({int(one) for one in padded(np.arange(1, stage.encoder.max_length + 1))})
+    own = padded(np.arange(1, stage.encoder.max_length + 1)).tolist()
+    lengths = sorted({plan.lengths[number].waits_at(one) for one in own})
     streams, until = stage.engine.streams, now() + SHAPE_SECONDS
     with ThreadPoolExecutor(streams) as threads:
         for count, length in product(SIZES, lengths):

@@ -13,6 +13,7 @@ from cascadebert.server.board import WAIT_SHARE, Board
 from cascadebert.server.crew import TICK, Crew
 from cascadebert.server.follow import Following, follow
 from cascadebert.server.ladder import certified_ladder
+from cascadebert.server.lengths import Lengths
 from cascadebert.server.plan import Plan, make_plan, probe, warm_up
 from cascadebert.server.settings import ServeSettings
 from cascadebert.server.values import Answer, NotReady, Options, PoolState, StageState, Watch
@@ -61,7 +62,7 @@ class Pool:
         self._accepting = False
         self._told = 0
         count = len(cascade.stages)
-        self._use(Plan(1, (1,) * count, (0.0,) * count, (False,) * count))
+        self._use(Plan(1, (1,) * count, (0.0,) * count, (False,) * count, (Lengths(),) * count))
 
     def _use(self, plan: Plan, whys: Sequence[str | None] = ()) -> None:
         self._plan = plan

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from heapq import heappop, heappush
 
 from cascadebert.server.rows import Row
@@ -56,17 +56,17 @@ class StageQueue:
         """The padded length of most tokens."""
         return max(self._alike, key=lambda length: length * self._alike[length])
 
-    def take(self, length: int, most: int, over: Callable[[Row], bool]) -> list[Row]:
-        """Rows of one padded length, the oldest deadlines first.
+    def take(self, lengths: Sequence[int], most: int, over: Callable[[Row], bool]) -> list[Row]:
+        """Rows of some padded lengths, the oldest deadlines first.
 
         Args:
-            length: padded.
+            lengths: padded.
             most: so many at most.
             over: whether nobody waits for a row any more; called just before it is taken.
         """
-        heap, found = self._lengths.get(length, []), list[Row]()
-        while heap and len(found) < most:
-            row = heappop(heap)[2]
+        heaps, found = [self._lengths.get(length, []) for length in lengths], list[Row]()
+        while len(found) < most and (left := [heap for heap in heaps if heap]):
+            row = heappop(min(left))[2]
             if not row.over and not over(row):
                 found.append(row)
         rows = [row for row in found if not row.over]

@@ -172,7 +172,8 @@ def token_batch(task: Batch, key: str, pad_id: int) -> TokenBatch:
     np.cumsum([len(one.ids) for one in tokens], out=starts[1:])
     ids = np.concatenate([one.ids for one in tokens])
     types = np.concatenate([one.type_ids for one in tokens])
-    return Rows(ids, types, starts, pad_id).batch(np.minimum(np.arange(task.size), len(tokens) - 1))
+    places = np.minimum(np.arange(task.size), len(tokens) - 1)
+    return Rows(ids, types, starts, pad_id).batch(places, length=task.length)
 
 
 def judge(cascade: Cascade, task: Batch, logits: Logits) -> Judged:

@@ -123,6 +123,8 @@ class Schedule:
     def _batch(
         self, queue: StageQueue, stage: int, length: int, now: float, over: Callable[[Row], bool]
     ) -> Batch:
-        waiting = min(queue.alike(length), self._plan.most(stage, length))
+        lengths = self._plan.lengths[stage].together(length, queue.alike)
+        longest = max(lengths)
+        waiting = min(sum(map(queue.alike, lengths)), self._plan.most(stage, longest))
         count, size = self._plan.size(stage, waiting)
-        return Batch(stage, queue.take(length, count, over), length, size, queue is self._audits, now)
+        return Batch(stage, queue.take(lengths, count, over), longest, size, queue is self._audits, now)

@@ -163,7 +163,7 @@ class _Reader:
         self._kept = None if passages.kept is None else torch.from_numpy(passages.kept)
 
     def collate(self, where: Ints) -> Inputs:
-        return model_inputs(self._rows.batch(where, exact=True), self._types)
+        return model_inputs(self._rows.batch(where, length=int(self._rows.lengths[where].max())), self._types)
 
     @torch.no_grad()
     def features(self, inputs: Inputs) -> Tensor:

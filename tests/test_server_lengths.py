@@ -1,0 +1,72 @@
+"""Rows of which lengths share batches, and that answers do not depend on it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from cascadebert.server.lengths import Lengths, lengths_of
+from pooling import TableEngine, exact, started
+from samples import sentences
+
+GROUPS = Lengths(((8, 16, 24, 32), (36, 40, 44)))
+
+
+class PaddingEngine(TableEngine):
+    """Its answers to rows of some length depend on padding."""
+
+    def __init__(self, seed, length):
+        super().__init__(seed)
+        self.length = length
+
+    def logits(self, batch):
+        """As the table says, a little off for padded rows of that length."""
+        said = super().logits(batch)
+        real, computed = batch.attention_mask.sum(axis=1), batch.input_ids.shape[1]
+        return said + np.where((real == self.length) & (real < computed), 1e-3, 0)[:, None].astype(np.float32)
+
+
+def groups(make_cascade, engine):
+    """That are found for a stage of up to 64 tokens."""
+    stage = make_cascade(1).stages[0]
+    stage.encoder.max_length = 64
+    return lengths_of(replace(stage, engine=engine)).groups
+
+
+def test_lengths_that_an_engine_answers_alike_are_mixed(make_cascade):
+    found = groups(make_cascade, TableEngine(0))
+    assert found == ((8, 16, 24, 32), (36, 40, 44), (48, 52, 56, 60))
+
+
+@pytest.mark.parametrize(("length", "lost"), [(10, 0), (40, 1), (52, 2)])
+def test_but_no_group_in_which_a_single_number_differs(make_cascade, length, lost):
+    every = groups(make_cascade, TableEngine(0))
+    found = groups(make_cascade, PaddingEngine(0, length))
+    assert found == tuple(one for i, one in enumerate(every) if i != lost)
+
+
+def test_short_rows_wait_at_multiples_of_eight_where_they_may():
+    assert [GROUPS.waits_at(one) for one in (2, 8, 10, 30, 36, 48)] == [8, 8, 16, 32, 36, 48]
+    assert Lengths().waits_at(10) == 10
+
+
+def test_the_next_lengths_join_until_a_batch_is_worth_it():
+    assert GROUPS.together(24, {24: 16, 16: 5}.get) == (24,)
+    assert GROUPS.together(24, {24: 3, 16: 15, 8: 5}.get) == (24, 16)
+    assert set(GROUPS.together(24, {24: 3, 16: 2, 8: 5, 36: 4}.get)) == {24, 16, 8}
+    assert GROUPS.together(48, {48: 1, 44: 5}.get) == (48,)
+
+
+def test_rows_that_share_a_batch_are_answered_as_alone(make_cascade):
+    cascade = exact(make_cascade(2, thresholds=(0.8,)))
+    texts = sentences(60, seed=3)
+    pool = started(cascade)
+    try:
+        rows = pool.submit(texts).result(20).rows
+    finally:
+        pool.drain(5)
+    told = cascade.predict(texts)
+    for place, row in enumerate(rows):
+        assert np.array_equal(row.visits[-1].probabilities, told.probabilities[place])
