@@ -190,7 +190,9 @@ def test_a_plan_is_measured_and_dear_shapes_are_run_before_the_first_request(cas
     stage = replace(cascade.stages[0], engine=engine)
     warm_up(stage, replace(plan, tokens=(64, 64), dear=(True, True)), 0)
     lengths = {shape[1] for shape in engine.seen}
-    assert lengths == {plan.lengths[0].waits_at(int(one)) for one in padded(np.arange(1, stage.encoder.max_length + 1))}
+    assert lengths == {
+        plan.lengths[0].waits_at(int(one)) for one in padded(np.arange(1, stage.encoder.max_length + 1))
+    }
     assert all(rows in SIZES and rows * length <= 64 for rows, length in engine.seen if rows > 1)
     engine.seen.clear()
     warm_up(stage, replace(plan, dear=(False, False)), 0)

@@ -203,7 +203,9 @@ class Collator:
 
     def __call__(self, where: Ints) -> dict[str, torch.Tensor]:
         """The inputs of a step from (rows,) positions."""
-        batch = model_inputs(self._rows.batch(where, length=int(self._rows.lengths[where].max())), self._token_types)
+        batch = model_inputs(
+            self._rows.batch(where, length=int(self._rows.lengths[where].max())), self._token_types
+        )
         extras = {
             "labels": self._lesson.label_ids,
             "hard": self._lesson.hard,
