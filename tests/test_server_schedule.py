@@ -133,7 +133,7 @@ def test_while_requests_are_in_flight_audited_rows_wait_for_others_of_their_leng
     board = board_of(sure, watch=Notebook())
     ask(board, [LONG], 0.0)
     in_flight = board.take(0.0)
-    for i in range(AUDIT_ROWS):
+    for _ in range(AUDIT_ROWS):
         assert board.take(0.0) is None
         ask(board, [SHORT], 0.0)
         run(board, board.take(0.0), 0.0)

@@ -21,10 +21,10 @@ ENOUGH = 16
 class Lengths:
     """At which padded lengths the rows of a stage wait, and which of these lengths may be mixed.
 
-    `Cascade.predict` pads a row to one of many lengths; of the few rows that wait in a server, hardly two would
-    ever meet. Here short ones wait at multiples of 8 tokens, and where few wait at a length, others of its group
-    are run with them, all filled up to the longest. A row's answer is the one at its own length, to the
-    last bit, so it is a function of the row alone.
+    `Cascade.predict` pads a row to one of many lengths; of the few rows that wait in a server, hardly two
+    would ever meet. Here short ones wait at multiples of 8 tokens, and where few wait at a length, others of
+    its group are run with them, all filled up to the longest. A row's answer is the one at its own length,
+    to the last bit, so it is a function of the row alone.
 
     Attributes:
         groups: padded lengths that were found to give the same answers; others stay by themselves.
@@ -68,7 +68,7 @@ def lengths_of(stage: Stage) -> Lengths:
     """Try on random tokens, on this machine, which padded lengths a stage may mix.
 
     Tried are lengths up to 32 tokens together, as sums of one or two vectors of 16 numbers, and beyond that
-    those with as many whole vectors. If a single number differs anywhere in a group, its lengths are not mixed.
+    those with as many whole vectors. If a single number differs in a group, its lengths are not mixed.
 
     Args:
         stage: that runs the rows.
