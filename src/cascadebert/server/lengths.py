@@ -33,7 +33,7 @@ class Lengths:
     >>> lengths.waits_at(10), lengths.waits_at(40), lengths.waits_at(50)
     (16, 40, 50)
     >>> lengths.together(16, {8: 1, 16: 2, 24: 20, 40: 9}.get)
-    (16, 24)
+    (16, 8, 24)
     """
 
     groups: tuple[tuple[int, ...], ...] = ()
