@@ -13,7 +13,7 @@ from cascadebert.calibration import scale
 from cascadebert.confidence import Score, softmax
 from cascadebert.errors import CascadeError, DataError
 from cascadebert.folder import copy_folder, read_folder, upload_folder
-from cascadebert.spec import CascadeSpec
+from cascadebert.spec import CascadeSpec, StageEntry
 from cascadebert.stage import Stage, local_folder
 from cascadebert.thresholds import leaves
 from cascadebert.types import Floats, Ints, Logits, OperatingPoint, Predictions, Texts
@@ -66,19 +66,11 @@ class Cascade:
         """
         path = local_folder(path_or_repo)
         spec = read_folder(path)
-        tuned = spec.tuned_on
-        if tuned is not None and engine in ("auto", tuned.engine):
-            engine, precision = tuned.engine, tuned.precision if precision == "auto" else precision
-        stages = tuple(
-            replace(
-                Stage.from_pretrained(
-                    path / entry.path, engine=engine, precision=precision, max_length=entry.max_length
-                ),
-                name=entry.name,
-                flops=entry.flops,
-            ).with_labels(spec.label_names)
-            for entry in spec.stages
-        )
+        return cls.of_stages(open_stages(path, spec, spec.stages, engine, precision), spec, path)
+
+    @classmethod
+    def of_stages(cls, stages: tuple[Stage, ...], spec: CascadeSpec, path: Path) -> Cascade:
+        """The cascade that a folder describes, of stages that are open already."""
         temperatures = tuple(entry.temperature for entry in spec.stages)
         return cls(stages, temperatures, spec.operating_point, spec, path, spec.score)
 
@@ -182,6 +174,34 @@ class Cascade:
             The address of the commit.
         """
         return upload_folder(self.path, self.spec, self.operating_point, repo, private=private)
+
+
+def open_stages(
+    path: Path, spec: CascadeSpec, entries: Sequence[StageEntry], engine: str, precision: str
+) -> tuple[Stage, ...]:
+    """Open stages of a saved cascade, on the engine that its thresholds were picked on unless told another.
+
+    Args:
+        path: the cascade's folder.
+        spec: what it says of itself.
+        entries: of the stages to open.
+        engine: see `Cascade.from_pretrained`, which `precision` is of too.
+        precision: see `engine`.
+
+    Raises:
+        StageError: if the engine or the precision cannot be had here.
+    """
+    tuned = spec.tuned_on
+    if tuned is not None and engine in ("auto", tuned.engine):
+        engine, precision = tuned.engine, tuned.precision if precision == "auto" else precision
+    opened = []
+    for entry in entries:
+        stage = Stage.from_pretrained(
+            path / entry.path, engine=engine, precision=precision, max_length=entry.max_length
+        )
+        named = replace(stage, name=entry.name, flops=entry.flops)
+        opened.append(named.with_labels(spec.label_names))
+    return tuple(opened)
 
 
 class Encodings:

@@ -24,7 +24,7 @@ from pydantic import ValidationError
 from cascadebert.card import render_card
 from cascadebert.data import Hashes
 from cascadebert.errors import FolderError
-from cascadebert.spec import SCHEMA_VERSION, CascadeSpec
+from cascadebert.spec import SCHEMA_VERSION, CascadeSpec, StageEntry
 from cascadebert.stage import config_labels, read_config
 from cascadebert.types import OperatingPoint
 
@@ -74,12 +74,13 @@ def file_hashes(folder: Path, wanted: Callable[[Path], bool] = Path.exists) -> d
     return hashes
 
 
-def read_folder(path: Path, *, check_files: bool = True) -> CascadeSpec:
+def read_folder(path: Path, *, check_files: bool = True, but_last: bool = False) -> CascadeSpec:
     """Read and check a saved cascade.
 
     Args:
         path: the folder.
         check_files: whether the files of the stages are hashed and compared.
+        but_last: whether the last stage may be missing or changed.
 
     Raises:
         FolderError: if it is no cascade, has another schema version, or any file of a stage is missing,
@@ -102,7 +103,11 @@ def read_folder(path: Path, *, check_files: bool = True) -> CascadeSpec:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
         raise FolderError(f"{file}: {where}: {first['msg']}. The file was damaged or edited.") from error
-    _check_stages(path, spec, check_files)
+    entries = spec.stages[:-1] if but_last else spec.stages
+    for entry in entries:
+        _check_stage(path, entry, check_files)
+    if not but_last:
+        _check_labels(path, spec)
     _check_certificate(file, spec)
     return spec
 
@@ -132,20 +137,22 @@ def _check_certificate(file: Path, spec: CascadeSpec) -> None:
         )
 
 
-def _check_stages(path: Path, spec: CascadeSpec, check_files: bool) -> None:
-    for entry in spec.stages:
-        folder = path / entry.path
-        if Path(entry.path).name != entry.path or not folder.is_dir():
-            raise FolderError(f"{path}: the stage folder {entry.path!r} is missing")
-        found = file_hashes(folder) if check_files else entry.sha256
-        for name in sorted(set(found) | set(entry.sha256)):
-            if found.get(name) != entry.sha256.get(name):
-                state = "removed" if name not in found else "added" if name not in entry.sha256 else "changed"
-                raise FolderError(
-                    f"{folder / name} was {state} since the cascade was saved; its thresholds belong to "
-                    "the files it was saved with. Restore the file, or make a new cascade with "
-                    "`cascadebert assemble`."
-                )
+def _check_stage(path: Path, entry: StageEntry, check_files: bool) -> None:
+    folder = path / entry.path
+    if Path(entry.path).name != entry.path or not folder.is_dir():
+        raise FolderError(f"{path}: the stage folder {entry.path!r} is missing")
+    found = file_hashes(folder) if check_files else entry.sha256
+    for name in sorted(set(found) | set(entry.sha256)):
+        if found.get(name) != entry.sha256.get(name):
+            state = "removed" if name not in found else "added" if name not in entry.sha256 else "changed"
+            raise FolderError(
+                f"{folder / name} was {state} since the cascade was saved; its thresholds belong to "
+                "the files it was saved with. Restore the file, or make a new cascade with "
+                "`cascadebert assemble`."
+            )
+
+
+def _check_labels(path: Path, spec: CascadeSpec) -> None:
     order = config_labels(read_config(path / spec.stages[-1].path), path)
     if order != spec.label_names:
         raise FolderError(

@@ -81,8 +81,8 @@ def serve(
     with extra("serve"):
         from cascadebert.server.app import make_app
         from cascadebert.server.running import listen, run
-    from cascadebert.cascade import Cascade
     from cascadebert.server.findings import reference_of
+    from cascadebert.server.opening import open_cascade
     from cascadebert.server.pool import Pool
     from cascadebert.server.watch import Watch
 
@@ -93,7 +93,7 @@ def serve(
         on_breach=on_breach, token=_token(),
     )  # fmt: skip
     listener = listen(host, port)
-    cascade = Cascade.from_pretrained(folder, engine=engine, precision=precision)
+    cascade = open_cascade(folder, settings, engine=engine, precision=precision)
     watch = Watch(reference_of(cascade), settings) if audit_rate else None
     pool = Pool(cascade, settings, watch=watch)
     app = make_app(pool, cascade, settings, watch)

@@ -1,0 +1,190 @@
+"""What a client sees when a stage is missing, hangs or dies, and when the last stage changes its mind."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from starlette.testclient import TestClient
+
+from cascadebert.cascade import Cascade
+from cascadebert.certifying import certify_folder
+from cascadebert.errors import CascadeError, FolderError
+from cascadebert.server.app import make_app
+from cascadebert.server.findings import reference_of
+from cascadebert.server.opening import open_cascade
+from cascadebert.server.pool import Pool
+from cascadebert.server.settings import ServeSettings
+from cascadebert.server.watch import Watch
+from cascadebert.types import OperatingPoint, Promise
+from pooling import exact, faulty
+from samples import reviews, sentences, write_csv
+from serving import ask, refused
+
+TEXTS = sentences(120, seed=3, most=25)
+ANSWER = ServeSettings(latency_target=5.0, without_last="answer", probe_every=0.05, stage_timeout=0.5)
+
+
+@pytest.fixture(scope="module")
+def cascade(make_cascade):
+    """Two stages that are exact; rows leave at both."""
+    made = exact(make_cascade(2))
+    assert set(made.predict(TEXTS).stages) == {1, 2}
+    return made
+
+
+@contextmanager
+def client_of(cascade, settings, watch=None):
+    """A client of the whole server but for its sockets."""
+    app = make_app(Pool(cascade, settings, watch=watch), cascade, settings, watch)
+    with TestClient(app, raise_server_exceptions=False) as client:
+        yield client
+
+
+def classify(client, texts):
+    response = ask(client, {"texts": texts, "explain": True}, "/v1/classify")
+    assert response.status_code == 200, response.text
+    return response.json()
+
+
+def until(true, seconds=10.0):
+    end = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < end, "it did not come about"
+        time.sleep(0.01)
+
+
+def up(client):
+    return [stage["up"] for stage in client.get("/info").json()["stages"]]
+
+
+def test_a_last_stage_that_hangs_degrades_what_needs_it_alone_and_comes_back(cascade):
+    hanging, engine = faulty(cascade, 2)
+    wanted = cascade.predict(TEXTS)
+    easy = [text for text, stage in zip(TEXTS, wanted.stages, strict=True) if stage == 1]
+    with client_of(hanging, ANSWER) as client, ThreadPoolExecutor(1) as other:
+        engine.open.clear()
+        engine.entered.clear()
+        stuck = other.submit(classify, client, TEXTS)
+        assert engine.entered.wait(10)
+        at_once = classify(client, easy)
+        assert not at_once["degraded"] and not stuck.done()
+        said = stuck.result(20)
+        assert said["degraded"] and "does not answer" in said["outside_certificate"]
+        assert [row["degraded"] for row in said["rows"]] == (wanted.stages == 2).tolist()
+        assert up(client) == [True, False] and client.get("/ready").is_success
+        assert "cascadebert_stage_up" in client.get("/metrics").text
+        engine.open.set()
+        until(lambda: up(client) == [True, True])
+        healed = classify(client, TEXTS)
+        assert not healed["degraded"]
+        assert [row["label"] for row in healed["rows"]] == list(wanted.labels)
+
+
+def test_a_last_stage_that_hangs_is_503_where_degraded_answers_are_not_wanted(cascade):
+    hanging, engine = faulty(cascade, 2)
+    with client_of(hanging, replace(ANSWER, without_last="refuse")) as client:
+        engine.open.clear()
+        response = ask(client, {"texts": TEXTS}, "/v1/classify")
+        assert "within 0.5 s" in refused(response, 503, "Unhealthy")
+        assert response.headers["retry-after"]
+        engine.open.set()
+        until(lambda: up(client) == [True, True])
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+@pytest.mark.parametrize("number", [1, 2])
+def test_a_worker_that_is_killed_is_not_seen_by_a_client(cascade, number):
+    deadly, engine = faulty(cascade, number)
+    with client_of(deadly, ANSWER) as client:
+        for _ in range(3):
+            engine.error = SystemExit()
+            said = classify(client, TEXTS)
+            assert not said["degraded"]
+            assert [row["label"] for row in said["rows"]] == list(cascade.predict(TEXTS).labels)
+        assert up(client) == [True, True]
+
+
+@pytest.mark.parametrize("what", ["missing", "changed"])
+def test_a_server_starts_without_its_last_stage_where_that_is_wanted(saved, tmp_path, what):
+    shutil.copytree(saved, tmp_path / "cascade")
+    last = sorted(tmp_path.glob("cascade/stage-*"))[-1]
+    if what == "missing":
+        shutil.rmtree(last)
+    else:
+        (last / "model.safetensors").write_bytes(b"other weights")
+    with pytest.raises(FolderError, match=rf"stage-2.* (is|was) {what}"):
+        open_cascade(tmp_path / "cascade", ServeSettings())
+    texts, _ = reviews(60, seed=9)
+    whole = Cascade.from_pretrained(saved)
+    early = whole.with_operating_point(OperatingPoint((0.0,))).predict(texts)
+    half = OperatingPoint((float(np.median(early.confidences)),))
+    cascade = open_cascade(tmp_path / "cascade", ANSWER).with_operating_point(half)
+    wanted = whole.with_operating_point(half).predict(texts)
+    assert set(wanted.stages) == {1, 2}
+    with client_of(cascade, ANSWER) as client:
+        said = classify(client, texts)
+        assert [row["degraded"] for row in said["rows"]] == (wanted.stages == 2).tolist()
+        assert [row["label"] for row in said["rows"]] == list(early.labels)
+        known = {row["known_accuracy"] for row in said["rows"] if row["degraded"]}
+        assert known == {whole.spec.measured.stages[0].accuracy}
+        assert up(client) == [True, False] and what in client.get("/info").text
+
+
+def test_an_earlier_stage_has_to_be_whole_in_any_case(saved, tmp_path):
+    shutil.copytree(saved, tmp_path / "cascade")
+    shutil.rmtree(min(tmp_path.glob("cascade/stage-*")))
+    with pytest.raises(CascadeError, match="stage-1"):
+        open_cascade(tmp_path / "cascade", ANSWER)
+
+
+class Contrary:
+    """An engine that can be made to say the opposite of another one."""
+
+    def __init__(self, engine, other):
+        self.engine, self.other, self.contrary = engine, other, False
+        self.name, self.precision, self.device = engine.name, engine.precision, engine.device
+        self.streams = engine.streams
+
+    def logits(self, batch):
+        return -self.other.logits(batch) if self.contrary else self.engine.logits(batch)
+
+
+def test_the_watch_of_a_server_counts_what_it_answered_and_a_breach_moves_it_to_the_safest_point(
+    saved, tmp_path
+):
+    shutil.copytree(saved, tmp_path / "cascade")
+    rows = write_csv(tmp_path / "rows.csv", *reviews(900, seed=77))
+    certify_folder(tmp_path / "cascade", rows, promises=[Promise("min_agreement", 0.3)], confidence_level=0.9)
+    cascade = Cascade.from_pretrained(tmp_path / "cascade")
+    first, second = cascade.stages
+    engine = Contrary(second.engine, first.engine)
+    cascade = replace(cascade, stages=(first, replace(second, engine=engine)))
+    settings = ServeSettings(latency_target=5.0, audit_rate=1.0, on_breach="safest", follow_load=False)
+    watch = Watch(reference_of(cascade), settings)
+    texts, _ = reviews(160, seed=78)
+    wanted, last = cascade.predict(texts), second.predict(texts)
+    with client_of(cascade, settings, watch) as client:
+        place = client.get("/info").json()["operating_point"]["place"]
+        assert place > 0
+        said = classify(client, texts)
+        until(lambda: watch.state().points and watch.state().points[0].audited == len(texts))
+        (point,) = watch.state().points
+        assert point.point == place and point.exits == tuple(
+            int((wanted.stages == stage).sum()) for stage in (1, 2)
+        )
+        assert [row["label"] for row in said["rows"]] == list(wanted.labels)
+        assert point.agreement == pytest.approx((wanted.label_ids == last.label_ids).mean())
+        assert "recent agreement" not in client.get("/info").text
+        engine.contrary = True
+        for seed in range(10):
+            classify(client, reviews(100, seed=seed)[0])
+        until(lambda: watch.state().breaches)
+        classify(client, texts)
+        assert client.get("/info").json()["operating_point"]["place"] == 0
+        assert "agreement" in {breach.kind.split()[-1] for breach in watch.state().breaches}
