@@ -27,17 +27,56 @@ def paper_table() -> str:
 
 
 def gain_cell(one: Mapping[str, Any]) -> str:
-    """A relative improvement with its interval, then the chance-corrected one."""
-    names = ("relative_improvement", "ci_low", "ci_high", "chance_corrected")
-    gain, low, high, fairer = ("n/a" if one[n] is None else f"{100 * one[n]:+.1f}" for n in names)
-    return f"{gain} % ({low} to {high}); {fairer} %"
+    """A relative improvement with its interval, then the chance-corrected one with its own."""
+    kinds = (
+        ("relative_improvement", "ci_low", "ci_high"),
+        ("chance_corrected", "chance_ci_low", "chance_ci_high"),
+    )
+    if one["relative_improvement"] is None:
+        return "n/a"
+    cells = []
+    for names in kinds:
+        gain, low, high = ("n/a" if one[n] is None else f"{100 * one[n]:+.1f}" for n in names)
+        cells.append(f"{gain} % ({low} to {high})")
+    return "; ".join(cells)
+
+
+def paper_headline_table() -> str:
+    """At each target the cascade that was best on tune rows, the best early exit, and what lies between."""
+    found, more = load("paper/summary.json")["comparisons"], load("paper/analyses.json")
+    runs = all_runs()
+    large = mean(more["large"].values())
+    lines = [
+        "| equal | cascade | mean score | early exit | mean score | improvement | counted from chance |",
+        "|" + "---|" * 7,
+    ]
+    for one in more["picked"]:
+        where = {key: one[key] for key in ("basis", "target", "cascade")}
+        (row,) = (r for r in found if all(r[key] == value for key, value in where.items()))
+        ours, theirs = (
+            mean(
+                run["score"]
+                for run in runs
+                if (run["method"], run["basis"], run["target"]) == (name, one["basis"], one["target"])
+            )
+            for name in (one["cascade"], row["best_early_exit"])
+        )
+        gains = gain_cell(row).replace("; ", " | ")
+        place = f"{one['target']:g}x {one['basis']} | {one['cascade']} | {100 * ours:.1f}"
+        lines.append(f"| {place} | {row['best_early_exit']} | {100 * theirs:.1f} | {gains} |")
+    lines += ["", f"The large model's mean score is {100 * large:.1f}."]
+    return "\n".join(lines)
+
+
+def all_runs() -> list[dict[str, Any]]:
+    """The lines of runs.jsonl."""
+    text = (ROOT / "results" / "paper" / "runs.jsonl").read_text("utf-8")
+    return [json.loads(line) for line in text.splitlines()]
 
 
 def paper_scores_table(basis: str = "flops", target: float = 4.0) -> str:
     """Score of every method on every task at one target, mean over seeds; a tilde marks mixtures."""
-    text = (ROOT / "results" / "paper" / "runs.jsonl").read_text("utf-8")
-    runs = [json.loads(line) for line in text.splitlines()]
-    runs = [run for run in runs if run["basis"] == basis and run["target"] in (1.0, target)]
+    runs = [run for run in all_runs() if run["basis"] == basis and run["target"] in (1.0, target)]
     tasks = list(dict.fromkeys(run["task"] for run in runs))
     heads = " | ".join(TASKS.get(task, task) for task in tasks)
     lines = [f"| method | {heads} | mean | achieved |", "|" + "---|" * (3 + len(tasks))]

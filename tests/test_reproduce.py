@@ -107,6 +107,7 @@ def test_an_early_exit_that_is_too_slow_for_the_target_is_not_the_best_there():
     assert {one["best_early_exit"] for one in found} == {"berxit"}
     assert found[0]["relative_improvement"] == pytest.approx(0.1 / 0.7)
     assert found[0]["chance_corrected"] == pytest.approx((0.6 - 0.4) / 0.4)
+    assert found[0]["chance_ci_low"] == found[0]["chance_ci_high"] == pytest.approx(0.5)
     (where, _) = out_of_reach(table(SCORES, slow=("pabee",)))
     assert where == {
         "task": "t",

@@ -126,7 +126,7 @@ def test_the_summary_compares_every_cascade_with_one_early_exit(done, protocol):
     summary = json.loads((done[0] / "out" / "summary.json").read_text("utf-8"))
     assert summary == json.loads(json.dumps(done[1]))
     keys = ["basis", "target", "cascade", "best_early_exit", "tasks", "relative_improvement", "ci_low",
-            "ci_high", "chance_corrected"]  # fmt: skip
+            "ci_high", "chance_corrected", "chance_ci_low", "chance_ci_high"]  # fmt: skip
     assert all(list(one) == keys for one in summary["comparisons"])
     assert len(summary["comparisons"]) == 2 * 2 * 9
     assert {(one["task"], one["metric"]) for one in summary["dar"]} == set(

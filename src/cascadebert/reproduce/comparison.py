@@ -26,6 +26,7 @@ from cascadebert.reproduce.scores import (
 from cascadebert.types import Floats
 
 DRAWS = 1000
+GAINS = ("relative_improvement", "ci_low", "ci_high", "chance_corrected", "chance_ci_low", "chance_ci_high")
 
 
 @dataclass(frozen=True)
@@ -209,8 +210,7 @@ def comparisons(table: Table) -> list[dict[str, Any]]:
         best = table.best(tuple(RULES), basis, target)
         for name in cascade_names(table.protocol):
             both = all(table.reached(one, basis, target) for one in (name, best))
-            gains = _gains(table, name, best, basis, target) if both else (None,) * 4
-            named = ("relative_improvement", "ci_low", "ci_high", "chance_corrected")
+            gains = _gains(table, name, best, basis, target) if both else (None,) * len(GAINS)
             found.append(
                 {
                     "basis": basis,
@@ -218,18 +218,19 @@ def comparisons(table: Table) -> list[dict[str, Any]]:
                     "cascade": name,
                     "best_early_exit": best,
                     "tasks": [plan.name for plan in table.protocol.tasks],
-                    **dict(zip(named, gains, strict=True)),
+                    **dict(zip(GAINS, gains, strict=True)),
                 }
             )
     return found
 
 
 def _gains(table: Table, ours: str, theirs: str, basis: Basis, target: float) -> tuple[float | None, ...]:
-    """Relative improvement, both ends of its interval, and the same counted from chance."""
+    """Relative improvement and both ends of its interval; then the same counted from chance."""
     scores = [table.scores(one, basis, target) for one in (ours, theirs)]
     gains = relative_improvement(*scores)
     fairer = relative_improvement(*(corrected(one, table.levels()) for one in scores))
-    return (known_mean([float(gains[0])]), *interval(gains[1:]), known_mean([float(fairer[0])]))
+    both = (gains, fairer)
+    return tuple(end for one in both for end in (known_mean([float(one[0])]), *interval(one[1:])))
 
 
 def out_of_reach(table: Table) -> list[dict[str, Any]]:
