@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Mapping
+from functools import partial
 
 from table_cascades import (
     cascades_table,
@@ -22,6 +23,13 @@ from table_cascades import (
     summary_table,
 )
 from table_cells import ROOT
+from table_paper import (
+    paper_dar_table,
+    paper_headline_table,
+    paper_scores_table,
+    paper_shallow_table,
+    paper_table,
+)
 from table_server import watch_table
 from table_students import (
     gains_table,
@@ -64,7 +72,11 @@ def filled(page: str, tables: Mapping[str, str]) -> str:
 
 
 PAGES = {
-    "README.md": {"cascades": cascades_table, "demo results": demo_table},
+    "README.md": {
+        "cascades": cascades_table,
+        "demo results": demo_table,
+        "paper headline": paper_headline_table,
+    },
     "docs/results.md": {
         "main results": summary_table,
         "details": detail_table,
@@ -75,6 +87,14 @@ PAGES = {
     },
     "docs/guarantees.md": {"coverage": coverage_table},
     "docs/evaluation.md": {"ece interval": ece_table},
+    "docs/paper.md": {
+        "paper headline": paper_headline_table,
+        "paper scores": paper_scores_table,
+        "paper scores by time": partial(paper_scores_table, "time"),
+        "paper gains": paper_table,
+        "paper dar": paper_dar_table,
+        "paper shallow": paper_shallow_table,
+    },
     "docs/watching.md": {"watch": watch_table},
     "docs/small-models.md": {
         "students": students_table,
