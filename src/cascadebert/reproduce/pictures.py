@@ -14,7 +14,7 @@ from cascadebert.picture import ACCENT, INK, QUIET
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-COLOURS = (ACCENT, INK, "#2f7dd1", "#e0a030", "#3a9d5d", QUIET, "#8e5ea2", "#555555")
+COLOURS = (ACCENT, INK, "#2f7dd1", "#e0a030", "#3a9d5d", QUIET, "#8e5ea2", "#17becf", "#b0b7bd")
 Rows = Sequence[Mapping[str, Any]]
 SALT = "cascadebert"
 """Ids in the files do not differ from one drawing to the next."""
@@ -85,8 +85,8 @@ def draw_shallow(path: Path, rows: Rows, *, target: float) -> None:
             height = 100 * float(np.average([row[kind] for row in same], weights=weights))
             label = kind.split("_")[0] if place == 0 else None
             axes[0].bar(place + shift, height, width=0.38, color=colour, label=label)
-    axes[0].set_xticks(range(len(names)), [f"{method}\nlayer {layer}" for method, layer, _ in names])
-    _finish(axes[0], f"rows that leave at a layer, {target:g}x by FLOPs", "", "accuracy, %")
+    axes[0].set_xticks(range(len(names)), [f"{method}, {layer}".replace("-", "-\n") for method, layer, _ in names])
+    _finish(axes[0], f"rows that leave at a layer, {target:g}x by FLOPs", "early exit, layer", "accuracy, %")
     _save(figure, axes, path)
 
 

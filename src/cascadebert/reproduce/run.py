@@ -202,7 +202,7 @@ def _analyses(evidence: Evidence, table: Table, draws: int) -> dict[str, Any]:
 def _draw(protocol: Protocol, lines: list[dict[str, Any]], analyses: dict[str, Any], folder: Path) -> None:
     folder.mkdir(exist_ok=True)
     small, chosen = protocol.small[0], [one for one in ("plain", "dar") if one in protocol.objectives]
-    cascades = [cascade_name((small,), one) for one in protocol.objectives if one in chosen]
+    cascades = [cascade_name(one, chosen[-1]) for one in protocol.stage_lists] if chosen else []
     stages = [stage(small, one) for one in protocol.objectives if one in chosen]
     tasks = [plan.name for plan in protocol.tasks]
     for basis in BASES:
