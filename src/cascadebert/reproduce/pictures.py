@@ -85,7 +85,8 @@ def draw_shallow(path: Path, rows: Rows, *, target: float) -> None:
             height = 100 * float(np.average([row[kind] for row in same], weights=weights))
             label = kind.split("_")[0] if place == 0 else None
             axes[0].bar(place + shift, height, width=0.38, color=colour, label=label)
-    axes[0].set_xticks(range(len(names)), [f"{method}, {layer}".replace("-", "-\n") for method, layer, _ in names])
+    said = [f"{method}, {layer}".replace("-", "-\n") for method, layer, _ in names]
+    axes[0].set_xticks(range(len(names)), said)
     _finish(axes[0], f"rows that leave at a layer, {target:g}x by FLOPs", "early exit, layer", "accuracy, %")
     _save(figure, axes, path)
 
