@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 
 from table_cascades import (
@@ -71,7 +71,7 @@ def filled(page: str, tables: Mapping[str, str]) -> str:
     return page
 
 
-PAGES = {
+PAGES: dict[str, dict[str, Callable[[], str]]] = {
     "README.md": {
         "cascades": cascades_table,
         "demo results": demo_table,
