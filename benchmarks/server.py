@@ -51,8 +51,8 @@ RESULTS = ROOT / "results" / "server"
 PARTS = ROOT / "build" / "server"
 FOLDER = BUILD / "sst2" / "cascade"
 TARGET, PATIENT, ROWS, COPIES = 0.1, 0.25, 8, 8
-"""Seconds within which answers are due. Within the second the pipeline's server can hold a rate too; within the
-first two of its requests that meet are late, and what it seems to hold is luck."""
+"""Seconds within which answers are due. Within the second the pipeline's server can hold a rate too; within
+the first two of its requests that meet are late, and what it seems to hold is luck."""
 SEARCHES = ((TARGET, ROWS, 2), (PATIENT, ROWS, 1), (TARGET, 1, 1))
 """Seconds, texts of a request, and rounds."""
 ROUNDS, REPEATS = 3, 3
