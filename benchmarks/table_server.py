@@ -48,7 +48,7 @@ def served_table() -> str:
     promises = (
         ("requests of 8 texts a second over the last stage's, same p99", f"{least:.2f}x", "rps_ratio"),
         (
-            "over those of FastAPI and `transformers.pipeline`, at the p99 that it can keep",
+            "over those of FastAPI and `transformers.pipeline`",
             "8x",
             "rps_vs_naive",
         ),

@@ -60,7 +60,7 @@ class ScriptedPool:
 
     def state(self) -> PoolState:
         stages = tuple(StageState(f"stage {i}", 0, 0.0, True, None, 10) for i in (1, 2))
-        return PoolState(self.ready, 0, LADDER, None, 0, 0.0, 0, stages, 0, 1)
+        return PoolState(self.ready, 0, LADDER, None, 0, 0.0, 0.05, 0, stages, 0, 1)
 
 
 class Running:

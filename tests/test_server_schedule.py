@@ -11,6 +11,7 @@ from cascadebert import Cascade
 from cascadebert.batching import padded
 from cascadebert.server.board import USUAL_DEADLINE, Board
 from cascadebert.server.lengths import Lengths
+from cascadebert.server.limit import Limit
 from cascadebert.server.pace import Pace
 from cascadebert.server.plan import SIZES, Plan, make_plan, warm_up
 from cascadebert.server.pool import Pool
@@ -274,3 +275,22 @@ def test_no_task_is_lost_among_batches(cascade):
         seen += len(task.rows)
         run(board, task, 0.1)
     assert seen == 120 and not board.requests and len(board.settled) == 60 and board.delay == 0
+
+
+def test_the_limit_settles_where_one_answer_in_200_is_late_and_large_requests_do_not_move_it():
+    rng, limit, late = np.random.default_rng(0), Limit(0.1), []
+    for _ in range(60_000):
+        taken = limit.seconds + 0.03 + rng.exponential(0.01)
+        late.append(taken > 0.1)
+        limit.answered(taken, own=0.003)
+    assert np.mean(late[20_000:]) == pytest.approx(0.005, abs=0.0015)
+    before = limit.seconds
+    for _ in range(100):
+        limit.answered(9.0, own=0.05)
+    assert limit.seconds == before
+    for _ in range(1000):
+        limit.answered(9.0, own=0.003)
+    assert limit.seconds == pytest.approx(0.01)
+    for _ in range(100_000):
+        limit.answered(0.01, own=0.003)
+    assert limit.seconds == pytest.approx(0.05)

@@ -10,6 +10,7 @@ import numpy as np
 
 from cascadebert.cascade import Cascade
 from cascadebert.server.audits import Audits
+from cascadebert.server.limit import Limit
 from cascadebert.server.pace import Pace
 from cascadebert.server.plan import Plan
 from cascadebert.server.rows import Batch, Judged, Reading, Request, Row, Task, Tokens
@@ -30,8 +31,6 @@ from cascadebert.types import Texts
 
 USUAL_DEADLINE = 10
 """Latency targets until an answer is of no use, where a request names no deadline."""
-WAIT_SHARE = 0.5
-"""Of the latency target: requests that would wait longer are refused."""
 SOONEST_RETRY = 0.05
 MOST_DEATHS = 1
 
@@ -69,6 +68,7 @@ class Board:
         rows: of these, without an answer.
         health: of each stage.
         exits: (num_stages,) rows answered so far.
+        limit: delay at which requests are refused.
         audits: rows that are answered and have yet to be seen by the last stage; None without a watch.
         schedule: of the tasks.
     """
@@ -81,6 +81,7 @@ class Board:
         rates = (1 / count,) * count if expected is None else expected.exit_rates
         reached = np.maximum(np.cumsum(rates[::-1])[::-1], 1e-6)
         self.pace = Pace(plan.seconds, (reached[1:] / reached[:-1]).tolist())
+        self.limit = Limit(settings.latency_target)
         self.settled: list[tuple[Future[Answer], Answer | Exception]] = []
         self.requests: dict[int, Request] = {}
         self.rows = 0
@@ -131,12 +132,15 @@ class Board:
             raise self._down(0)
         seconds = self._usual if options.deadline is None else options.deadline
         tokens, last = self.pace.tokens(characters), len(self.health) - 1
-        self._refuse(len(texts), tokens, seconds)
+        own = tokens * self.pace.onward(self.answers)[0] / self._plan.workers
+        self._refuse(len(texts), own, seconds)
         latest = last if options.max_stage is None else options.max_stage - 1
         drawn, weight = np.zeros(len(texts), dtype=np.bool_), 1.0
         if self._watch is not None and 0 < last == latest and all(self.answers):
             drawn, weight = self._watch.arrives(len(texts)), self._watch.weight()
-        request = Request(texts, characters, latest, now, now + seconds, point, thresholds, weight, outside)
+        request = Request(
+            texts, characters, latest, now, now + seconds, point, thresholds, weight, outside, own
+        )
         each = max(1, tokens // len(texts))
         for place, audited in enumerate(drawn.tolist()):
             request.rows.append(Row(request, place, audited, entered=now, length=each))
@@ -147,11 +151,10 @@ class Board:
         self.schedule.read(Reading(request, 0, list(request.rows), False, now))
         return request
 
-    def _refuse(self, rows: int, tokens: int, seconds: float) -> None:
+    def _refuse(self, rows: int, own: float, seconds: float) -> None:
         if not self.requests:
             return
-        delay, limit = self.delay, WAIT_SHARE * self._settings.latency_target
-        own = tokens * self.pace.onward(self.answers)[0] / self._plan.workers
+        delay, limit = self.delay, self.limit.seconds
         retry = max(SOONEST_RETRY, delay - limit / 2)
         if self.rows + rows > self._settings.queue_rows:
             raise Overloaded(f"{self.rows} rows wait already; there is no room for {rows} more", retry)
@@ -217,6 +220,8 @@ class Board:
             row.logits = logits
             if leaves or task.stage == row.request.last:
                 self._answer(row, degraded=False)
+                if not row.request.open:
+                    self.limit.answered(now - row.request.arrived, own=row.request.own)
             else:
                 going.append(row)
         if task.stage + 1 < len(self.health):

@@ -101,6 +101,7 @@ def _of_pool(state: PoolState) -> Iterator[Metric]:
         ("operating_point", "Place on the ladder, 0 the safest.", state.point),
         ("operating_points", "On the ladder.", len(state.ladder)),
         ("expected_delay_seconds", "That a request that arrives now waits.", state.delay),
+        ("delay_limit_seconds", "Expected delay beyond which requests are refused.", state.limit),
         ("rows_in_flight", "Accepted and not answered.", state.rows),
         ("audits_waiting", "Rows that the last stage is yet to check.", state.audits),
     )

@@ -9,7 +9,7 @@ from threading import Thread
 
 from cascadebert.cascade import Cascade
 from cascadebert.errors import DataError
-from cascadebert.server.board import WAIT_SHARE, Board
+from cascadebert.server.board import Board
 from cascadebert.server.crew import TICK, Crew
 from cascadebert.server.follow import Following, follow
 from cascadebert.server.ladder import certified_ladder
@@ -168,6 +168,7 @@ class Pool:
                 uncertified=self._uncertified,
                 moves=self._following.moves,
                 delay=board.delay,
+                limit=board.limit.seconds,
                 rows=board.rows,
                 stages=tuple(stages),
                 audits=0 if board.audits is None else board.audits.open,
@@ -221,7 +222,7 @@ class Pool:
             delay,
             at,
             points=len(self._ladder),
-            limit=FOLLOW_SHARE * WAIT_SHARE * self._settings.latency_target,
+            limit=FOLLOW_SHARE * self._board.limit.seconds,
             pinned=pinned,
         )
         if self._following.point != before.point:

@@ -45,6 +45,7 @@ class Request:
         rows: one for each text.
         open: rows that have no answer yet.
         outside: why the certificate does not cover the answer, as far as is known at arrival.
+        own: seconds that its rows are expected to take by themselves.
     """
 
     texts: Texts
@@ -56,6 +57,7 @@ class Request:
     thresholds: tuple[float, ...]
     weight: float
     outside: str | None
+    own: float
     future: Future[Answer] = field(default_factory=Future)
     rows: list[Row] = field(default_factory=list)
     open: int = 0

@@ -51,6 +51,7 @@ def info(
         "uncertified": pool.uncertified,
         "moves": pool.moves,
         "expected_delay_ms": round(1000 * pool.delay, 3),
+        "delay_limit_ms": round(1000 * pool.limit, 3),
         "rows_in_flight": pool.rows,
         "audits_waiting": pool.audits,
         "audit": None if watch is None else asdict(watch),

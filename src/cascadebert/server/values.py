@@ -167,6 +167,7 @@ class PoolState:
         uncertified: why there is no certificate here; None where there is one.
         moves: along the ladder since the start.
         delay: seconds that a request that arrives now is expected to wait.
+        limit: of that delay; beyond it requests are refused.
         rows: accepted and not answered yet.
         stages: one for each.
         audits: audited rows that wait for the last stage; after `drain`, those that it never saw.
@@ -179,6 +180,7 @@ class PoolState:
     uncertified: str | None
     moves: int
     delay: float
+    limit: float
     rows: int
     stages: tuple[StageState, ...]
     audits: int
