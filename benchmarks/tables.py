@@ -30,7 +30,7 @@ from table_paper import (
     paper_shallow_table,
     paper_table,
 )
-from table_server import watch_table
+from table_server import rates_table, served_table, watch_table
 from table_students import (
     gains_table,
     making_table,
@@ -95,6 +95,7 @@ PAGES: dict[str, dict[str, Callable[[], str]]] = {
         "paper dar": paper_dar_table,
         "paper shallow": paper_shallow_table,
     },
+    "docs/server.md": {"served": served_table, "rates": rates_table},
     "docs/watching.md": {"watch": watch_table},
     "docs/small-models.md": {
         "students": students_table,
