@@ -229,10 +229,8 @@ def throughput(texts: Sequence[str]) -> dict[str, Any]:
     with served(FOLDER, *target, *limits) as server:
         for rows, clients in BATCHES:
             asked = mixed(cascade, texts, rows, copies=2 * COPIES)
-            many, plan = (
-                [text for one in asked for text in one.texts],
-                Plan(2 + RUN, closed=clients, lead=LEAD),
-            )
+            many = [text for one in asked for text in one.texts]
+            plan = Plan(2 + RUN, closed=clients, lead=LEAD)
             file, rounds = save(asked, PARTS / f"batches-{rows}.json"), list[dict[str, Any]]()
             server.drive(file, plan)
             for _ in range(2 * ROUNDS):

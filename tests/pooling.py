@@ -91,3 +91,13 @@ def started(cascade, *, watch=None, **settings):
     pool = Pool(cascade, ServeSettings(**{"latency_target": 5.0, **settings}), watch=watch)
     pool.start()
     return pool
+
+
+def until(true, seconds=10.0):
+    """Wait for something that another thread brings about."""
+    pause = Event()
+    for _ in range(int(seconds / 0.01)):
+        if true():
+            return
+        pause.wait(0.01)
+    raise AssertionError("it did not come about")

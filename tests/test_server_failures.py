@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
@@ -22,7 +21,7 @@ from cascadebert.server.pool import Pool
 from cascadebert.server.settings import ServeSettings
 from cascadebert.server.watch import Watch
 from cascadebert.types import OperatingPoint, Promise
-from pooling import exact, faulty
+from pooling import exact, faulty, until
 from samples import reviews, sentences, write_csv
 from serving import ask, refused
 
@@ -50,13 +49,6 @@ def classify(client, texts):
     response = ask(client, {"texts": texts, "explain": True}, "/v1/classify")
     assert response.status_code == 200, response.text
     return response.json()
-
-
-def until(true, seconds=10.0):
-    end = time.monotonic() + seconds
-    while not true():
-        assert time.monotonic() < end, "it did not come about"
-        time.sleep(0.01)
 
 
 def up(client):

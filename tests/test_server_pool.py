@@ -17,7 +17,7 @@ from cascadebert.server.pool import Pool
 from cascadebert.server.settings import ServeSettings
 from cascadebert.server.values import Expired, NotReady, Options, Overloaded, StageDown
 from cascadebert.stage import TextEncoder
-from pooling import Faulty, Notebook, exact, faulty, started
+from pooling import Faulty, Notebook, exact, faulty, started, until
 from samples import sentences
 
 TEXTS = sentences(300, seed=3, most=25)
@@ -31,16 +31,6 @@ def same(answer, wanted):
         and np.array([one.probabilities for one in last]).tobytes() == wanted.probabilities.tobytes()
         and np.array([one.confidence for one in last]).tobytes() == wanted.confidences.tobytes()
     )
-
-
-def until(true, seconds=10.0):
-    """Wait for something that another thread brings about."""
-    pause = threading.Event()
-    for _ in range(int(seconds / 0.01)):
-        if true():
-            return
-        pause.wait(0.01)
-    raise AssertionError("it did not come about")
 
 
 @pytest.fixture(scope="module")

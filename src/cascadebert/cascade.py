@@ -185,8 +185,8 @@ def open_stages(
         path: the cascade's folder.
         spec: what it says of itself.
         entries: of the stages to open.
-        engine: see `Cascade.from_pretrained`, which `precision` is of too.
-        precision: see `engine`.
+        engine: as for `Cascade.from_pretrained`.
+        precision: as for `Cascade.from_pretrained`.
 
     Raises:
         StageError: if the engine or the precision cannot be had here.

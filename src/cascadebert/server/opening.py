@@ -52,11 +52,8 @@ class _Absent:
     streams = 1
 
     def __init__(self, stage: Stage, why: str) -> None:
-        self.name, self.precision, self.device = (
-            stage.engine.name,
-            stage.engine.precision,
-            stage.engine.device,
-        )
+        like = stage.engine
+        self.name, self.precision, self.device = like.name, like.precision, like.device
         self._why = why
 
     def logits(self, batch: TokenBatch) -> Logits:
