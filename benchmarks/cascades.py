@@ -29,17 +29,18 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from cascadebert import Cascade, assemble
-from cascadebert.cli.output import show_log
-from cascadebert.confidence import max_probability
-from cascadebert.data import Examples, label_names, load_examples
-from cascadebert.evaluation import scaled_probabilities
-from cascadebert.thresholds import Selection, exit_stages, select_thresholds, speedup
+from cascadebert.cli.render import show_log
+from cascadebert.data.dataset import Examples, label_names, load_examples
+from cascadebert.evaluation.evaluate import scaled_probabilities
+from cascadebert.thresholds.confidence import max_probability
+from cascadebert.thresholds.operating_point import Target
+from cascadebert.thresholds.select import ThresholdSelection, exit_stages, select_thresholds, speedup
 from cascadebert.training.config import FitConfig
 from cascadebert.training.losses import NO_LABEL
-from cascadebert.training.stage_training import Lesson, train_stage
-from cascadebert.training.static import make_static
-from cascadebert.tuning import cache, recalibrated
-from cascadebert.types import Floats, Ints, Target
+from cascadebert.training.static_model import create_static_checkpoint
+from cascadebert.training.train_stage import TrainingData, train_stage
+from cascadebert.tuning.tune import cache_outputs, recalibrate
+from cascadebert.types import Floats, Ints
 from main import minilm
 from stored import ROOT, current_commit, write_result
 from taught import answers
@@ -149,19 +150,19 @@ def train(name: str, data: Path) -> None:
     stages.mkdir(exist_ok=True)
     ids = rows.label_ids(names)
     large = train_stage(
-        minilm(), Lesson(rows.texts, ids, names), config(task, task.learning_rate, task.epochs),
+        minilm(), TrainingData(rows.texts, ids, names), config(task, task.learning_rate, task.epochs),
         work=work, what=f"{name}: {LARGE}",
     )  # fmt: skip
     link(stages / LARGE, large)
     texts = [*rows.texts, *film_sentences(data, task.sentences)]
     labels = np.concatenate([ids, np.full(task.sentences, NO_LABEL)])
-    lesson = Lesson(texts, labels, names, teacher=answers(large, texts, task.max_length))
+    lesson = TrainingData(texts, labels, names, teacher=answers(large, texts, task.max_length))
     for small, rate in RATES.items():
         source = STUDENTS / small
         if rate is None:
             source = BUILD / "static"
             if not source.is_dir():
-                make_static(minilm(), source)
+                create_static_checkpoint(minilm(), source)
         recipe = config(task, rate or task.learning_rate, task.small_epochs)
         made = train_stage(source, lesson, recipe, work=work, what=f"{name}: {small}")
         link(stages / small, made)
@@ -208,7 +209,7 @@ def choose(name: str) -> dict[str, Any]:
         [every[i] for i in (*best[0], len(RATES))], data=rows, target=target, output=folder / "cascade",
         max_length=length, cost="measured", score="auto", overwrite=True,
     )  # fmt: skip
-    expected = made.operating_point.expected
+    expected = made.operating_point.metrics
     assert expected is not None
     return {
         "held_out_rows": len(rows),
@@ -255,22 +256,24 @@ class Held:
 
 def hold(cascade: Cascade, rows: Examples) -> Held:
     """Every stage on every held-out row."""
-    cached = cache(cascade, rows)
-    probabilities = scaled_probabilities(recalibrated(cascade, cached), cached.logits)
+    cached = cache_outputs(cascade, rows)
+    probabilities = scaled_probabilities(recalibrate(cascade, cached), cached.logits)
     answers = probabilities.argmax(axis=2)
     wrong, changed = ((answers != right).astype(float) for right in (cached.labels, answers[-1]))
     costs, tokenising = cached.seconds.costs(cached.encoded), cached.seconds.tokenising[0]
-    spent = tokenising.of(cached.encoded[0].lengths)
+    consumed = tokenising.cost_of(cached.encoded[0].lengths)
     without = costs.rows.copy()
-    without[0] -= spent
-    return Held(max_probability(probabilities), wrong, changed, without, spent, costs.alone)
+    without[0] -= consumed
+    return Held(max_probability(probabilities), wrong, changed, without, consumed, costs.alone)
 
 
-def compare(held: Held, target: Target, rows: Ints | None = None) -> list[tuple[Sequence[int], Selection]]:
+def compare(
+    held: Held, target: Target, rows: Ints | None = None
+) -> list[tuple[Sequence[int], ThresholdSelection]]:
     """For every choice of one or two small stages, the most speed-up within the target on these rows."""
     rows = np.arange(held.wrong.shape[1]) if rows is None else rows
     last = len(held.wrong) - 1
-    found: list[tuple[Sequence[int], Selection]] = []
+    found: list[tuple[Sequence[int], ThresholdSelection]] = []
     for chosen in (*combinations(range(last), 1), *combinations(range(last), 2)):
         choice = select_thresholds(*held.of([*chosen, last], rows), target=target, alone=held.alone)
         found.append((chosen, choice))

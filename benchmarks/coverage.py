@@ -21,21 +21,28 @@ from typing import Any
 import numpy as np
 
 from cascadebert import Cascade
-from cascadebert.cli.output import show_log
-from cascadebert.confidence import max_probability
-from cascadebert.costs import measure
-from cascadebert.data import load_examples
-from cascadebert.evaluation import scaled_probabilities
-from cascadebert.guarantees import Answers, certify, operating_path, point_losses, stage_losses
-from cascadebert.thresholds import trade_off
-from cascadebert.types import Floats, Promise
+from cascadebert.cli.render import show_log
+from cascadebert.data.dataset import load_examples
+from cascadebert.evaluation.cost_model import measure_latency
+from cascadebert.evaluation.evaluate import scaled_probabilities
+from cascadebert.thresholds.certificate import Guarantee
+from cascadebert.thresholds.confidence import max_probability
+from cascadebert.thresholds.risk_control import (
+    StageOutputs,
+    certify,
+    operating_path,
+    point_losses,
+    stage_losses,
+)
+from cascadebert.thresholds.select import pareto_front
+from cascadebert.types import Floats
 from stored import ROOT, current_commit, write_result
 
 RESULTS = ROOT / "results" / "trust"
 BUILD = ROOT / "build" / "inference"
 TASKS = ("sst2", "clinc150", "agnews")
 STAGES = {2: ("2x384", "6x384"), 3: ("static", "2x384", "6x384")}
-PROMISES = (Promise("min_agreement", 0.95), Promise("max_accuracy_drop", 0.01))
+PROMISES = (Guarantee("min_agreement", 0.95), Guarantee("max_accuracy_drop", 0.01))
 DELTAS = (0.05, 0.2)
 N, RUNS = 2000, 1000
 POOL, TUNE = 100_000, 1500
@@ -45,8 +52,8 @@ POOL, TUNE = 100_000, 1500
 class World:
     """A population and rows outside it, with what stages cost, and the last one alone."""
 
-    pool: Answers
-    tune: Answers
+    pool: StageOutputs
+    tune: StageOutputs
     costs: Floats
     alone: float
 
@@ -67,9 +74,9 @@ def main() -> None:
     for data in ("synthetic", *TASKS):
         for stages in STAGES:
             world = synthetic(stages) if data == "synthetic" else stored(data, stages)
-            for promise in PROMISES:
+            for guarantee in PROMISES:
                 for delta in DELTAS:
-                    found = coverage(world, promise, delta)
+                    found = coverage(world, guarantee, delta)
                     rows.append({"data": data, "stages": stages, "delta": delta, **found})
                     print(rows[-1], flush=True)
     files = [RESULTS / "answers" / f"{task}.npz" for task in TASKS]
@@ -90,11 +97,11 @@ def keep_answers(task: str, data: Path) -> None:
         arrays[f"{name}_labels"] = probabilities.argmax(axis=2).astype(np.int16)
         arrays[f"{name}_truth"] = rows.label_ids(cascade.label_names).astype(np.int16)
         encoded = cascade.encode(rows.texts)
-        clock = measure(cascade.stages, rows.texts, encoded)
+        clock = measure_latency(cascade.stages, rows.texts, encoded)
         arrays["seconds"] = np.array(
-            [one.of(part.padded_lengths).mean() for one, part in zip(clock.stages, encoded, strict=True)]
+            [one.cost_of(part.padded_lengths).mean() for one, part in zip(clock.stages, encoded, strict=True)]
         )
-        arrays["tokenising"] = clock.tokenising[0].of(encoded[0].lengths).mean()
+        arrays["tokenising"] = clock.tokenising[0].cost_of(encoded[0].lengths).mean()
     (RESULTS / "answers").mkdir(parents=True, exist_ok=True)
     np.savez_compressed(RESULTS / "answers" / f"{task}.npz", **arrays)
 
@@ -106,7 +113,7 @@ def stored(task: str, stages: int) -> World:
     places = [list(found["stages"]).index(name) for name in STAGES[stages]]
     names = tuple(str(i) for i in range(int(max(found["pool_truth"].max(), found["pool_labels"].max())) + 1))
     pool, tune = (
-        Answers(
+        StageOutputs(
             found[f"{part}_confidences"][places].astype(np.float64),
             found[f"{part}_labels"][places].astype(np.int64),
             found[f"{part}_truth"].astype(np.int64),
@@ -125,7 +132,7 @@ def synthetic(stages: int) -> World:
     return World(drawn(POOL, 1, stages), drawn(TUNE, 2, stages), costs, float(costs[-1]))
 
 
-def drawn(n: int, seed: int, stages: int) -> Answers:
+def drawn(n: int, seed: int, stages: int) -> StageOutputs:
     """Rows of a synthetic task."""
     rng = np.random.default_rng(seed)
     hard, truth = rng.random(n) ** 4, rng.integers(0, 2, n)
@@ -136,29 +143,29 @@ def drawn(n: int, seed: int, stages: int) -> Answers:
         )
         sure.append(np.clip(right + rng.normal(0, 0.05, n), 0.01, 0.999))
         said.append(np.where(rng.random(n) < right, truth, 1 - truth))
-    return Answers(np.array(sure), np.array(said), truth, ("0", "1"))
+    return StageOutputs(np.array(sure), np.array(said), truth, ("0", "1"))
 
 
-def coverage(world: World, promise: Promise, delta: float) -> dict[str, Any]:
+def coverage(world: World, guarantee: Guarantee, delta: float) -> dict[str, Any]:
     """How often the promise is broken in the pool, with and without the correction; and the speed kept."""
-    path = operating_path(world.tune, [promise], world.costs, delta, alone=world.alone)
-    true = np.array([point_losses(world.pool, promise, point).mean() for point in path.thresholds])
-    losses = stage_losses(world.pool, promise)
-    every = trade_off(world.pool.confidences, losses, world.costs, alone=world.alone)
-    possible = max(float(every.speedups[every.losses <= promise.risk].max(initial=1.0)), 1.0)
+    path = operating_path(world.tune, [guarantee], world.costs, delta, alone=world.alone)
+    true = np.array([point_losses(world.pool, guarantee, point).mean() for point in path.thresholds])
+    losses = stage_losses(world.pool, guarantee)
+    every = pareto_front(world.pool.confidences, losses, world.costs, alone=world.alone)
+    possible = max(float(every.speedups[every.losses <= guarantee.risk].max(initial=1.0)), 1.0)
     rng, broken, naive, kept, refused = np.random.default_rng(0), 0, 0, [], 0
     for _ in range(RUNS):
         rows = taken(world.pool, rng.integers(0, len(world.pool.confidences[0]), N))
-        tested = certify(rows, path.thresholds, [promise], delta=delta)
-        broken += bool((true[: tested.accepted] > promise.risk).any())
+        tested = certify(rows, path.thresholds, [guarantee], delta=delta)
+        broken += bool((true[: tested.accepted] > guarantee.risk).any())
         refused += not tested.accepted
         kept.append((path.speedups[tested.accepted - 1] if tested.accepted else 1.0) / possible)
-        seen = np.array([point_losses(rows, promise, point).mean() for point in path.thresholds])
-        good = np.flatnonzero(seen <= promise.risk)
-        naive += bool(len(good)) and bool(true[good[-1]] > promise.risk)
+        seen = np.array([point_losses(rows, guarantee, point).mean() for point in path.thresholds])
+        good = np.flatnonzero(seen <= guarantee.risk)
+        naive += bool(len(good)) and bool(true[good[-1]] > guarantee.risk)
     return {
-        "promise": promise.name,
-        "level": promise.level,
+        "guarantee": guarantee.name,
+        "level": guarantee.level,
         "n": N,
         "runs": RUNS,
         "violations": broken / RUNS,
@@ -170,10 +177,12 @@ def coverage(world: World, promise: Promise, delta: float) -> dict[str, Any]:
     }
 
 
-def taken(answers: Answers, rows: np.ndarray) -> Answers:
+def taken(answers: StageOutputs, rows: np.ndarray) -> StageOutputs:
     """Some of the rows."""
     assert answers.truth is not None
-    return Answers(answers.confidences[:, rows], answers.labels[:, rows], answers.truth[rows], answers.names)
+    return StageOutputs(
+        answers.confidences[:, rows], answers.labels[:, rows], answers.truth[rows], answers.names
+    )
 
 
 if __name__ == "__main__":

@@ -33,17 +33,17 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
 from cascadebert import Cascade
-from cascadebert.batch_size import with_batch_sizes
-from cascadebert.batching import Rows
-from cascadebert.bench import bench, parts
-from cascadebert.cli.output import show_log
-from cascadebert.costs import measure
-from cascadebert.data import Examples, load_examples
-from cascadebert.engines.base import Engine
-from cascadebert.engines.load import load_engine, matrix_ceiling
-from cascadebert.metrics import paired_difference
-from cascadebert.stage import Stage, in_parallel
-from cascadebert.thresholds import speedup
+from cascadebert.cli.render import show_log
+from cascadebert.data.dataset import Examples, load_examples
+from cascadebert.evaluation.benchmark import benchmark, component_runs
+from cascadebert.evaluation.cost_model import measure_latency
+from cascadebert.evaluation.metrics import paired_difference
+from cascadebert.inference.batch_size import with_tuned_batch_sizes
+from cascadebert.inference.batching import TokenizedTexts
+from cascadebert.inference.engines.base import Engine
+from cascadebert.inference.engines.load import load_engine, matrix_ceiling
+from cascadebert.inference.stage import Stage, run_in_parallel
+from cascadebert.thresholds.select import speedup
 from cascadebert.timing import interleaved
 from cascadebert.training.export import export_onnx
 from cascadebert.types import Texts
@@ -100,18 +100,18 @@ def engines(data: Path) -> dict[str, Any]:
     return {"rows": ROWS, "length": LENGTH, "batches": BATCHES, "sizes": found}
 
 
-def rows_of(lengths: NDArray[np.int64], seed: int = 0) -> Rows:
+def rows_of(lengths: NDArray[np.int64], seed: int = 0) -> TokenizedTexts:
     """Rows of random tokens of the given lengths."""
     starts = np.concatenate([[0], np.cumsum(lengths)])
     ids = np.random.default_rng(seed).integers(1000, 30_000, size=int(starts[-1])).astype(np.int32)
-    return Rows(ids, np.zeros(len(ids), np.int8), starts, pad_id=0)
+    return TokenizedTexts(ids, np.zeros(len(ids), np.int8), starts, pad_id=0)
 
 
 def many(engine: Engine) -> None:
     """Four full batches, as many at the same time as the engine likes."""
     rows = rows_of(np.full(ROWS * BATCHES, LENGTH))
-    parts = np.split(np.arange(ROWS * BATCHES), BATCHES)
-    in_parallel(lambda some: engine.logits(rows.batch(some)), parts, engine.streams)
+    component_runs = np.split(np.arange(ROWS * BATCHES), BATCHES)
+    run_in_parallel(lambda some: engine.logits(rows.batch(some)), component_runs, engine.streams)
 
 
 def neighbours(engine: Engine) -> float:
@@ -150,7 +150,7 @@ def tasks(data: Path) -> dict[str, Any]:
         cascade = Cascade.from_pretrained(BUILD / name / "cascade")
         test = load_examples(data / name / "validation.parquet")
         times = max(1, TIMED_ROWS // len(test))
-        clock = asdict(bench(cascade, test.take(np.tile(np.arange(len(test)), times))))
+        clock = asdict(benchmark(cascade, test.take(np.tile(np.arange(len(test)), times))))
         for one in (clock["cascade"], clock["last_stage"], *clock["others"]):
             one.pop("accuracy_drop")  # its interval would take the same row for several
         found[name] = {
@@ -177,7 +177,7 @@ def oracle(cascade: Cascade, test: Examples) -> dict[str, float]:
     Both by seconds per row and token of the stages, fitted here.
     """
     encoded = cascade.encode(test.texts)
-    costs = measure(cascade.stages, test.texts, encoded).costs(encoded)
+    costs = measure_latency(cascade.stages, test.texts, encoded).costs(encoded)
     labels = cascade.stage_logits(test.texts).argmax(axis=2)
     perfect = speedup(np.argmax(labels == labels[-1], axis=0), costs.rows, costs.alone)
     ours = speedup(cascade.predict(test.texts).stages - 1, costs.rows, costs.alone)
@@ -212,10 +212,10 @@ def routing(data: Path) -> dict[str, Any]:
     mixed = [load_examples(data / name / "validation.parquet").texts for name in ("sst2", "agnews", "imdb")]
     every = [str(text) for some in mixed for text in some]
     texts = [every[i] for i in np.random.default_rng(0).integers(len(every), size=MIXED_ROWS)]
-    cascade = with_batch_sizes(Cascade.from_pretrained(BUILD / "agnews" / "cascade"), measure=True)
+    cascade = with_tuned_batch_sizes(Cascade.from_pretrained(BUILD / "agnews" / "cascade"), measure=True)
     answers = cascade.predict(texts)
     runs: list[Callable[[], object]] = [partial(cascade.predict, texts)]
-    seconds = interleaved([*runs, *parts(cascade, texts, answers.stages)], repeats=REPEATS)
+    seconds = interleaved([*runs, *component_runs(cascade, texts, answers.stages)], repeats=REPEATS)
     ratios = np.divide(seconds[0], np.sum(seconds[1:], axis=0)) - 1
     return {
         "rows": MIXED_ROWS,
@@ -260,7 +260,7 @@ def static(data: Path) -> dict[str, Any]:
     stage = Cascade.from_pretrained(BUILD / "sst2" / "cascade").stages[0]
     texts = [str(text) for text in load_examples(data / "sst2" / "validation.parquet").texts] * 8
     tokenizer = Tokenizer.from_file(str(stage.path / "tokenizer.json"))
-    tokenizer.enable_truncation(stage.encoder.max_length)
+    tokenizer.enable_truncation(stage.tokenizer.max_length)
     runs: list[Callable[[], object]] = [
         partial(tokenizer.encode_batch_fast, texts),
         partial(stage.predict, texts),

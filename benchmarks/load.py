@@ -321,7 +321,7 @@ def main() -> None:
 
 def _of(folder: Path, data: Path, rows: int) -> list[Question]:
     from cascadebert import Cascade
-    from cascadebert.data import load_examples
+    from cascadebert.data.dataset import load_examples
 
     texts = [str(text) for text in load_examples(data, labels=False).texts]
     return questions(Cascade.from_pretrained(folder), texts, rows)

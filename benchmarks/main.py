@@ -26,8 +26,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from cascadebert import Cascade
-from cascadebert.data import Examples, load_examples
-from cascadebert.metrics import paired_difference
+from cascadebert.data.dataset import Examples, load_examples
+from cascadebert.evaluation.metrics import paired_difference
 from stored import ROOT, current_commit, write_result
 
 BUILD = ROOT / "build" / "main"
@@ -73,7 +73,7 @@ def main() -> None:
     train, held_out, dropped = prepare(asked.task, files[0], files[1], folder)
     small = folder / f"first-{task.small_layers}-layers"
     if not small.exists():
-        run("shrink", asked.encoder, "--layers", task.small_layers, "--output", small)
+        run("distill", asked.encoder, "--layers", task.small_layers, "--output", small)
     output = folder / "cascade"
     fitted = run(
         "fit", "--train", train, *held_out, "--stage", small, "--stage", asked.encoder, "--output", output,

@@ -21,7 +21,7 @@ from pydantic import BaseModel
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, pipeline
 
 from cascadebert.environment import cores
-from cascadebert.server.running import listen
+from cascadebert.server.http.runner import listen
 
 
 class Asked(BaseModel):

@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
-from cascadebert import Cascade, OperatingPoint, Stage, stream
+from cascadebert import Cascade, OperatingPoint, Stage
 from cascadebert.environment import peak_memory_mb
+from cascadebert.inference import predict_file
 from cascadebert.timing import now
 
 
@@ -22,7 +23,7 @@ def main() -> None:
     stage = Stage.from_pretrained(folder / "stage-1")  # the others' memory would hide what grows
     cascade = Cascade((stage,), (1.0,), OperatingPoint(()))
     seconds: list[float] = []
-    rows, answer_one, start = [0], stream._answer_one, now()
+    rows, answer_one, start = [0], predict_file._answer_one, now()
 
     def timed(*given: Any) -> None:
         before = now()
@@ -31,8 +32,11 @@ def main() -> None:
         rows.append(rows[-1] + len(given[1].numbers))
 
     # batch sizes are not measured: only the first stage runs
-    with patch.object(stream, "_answer_one", timed), patch.object(stream, "MANY_ROWS", sys.maxsize):
-        stream.predict_file(cascade, source, output)
+    with (
+        patch.object(predict_file, "_answer_one", timed),
+        patch.object(predict_file, "MANY_ROWS", sys.maxsize),
+    ):
+        predict_file.predict_file(cascade, source, output)
     values = {"seconds": seconds, "rows": rows[1:], "whole": now() - start}
     print(json.dumps({**values, "memory_mb": peak_memory_mb()}))
 

@@ -14,9 +14,9 @@ os.environ["OMP_NUM_THREADS"] = "1"
 import numpy as np
 
 from cascadebert.environment import peak_memory_mb
-from cascadebert.thresholds import select_thresholds, trade_off
+from cascadebert.thresholds.operating_point import Target
+from cascadebert.thresholds.select import pareto_front, select_thresholds
 from cascadebert.timing import interleaved
-from cascadebert.types import Target
 from stored import ROOT, current_commit, write_result
 
 ROWS, REPEATS = 1_000_000, 7
@@ -36,7 +36,7 @@ def main() -> None:
     found = interleaved(
         [
             lambda: select_thresholds(sure, wrong, costs, target=target),
-            lambda: trade_off(sure, wrong, costs),
+            lambda: pareto_front(sure, wrong, costs),
         ],
         repeats=REPEATS,
     )

@@ -35,12 +35,12 @@ from typing import Any
 import numpy as np
 
 from cascadebert import Cascade
-from cascadebert.cli.output import show_log
-from cascadebert.confidence import Score
-from cascadebert.data import load_examples
-from cascadebert.folder import used_rows, write_folder
+from cascadebert.cli.render import show_log
+from cascadebert.data.dataset import load_examples
+from cascadebert.persistence.folder import read_used_rows, write_folder
+from cascadebert.thresholds.confidence import Score
+from cascadebert.thresholds.operating_point import OperatingPoint
 from cascadebert.timing import interleaved, now
-from cascadebert.types import OperatingPoint
 from cascades import BUILD
 from fuzz import fuzz_server
 from load import Plan, Question, questions, request, save
@@ -60,7 +60,7 @@ BATCHES, LARGE, BATCH_TARGET = ((256, 4), (1000, 8)), 1000, 60.0
 """Texts of a request and clients that wait for answers; and of which the ratio is told."""
 SOAK_MINUTES, OVERLOAD, NEAR, NEAR_SECONDS = 10, 2.0, (1.0, 1.1, 1.25), 30.0
 SAMPLE_SECONDS, MINUTE = 5.0, 60.0
-OPTIONS = ("--no-follow-load", "--latency-target-ms", 1000 * TARGET)
+OPTIONS = ("--no-adaptive", "--latency-target-ms", 1000 * TARGET)
 
 
 def main() -> None:
@@ -154,7 +154,7 @@ def rates(texts: Sequence[str]) -> dict[str, Any]:
                 "cascade": stack.enter_context(served(FOLDER, *OPTIONS)),
                 "last_stage": stack.enter_context(served(PARTS / "last", *OPTIONS)),
                 "pipeline": stack.enter_context(
-                    plain(FOLDER / "stage-3", cascade.stages[-1].encoder.max_length)
+                    plain(FOLDER / "stage-3", cascade.stages[-1].tokenizer.max_length)
                 ),
             }
             contenders = {name: Contender(one, files[name]) for name, one in running.items()}
@@ -210,7 +210,7 @@ def last_alone() -> Cascade:
     spec = whole.spec.model_copy(update={"stages": (entry,), "operating_point": OperatingPoint(()), **none})
     source = FOLDER / whole.spec.stages[-1].path
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_folder(path, spec, {"stage-1": source}, used_rows(FOLDER), overwrite=True)
+    write_folder(path, spec, {"stage-1": source}, read_used_rows(FOLDER), overwrite=True)
     return Cascade.from_pretrained(path)
 
 
@@ -223,8 +223,11 @@ def mixed(cascade: Cascade, texts: Sequence[str], rows: int, *, copies: int = CO
 
 def throughput(texts: Sequence[str]) -> dict[str, Any]:
     """Large requests from clients that wait, beside the bare cascade on the same rows, in turn."""
-    cascade, limits = Cascade.from_pretrained(FOLDER), ("--max-rows", LARGE, "--queue-rows", 10 * LARGE)
-    target = ("--no-follow-load", "--latency-target-ms", 1000 * BATCH_TARGET)
+    cascade, limits = (
+        Cascade.from_pretrained(FOLDER),
+        ("--max-client-batch-size", LARGE, "--max-queue-size", 10 * LARGE),
+    )
+    target = ("--no-adaptive", "--latency-target-ms", 1000 * BATCH_TARGET)
     sizes = list[dict[str, Any]]()
     with served(FOLDER, *target, *limits) as server:
         for rows, clients in BATCHES:

@@ -1,4 +1,4 @@
-"""Are complete small models, distilled by `shrink`, better first stages than layers cut off a large one?
+"""Are complete small models, distilled by `distill`, better first stages than layers cut off a large one?
 
 Four steps, from the repository's root, nothing beside them; each goes on where a kill stopped it:
 
@@ -28,21 +28,21 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from cascadebert.cli.output import show_log
-from cascadebert.confidence import log_odds
-from cascadebert.data import Examples, label_names, load_examples
-from cascadebert.engines.checkpoint import load_classifier
-from cascadebert.folder import aside
-from cascadebert.metrics import difficulty_inversion_score
-from cascadebert.stage import Stage
-from cascadebert.tasks import Columns
+from cascadebert.cli.render import show_log
+from cascadebert.data.columns import Columns
+from cascadebert.data.dataset import Examples, label_names, load_examples
+from cascadebert.evaluation.metrics import difficulty_inversion_score
+from cascadebert.inference.engines.torch_checkpoint import load_classifier
+from cascadebert.inference.stage import Stage
+from cascadebert.persistence.folder import atomic_directory
+from cascadebert.thresholds.confidence import log_odds
 from cascadebert.timing import interleaved, now
-from cascadebert.training.config import FitConfig, ShrinkConfig
-from cascadebert.training.shrink import Shrunk, shrink
-from cascadebert.training.sources import checkpoint_key, copy_tokenizer, count_flops, fingerprint
-from cascadebert.training.stage_training import Lesson, train_stage
-from cascadebert.training.student import Size, make_student, open_encoder
-from cascadebert.training.transfer import HiddenStates, Transfer
+from cascadebert.training.checkpoints import checkpoint_fingerprint, copy_tokenizer, count_flops, fingerprint
+from cascadebert.training.config import DistillConfig, FitConfig
+from cascadebert.training.distillation.distill import DistilledModels, distill
+from cascadebert.training.distillation.objective import DistillationObjective, HiddenStateObjective
+from cascadebert.training.distillation.student import StudentSize, make_student, open_encoder
+from cascadebert.training.train_stage import TrainingData, train_stage
 from main import minilm
 from relations import AttentionRelations
 from stored import ROOT, current_commit, write_result
@@ -104,18 +104,22 @@ def main() -> None:
 def make(data: Path) -> tuple[dict[str, Any], list[Path]]:
     """The students, in one run."""
     output = BUILD / "students"
-    made = distil(data, output, STUDENTS, ShrinkConfig(), HiddenStates())
+    made = distil(data, output, STUDENTS, DistillConfig(), HiddenStateObjective())
     return made, [data / "corpus" / "unlabelled.parquet"]
 
 
 def distil(
-    data: Path, output: Path, sizes: tuple[tuple[int, int], ...], config: ShrinkConfig, transfer: Transfer
+    data: Path,
+    output: Path,
+    sizes: tuple[tuple[int, int], ...],
+    config: DistillConfig,
+    transfer: DistillationObjective,
 ) -> dict[str, Any]:
-    """Run `shrink`, or read what it said when it ran."""
+    """Run `distill`, or read what it said when it ran."""
     said = output.with_name(f"{output.name}.json")
     if not said.is_file():
         start = now()
-        made: Shrunk = shrink(
+        made: DistilledModels = distill(
             TEACHER,
             layers=[layers for layers, _ in sizes],
             hidden=[hidden for _, hidden in sizes],
@@ -135,9 +139,12 @@ def distil(
 
 def objectives(data: Path) -> tuple[dict[str, Any], list[Path]]:
     """Both objectives on a fourteenth of the text, judged on rows held out of the train sets."""
-    sizes, config = ((2, 384), (2, 128)), ShrinkConfig(tokens=PILOT_TOKENS)
+    sizes, config = ((2, 384), (2, 128)), DistillConfig(tokens=PILOT_TOKENS)
     runs = []
-    for name, transfer in (("hidden states", HiddenStates()), ("attention relations", AttentionRelations())):
+    for name, transfer in (
+        ("hidden states", HiddenStateObjective()),
+        ("attention relations", AttentionRelations()),
+    ):
         output = BUILD / f"pilot-{type(transfer).__name__}"
         made = distil(data, output, sizes, config, transfer)
         for layers, hidden in sizes:
@@ -161,8 +168,8 @@ def finetune(data: Path) -> tuple[dict[str, Any], list[Path]]:
     flops = {}
     for name, model in models.items():
         one = count_flops(model, num_labels=2)
-        flops[name] = float(one.of(np.array([32]))[0])
-    flops["large"] = float(count_flops(TEACHER, num_labels=2).of(np.array([32]))[0])
+        flops[name] = float(one.cost_of(np.array([32]))[0])
+    flops["large"] = float(count_flops(TEACHER, num_labels=2).cost_of(np.array([32]))[0])
     recipes = {name: asdict(task) for name, task in TASKS.items()}
     gains = [{"model": ours, "over": other, **gain(runs, ours, other)} for ours, other in COMPARED]
     values = {"recipes": recipes, "flops_of_32_tokens": flops, "gains": gains, "runs": runs}
@@ -204,8 +211,8 @@ def cuts() -> dict[str, Path]:
         found[name] = BUILD / name
         if not found[name].is_dir():
             teacher, _ = open_encoder(TEACHER)
-            size = Size(len(kept), teacher.config.hidden_size)
-            with aside(found[name], overwrite=False, kind="model") as new:
+            size = StudentSize(len(kept), teacher.config.hidden_size)
+            with atomic_directory(found[name], overwrite=False, kind="model") as new:
                 make_student(teacher, size, kept=kept).save_pretrained(new)
                 copy_tokenizer(TEACHER, new)
     return found
@@ -222,7 +229,7 @@ def write_aside(file: Path, values: dict[str, Any]) -> None:
 def finetune_one(data: Path, model: Path, task: str, seed: int, *, held_out: bool = False) -> dict[str, Any]:
     """Accuracy and difficulty inversion of one fine-tuned model, or what was found before."""
     recipe = TASKS[task]
-    key = fingerprint(task, checkpoint_key(model), asdict(recipe), seed, held_out)
+    key = fingerprint(task, checkpoint_fingerprint(model), asdict(recipe), seed, held_out)
     name = f"{model.name}-{task}-{seed}"
     for line in RUNS.read_text("utf-8").splitlines() if RUNS.is_file() else ():
         found: dict[str, Any] = json.loads(line)
@@ -238,7 +245,7 @@ def finetune_one(data: Path, model: Path, task: str, seed: int, *, held_out: boo
         warmup=0.05,
         seed=seed,
     )
-    lesson = Lesson(train.texts, train.label_ids(names), names)
+    lesson = TrainingData(train.texts, train.label_ids(names), names)
     work = BUILD / "work" / key
     work.mkdir(parents=True, exist_ok=True)
     folder = train_stage(model, lesson, config, work=work, what=name)
@@ -304,7 +311,7 @@ def speed(data: Path) -> tuple[dict[str, Any], list[Path]]:
     for sizes in ((STUDENTS[1],), STUDENTS):
         before = ceiling()
         output = BUILD / f"timed-{len(sizes)}"
-        made = distil(data, output, sizes, ShrinkConfig(tokens=TIMED_TOKENS), HiddenStates())
+        made = distil(data, output, sizes, DistillConfig(tokens=TIMED_TOKENS), HiddenStateObjective())
         done = made["tokens_per_second"] * flops_of_making(models, sizes)
         best = [before, ceiling()]
         making.append(
@@ -325,7 +332,7 @@ def with_head(name: str, model: Path) -> Stage:
     folder = BUILD / "headed" / name
     folder.parent.mkdir(exist_ok=True)
     if not folder.is_dir():
-        with aside(folder, overwrite=False, kind="model") as new:
+        with atomic_directory(folder, overwrite=False, kind="model") as new:
             load_classifier(model, num_labels=2).save_pretrained(new)
             copy_tokenizer(model, new)
     return Stage.from_pretrained(folder)
@@ -342,7 +349,10 @@ def ceiling() -> float:
 def flops_of_making(models: dict[str, Path], sizes: Sequence[tuple[int, int]]) -> float:
     """Operations per token: the large model forwards, each student forwards and (twice that) backwards."""
     length = np.array([32])
-    of = {name: float(count_flops(model, num_labels=2).of(length)[0]) / 32 for name, model in models.items()}
+    of = {
+        name: float(count_flops(model, num_labels=2).cost_of(length)[0]) / 32
+        for name, model in models.items()
+    }
     return of["large"] + 3 * sum(of[f"{k}x{h}"] for k, h in sizes)
 
 

@@ -175,11 +175,11 @@ def coverage_table() -> str:
     for strict, loose in pairs:
         assert (strict["delta"], loose["delta"]) == (0.05, 0.2)
         name = TASKS.get(strict["data"], strict["data"])
-        promise = f"{strict['promise'].replace('_', ' ')} {strict['level']:g}"
+        guarantee = f"{strict['guarantee'].replace('_', ' ')} {strict['level']:g}"
         shares = " | ".join(
             percent(one) for one in (strict["violations"], loose["violations"], strict["control_violations"])
         )
-        lines.append(f"| {name} | {strict['stages']} | {promise} | {shares} | {strict['power']:.2f} |")
+        lines.append(f"| {name} | {strict['stages']} | {guarantee} | {shares} | {strict['power']:.2f} |")
     runs, n = found["rows"][0]["runs"], found["rows"][0]["n"]
     return "\n".join([*lines, "", f"{runs:,} draws of {n:,} certify rows each. {origin(found)}"])
 

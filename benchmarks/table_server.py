@@ -45,7 +45,7 @@ def served_table() -> str:
     found = load("server/summary.json")
     held, fuzzed = found["soak"], found["fuzz"]
     least = 0.85 * found["offline_ratio"]
-    promises = (
+    guarantees = (
         ("requests of 8 texts a second over the last stage's, same p99", f"{least:.2f}x", "rps_ratio"),
         (
             "over those of FastAPI and `transformers.pipeline`",
@@ -55,7 +55,7 @@ def served_table() -> str:
         ("texts a second over the bare cascade's, large batches", "0.74x", "throughput_vs_bare"),
     )
     lines = ["| promise | asked | measured |", "|---|---|---|"]
-    lines += [f"| {what} | {asked} | {found[key]:.2f}x |" for what, asked, key in promises]
+    lines += [f"| {what} | {asked} | {found[key]:.2f}x |" for what, asked, key in guarantees]
     lines += [
         f"| one text, nothing else to do: p50 over a bare call's | 2 ms | {found['idle_extra_ms']:.2f} ms |",
         f"| {held['minutes']} minutes of twice the capacity: good answers over capacity | 0.8 "

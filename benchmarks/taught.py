@@ -19,13 +19,13 @@ from typing import Any
 
 import numpy as np
 
-from cascadebert.cli.output import show_log
-from cascadebert.confidence import log_odds, max_probability, softmax
-from cascadebert.data import label_names, load_examples
-from cascadebert.metrics import difficulty_inversion_score
-from cascadebert.stage import Stage
+from cascadebert.cli.render import show_log
+from cascadebert.data.dataset import label_names, load_examples
+from cascadebert.evaluation.metrics import difficulty_inversion_score
+from cascadebert.inference.stage import Stage
+from cascadebert.thresholds.confidence import log_odds, max_probability, softmax
 from cascadebert.training.config import FitConfig
-from cascadebert.training.stage_training import Lesson, train_stage
+from cascadebert.training.train_stage import TrainingData, train_stage
 from cascadebert.types import Ints, Logits
 from shrink import BUILD, RESULTS, SEEDS, TEACHER, files_of, write_aside
 from stored import current_commit, write_result
@@ -49,9 +49,9 @@ def main() -> None:
     names, work = label_names(train), BUILD / "taught"
     work.mkdir(parents=True, exist_ok=True)
     ids, labels = train.label_ids(names), test.label_ids(names)
-    large = train_stage(TEACHER, Lesson(train.texts, ids, names), LARGE, work=work, what="large")
+    large = train_stage(TEACHER, TrainingData(train.texts, ids, names), LARGE, work=work, what="large")
     last, logits = answers(large, test.texts, LENGTH), answers(large, train.texts, LENGTH)
-    lesson = Lesson(train.texts, ids, names, teacher=logits)
+    lesson = TrainingData(train.texts, ids, names, teacher=logits)
     runs = []
     for seed in SEEDS:
         for model in MODELS:

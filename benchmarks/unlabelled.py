@@ -19,12 +19,12 @@ from typing import Any
 
 import numpy as np
 
-from cascadebert.cli.output import show_log
-from cascadebert.data import Examples, label_names
-from cascadebert.stage import Stage
+from cascadebert.cli.render import show_log
+from cascadebert.data.dataset import Examples, label_names
+from cascadebert.inference.stage import Stage
 from cascadebert.training.config import FitConfig
 from cascadebert.training.losses import NO_LABEL
-from cascadebert.training.stage_training import Lesson, train_stage
+from cascadebert.training.train_stage import TrainingData, train_stage
 from shrink import BUILD, RESULTS, SEEDS, TASKS, TEACHER, files_of, judged, rows_of, write_aside
 from stored import current_commit, write_result
 
@@ -69,15 +69,15 @@ def one_run(data: Path, task: str, seed: int) -> dict[str, Any]:
         seed=seed,
     )
     taught = FitConfig(**{**vars(plain), "distill_weight": 1.0})
-    lesson = Lesson(labelled.texts, ids, names)
+    lesson = TrainingData(labelled.texts, ids, names)
     large = train_stage(TEACHER, lesson, plain, work=work, what=f"{task}-{seed}, large")
     teacher = Stage.from_pretrained(large, max_length=length)
     texts = [*labelled.texts, *more.texts]
     logits = teacher.logits(teacher.encode(texts))
     lessons = (
         (lesson, plain),
-        (Lesson(labelled.texts, ids, names, teacher=logits[:LABELLED]), taught),
-        (Lesson(texts, np.concatenate([ids, unknown]), names, teacher=logits), taught),
+        (TrainingData(labelled.texts, ids, names, teacher=logits[:LABELLED]), taught),
+        (TrainingData(texts, np.concatenate([ids, unknown]), names, teacher=logits), taught),
     )
     small = BUILD / "students" / "2x384"
     values: dict[str, Any] = {"unlabelled": len(more), "large": figures(large, length, names, test)}

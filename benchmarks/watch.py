@@ -1,6 +1,6 @@
 """How often does the watch on a server's quality cry wolf, and how soon does it see what there is to see?
 
-Simulated traffic of a cascade of two stages goes through `cascadebert.server.watch.Watch` in requests, as a
+Simulated traffic of a cascade of two stages goes through `cascadebert.server.monitoring.monitor.Watch` in requests, as a
 server would send it. Where agreement with the last stage is at its certified level, or above, and confidences
 are drawn as those of the tune rows were, every alarm is a false one. What the watch promises: agreement over
 all time, ever a false alarm with probability 0.01 at most; recent agreement, within n audited rows with
@@ -23,13 +23,13 @@ from typing import Any
 
 import numpy as np
 
-from cascadebert.confidence import histogram
-from cascadebert.server.audit import Tally, interval
-from cascadebert.server.findings import Reference
-from cascadebert.server.settings import ServeSettings
-from cascadebert.server.turns import Turn, Turns
-from cascadebert.server.watch import Watch
-from cascadebert.shift import TOLERANCE
+from cascadebert.evaluation.drift_test import TOLERANCE
+from cascadebert.server.config import ServerConfig
+from cascadebert.server.monitoring.monitor import QualityMonitor
+from cascadebert.server.monitoring.sequential_tests import Tally, confidence_sequence
+from cascadebert.server.monitoring.state import Reference
+from cascadebert.server.scheduling.shadow_queue import OrderedReporter, PendingResult
+from cascadebert.thresholds.confidence import histogram
 from cascadebert.timing import interleaved
 from cascadebert.types import Bools, Floats, Ints
 from stored import ROOT, current_commit, part, write_result
@@ -102,15 +102,17 @@ def plan() -> Iterator[tuple[str, Callable[[], dict[str, Any]]]]:
     yield "order", order
 
 
-def watch(rng: np.random.Generator, rate: float, seed: int) -> Watch:
+def watch(rng: np.random.Generator, rate: float, seed: int) -> QualityMonitor:
     """A new one, with tune rows of its own."""
     sure = World(LEVEL).rows(rng, TUNE_ROWS)[1]
     early = float((sure > THRESHOLD).mean())
     reference = Reference(2, LEVEL, ((early, 1 - early),), TUNE_ROWS, histogram(sure))
-    return Watch(reference, ServeSettings(audit_rate=rate, on_breach="safest", seed=seed))
+    return QualityMonitor(reference, ServerConfig(shadow_rate=rate, on_alarm="safest", seed=seed))
 
 
-def send(to: Watch, world: World, rng: np.random.Generator, rows: int, done: str | None = None) -> None:
+def send(
+    to: QualityMonitor, world: World, rng: np.random.Generator, rows: int, done: str | None = None
+) -> None:
     """Traffic in requests, each audited at once, until all is sent or the alarm was raised."""
     for _ in range(-(-rows // (REQUEST * CHUNK))):
         stages, sure, agreed = world.rows(rng, REQUEST * CHUNK)
@@ -125,7 +127,7 @@ def send(to: Watch, world: World, rng: np.random.Generator, rows: int, done: str
         rows -= len(stages)
 
 
-def alarms(of: Watch) -> dict[str, int]:
+def alarms(of: QualityMonitor) -> dict[str, int]:
     """Rows until each kind of alarm was first raised."""
     return {one.kind: one.rows for one in of.state().breaches} if of.wants_safest() else {}
 
@@ -205,8 +207,8 @@ def order() -> dict[str, Any]:
         rng = np.random.default_rng([seed, 4])
         stages, _, agreed = World(LEVEL).rows(rng, LONG // 20)
         one, other = (watch(np.random.default_rng([seed, 4]), 0.05, seed) for _ in range(2))
-        line = Turns(other.audited)
-        burst: list[tuple[Turn, bool]] = []
+        line = OrderedReporter(other.audited)
+        burst: list[tuple[PendingResult, bool]] = []
         for stage, said in zip(stages.tolist(), agreed.tolist(), strict=True):
             turn = line.enter(0, other.weight())
             if stage == 2:
@@ -237,7 +239,7 @@ def coverage() -> dict[str, Any]:
     widths = []
     for seed in range(runs):
         lost = np.random.default_rng([seed, 5]).random(rows) < 1 - LEVEL
-        ends = [interval(Tally((1.0,), (int(lost[:n].sum()),), (int(n),)), alpha) for n in looks]
+        ends = [confidence_sequence(Tally((1.0,), (int(lost[:n].sum()),), (int(n),)), alpha) for n in looks]
         low += any(one[0] > 1 - LEVEL for one in ends)
         high += any(one[1] < 1 - LEVEL for one in ends)
         widths.append(ends[-1][1] - ends[-1][0])

@@ -49,9 +49,9 @@ def make_model(tmp_path_factory: pytest.TempPathFactory) -> MakeModel:
 @pytest.fixture(scope="session")
 def make_cascade(make_model: MakeModel):
     """A maker of unsaved cascades of 1 to 4 random stages that get larger."""
-    from cascadebert.cascade import Cascade
-    from cascadebert.stage import Stage
-    from cascadebert.types import OperatingPoint
+    from cascadebert.inference.cascade import Cascade
+    from cascadebert.inference.stage import Stage
+    from cascadebert.thresholds.operating_point import OperatingPoint
 
     def make(count: int, *, thresholds: tuple[float, ...] | None = None) -> Cascade:
         stages = tuple(

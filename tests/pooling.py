@@ -7,8 +7,8 @@ from threading import Event
 
 import numpy as np
 
-from cascadebert.server.pool import Pool
-from cascadebert.server.settings import ServeSettings
+from cascadebert.server.config import ServerConfig
+from cascadebert.server.scheduling.dispatcher import BatchDispatcher
 
 
 class TableEngine:
@@ -88,7 +88,7 @@ def faulty(cascade, number):
 
 def started(cascade, *, watch=None, **settings):
     """A pool at work; slow enough a target that nothing is refused, unless asked for."""
-    pool = Pool(cascade, ServeSettings(**{"latency_target": 5.0, **settings}), watch=watch)
+    pool = BatchDispatcher(cascade, ServerConfig(**{"latency_target": 5.0, **settings}), watch=watch)
     pool.start()
     return pool
 

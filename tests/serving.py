@@ -15,39 +15,48 @@ from pathlib import Path
 import numpy as np
 from starlette.testclient import TestClient
 
-from cascadebert.server.app import make_app
-from cascadebert.server.schemas import ErrorAnswer
-from cascadebert.server.settings import ServeSettings
-from cascadebert.server.values import Answer, Options, PoolState, RowAnswer, StageState, Visit
+from cascadebert.server.config import ServerConfig
+from cascadebert.server.http.app import make_app
+from cascadebert.server.http.schemas import ErrorResponse
+from cascadebert.server.types import (
+    PoolState,
+    RequestOptions,
+    RequestResult,
+    RowResult,
+    StageResult,
+    StageState,
+)
 
 LADDER = ((0.9,), (0.8,))
-SMALL = ServeSettings(max_rows=8, max_characters=400, max_bytes=20_000, latency_target=5.0, queue_rows=64)
+SMALL = ServerConfig(
+    max_client_batch_size=8, max_characters=400, max_bytes=20_000, latency_target=5.0, max_queue_size=64
+)
 JSON = {"content-type": "application/json"}
 
 
-def row(stage: int = 1, *, degraded: bool = False, high: float = 0.75) -> RowAnswer:
+def row(stage: int = 1, *, degraded: bool = False, high: float = 0.75) -> RowResult:
     """A row that went through so many stages."""
-    visit = [Visit(i, np.array([1 - high, high]), high, 0.001 * i) for i in range(1, stage + 1)]
-    return RowAnswer(tuple(visit), np.array([-1.0, 2.0]), degraded)
+    visit = [StageResult(i, np.array([1 - high, high]), high, 0.001 * i) for i in range(1, stage + 1)]
+    return RowResult(tuple(visit), np.array([-1.0, 2.0]), degraded)
 
 
 class ScriptedPool:
     """Answers every request with `answer`; raises it at once, or later, if it is an error."""
 
-    def __init__(self, answer: Answer | BaseException | None = None, *, later: bool = True) -> None:
+    def __init__(self, answer: RequestResult | BaseException | None = None, *, later: bool = True) -> None:
         self.answer, self.later = answer, later
         self.ready = True
-        self.asked: list[tuple[object, Options]] = []
-        self.futures: list[Future[Answer]] = []
+        self.asked: list[tuple[object, RequestOptions]] = []
+        self.futures: list[Future[RequestResult]] = []
 
     def start(self) -> None:
         pass
 
-    def submit(self, texts, options=Options()) -> Future[Answer]:  # noqa: B008 - frozen
+    def submit(self, texts, options=RequestOptions()) -> Future[RequestResult]:  # noqa: B008 - frozen
         self.asked.append((texts, options))
         if isinstance(self.answer, BaseException) and not self.later:
             raise self.answer
-        future: Future[Answer] = Future()
+        future: Future[RequestResult] = Future()
         self.futures.append(future)
         if isinstance(self.answer, BaseException):
             future.set_exception(self.answer)
@@ -135,5 +144,5 @@ def refused(response, status, kind):
     assert response.status_code == status, response.text
     said = response.json()
     assert set(said) == {"error", "error_type"} and said["error"] and said["error_type"] == kind
-    ErrorAnswer.model_validate(said)
+    ErrorResponse.model_validate(said)
     return said["error"]

@@ -7,9 +7,9 @@ from concurrent.futures import Future
 
 import numpy as np
 
-from cascadebert.server.board import Board
-from cascadebert.server.rows import Judged, Reading, Tokens
-from cascadebert.server.values import Answer, Options, Overloaded
+from cascadebert.server.scheduling.request_tracker import RequestTracker
+from cascadebert.server.scheduling.requests import StageOutput, TokenizeTask, Tokens
+from cascadebert.server.types import Overloaded, RequestOptions, RequestResult
 
 READING = 5e-5
 
@@ -25,23 +25,23 @@ class Load:
         rows: of each request.
     """
 
-    def __init__(self, board: Board, costs, leaves, *, workers=2, rows=8, seed=0):
+    def __init__(self, board: RequestTracker, costs, leaves, *, workers=2, rows=8, seed=0):
         self.board, self.costs, self.leaves = board, costs, leaves
         self.workers, self.rows = workers, rows
         self.rng = np.random.default_rng(seed)
-        self.arrived: dict[Future[Answer], float] = {}
+        self.arrived: dict[Future[RequestResult], float] = {}
         self.waits, self.refused, self.failed, self.offered = [], 0, 0, 0
 
     def seconds(self, task):
         """That a task takes."""
-        if isinstance(task, Reading):
+        if isinstance(task, TokenizeTask):
             return READING * len(task.rows)
         once, each = self.costs[task.stage]
         return once + each * task.tokens
 
     def done(self, task, at):
         """A worker is back."""
-        if isinstance(task, Reading):
+        if isinstance(task, TokenizeTask):
             lengths = np.clip(self.rng.gamma(2.5, 9.0, len(task.rows)), 3, 64).astype(int)
             ids = np.zeros(64, np.int32)
             wide = (-(-lengths // 2) * 2).tolist()
@@ -50,7 +50,7 @@ class Load:
             return
         n = len(task.rows)
         said, gone = np.full((n, 2), 0.5), self.rng.random(n) < self.leaves[task.stage]
-        self.board.ran(task, Judged(said.astype(np.float32), said, said[:, 0], gone), at)
+        self.board.ran(task, StageOutput(said.astype(np.float32), said, said[:, 0], gone), at)
 
     def arrive(self, at):
         """One request, or none where it is refused."""
@@ -59,7 +59,7 @@ class Load:
             request = self.board.admit(
                 ["x"] * self.rows,
                 100 * self.rows,
-                Options(),
+                RequestOptions(),
                 at,
                 point=0,
                 thresholds=(1.0,) * 2,
@@ -92,7 +92,7 @@ class Load:
     def settle(self, at):
         """Note how long answers took."""
         for future, outcome in self.board.settled:
-            if isinstance(outcome, Answer):
+            if isinstance(outcome, RequestResult):
                 self.waits.append(at - self.arrived[future])
             else:
                 self.failed += 1

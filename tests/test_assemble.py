@@ -12,8 +12,8 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 import cascadebert
 from cascadebert import Cascade, Target
 from cascadebert.errors import CascadeError, DataError, StageError
-from cascadebert.stage import Stage
-from cascadebert.training.sources import count_flops
+from cascadebert.inference.stage import Stage
+from cascadebert.training.checkpoints import count_flops
 from samples import reviews, sentences, write_csv
 
 assemble = partial(cascadebert.assemble, engine="torch")
@@ -65,9 +65,9 @@ def test_without_labels_the_target_is_agreement_with_the_last_stage(two, tmp_pat
     file = tmp_path / "plain.jsonl"
     file.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
     cascade = assemble(two, data=file, target=Target(min_agreement=0.9), output=tmp_path / "c")
-    expected = cascade.operating_point.expected
+    expected = cascade.operating_point.metrics
     agreement = np.mean(cascade.predict(texts).labels == cascade.stages[-1].predict(texts).labels)
-    assert expected.measure == "agreement" and expected.value == pytest.approx(agreement) and agreement >= 0.9
+    assert expected.metric == "agreement" and expected.value == pytest.approx(agreement) and agreement >= 0.9
     assert cascade.temperatures == (1.0, 1.0) and cascade.spec.measured is None
     with pytest.raises(DataError, match="no column 'label'"):
         assemble(two, data=file, target=Target(max_accuracy_drop=0.1), output=tmp_path / "d")
@@ -87,8 +87,8 @@ def test_a_checkpoint_with_weights_in_a_pickle_is_refused(two, labelled, tmp_pat
 def test_each_unit_of_cost_can_be_asked_for(make_model, labelled, tmp_path, cost):
     stages = [make_model(layers=i, hidden=32, seed=i) for i in (1, 4)]
     cascade = assemble(stages, data=labelled, target=Target(speedup=1.2), cost=cost, output=tmp_path / "c")
-    assert cascade.operating_point.expected.cost == cost
-    assert cascade.operating_point.expected.speedup >= 1.2
+    assert cascade.operating_point.metrics.cost == cost
+    assert cascade.operating_point.metrics.speedup >= 1.2
 
 
 def test_layers_do_not_compare_stages_of_different_widths(two, labelled, tmp_path):
@@ -108,4 +108,4 @@ def test_operations_equal_the_formula_for_bert(make_model):
     flops = count_flops(make_model(layers=layers, hidden=hidden))
     per_layer = 2 * length * (4 * hidden**2 + 2 * hidden * wide) + 4 * length**2 * hidden
     head = 2 * hidden**2 + 2 * hidden * 2
-    assert flops.of(np.array([length]))[0] == layers * per_layer + head
+    assert flops.cost_of(np.array([length]))[0] == layers * per_layer + head

@@ -8,13 +8,23 @@ import numpy as np
 import pytest
 import torch
 
-from cascadebert.baselines.config import BaselineConfig
-from cascadebert.baselines.exit_arrays import ExitArrays
-from cascadebert.baselines.exit_rules import EntropyBelow, FixedLayer, LearnedExit, PatienceOf, exit_layers
-from cascadebert.baselines.multi_exit import Exits, MultiExit
-from cascadebert.baselines.running import EarlyExit, read_exits, run_early_exit
-from cascadebert.baselines.speedups import exit_flops, flops_speedup, layers_speedup, truncated_flops
-from cascadebert.baselines.training import (
+from cascadebert.errors import CascadeError, StageError
+from cascadebert.inference.engines.torch_checkpoint import load_classifier
+from cascadebert.inference.stage import Stage
+from cascadebert.inference.tokenizer import StageTokenizer
+from cascadebert.paper.early_exit.config import EarlyExitConfig
+from cascadebert.paper.early_exit.exit_outputs import ExitOutputs
+from cascadebert.paper.early_exit.exit_rules import (
+    EntropyThreshold,
+    FixedLayer,
+    LearnedExitThreshold,
+    Patience,
+    exit_layers,
+)
+from cascadebert.paper.early_exit.flops import exit_flops, flops_speedup, layers_speedup, truncated_flops
+from cascadebert.paper.early_exit.inference import EarlyExitPredictor, compute_exits, run_early_exit
+from cascadebert.paper.early_exit.model import ExitHeads, MultiExitModel
+from cascadebert.paper.early_exit.training import (
     METHODS,
     berxit_loss,
     deebert_loss,
@@ -22,33 +32,30 @@ from cascadebert.baselines.training import (
     train_multi_exit,
     train_truncated,
 )
-from cascadebert.engines.checkpoint import load_classifier
-from cascadebert.errors import CascadeError, StageError
-from cascadebert.folder import file_hashes
-from cascadebert.stage import Stage, TextEncoder
+from cascadebert.persistence.folder import file_hashes
+from cascadebert.training.checkpoints import count_flops
 from cascadebert.training.losses import NO_LABEL
-from cascadebert.training.sources import count_flops
-from cascadebert.training.stage_training import Lesson, train_stage
+from cascadebert.training.train_stage import TrainingData, train_stage
 from killing import run_killed
 from samples import reviews, sentences
 
 DEPTH = 4
 LABELS = ("negative", "positive")
-BOTH = Exits(learned=True)
-MEAN = Exits(learned=True, reads="mean")
+BOTH = ExitHeads(learned=True)
+MEAN = ExitHeads(learned=True, reads="mean")
 RULES = [
-    EntropyBelow(0.3),
-    EntropyBelow(0.0),
-    EntropyBelow(9.0),
-    PatienceOf(0),
-    PatienceOf(1),
-    PatienceOf(2),
-    PatienceOf(9),
-    LearnedExit(0.4),
+    EntropyThreshold(0.3),
+    EntropyThreshold(0.0),
+    EntropyThreshold(9.0),
+    Patience(0),
+    Patience(1),
+    Patience(2),
+    Patience(9),
+    LearnedExitThreshold(0.4),
     FixedLayer(2),
     FixedLayer(DEPTH),
 ]
-QUICK = BaselineConfig(max_length=32, epochs=4, exit_epochs=4, batch_size=16, learning_rate=2e-3, bf16=False)
+QUICK = EarlyExitConfig(max_length=32, epochs=4, exit_epochs=4, batch_size=16, learning_rate=2e-3, bf16=False)
 
 
 @pytest.fixture(scope="module")
@@ -58,22 +65,22 @@ def classifier_folder(make_model):
 
 @pytest.fixture(scope="module", params=[BOTH, MEAN], ids=["first", "mean"])
 def model(classifier_folder, request):
-    return MultiExit(load_classifier(classifier_folder), request.param, seed=1).eval()
+    return MultiExitModel(load_classifier(classifier_folder), request.param, seed=1).eval()
 
 
 @pytest.fixture(scope="module")
 def rows(classifier_folder):
-    return TextEncoder(classifier_folder, max_length=64).encode(sentences(120, seed=2, most=40))
+    return StageTokenizer(classifier_folder, max_length=64).encode(sentences(120, seed=2, most=40))
 
 
 @pytest.fixture(scope="module")
 def said(model, rows):
-    return read_exits(model, rows)
+    return compute_exits(model, rows)
 
 
-def two_exits() -> ExitArrays:
+def two_exits() -> ExitOutputs:
     """Three exits' words on four rows, by hand."""
-    return ExitArrays(
+    return ExitOutputs(
         answers=np.array([[0, 1, 0, 1], [0, 0, 1, 1], [0, 0, 0, 0]]),
         confidences=np.full((3, 4), 0.9),
         entropies=np.array([[0.1, 0.5, 0.2, 0.6], [0.0, 0.1, 0.3, 0.6], [0.0, 0.0, 0.0, 0.6]]),
@@ -85,12 +92,12 @@ def two_exits() -> ExitArrays:
 @pytest.mark.parametrize(
     ("rule", "layers"),
     [
-        (EntropyBelow(0.2), [1, 2, 3, 3]),
-        (EntropyBelow(0.21), [1, 2, 1, 3]),
-        (PatienceOf(0), [1, 1, 1, 1]),
-        (PatienceOf(1), [2, 3, 3, 2]),
-        (PatienceOf(2), [3, 3, 3, 3]),
-        (LearnedExit(0.5), [2, 1, 3, 3]),
+        (EntropyThreshold(0.2), [1, 2, 3, 3]),
+        (EntropyThreshold(0.21), [1, 2, 1, 3]),
+        (Patience(0), [1, 1, 1, 1]),
+        (Patience(1), [2, 3, 3, 2]),
+        (Patience(2), [3, 3, 3, 3]),
+        (LearnedExitThreshold(0.5), [2, 1, 3, 3]),
         (FixedLayer(1), [1, 1, 1, 1]),
         (FixedLayer(3), [3, 3, 3, 3]),
     ],
@@ -101,10 +108,10 @@ def test_rules_let_rows_leave_where_a_hand_says(rule, layers):
 
 def test_patience_needs_one_layer_more_than_its_number_and_starts_anew_when_the_answer_changes():
     answers = np.array([[0, 0], [0, 1], [1, 1], [1, 1], [1, 0]])
-    held = ExitArrays(answers, np.ones((5, 2)), np.zeros((5, 2)))
-    assert exit_layers(PatienceOf(1), held).tolist() == [2, 3]
-    assert exit_layers(PatienceOf(2), held).tolist() == [5, 4]
-    assert exit_layers(PatienceOf(4), held).tolist() == [5, 5]
+    held = ExitOutputs(answers, np.ones((5, 2)), np.zeros((5, 2)))
+    assert exit_layers(Patience(1), held).tolist() == [2, 3]
+    assert exit_layers(Patience(2), held).tolist() == [5, 4]
+    assert exit_layers(Patience(4), held).tolist() == [5, 5]
 
 
 def test_answers_are_taken_from_the_exit_that_a_row_left_at():
@@ -112,11 +119,15 @@ def test_answers_are_taken_from_the_exit_that_a_row_left_at():
 
 
 def test_rules_out_of_range_are_refused():
-    for make in (lambda: PatienceOf(-1), lambda: EntropyBelow(float("nan")), lambda: FixedLayer(9).tried(4)):
+    for make in (
+        lambda: Patience(-1),
+        lambda: EntropyThreshold(float("nan")),
+        lambda: FixedLayer(9).tried(4),
+    ):
         with pytest.raises(CascadeError):
             make()
     with pytest.raises(CascadeError, match="not learned when to exit"):
-        exit_layers(LearnedExit(0.5), replace(two_exits(), lte=None))
+        exit_layers(LearnedExitThreshold(0.5), replace(two_exits(), lte=None))
 
 
 @pytest.mark.parametrize("rule", RULES, ids=str)
@@ -137,12 +148,12 @@ def test_a_rows_exit_is_that_of_its_own_run_alone_at_any_batch_size(model, rows,
 
 
 def test_rows_do_leave_at_several_layers_in_these_tests(model, rows):
-    for rule in (EntropyBelow(0.3), PatienceOf(1), LearnedExit(0.4)):
+    for rule in (EntropyThreshold(0.3), Patience(1), LearnedExitThreshold(0.4)):
         assert len(set(run_early_exit(model, rows, rule).layers.tolist())) > 1
 
 
 def test_patience_does_not_depend_on_neighbours_or_on_their_order(model, rows):
-    rule, rng = PatienceOf(2), np.random.default_rng(0)
+    rule, rng = Patience(2), np.random.default_rng(0)
     whole = run_early_exit(model, rows, rule)
     order = rng.permutation(len(rows))[:50]
     part = run_early_exit(model, rows, rule, positions=order, batch_tokens=300)
@@ -151,14 +162,14 @@ def test_patience_does_not_depend_on_neighbours_or_on_their_order(model, rows):
 
 
 @pytest.mark.parametrize("family", ["bert", "roberta", "electra"])
-@pytest.mark.parametrize("exits", [BOTH, MEAN, Exits(shared_pooler=True)])
+@pytest.mark.parametrize("exits", [BOTH, MEAN, ExitHeads(shared_pooler=True)])
 def test_with_exits_switched_off_the_model_is_its_classifier(make_model, family, exits):
     folder = make_model(family, layers=3, hidden=16, seed=4)
     stage = Stage.from_pretrained(folder, engine="torch", precision="float32", max_length=64)
     given = stage.encode([*sentences(40, seed=1, most=30)])
-    model = MultiExit(load_classifier(folder), exits).eval()
+    model = MultiExitModel(load_classifier(folder), exits).eval()
     wanted = stage.logits(given)
-    for rule in (FixedLayer(3), EntropyBelow(0.0)):
+    for rule in (FixedLayer(3), EntropyThreshold(0.0)):
         left = run_early_exit(model, given, rule)
         assert set(left.layers.tolist()) == {3}
         assert np.abs(left.logits - wanted).max() < 1e-5
@@ -171,52 +182,54 @@ def test_pairs_keep_their_token_types(classifier_folder, model):
 
 
 def test_exits_before_the_last_may_read_the_mean_of_all_tokens_but_no_padding(classifier_folder):
-    model = MultiExit(load_classifier(classifier_folder), MEAN)
+    model = MultiExitModel(load_classifier(classifier_folder), MEAN)
     hidden, mask = torch.randn(2, 5, 16), torch.tensor([[1, 1, 1, 1, 1], [1, 1, 0, 0, 0]])
     read = model.read(1, hidden, mask)
     assert torch.allclose(read, torch.stack([hidden[0].mean(dim=0), hidden[1, :2].mean(dim=0)]), atol=1e-6)
     assert torch.equal(model.read(DEPTH, hidden, mask), hidden[:, 0])
-    first = MultiExit(load_classifier(classifier_folder), BOTH)
+    first = MultiExitModel(load_classifier(classifier_folder), BOTH)
     assert torch.equal(first.read(1, hidden, mask), hidden[:, 0])
 
 
 def test_own_poolers_start_as_the_models_own_and_a_shared_one_is_one(classifier_folder):
     classifier = load_classifier(classifier_folder)
     weight = classifier.bert.pooler.dense.weight.clone()
-    own = MultiExit(classifier, Exits())
+    own = MultiExitModel(classifier, ExitHeads())
     assert len(own.poolers) == DEPTH and all(torch.equal(one.dense.weight, weight) for one in own.poolers)
     assert len({one.dense.weight.data_ptr() for one in own.poolers}) == DEPTH
-    assert len(MultiExit(load_classifier(classifier_folder), Exits(shared_pooler=True)).poolers) == 1
+    assert len(MultiExitModel(load_classifier(classifier_folder), ExitHeads(shared_pooler=True)).poolers) == 1
 
 
 @pytest.mark.parametrize("family", ["distilbert", "modernbert"])
 def test_other_families_are_refused_with_those_that_can(make_model, family):
     with pytest.raises(StageError, match=f"{family}.*expected an encoder of one of bert"):
-        MultiExit(load_classifier(make_model(family)), Exits())
+        MultiExitModel(load_classifier(make_model(family)), ExitHeads())
 
 
 @pytest.mark.parametrize("family", ["bert", "roberta", "electra"])
 def test_operations_are_those_of_the_layers_run_and_the_exits_tried(make_model, family):
     folders = [make_model(family, layers=i, hidden=16, seed=4) for i in (1, 2, 3)]
     whole = [count_flops(folder) for folder in folders]
-    model = MultiExit(load_classifier(folders[-1]), BOTH)
-    assert exit_flops(model, EntropyBelow(0.1)).alone == whole[-1]
+    model = MultiExitModel(load_classifier(folders[-1]), BOTH)
+    assert exit_flops(model, EntropyThreshold(0.1)).alone == whole[-1]
     assert [truncated_flops(model, i) for i in (1, 2, 3)] == whole
     head = 2 * (16 * 16 + 16 * 2)
     lengths = np.array([8, 20])
-    for rule, doubt in ((EntropyBelow(0.1), 0), (PatienceOf(1), 0), (LearnedExit(0.1), 2 * 16)):
+    for rule, doubt in ((EntropyThreshold(0.1), 0), (Patience(1), 0), (LearnedExitThreshold(0.1), 2 * 16)):
         flops = exit_flops(model, rule)
         for layer in (1, 2, 3):
-            wanted = whole[layer - 1].of(lengths) + (layer - 1) * head + min(layer, 2) * doubt
-            assert flops.exits[layer - 1].of(lengths).tolist() == wanted.tolist()
+            wanted = whole[layer - 1].cost_of(lengths) + (layer - 1) * head + min(layer, 2) * doubt
+            assert flops.exits[layer - 1].cost_of(lengths).tolist() == wanted.tolist()
 
 
 def test_speedups_follow_the_formulas(model):
     layers, lengths = np.array([1, 2, 4, 4]), np.array([8, 8, 16, 24])
     assert layers_speedup(layers, 4) == 16 / 11
-    flops = exit_flops(model, PatienceOf(1))
-    paid = sum(float(flops.exits[m - 1].of(np.array([n]))[0]) for m, n in zip(layers, lengths, strict=True))
-    assert flops_speedup(flops, layers, lengths) == pytest.approx(flops.alone.of(lengths).sum() / paid)
+    flops = exit_flops(model, Patience(1))
+    paid = sum(
+        float(flops.exits[m - 1].cost_of(np.array([n]))[0]) for m, n in zip(layers, lengths, strict=True)
+    )
+    assert flops_speedup(flops, layers, lengths) == pytest.approx(flops.alone.cost_of(lengths).sum() / paid)
     assert flops_speedup(flops, np.full(4, 4), lengths) < 1  # exits that let nobody go cost something
     assert flops_speedup(exit_flops(model, FixedLayer(4)), np.full(4, 4), lengths) == 1
 
@@ -243,7 +256,7 @@ def encoder_folder(make_model):
 @pytest.fixture(scope="module")
 def lesson():
     texts, labels = reviews(300, seed=0)
-    return Lesson(texts, np.array([LABELS.index(one) for one in labels]), LABELS)
+    return TrainingData(texts, np.array([LABELS.index(one) for one in labels]), LABELS)
 
 
 @pytest.fixture(scope="module")
@@ -255,8 +268,10 @@ def trained(encoder_folder, lesson, tmp_path_factory):
 @pytest.mark.parametrize("name", list(METHODS))
 def test_a_trained_model_answers_new_rows_and_leaves_early(trained, name):
     texts, labels = reviews(200, seed=9)
-    rule = {"deebert": EntropyBelow(0.4), "pabee": PatienceOf(1), "berxit": LearnedExit(0.45)}[name]
-    found = EarlyExit.from_folder(trained[name], rule).predict(texts)
+    rule = {"deebert": EntropyThreshold(0.4), "pabee": Patience(1), "berxit": LearnedExitThreshold(0.45)}[
+        name
+    ]
+    found = EarlyExitPredictor.from_folder(trained[name], rule).predict(texts)
     assert np.mean(found.labels == np.array(labels)) > 0.8
     assert found.stages.mean() < 3 and found.stages.min() >= 1
 
@@ -265,9 +280,9 @@ def test_deeberts_second_stage_changes_neither_the_encoder_nor_the_last_classifi
     trained, encoder_folder, lesson, tmp_path
 ):
     tuned = train_stage(encoder_folder, lesson, QUICK.plain(3.0), work=tmp_path, what="large")
-    before = MultiExit(load_classifier(tuned), Exits()).state_dict()
+    before = MultiExitModel(load_classifier(tuned), ExitHeads()).state_dict()
     made = train_multi_exit(encoder_folder, lesson, QUICK, method="deebert", work=tmp_path, tuned=tuned)
-    after = MultiExit.load(made)[0].state_dict()
+    after = MultiExitModel.load(made)[0].state_dict()
     changed = {name.rsplit(".", 1)[0] for name in before if not torch.equal(before[name], after[name])}
     exits = {f"poolers.{i}.dense" for i in (0, 1)} | {f"classifiers.{i}" for i in (0, 1)}
     assert changed == exits
@@ -275,11 +290,13 @@ def test_deeberts_second_stage_changes_neither_the_encoder_nor_the_last_classifi
 
 
 def test_deeberts_exits_start_from_the_pretrained_pooler(encoder_folder, make_model, lesson, tmp_path):
-    from cascadebert.baselines.training import _opened
+    from cascadebert.paper.early_exit.training import _opened
 
     tuned = train_stage(encoder_folder, lesson, QUICK.plain(3.0), work=tmp_path, what="large")
     model = _opened(encoder_folder, tuned, lesson, METHODS["deebert"], QUICK)
-    pretrained = MultiExit(load_classifier(encoder_folder, num_labels=2), Exits()).poolers[-1].dense.weight
+    pretrained = (
+        MultiExitModel(load_classifier(encoder_folder, num_labels=2), ExitHeads()).poolers[-1].dense.weight
+    )
     assert torch.equal(model.poolers[0].dense.weight, pretrained)
     assert not torch.equal(model.poolers[-1].dense.weight, pretrained)
 
@@ -289,8 +306,8 @@ def test_training_again_from_the_same_seed_gives_the_same_arrays(trained, encode
     made = train_multi_exit(encoder_folder, lesson, QUICK, method="berxit", work=tmp_path)
     read = []
     for folder in (trained["berxit"], made):
-        model, length = MultiExit.load(folder)
-        read.append(read_exits(model, TextEncoder(folder, max_length=length).encode(lesson.texts)))
+        model, length = MultiExitModel.load(folder)
+        read.append(compute_exits(model, StageTokenizer(folder, max_length=length).encode(lesson.texts)))
     for name in ("answers", "confidences", "entropies", "lte"):
         assert np.array_equal(getattr(read[0], name), getattr(read[1], name))
     other = train_multi_exit(encoder_folder, lesson, replace(QUICK, seed=5), method="berxit", work=tmp_path)
@@ -333,6 +350,6 @@ def test_what_does_not_belong_together_is_refused(encoder_folder, make_model, le
     with pytest.raises(StageError, match="num_hidden_layers differs"):
         train_multi_exit(encoder_folder, lesson, QUICK, method="deebert", work=tmp_path, tuned=other)
     with pytest.raises(StageError, match="not a model with exits"):
-        MultiExit.load(other)
+        MultiExitModel.load(other)
     with pytest.raises(StageError, match="two layers or more"):
-        MultiExit(load_classifier(make_model(layers=1, hidden=16)), Exits())
+        MultiExitModel(load_classifier(make_model(layers=1, hidden=16)), ExitHeads())

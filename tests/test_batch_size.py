@@ -8,9 +8,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from cascadebert import batch_size
-from cascadebert.batch_size import BUDGETS, with_batch_sizes
-from cascadebert.stage import BATCH_TOKENS
+from cascadebert.inference import batch_size
+from cascadebert.inference.batch_size import BUDGETS, with_tuned_batch_sizes
+from cascadebert.inference.stage import BATCH_TOKENS
 from samples import sentences
 
 
@@ -25,28 +25,28 @@ def sizes(cascade):
 
 
 def test_what_was_not_measured_keeps_the_default(make_cascade, remembered):
-    assert sizes(with_batch_sizes(make_cascade(2), measure=False)) == [BATCH_TOKENS] * 2
+    assert sizes(with_tuned_batch_sizes(make_cascade(2), measure=False)) == [BATCH_TOKENS] * 2
     assert not remembered.exists()
 
 
 @pytest.mark.slow
 def test_it_is_measured_once_and_remembered(make_cascade, remembered, monkeypatch):
     cascade = make_cascade(2)
-    found = with_batch_sizes(cascade, measure=True)
+    found = with_tuned_batch_sizes(cascade, measure=True)
     assert set(sizes(found)) <= set(BUDGETS)
     assert sorted(json.loads(remembered.read_text("utf-8")).values()) == sorted(sizes(found))
     monkeypatch.setattr(batch_size, "_best", lambda stage: pytest.fail("measured again"))
-    assert sizes(with_batch_sizes(cascade, measure=True)) == sizes(found)
-    assert sizes(with_batch_sizes(cascade, measure=False)) == sizes(found)
+    assert sizes(with_tuned_batch_sizes(cascade, measure=True)) == sizes(found)
+    assert sizes(with_tuned_batch_sizes(cascade, measure=False)) == sizes(found)
 
 
 def test_it_belongs_to_one_machine(make_cascade, remembered, monkeypatch):
     made = iter([512, 8192])
     monkeypatch.setattr(batch_size, "_best", lambda stage: next(made))
     cascade = make_cascade(1)
-    assert sizes(with_batch_sizes(cascade, measure=True)) == [512]
+    assert sizes(with_tuned_batch_sizes(cascade, measure=True)) == [512]
     monkeypatch.setattr(batch_size, "machine", lambda: "another")
-    assert sizes(with_batch_sizes(cascade, measure=True)) == [8192]
+    assert sizes(with_tuned_batch_sizes(cascade, measure=True)) == [8192]
 
 
 def test_it_stops_where_more_tokens_gain_nothing(make_cascade, monkeypatch):
@@ -68,14 +68,14 @@ def test_a_damaged_memory_is_measured_anew(make_cascade, remembered, monkeypatch
     monkeypatch.setattr(batch_size, "_best", lambda stage: 1024)
     remembered.parent.mkdir()
     remembered.write_text(content, "utf-8")
-    assert sizes(with_batch_sizes(make_cascade(1), measure=True)) == [1024]
+    assert sizes(with_tuned_batch_sizes(make_cascade(1), measure=True)) == [1024]
 
 
 def test_a_folder_that_cannot_be_written_only_costs_the_memory(make_cascade, tmp_path, monkeypatch):
     (tmp_path / "file").write_text("", "utf-8")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
     monkeypatch.setattr(batch_size, "_best", lambda stage: 1024)
-    assert sizes(with_batch_sizes(make_cascade(1), measure=True)) == [1024]
+    assert sizes(with_tuned_batch_sizes(make_cascade(1), measure=True)) == [1024]
 
 
 def test_answers_do_not_change(make_cascade):
@@ -92,4 +92,4 @@ def test_without_a_home_nothing_is_remembered(make_cascade, monkeypatch):
 
     monkeypatch.setattr(batch_size.Path, "expanduser", homeless)
     monkeypatch.setattr(batch_size, "_best", lambda stage: 1024)
-    assert sizes(with_batch_sizes(make_cascade(1), measure=True)) == [1024]
+    assert sizes(with_tuned_batch_sizes(make_cascade(1), measure=True)) == [1024]

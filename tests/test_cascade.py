@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 from cascadebert import Cascade
-from cascadebert.calibration import scale
-from cascadebert.confidence import softmax
 from cascadebert.errors import CascadeError
-from cascadebert.types import OperatingPoint
+from cascadebert.thresholds.confidence import softmax
+from cascadebert.thresholds.operating_point import OperatingPoint
+from cascadebert.thresholds.temperature import scale_logits
 from samples import sentences
 
 
@@ -21,7 +21,7 @@ def naive(cascade, texts):
     for text in texts:
         for number, stage in enumerate(cascade.stages, start=1):
             logits = stage.logits(stage.encode([text]))
-            answer = softmax(scale(logits, cascade.temperatures[number - 1]))[0]
+            answer = softmax(scale_logits(logits, cascade.temperatures[number - 1]))[0]
             last = number == len(cascade.stages)
             if last or answer.max() > cascade.operating_point.thresholds[number - 1]:
                 labels.append(int(answer.argmax()))
@@ -158,7 +158,7 @@ def test_a_tokenizer_of_its_own_only_sees_the_rows_passed_on(make_cascade):
 
     encoders = (1, 2, 2)  # the last two share one
     stages = tuple(
-        dataclasses.replace(stage, encoder=Asked(stage.encoder, number))
+        dataclasses.replace(stage, tokenizer=Asked(stage.tokenizer, number))
         for stage, number in zip(cascade.stages, encoders, strict=True)
     )
     found = dataclasses.replace(cascade, stages=stages).predict(texts)

@@ -15,11 +15,11 @@ VERBS = {
     "demo",
     "fit",
     "assemble",
-    "shrink",
+    "distill",
     "tune",
     "predict",
     "evaluate",
-    "shift",
+    "drift",
     "bench",
     "info",
     "reproduce",
@@ -95,12 +95,16 @@ def test_exactly_one_target_must_be_given(run, cascade, rows):
 
 def test_tune_with_a_confidence_level_keeps_its_contract(run, cascade, tmp_path):
     rows = write_csv(tmp_path / "many.csv", *reviews(600, seed=78))
-    asked = ("--min-agreement", 0.3, "--max-miss-rate", "positive=0.95", "--confidence-level", 0.9)
+    asked = ("--min-agreement", 0.3, "--max-false-negative-rate", "positive=0.95", "--confidence-level", 0.9)
     code, values, said = run("tune", cascade, "--data", rows, *asked, "--json")
     assert code == 0 and values["feasible"] is True
     certificate = values["certificate"]
-    assert {"promise", "level", "delta", "n", "bound", "points", "engine", "precision"} <= set(certificate)
-    assert (certificate["promise"], certificate["level"], certificate["delta"]) == ("min_agreement", 0.3, 0.1)
+    assert {"guarantee", "level", "delta", "n", "bound", "points", "engine", "precision"} <= set(certificate)
+    assert (certificate["guarantee"], certificate["level"], certificate["delta"]) == (
+        "min_agreement",
+        0.3,
+        0.1,
+    )
     assert certificate["points"][-1]["thresholds"] == values["thresholds"]
     assert certificate["also"][0]["label"] == "positive"
     assert "Certified at 90.0 % confidence: agreement of at least 0.3" in said
@@ -113,16 +117,16 @@ def test_what_cannot_be_promised_is_said_with_what_can(run, cascade, tmp_path):
     asked = ("--min-accuracy", 0.97, "--confidence-level", 0.95)
     code, values, said = run("tune", cascade, "--data", rows, *asked, "--json")
     assert code == 1 and values["feasible"] is False and values["certificate"] is None
-    assert values["nearest"]["promise"] == "min_accuracy" and "cannot be promised" in said
+    assert values["nearest"]["guarantee"] == "min_accuracy" and "cannot be promised" in said
 
 
 @pytest.mark.parametrize(
     "words, message",
     [
         (["--target-speedup", 2, "--confidence-level", 0.9], "a speed-up cannot be promised"),
-        (["--min-exit-accuracy", 0.9], "add --confidence-level"),
-        (["--max-miss-rate", "positive", "--confidence-level", 0.9], "takes LABEL=R"),
-        (["--max-miss-rate", "positive=many", "--confidence-level", 0.9], "takes LABEL=R"),
+        (["--min-early-exit-accuracy", 0.9], "add --confidence-level"),
+        (["--max-false-negative-rate", "positive", "--confidence-level", 0.9], "takes LABEL=R"),
+        (["--max-false-negative-rate", "positive=many", "--confidence-level", 0.9], "takes LABEL=R"),
         (["--confidence-level", 0.9], "one promise or more"),
     ],
 )
@@ -133,7 +137,7 @@ def test_promises_that_make_no_sense_are_refused(run, cascade, rows, words, mess
 
 def test_bench_keeps_its_contract(run, cascade, rows, tmp_path):
     picture = tmp_path / "bench.svg"
-    code, values, _ = run("bench", cascade, rows, "--repeats", 2, "--picture", picture, "--json")
+    code, values, _ = run("bench", cascade, rows, "--repeats", 2, "--plot", picture, "--json")
     assert code == 0 and picture.read_text("utf-8").startswith("<?xml")
     for name in ("cascade", "last_stage"):
         assert {"examples_per_second", "accuracy", "accuracy_drop", "agreement"} <= set(values[name])
@@ -145,7 +149,7 @@ def test_bench_keeps_its_contract(run, cascade, rows, tmp_path):
     assert values["last_stage"]["agreement"] == 1 and values["last_stage"]["accuracy_drop"]["value"] == 0
     for one in values["others"][1:]:
         assert one["agreement"] > 0.95 and one["n"] == 150
-    assert values["uncertified"] is None and values["padding"] >= 1
+    assert values["uncertified_reason"] is None and values["padding"] >= 1
     assert 0 < values["ceiling_share"] < 1 and values["start_seconds"] > 0 and values["peak_memory_mb"] > 0
 
 
@@ -154,10 +158,10 @@ def test_shift_keeps_its_contract_and_leaves_the_folder_as_it_was(run, cascade, 
         write_csv(tmp_path / "new.csv", *reviews(120, seed=79)),
         (cascade / "cascade.json").read_bytes(),
     )
-    code, values, said = run("shift", cascade, rows, new, "--min-agreement", 0.2, "--json")
+    code, values, said = run("drift", cascade, rows, new, "--min-agreement", 0.2, "--json")
     assert code == 0 and values["verdict"] == "yes" and values["headline"] in said
     assert {"traffic", "agreement", "level", "stages", "rows_needed", "reasons", "notices"} <= set(values)
-    assert {"n_reference", "n_new", "tolerance", "confidence_level", "uncertified"} <= set(values)
+    assert {"n_reference", "n_new", "tolerance", "confidence_level", "uncertified_reason"} <= set(values)
     assert [set(stage) for stage in values["stages"]] == [{"exit_rate", "mean_confidences", "distance"}] * 2
     assert set(values["agreement"]["new"]) == {"value", "low", "high"}
     assert values["level"] == {"value": 0.2, "origin": "asked"}
@@ -166,17 +170,17 @@ def test_shift_keeps_its_contract_and_leaves_the_folder_as_it_was(run, cascade, 
 
 def test_shift_exits_with_1_for_a_no_and_with_0_and_a_note_where_it_cannot_tell(run, cascade, rows, tmp_path):
     new = write_csv(tmp_path / "new.csv", *reviews(120, seed=79))
-    code, values, said = run("shift", cascade, rows, new, "--min-agreement", 0.999, "--json")
+    code, values, said = run("drift", cascade, rows, new, "--min-agreement", 0.999, "--json")
     assert code == 1 and values["verdict"] == "no" and "no: the thresholds do not hold" in said
-    code, values, said = run("shift", cascade, rows, rows, "--min-agreement", 0.999, "--json")
+    code, values, said = run("drift", cascade, rows, rows, "--min-agreement", 0.999, "--json")
     assert code == 0 and values["verdict"] == "cannot tell" and "the exit code is 0" in said
-    code, _, said = run("shift", cascade, rows, new, "--tolerance", 2)
+    code, _, said = run("drift", cascade, rows, new, "--tolerance", 2)
     assert code == 2 and "a tolerance is a share" in said
 
 
 @pytest.mark.parametrize("ending", ["csv", "tsv", "jsonl", "parquet"])
 def test_predict_adds_label_confidence_and_stage(run, cascade, rows, tmp_path, ending):
-    from cascadebert.tables import read_table
+    from cascadebert.data.readers import read_table
 
     output = tmp_path / f"answers.{ending}"
     code, values, _ = run("predict", cascade, rows, "--output", output, "--json")
@@ -273,7 +277,7 @@ def test_an_output_that_exists_is_kept_unless_overwrite_is_given(run, cascade, r
 def test_a_changed_folder_is_refused_by_every_verb(run, cascade, rows, tmp_path):
     (cascade / "stage-1" / "config.json").write_text("{}")
     for words in (["info", cascade, "--check"], ["evaluate", cascade, rows], ["bench", cascade, rows],
-                  ["shift", cascade, rows, rows],
+                  ["drift", cascade, rows, rows],
                   ["predict", cascade, rows, "--output", tmp_path / "o.csv"],
                   ["tune", cascade, "--data", rows, "--target-speedup", 2]):  # fmt: skip
         code, _, said = run(*words)

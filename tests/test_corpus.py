@@ -10,11 +10,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from cascadebert.batching import join_rows
+from cascadebert.data.columns import Columns
+from cascadebert.data.corpus import open_corpus, passages, sample
 from cascadebert.errors import DataError
-from cascadebert.tasks import Columns
-from cascadebert.training.corpus import open_corpus, passages, sample
-from cascadebert.training.tokens import (
+from cascadebert.inference.batching import concatenate_tokens
+from cascadebert.training.distillation.token_store import (
     held_out_rows,
     padding,
     read_tokens,
@@ -217,7 +217,7 @@ def test_held_out_rows_are_few_and_apart():
 
 
 def test_a_batch_for_training_is_padded_to_its_longest_row_only():
-    rows = join_rows([[1, 2, 3], [4, 5, 6, 7, 8]], [[0] * 3, [0] * 5], pad_id=9)
+    rows = concatenate_tokens([[1, 2, 3], [4, 5, 6, 7, 8]], [[0] * 3, [0] * 5], pad_id=9)
     batch = rows.batch(np.array([0, 1]), length=int(rows.lengths[:2].max()))
     assert batch.input_ids.tolist() == [[1, 2, 3, 9, 9], [4, 5, 6, 7, 8]]
     assert rows.batch(np.array([0, 1])).input_ids.shape == (2, 6)

@@ -7,25 +7,27 @@ import dataclasses
 import numpy as np
 import pytest
 
-from cascadebert import costs
-from cascadebert.batching import join_rows
-from cascadebert.costs import Measured, measure
-from cascadebert.types import Seconds
+from cascadebert.evaluation import cost_model
+from cascadebert.evaluation.cost_model import LatencyModel, measure_latency
+from cascadebert.inference.batching import concatenate_tokens
+from cascadebert.types import LinearLatency
 from samples import sentences
 
-SHORT, LONG = join_rows([[1] * 3, [1] * 9], None, 0), join_rows([[1] * 5, [1] * 7], None, 0)
-MODELS = (Seconds(1.0, 0.5), Seconds(10.0, 2.0))
+SHORT, LONG = concatenate_tokens([[1] * 3, [1] * 9], None, 0), concatenate_tokens([[1] * 5, [1] * 7], None, 0)
+MODELS = (LinearLatency(1.0, 0.5), LinearLatency(10.0, 2.0))
 
 
 def test_a_shared_tokenizer_is_paid_by_the_first_stage_and_by_the_last_one_alone():
-    tokens = Seconds(0.0, 1.0)
-    found = Measured(MODELS, (tokens, tokens), ("a", "a")).costs([SHORT, SHORT])
+    tokens = LinearLatency(0.0, 1.0)
+    found = LatencyModel(MODELS, (tokens, tokens), ("a", "a")).costs([SHORT, SHORT])
     assert found.rows.tolist() == [[1 + 2 + 3, 1 + 5 + 9], [10 + 8, 10 + 20]]
     assert found.alone == np.mean([10 + 8 + 3, 10 + 20 + 9])
 
 
 def test_a_tokenizer_of_its_own_is_paid_by_the_rows_that_reach_it():
-    found = Measured(MODELS, (Seconds(0.0, 1.0), Seconds(0.0, 3.0)), ("a", "b")).costs([SHORT, LONG])
+    found = LatencyModel(MODELS, (LinearLatency(0.0, 1.0), LinearLatency(0.0, 3.0)), ("a", "b")).costs(
+        [SHORT, LONG]
+    )
     assert found.rows.tolist() == [[6, 15], [10 + 12 + 15, 10 + 16 + 21]]
     assert found.alone == found.rows[1].mean()
 
@@ -33,7 +35,7 @@ def test_a_tokenizer_of_its_own_is_paid_by_the_rows_that_reach_it():
 def test_seconds_are_found_again(make_cascade, monkeypatch):
     cascade, texts = make_cascade(2), sentences(300, seed=1, most=30)
     encoded = cascade.encode(texts)
-    true = {16: Seconds(1e-3, 2e-5), 32: Seconds(5e-3, 1e-4)}
+    true = {16: LinearLatency(1e-3, 2e-5), 32: LinearLatency(5e-3, 1e-4)}
 
     def timed(runs, repeats):
         taken = []
@@ -43,11 +45,11 @@ def test_seconds_are_found_again(make_cascade, monkeypatch):
                 taken.append([1e-6 * int(stage.encode(run.args[0]).lengths.sum())] * repeats)
                 continue
             rows, group = run.args
-            taken.append([float(true[stage.hidden].of(rows.padded_lengths[group]).sum())] * repeats)
+            taken.append([float(true[stage.hidden].cost_of(rows.padded_lengths[group]).sum())] * repeats)
         return taken
 
-    monkeypatch.setattr(costs, "interleaved", timed)
-    found = measure(cascade.stages, texts, encoded)
+    monkeypatch.setattr(cost_model, "interleaved", timed)
+    found = measure_latency(cascade.stages, texts, encoded)
     for one, stage in zip(found.stages, cascade.stages, strict=True):
         assert dataclasses.astuple(one) == pytest.approx(dataclasses.astuple(true[stage.hidden]), rel=1e-6)
     assert found.tokenising[0] == found.tokenising[1]
@@ -56,6 +58,6 @@ def test_seconds_are_found_again(make_cascade, monkeypatch):
 
 def test_rows_of_one_length_give_no_negative_seconds():
     groups = [np.array([0, 1]), np.array([2, 3])]
-    fitted = costs.fitted_seconds(np.array([8, 8, 8, 8]), groups, np.array([1.0, 3.0]))
+    fitted = cost_model.fit_latency(np.array([8, 8, 8, 8]), groups, np.array([1.0, 3.0]))
     assert fitted.row >= 0 and fitted.token >= 0
-    assert float(fitted.of(np.array([8] * 4)).sum()) == pytest.approx(4.0)
+    assert float(fitted.cost_of(np.array([8] * 4)).sum()) == pytest.approx(4.0)

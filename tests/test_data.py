@@ -11,10 +11,10 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
-from cascadebert.data import MAX_CHARACTERS, Examples, load_examples
+from cascadebert.data.columns import Columns
+from cascadebert.data.dataset import MAX_CHARACTERS, Examples, load_examples
+from cascadebert.data.readers import Table
 from cascadebert.errors import DataError
-from cascadebert.tables import Table
-from cascadebert.tasks import Columns
 
 TEXTS = ["a good film", 'a "bad" film, really', "naïve ☃"]
 SOURCES = ("csv", "tsv", "jsonl", "parquet", "dataset", "folder", "table")

@@ -12,13 +12,13 @@ import numpy as np
 import pytest
 
 from cascadebert import Cascade, OperatingPoint, Stage, Target, assemble
-from cascadebert.batching import Rows
-from cascadebert.engines.load import settle
-from cascadebert.engines.torch import compiled
 from cascadebert.errors import MissingExtra, StageError
-from cascadebert.fidelity import refuse_changed
+from cascadebert.inference.batching import TokenizedTexts
+from cascadebert.inference.engines.load import resolve_engine
+from cascadebert.inference.engines.torch import compiled
 from cascadebert.training.export import export_onnx
-from cascadebert.tuning import tune_folder
+from cascadebert.tuning.engine_parity import check_engine_parity
+from cascadebert.tuning.tune import tune_folder
 from samples import reviews, sentences, write_csv
 
 FAMILIES = ["bert", "roberta", "distilbert", "electra", "modernbert"]
@@ -39,7 +39,7 @@ def exported(make_model, tmp_path_factory):
     return make
 
 
-def alone(stage: Stage, rows: Rows) -> np.ndarray:
+def alone(stage: Stage, rows: TokenizedTexts) -> np.ndarray:
     """Each row's logits when it runs by itself."""
     return np.concatenate([stage.engine.logits(rows.batch(np.array([i]))) for i in range(len(rows))])
 
@@ -96,8 +96,8 @@ def test_a_precision_that_an_engine_has_not_is_refused(exported):
 
 @pytest.mark.slow
 def test_a_processor_without_bfloat16_gets_float32_or_a_refusal_never_another_precision(ready, monkeypatch):
-    monkeypatch.setattr("cascadebert.engines.openvino.has_bfloat16", lambda: False)
-    assert settle("openvino", "auto") == ("openvino", "float32")
+    monkeypatch.setattr("cascadebert.inference.engines.openvino.has_bfloat16", lambda: False)
+    assert resolve_engine("openvino", "auto") == ("openvino", "float32")
     with pytest.raises(StageError, match=r"does not multiply in bfloat16.*--precision float32"):
         Cascade.from_pretrained(ready, precision="bfloat16")
 
@@ -129,7 +129,7 @@ def ready(make_model, tmp_path_factory):
 @pytest.mark.slow
 def test_a_cascade_opens_on_the_engine_that_its_thresholds_were_picked_on(ready):
     cascade = Cascade.from_pretrained(ready)
-    assert cascade.uncertified is None
+    assert cascade.uncertified_reason is None
     assert {stage.engine.name for stage in cascade.stages} == {"openvino"} == {cascade.spec.tuned_on.engine}
     assert (ready / "stage-1" / "model.onnx").is_file() and "model.onnx" in cascade.spec.stages[0].sha256
 
@@ -138,35 +138,35 @@ def test_a_cascade_opens_on_the_engine_that_its_thresholds_were_picked_on(ready)
 def test_elsewhere_it_says_uncertified_until_it_is_tuned_there(ready, tmp_path):
     other = Cascade.from_pretrained(ready, engine="onnxruntime")
     assert (
-        "picked on openvino float32 cpu" in other.uncertified
-        and "this is onnxruntime float32 cpu" in other.uncertified
+        "picked on openvino float32 cpu" in other.uncertified_reason
+        and "this is onnxruntime float32 cpu" in other.uncertified_reason
     )
     assert (
         other.predict(TEXTS).labels.tolist() == Cascade.from_pretrained(ready).predict(TEXTS).labels.tolist()
     )
     by_hand = Cascade.from_pretrained(ready).with_operating_point(OperatingPoint((0.7,)))
-    assert by_hand.uncertified == "its thresholds were set by hand"
+    assert by_hand.uncertified_reason == "its thresholds were set by hand"
     copy = shutil.copytree(ready, tmp_path / "copy")
     tune_folder(copy, ready.parent / "rows.csv", target=Target(speedup=1.5), engine="torch")
     again = Cascade.from_pretrained(copy)
-    assert again.uncertified is None and again.stages[0].engine.name == "torch"
+    assert again.uncertified_reason is None and again.stages[0].engine.name == "torch"
 
 
 @pytest.mark.slow
 def test_an_engine_that_changes_labels_is_refused(ready):
     cascade = Cascade.from_pretrained(ready)
     logits = cascade.stage_logits(TEXTS)
-    assert refuse_changed(cascade.stages, TEXTS, logits) == ()
+    assert check_engine_parity(cascade.stages, TEXTS, logits) == ()
     with pytest.raises(StageError, match=r"changes the label of 60 of 60 tune rows at stage 2.*--precision"):
-        refuse_changed(cascade.stages, TEXTS, np.stack([logits[0], -logits[1]]))
+        check_engine_parity(cascade.stages, TEXTS, np.stack([logits[0], -logits[1]]))
 
 
 @pytest.mark.slow
 def test_where_torch_is_not_installed_nothing_is_compared_and_that_is_said(ready, monkeypatch):
     cascade = Cascade.from_pretrained(ready)
     absent = {"side_effect": MissingExtra("torch")}
-    monkeypatch.setattr("cascadebert.fidelity.load_engine", Mock(**absent))
-    (said,) = refuse_changed(cascade.stages, TEXTS, cascade.stage_logits(TEXTS))
+    monkeypatch.setattr("cascadebert.tuning.engine_parity.load_engine", Mock(**absent))
+    (said,) = check_engine_parity(cascade.stages, TEXTS, cascade.stage_logits(TEXTS))
     assert "not compared with torch" in said
 
 

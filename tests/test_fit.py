@@ -11,15 +11,15 @@ import pytest
 
 import cascadebert
 from cascadebert import Cascade, CascadeError, FitConfig, Target, evaluate, tune
-from cascadebert.data import Examples
+from cascadebert.data.dataset import Examples
+from cascadebert.data.splits import split_examples
 from cascadebert.errors import DataError, StageError
-from cascadebert.folder import file_hashes, used_rows
-from cascadebert.split import split
-from cascadebert.stage import Stage
+from cascadebert.inference.stage import Stage
+from cascadebert.persistence.folder import file_hashes, read_used_rows
 from cascadebert.training.difficulty import DifficultyLabels, label_difficulty
 from cascadebert.training.fit import _more_rows
 from cascadebert.training.losses import NO_LABEL
-from cascadebert.training.stage_training import Lesson, row_order, train_stage
+from cascadebert.training.train_stage import TrainingData, row_order, train_stage
 from killing import run_killed
 from samples import reviews, sentences, write_csv
 
@@ -68,7 +68,7 @@ def test_a_fitted_cascade_learns_and_meets_its_target_on_new_rows(fitted, tmp_pa
 
 @pytest.mark.slow
 def test_the_parts_of_the_data_are_disjoint_and_complete(fitted):
-    used = used_rows(fitted)
+    used = read_used_rows(fitted)
     parts = [set(used.train.tolist()), set(used.tune.tolist()), set(used.certify.tolist())]
     assert [len(part) for part in parts] == [480, 60, 60]
     assert len(set.union(*parts)) == 600
@@ -113,7 +113,7 @@ def test_an_infeasible_target_writes_nothing_and_the_nearest_one_goes_on_from_th
     with pytest.raises(CascadeError, match=r"cannot be reached.*Nearest: --min-accuracy"):
         fit(train_file, stages=stages, target=Target(min_accuracy=1.0), output=output, config=QUICK)
     assert not output.exists()
-    monkeypatch.setattr("cascadebert.training.stage_training._run", None)  # nothing may be trained again
+    monkeypatch.setattr("cascadebert.training.train_stage._run", None)  # nothing may be trained again
     fit(train_file, stages=stages, target=Target(speedup=1.2), output=output, config=QUICK)
     assert output.is_dir()
 
@@ -211,7 +211,7 @@ def test_distillation_trains_a_stage_on_rows_without_labels(stages, fitted, tmp_
     texts, labels = reviews(400, seed=8)
     logits = teacher.logits(teacher.encode(texts))
     unlabelled = np.full(400, NO_LABEL, dtype=np.int64)
-    lesson = Lesson(texts, unlabelled, ("negative", "positive"), teacher=logits)
+    lesson = TrainingData(texts, unlabelled, ("negative", "positive"), teacher=logits)
     config = FitConfig(
         epochs=6, batch_size=16, learning_rate=2e-3, bf16=False, max_length=32, distill_weight=1.0
     )
@@ -239,14 +239,14 @@ def test_unlabelled_rows_teach_the_small_stage_and_none_of_a_held_out_part_are_a
     assert spec["provenance"]["config"]["distill_weight"] == 1.0
     notice = f"{len(texts) - kept:,} of {len(texts):,} unlabelled rows left out"
     assert any(notice in said for said in spec["operating_point"]["expected"]["notices"])
-    used = used_rows(tmp_path / "c")
+    used = read_used_rows(tmp_path / "c")
     assert len(used.train) == 160 + kept and not np.isin(used.train, used.tune).any()
 
 
 def test_unlabelled_rows_of_a_held_out_group_are_left_out(stages, tmp_path):
     texts, labels = reviews(120, seed=30)
-    parts = split(Examples(texts, tuple(labels), tuple(str(i // 4) for i in range(120))), None,
-                  tune_share=0.2, certify_share=0.2, seed=1)  # fmt: skip
+    parts = split_examples(Examples(texts, tuple(labels), tuple(str(i // 4) for i in range(120))), None,
+                  tune_fraction=0.2, certify_fraction=0.2, seed=1)  # fmt: skip
     more, _ = reviews(60, seed=31)
     groups = [parts.tune.groups[0], parts.certify.groups[0], parts.train.groups[0]] * 20
     rows = Examples([f"{text} again" for text in more], None, tuple(groups))
@@ -293,8 +293,8 @@ def test_training_order_visits_each_row_once_per_pass_in_batches_of_like_length(
 @pytest.mark.slow
 def test_tuning_anew_leaves_out_rows_that_were_trained_on_or_are_kept_to_certify(fitted, train_file):
     point = tune(Cascade.from_pretrained(fitted), train_file, target=Target(speedup=1.5))
-    assert point.expected.n == 60
-    assert any("540 of 600 rows left out" in notice for notice in point.expected.notices)
+    assert point.metrics.n == 60
+    assert any("540 of 600 rows left out" in notice for notice in point.metrics.notices)
 
 
 @pytest.mark.slow
@@ -305,9 +305,9 @@ def test_tuning_without_labels_keeps_agreement_with_the_last_stage(fitted, tmp_p
     point = tune(cascade, file, target=Target(min_agreement=0.95))
     answers = cascade.with_operating_point(point).predict(sentences(300, seed=4))
     alone = cascade.stages[-1].predict(sentences(300, seed=4))
-    assert point.expected.measure == "agreement"
-    assert np.mean(answers.labels == alone.labels) == pytest.approx(point.expected.value)
-    assert point.expected.value >= 0.95
+    assert point.metrics.metric == "agreement"
+    assert np.mean(answers.labels == alone.labels) == pytest.approx(point.metrics.value)
+    assert point.metrics.value >= 0.95
     with pytest.raises(DataError, match="no column 'label'"):
         tune(cascade, file, target=Target(min_accuracy=0.5))
 
@@ -318,4 +318,4 @@ def test_a_label_that_no_tune_row_has_is_said(fitted, tmp_path):
     some = [(t, y) for t, y in zip(texts, labels, strict=True) if y == "positive"][:120]
     file = write_csv(tmp_path / "one-sided.csv", *map(list, zip(*some, strict=True)))
     point = tune(Cascade.from_pretrained(fitted), file, target=Target(speedup=1.2))
-    assert any("no tune row has the label negative" in notice for notice in point.expected.notices)
+    assert any("no tune row has the label negative" in notice for notice in point.metrics.notices)

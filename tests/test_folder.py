@@ -12,7 +12,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from cascadebert import Cascade, OperatingPoint
 from cascadebert.errors import FolderError
-from cascadebert.folder import read_folder, used_rows
+from cascadebert.persistence.folder import read_folder, read_used_rows
 from samples import sentences
 
 
@@ -175,7 +175,7 @@ def test_a_model_beside_other_files_is_never_replaced_by_a_cascade(saved, tmp_pa
 def test_damaged_row_fingerprints_are_named(folder, content):
     (folder / "rows.npz").write_bytes(content)
     with pytest.raises(FolderError, match=r"no readable rows\.npz"):
-        used_rows(folder)
+        read_used_rows(folder)
 
 
 def test_nothing_is_left_when_saving_fails(saved, tmp_path):
@@ -186,5 +186,5 @@ def test_nothing_is_left_when_saving_fails(saved, tmp_path):
 
 
 def test_the_rows_used_are_known_by_purpose(saved):
-    used = used_rows(saved)
+    used = read_used_rows(saved)
     assert (len(used.train), len(used.tune), len(used.certify)) == (0, 160, 0)

@@ -6,15 +6,15 @@ import numpy as np
 import pytest
 from scipy.special import betainc
 
-from cascadebert.guarantees import (
+from cascadebert.thresholds.certificate import Guarantee
+from cascadebert.thresholds.risk_control import (
     betting_bound,
     betting_p_values,
     binomial_bound,
     binomial_p_values,
     fixed_sequence,
-    rows_needed,
+    required_sample_size,
 )
-from cascadebert.types import Promise
 
 DRAWS = 4000
 PAIRED = {
@@ -79,23 +79,25 @@ def test_paired_losses_need_fewer_rows_where_they_are_rare():
     assert betting_bound(rare, 0.05) < 0.01 < betting_bound(many, 0.05)
 
 
-@pytest.mark.parametrize("promise", [Promise("min_agreement", 0.98), Promise("max_accuracy_drop", 0.02)])
-def test_rows_needed_are_enough_and_one_less_is_not(promise):
+@pytest.mark.parametrize(
+    "guarantee", [Guarantee("min_agreement", 0.98), Guarantee("max_accuracy_drop", 0.02)]
+)
+def test_rows_needed_are_enough_and_one_less_is_not(guarantee):
     for expected in (0.0, 0.01):
-        n = rows_needed(promise, expected, 0.05)
-        after, before = (evenly_lost(promise, expected, rows) for rows in (n, n - 1))
+        n = required_sample_size(guarantee, expected, 0.05)
+        after, before = (evenly_lost(guarantee, expected, rows) for rows in (n, n - 1))
         assert after <= 0.05 < before
-    assert rows_needed(promise, 0.02, 0.05) is None
+    assert required_sample_size(guarantee, 0.02, 0.05) is None
 
 
-def evenly_lost(promise, expected, n):
-    if promise.name == "min_agreement":
-        return betainc(n - n * expected, n * expected + 1, 1 - promise.risk)
+def evenly_lost(guarantee, expected, n):
+    if guarantee.name == "min_agreement":
+        return betainc(n - n * expected, n * expected + 1, 1 - guarantee.risk)
     losses = np.diff(np.floor(np.arange(n + 1) * expected + 0.5))
-    return betting_p_values(losses[None], promise.risk, 0.05)[0]
+    return betting_p_values(losses[None], guarantee.risk, 0.05)[0]
 
 
 def test_rows_needed_for_an_expected_share_pass_with_the_whole_number_of_losses_below_it():
-    promise = Promise("min_agreement", 0.98)
-    n = rows_needed(promise, 0.01, 0.05)
-    assert binomial_p_values(np.floor(n * 0.01), np.asarray(n), promise.risk) <= 0.05
+    guarantee = Guarantee("min_agreement", 0.98)
+    n = required_sample_size(guarantee, 0.01, 0.05)
+    assert binomial_p_values(np.floor(n * 0.01), np.asarray(n), guarantee.risk) <= 0.05

@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 
 from cascadebert import Target, assemble
-from cascadebert.cascade import Cascade
-from cascadebert.data import load_examples
+from cascadebert.data.dataset import load_examples
 from cascadebert.errors import DataError
-from cascadebert.folder import used_rows
-from cascadebert.types import Expected, OperatingPoint
-from cascadebert.verdict.judging import allowed_drop, judge_cascade, left_over
-from cascadebert.verdict.page import render_page, write_page
+from cascadebert.evaluation.report.build import allowed_drop, build_report, unused_examples
+from cascadebert.evaluation.report.html import render_report, write_report
+from cascadebert.inference.cascade import Cascade
+from cascadebert.persistence.folder import read_used_rows
+from cascadebert.thresholds.operating_point import OperatingPoint, TuningMetrics
 from samples import reviews, write_csv
 
 OTHER = "the other classifier (bert-2-32-9-negative-positive)"
@@ -60,11 +60,11 @@ def rows(tmp_path_factory):
 def judged(saved, rows, make_model):
     """A verdict on a saved cascade beside a classifier of its own."""
     rival = make_model(layers=2, hidden=32, seed=9)
-    return judge_cascade(Cascade.from_pretrained(saved), rows, against=rival, repeats=2)
+    return build_report(Cascade.from_pretrained(saved), rows, baseline=rival, repeats=2)
 
 
 def test_the_page_is_complete_in_itself(judged):
-    page = render_page(judged)
+    page = render_report(judged)
     reader = Reader()
     reader.feed(page)
     reader.close()
@@ -76,7 +76,7 @@ def test_the_page_is_complete_in_itself(judged):
 
 
 def test_the_page_tells_what_the_verdict_holds_and_no_text_of_any_row(judged, rows):
-    page = render_page(judged)
+    page = render_report(judged)
     assert judged.verdict.word in page.lower()
     for reason in judged.verdict.reasons:
         assert reason[1:].replace("'", "&#39;") in page
@@ -99,7 +99,7 @@ def test_names_from_outside_cannot_add_markup_to_the_page(judged):
     verdict = judged.verdict
     groups = (replace(verdict.groups[0], name=evil), *verdict.groups[1:])
     others = (*verdict.others[:-1], replace(verdict.others[-1], name=evil))
-    page = render_page(
+    page = render_report(
         replace(judged, name=evil, source=evil, verdict=replace(verdict, groups=groups, others=others))
     )
     assert "<script" not in page and "&lt;script&gt;" in page
@@ -135,12 +135,12 @@ def test_rows_that_made_the_cascade_are_left_out_and_that_is_said(run, saved, tm
 def test_rows_that_made_the_cascade_beside_it_are_left_out_too(saved, rows, tmp_path):
     shutil.copytree(saved, tmp_path / "other")
     examples = load_examples(rows)
-    used = used_rows(saved)
-    marks = {name: getattr(used, name) for name in ("train", "tune", "certify", "spent")}
-    marks["spent"] = examples.hashes()[:30]
+    used = read_used_rows(saved)
+    marks = {name: getattr(used, name) for name in ("train", "tune", "certify", "consumed")}
+    marks["consumed"] = examples.hashes()[:30]
     np.savez(tmp_path / "other" / "rows.npz", **marks)
     judged, other = Cascade.from_pretrained(saved), Cascade.from_pretrained(tmp_path / "other")
-    left, seen, notices = left_over(examples, judged, other)
+    left, seen, notices = unused_examples(examples, judged, other)
     assert len(left) == 120 and seen == {"train": 0, "tune": 0, "certify": 0}
     assert notices[0].startswith("30 of 150 rows left out")
 
@@ -151,7 +151,7 @@ def test_evaluate_with_a_report_prints_the_verdict_and_puts_it_in_the_json_line(
     code, values, said = run("evaluate", saved, rows, "--report", page, "--json")
     verdict = values["verdict"]
     assert code == 0 and f"Verdict: {verdict['word']}." in said
-    assert {"accuracy", "macro_f1", "ece", "stages", "seen", "uncertified", "report"} <= set(values)
+    assert {"accuracy", "macro_f1", "ece", "stages", "seen", "uncertified_reason", "report"} <= set(values)
     assert {"reasons", "last_stage", "others", "coin", "groups", "oracle", "mistakes", "trust"} <= set(
         verdict
     )
@@ -162,10 +162,10 @@ def test_evaluate_with_a_report_prints_the_verdict_and_puts_it_in_the_json_line(
 @pytest.mark.parametrize("threshold, stage", [(1.0, 2), (0.0, 1)])
 def test_a_cascade_that_asks_one_stage_alone_is_told_not_to_be_one(saved, rows, threshold, stage):
     cascade = Cascade.from_pretrained(saved).with_operating_point(OperatingPoint((threshold,)))
-    judged = judge_cascade(cascade, rows, repeats=1)
-    assert judged.verdict.word == "do not cascade" and judged.uncertified is not None
+    judged = build_report(cascade, rows, repeats=1)
+    assert judged.verdict.word == "do not cascade" and judged.uncertified_reason is not None
     assert judged.verdict.reasons[0] == f"stage {stage} answers every row: use it alone."
-    page = render_page(judged)
+    page = render_report(judged)
     assert "Do not cascade" in page and "Uncertified: its thresholds were set by hand" in page
 
 
@@ -174,7 +174,7 @@ def test_a_cascade_of_random_stages_is_not_worth_it(judged):
 
 
 def test_against_alone_judges_without_a_page(run, saved, rows):
-    code, values, said = run("evaluate", saved, rows, "--against", saved, "--json")
+    code, values, said = run("evaluate", saved, rows, "--baseline", saved, "--json")
     assert code == 0 and values["report"] is None
     itself = values["verdict"]["others"][-1]
     assert itself["name"] == "the other cascade (cascade)" and itself["gain"]["value"] == 0
@@ -189,7 +189,7 @@ def test_a_classifier_is_exported_aside_to_run_as_the_cascade_runs(run, make_mod
     assemble(stages, data=tune, target=Target(speedup=1.5), output=tmp_path / "c", precision="float32")
     alone = make_model(layers=3, hidden=48, seed=3)
     before = sorted(path.name for path in alone.iterdir())
-    code, values, said = run("evaluate", tmp_path / "c", rows, "--against", alone, "--json")
+    code, values, said = run("evaluate", tmp_path / "c", rows, "--baseline", alone, "--json")
     verdict = values["verdict"]
     assert code == 0 and "ran in" not in said
     assert verdict["others"][-1]["accuracy"] == verdict["last_stage"]["accuracy"]
@@ -198,7 +198,7 @@ def test_a_classifier_is_exported_aside_to_run_as_the_cascade_runs(run, make_mod
 
 def test_a_classifier_with_other_labels_is_refused(run, saved, rows, make_model):
     other = make_model(layers=1, hidden=16, labels=("bad", "good"))
-    code, _, said = run("evaluate", saved, rows, "--against", other)
+    code, _, said = run("evaluate", saved, rows, "--baseline", other)
     assert code == 2 and "labels" in said and "negative" in said
 
 
@@ -210,7 +210,7 @@ def test_a_page_that_cannot_be_written_is_refused_before_anything_runs(run, save
 
 def test_a_page_is_not_left_half_written(judged, tmp_path, monkeypatch):
     with pytest.raises(DataError, match=r"ending in \.html"):
-        write_page(tmp_path / "page", judged)
+        write_report(tmp_path / "page", judged)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -223,6 +223,6 @@ def test_a_page_is_not_left_half_written(judged, tmp_path, monkeypatch):
     ],
 )
 def test_what_may_be_lost_is_read_from_the_operating_point(target, drop):
-    expected = Expected(10, "accuracy", 0.9, 0.9, (0.5, 0.5), "flops", 2.0, target)
+    expected = TuningMetrics(10, "accuracy", 0.9, 0.9, (0.5, 0.5), "flops", 2.0, target)
     assert allowed_drop(OperatingPoint((0.5,), expected)) == drop
     assert allowed_drop(OperatingPoint((0.5,))) is None

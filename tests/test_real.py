@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 from transformers import AutoTokenizer
 
-from cascadebert import Cascade, FitConfig, Target, evaluate, fit, shrink
-from cascadebert.data import label_names, load_examples
-from cascadebert.split import folds, split
-from cascadebert.stage import TextEncoder
-from cascadebert.tasks import Columns
+from cascadebert import Cascade, FitConfig, Target, distill, evaluate, fit
+from cascadebert.data.columns import Columns
+from cascadebert.data.dataset import label_names, load_examples
+from cascadebert.data.splits import assign_folds, split_examples
+from cascadebert.inference.tokenizer import StageTokenizer
 from conftest import shared_data
 
 pytestmark = [pytest.mark.real, pytest.mark.slow]
@@ -44,19 +44,19 @@ def test_columns_and_labels_of_real_data_sets_are_found(task, labels, pairs):
 
 def test_phrases_of_one_sentence_never_fall_into_different_parts():
     examples = rows("sst2", "train", GROUPED)
-    parts = split(examples, None, tune_share=0.1, certify_share=0.1, seed=1)
+    parts = split_examples(examples, None, tune_fraction=0.1, certify_fraction=0.1, seed=1)
     groups = [set(part.groups) for part in (parts.train, parts.tune, parts.certify)]
     hashes = [set(part.hashes().tolist()) for part in (parts.train, parts.tune, parts.certify)]
     for sets in (groups, hashes):
         assert not sets[0] & sets[1] and not sets[0] & sets[2] and not sets[1] & sets[2]
     assert 0.07 < len(parts.tune) / len(examples) < 0.13
-    fold = folds(parts.train, 3, np.random.default_rng(0))
+    fold = assign_folds(parts.train, 3, np.random.default_rng(0))
     assert len({(group, int(f)) for group, f in zip(parts.train.groups, fold, strict=True)}) == len(groups[0])
 
 
 def test_tokens_of_a_real_encoder_equal_those_of_transformers(encoder):
     pairs = rows("mrpc", "validation").texts[:200]
-    ours = TextEncoder(encoder, max_length=64).encode(pairs)
+    ours = StageTokenizer(encoder, max_length=64).encode(pairs)
     theirs = AutoTokenizer.from_pretrained(encoder)(
         [a for a, _ in pairs], [b for _, b in pairs], truncation=True, max_length=64
     )
@@ -64,7 +64,7 @@ def test_tokens_of_a_real_encoder_equal_those_of_transformers(encoder):
 
 
 def test_a_cascade_of_a_real_encoder_is_trained_saved_and_faster_by_operations(encoder, tmp_path):
-    shrink(encoder, layers=1, output=tmp_path / "small")
+    distill(encoder, layers=1, output=tmp_path / "small")
     train = rows("agnews", "train")
     some = train.take(np.random.default_rng(0).permutation(len(train))[:1500])
     config = FitConfig(epochs=1, batch_size=32, learning_rate=2e-4, max_length=40)

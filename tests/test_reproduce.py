@@ -10,48 +10,48 @@ import numpy as np
 import pytest
 from sklearn.metrics import f1_score, matthews_corrcoef, roc_auc_score
 
-from cascadebert.baselines.exit_arrays import ExitArrays
 from cascadebert.errors import CascadeError, DataError
-from cascadebert.metrics import expected_calibration_error
-from cascadebert.reliability import bin_numbers
-from cascadebert.reproduce.arrays import About, MethodArrays, stacked
-from cascadebert.reproduce.comparison import Judged, Run, Table, comparisons, out_of_reach
-from cascadebert.reproduce.points import Curve, Ladder, Point, cumulated, curves, pick
-from cascadebert.reproduce.products import products
-from cascadebert.reproduce.protocol import PRESETS, Protocol, TaskPlan
-from cascadebert.reproduce.rows import phrase_groups
-from cascadebert.reproduce.scores import (
+from cascadebert.evaluation.calibration_metrics import bin_numbers
+from cascadebert.evaluation.metrics import expected_calibration_error
+from cascadebert.paper.bootstrap_metrics import (
     bootstrap_delta,
     chance,
     corrected,
     drawn_dis,
     drawn_ece,
-    interval,
+    percentile_interval,
     relative_improvement,
     row_counts,
     row_draws,
     score,
     seed_draws,
 )
-from cascadebert.reproduce.timings import Check, Timings
-from cascadebert.types import Flops, Seconds
+from cascadebert.paper.comparison import ResultsTable, Run, ScoredRun, comparisons, out_of_reach
+from cascadebert.paper.early_exit.exit_outputs import ExitOutputs
+from cascadebert.paper.model_specs import model_specs
+from cascadebert.paper.operating_points import Method, OperatingCurve, TargetPoint, cumulated, curves, pick
+from cascadebert.paper.protocol import PRESETS, ExperimentProtocol, TaskConfig
+from cascadebert.paper.stored_predictions import ModelInfo, StoredPredictions, stacked
+from cascadebert.paper.task_data import phrase_groups
+from cascadebert.paper.timings import TimingCheck, Timings
+from cascadebert.types import Flops, LinearLatency
 
 RNG = np.random.default_rng(0)
 EXITS = {"deebert": 0.6, "pabee": 0.9, "berxit": 0.7, "berxit-entropy": 0.65}
 SCORES = {"truncated": 0.5, **EXITS, "cascade-s-plain": 0.8}
 
 
-def said_by(answers: list[list[int]], confidences: list[list[float]], labels: list[int]) -> ExitArrays:
+def said_by(answers: list[list[int]], confidences: list[list[float]], labels: list[int]) -> ExitOutputs:
     """Exits' words by hand; entropies fall as confidences rise."""
     sure = np.array(confidences, dtype=np.float64)
-    return ExitArrays(np.array(answers), sure, 1 - sure, 1 - sure, np.array(labels))
+    return ExitOutputs(np.array(answers), sure, 1 - sure, 1 - sure, np.array(labels))
 
 
-def ladder(rule: str = "cascade") -> Ladder:
+def ladder(rule: str = "cascade") -> Method:
     """A small model of cost 1 and a large one of cost 6 on four rows; the large one alone costs 6."""
     said = said_by([[0, 1, 1, 0], [0, 1, 0, 1]], [[0.9, 0.8, 0.7, 0.6], [1, 1, 1, 1]], [0, 1, 0, 1])
     costs = np.array([[1.0] * 4, [7.0] * 4])
-    return Ladder("one", rule, said, {"flops": costs}, {"flops": np.full(4, 6.0)})
+    return Method("one", rule, said, {"flops": costs}, {"flops": np.full(4, 6.0)})
 
 
 def test_a_cascade_pays_all_stages_that_a_row_reaches():
@@ -85,21 +85,23 @@ def test_between_two_points_each_row_runs_at_one_of_them_by_chance():
 
 
 def test_a_target_out_of_reach_takes_the_end_of_the_curve():
-    curve = Curve(((1.0,), (2.0,)), np.array([1.5, 3.0]), np.array([4.0, 2.0]), 6.0, np.zeros(2))
-    assert pick(curve, 9.0) == Point((2.0,), reached=False)
-    assert pick(curve, 1.2) == Point((1.0,))
-    assert pick(curve, 2.95) == Point((2.0,))
+    curve = OperatingCurve(((1.0,), (2.0,)), np.array([1.5, 3.0]), np.array([4.0, 2.0]), 6.0, np.zeros(2))
+    assert pick(curve, 9.0) == TargetPoint((2.0,), reached=False)
+    assert pick(curve, 1.2) == TargetPoint((1.0,))
+    assert pick(curve, 2.95) == TargetPoint((2.0,))
 
 
-def table(tuned: dict[str, float], slow: tuple[str, ...] = ()) -> Table:
+def table(tuned: dict[str, float], slow: tuple[str, ...] = ()) -> ResultsTable:
     """A table of one task, seed and target by hand: scores on tune rows, and methods that are too slow."""
-    protocol = Protocol("x", (TaskPlan("t"),), "l", ("s",), seeds=(1,), targets=(4.0,), objectives=("plain",))
+    protocol = ExperimentProtocol(
+        "x", (TaskConfig("t"),), "l", ("s",), seeds=(1,), targets=(4.0,), objectives=("plain",)
+    )
     runs = {}
     for (method, value), basis in product(tuned.items(), ("flops", "time")):
         run = Run("t", method, 1, basis, 4.0, 2.8 if method in slow else 4.0, False, "accuracy", value)
-        point = Point((1.0,), reached=method not in slow)
-        runs["t", method, 1, basis, 4.0] = Judged(run, point, value, np.array([value]))
-    return Table(protocol, runs, {"t": 0.5}, {"t": np.ones((1, 1))})
+        point = TargetPoint((1.0,), reached=method not in slow)
+        runs["t", method, 1, basis, 4.0] = ScoredRun(run, point, value, np.array([value]))
+    return ResultsTable(protocol, runs, {"t": 0.5}, {"t": np.ones((1, 1))})
 
 
 def test_an_early_exit_that_is_too_slow_for_the_target_is_not_the_best_there():
@@ -129,7 +131,7 @@ def test_a_cascade_that_is_too_slow_for_the_target_is_not_compared():
 def test_patience_reaches_every_target_by_rows_that_leave_at_once():
     said = said_by([[0, 1, 0, 1], [0, 1, 1, 1], [0, 1, 1, 1]], [[0.9] * 4] * 3, [0, 1, 1, 1])
     costs = {"flops": np.array([[1.0] * 4, [2.0] * 4, [3.0] * 4])}
-    three = Ladder("pabee", "patience", said, costs, {"flops": np.full(4, 3.0)})
+    three = Method("pabee", "patience", said, costs, {"flops": np.full(4, 3.0)})
     point = pick(curves(three, "accuracy")["flops"], 2.0)
     assert (point.fast, point.slow, point.reached) == ((0.0,), (1.0,), True)
     assert point.speedup(three, "flops") == pytest.approx(2.0)
@@ -137,10 +139,10 @@ def test_patience_reaches_every_target_by_rows_that_leave_at_once():
 
 def test_models_cut_short_mix_by_their_fixed_costs():
     said = said_by([[0, 0], [0, 1], [1, 1]], [[0.5] * 2] * 3, [1, 1])
-    fixed = Ladder("truncated", "fixed", said, {"flops": np.array([[1.0] * 2, [2.0] * 2, [6.0] * 2])},
+    fixed = Method("truncated", "fixed", said, {"flops": np.array([[1.0] * 2, [2.0] * 2, [6.0] * 2])},
                    {"flops": np.full(2, 6.0)})  # fmt: skip
     point = pick(curves(fixed, "accuracy")["flops"], 4.0)
-    assert point == Point((1.0,), (2.0,), 0.5)
+    assert point == TargetPoint((1.0,), (2.0,), 0.5)
     assert float(score("accuracy", point.counts(fixed).sum(axis=0))) == pytest.approx(0.25)
 
 
@@ -155,13 +157,13 @@ def test_early_exits_leave_by_their_own_rules(rule, setting, exits):
 def test_of_several_thresholds_as_fast_as_the_target_those_with_the_best_score_are_picked():
     settings = ((0.1, 0.9), (0.2, 0.8), (0.3, 0.7), (0.4, 0.6))
     speedups = np.array([1.5, 2.0, 2.03, 2.2])
-    curve = Curve(settings, speedups, 6 / speedups, 6.0, np.array([0.9, 0.7, 0.8, 0.95]))
-    assert pick(curve, 2.0) == Point((0.3, 0.7))
-    assert pick(curve, 1.2) == Point((0.1, 0.9))
+    curve = OperatingCurve(settings, speedups, 6 / speedups, 6.0, np.array([0.9, 0.7, 0.8, 0.95]))
+    assert pick(curve, 2.0) == TargetPoint((0.3, 0.7))
+    assert pick(curve, 1.2) == TargetPoint((0.1, 0.9))
     said = said_by([[0, 1, 1, 0], [0, 1, 0, 0], [0, 1, 0, 1]],
                    [[0.9, 0.8, 0.7, 0.6], [0.9, 0.8, 0.7, 0.6], [1] * 4], [0, 1, 0, 1])  # fmt: skip
     costs = np.array([[1.0] * 4, [3.0] * 4, [9.0] * 4])
-    three = Ladder("three", "cascade", said, {"flops": costs}, {"flops": np.full(4, 6.0)})
+    three = Method("three", "cascade", said, {"flops": costs}, {"flops": np.full(4, 6.0)})
     every = curves(three, "accuracy")["flops"]
     assert (np.diff(every.speedups) >= 0).all() and every.scores.max() == 1.0
     point = pick(every, 6 / 3.5)  # two rows leave at once, one at the second stage, one goes to the end
@@ -210,17 +212,17 @@ def test_a_difference_that_is_the_same_for_every_row_and_seed_has_an_interval_of
     others = [lambda w: w.sum(axis=1) - 2, lambda w: w.sum(axis=1) - 2]
     rng = np.random.default_rng(1)
     drawn = bootstrap_delta(figures, others, row_draws(9, 50, rng), seed_draws(2, 50, rng))
-    assert interval(drawn) == (2.0, 2.0)
-    assert interval(np.array([np.nan])) == (None, None)
+    assert percentile_interval(drawn) == (2.0, 2.0)
+    assert percentile_interval(np.array([np.nan])) == (None, None)
 
 
-def arrays(method: str = "deebert", labels: int = 6) -> MethodArrays:
+def arrays(method: str = "deebert", labels: int = 6) -> StoredPredictions:
     """A file's worth of random figures."""
     logits = np.random.default_rng(3).normal(size=(2, labels, 3)) * 8
     flops = (Flops(1.0, 2.0, 0.0), Flops(3.0, 4.0, 0.5))
-    about = About("sst2", 1, method, "abc", 2, flops, 2, 16, method)
-    said = ExitArrays.of(logits, logits[..., 0], np.arange(labels) % 3)
-    return MethodArrays(said, np.arange(labels) * 2, about)
+    about = ModelInfo("sst2", 1, method, "abc", 2, flops, 2, 16, method)
+    said = ExitOutputs.of(logits, logits[..., 0], np.arange(labels) % 3)
+    return StoredPredictions(said, np.arange(labels) * 2, about)
 
 
 def test_arrays_are_kept_in_sixteen_bits_with_what_they_belong_to(tmp_path):
@@ -228,7 +230,7 @@ def test_arrays_are_kept_in_sixteen_bits_with_what_they_belong_to(tmp_path):
     for name in ("a.npz", "b.npz"):
         made.save(tmp_path / name)
     assert (tmp_path / "a.npz").read_bytes() == (tmp_path / "b.npz").read_bytes()
-    read = MethodArrays.load(tmp_path / "a.npz")
+    read = StoredPredictions.load(tmp_path / "a.npz")
     assert read.about == made.about
     assert read.said.answers.tolist() == made.said.answers.tolist()
     assert np.allclose(read.log_odds, made.log_odds, rtol=2e-3, atol=2e-3)
@@ -240,23 +242,25 @@ def test_arrays_are_kept_in_sixteen_bits_with_what_they_belong_to(tmp_path):
 def test_confidences_next_to_one_stay_apart_in_sixteen_bits(tmp_path):
     logits = np.array([[[0.0, 10.0], [0.0, 11.0], [0.0, 14.0]]])
     about = replace(arrays().about, flops=(Flops(1, 1, 0),))
-    made = MethodArrays(ExitArrays.of(logits, None, np.array([1, 1, 1])), np.array([8, 8, 8]), about)
+    made = StoredPredictions(ExitOutputs.of(logits, None, np.array([1, 1, 1])), np.array([8, 8, 8]), about)
     made.save(tmp_path / "sure.npz")
-    sure = MethodArrays.load(tmp_path / "sure.npz").said.confidences[0]
+    sure = StoredPredictions.load(tmp_path / "sure.npz").said.confidences[0]
     assert (np.diff(sure) > 0).all()
 
 
 def test_damaged_or_foreign_arrays_are_refused(tmp_path):
     (tmp_path / "x.npz").write_bytes(b"nothing")
     with pytest.raises(DataError, match="not readable as arrays"):
-        MethodArrays.load(tmp_path / "x.npz")
+        StoredPredictions.load(tmp_path / "x.npz")
     other = replace(arrays(), said=replace(arrays().said, label_ids=np.zeros(6, dtype=np.int64)))
     with pytest.raises(DataError, match="same rows"):
         stacked([arrays(), other])
 
 
 def test_timings_come_back_as_they_were_and_tell_what_is_missing(tmp_path):
-    made = Timings({"large": (Seconds(1e-4, 1e-5),)}, (Check("pabee", (2.0,), 2.1, 2.0, 1.9, 2.2),), 9, 3, {})
+    made = Timings(
+        {"large": (LinearLatency(1e-4, 1e-5),)}, (TimingCheck("pabee", (2.0,), 2.1, 2.0, 1.9, 2.2),), 9, 3, {}
+    )
     made.save(tmp_path / "sst2.json")
     read = Timings.load(tmp_path / "sst2.json")
     assert read == made
@@ -267,15 +271,19 @@ def test_timings_come_back_as_they_were_and_tell_what_is_missing(tmp_path):
 
 def test_a_protocol_survives_json():
     made = PRESETS["paper"]
-    assert Protocol.from_json(json.loads(json.dumps(made.to_json()))) == made
+    assert ExperimentProtocol.from_json(json.loads(json.dumps(made.to_json()))) == made
 
 
 def test_presets_name_every_model_of_the_comparison():
     protocol = PRESETS["minilm"].with_models("a/large", ("x/1x384", "x/2x128"), ("x/2x384",))
-    names = [one.method for one in products(protocol)]
+    names = [one.method for one in model_specs(protocol)]
     assert names[0] == "large" and len(names) == len(set(names)) == 1 + 3 + 3 + 2 * 5 + 1
     assert protocol.stage_lists == (("1x384",), ("2x128",), ("1x384", "2x128"))
-    assert {one.timed_as for one in products(protocol) if one.kind == "small"} == {"1x384", "2x128", "2x384"}
+    assert {one.timed_as for one in model_specs(protocol) if one.kind == "small"} == {
+        "1x384",
+        "2x128",
+        "2x384",
+    }
     assert [plan.name for plan in PRESETS["paper"].tasks] == ["mrpc", "sst2", "rte", "qnli", "qqp", "mnli"]
     assert all(plan.rows is None for plan in PRESETS["minilm-full"].tasks)
 
@@ -284,7 +292,7 @@ def test_a_protocol_that_cannot_be_run_is_refused():
     for make in (
         lambda: PRESETS["minilm"].with_models(None, ()),
         lambda: PRESETS["minilm"].with_models("a", ("b/x", "c/x")),
-        lambda: Protocol("x", (TaskPlan("t"),), objectives=("dar",)),
+        lambda: ExperimentProtocol("x", (TaskConfig("t"),), objectives=("dar",)),
         lambda: PRESETS["minilm"].task("qnli"),
     ):
         with pytest.raises(CascadeError):
@@ -300,10 +308,10 @@ def test_phrases_belong_to_the_longest_row_that_holds_their_words_in_one_run():
 
 def test_seconds_of_whole_methods_are_corrected_by_the_clock():
     checks = (
-        Check("cascade-a-dar", (0.9,), 2.2, 2.0, 1.9, 2.2),
-        Check("cascade-a-dar", (0.8,), 3.0, 2.5, 2.4, 2.6),
-        Check("cascade-a-b-dar", (0.8,), 3.0, 1.0, 1.0, 1.0),
-        Check("pabee", (2.0,), 2.0, 2.0, 2.0, 2.0),
+        TimingCheck("cascade-a-dar", (0.9,), 2.2, 2.0, 1.9, 2.2),
+        TimingCheck("cascade-a-dar", (0.8,), 3.0, 2.5, 2.4, 2.6),
+        TimingCheck("cascade-a-b-dar", (0.8,), 3.0, 1.0, 1.0, 1.0),
+        TimingCheck("pabee", (2.0,), 2.0, 2.0, 2.0, 2.0),
     )
     made = Timings({}, checks, 9, 3, {})
     assert made.correction("cascade-a-plain") == pytest.approx((1.1 + 1.2) / 2)

@@ -16,22 +16,22 @@ import pytest
 from typer.testing import CliRunner
 
 from cascadebert.cli.app import app
+from cascadebert.data.splits import assign_folds
 from cascadebert.errors import CascadeError, DataError
-from cascadebert.reproduce.arrays import MethodArrays
-from cascadebert.reproduce.products import Store, products
-from cascadebert.reproduce.protocol import PRESETS, Protocol, TaskPlan
-from cascadebert.reproduce.rows import task_rows
-from cascadebert.reproduce.run import report, reproduce
-from cascadebert.reproduce.training import Cell
-from cascadebert.split import folds
-from cascadebert.stage import TextEncoder
+from cascadebert.inference.tokenizer import StageTokenizer
+from cascadebert.paper.model_specs import ResultStore, model_specs
+from cascadebert.paper.protocol import PRESETS, ExperimentProtocol, TaskConfig
+from cascadebert.paper.run import report, reproduce
+from cascadebert.paper.stored_predictions import StoredPredictions
+from cascadebert.paper.task_data import load_task
+from cascadebert.paper.training import Experiment
 from samples import reviews, sentences
 
 pytestmark = pytest.mark.slow
 QUICK = {"epochs": 1.0, "batch_size": 16, "learning_rate": 2e-3, "small_learning_rate": 2e-3}
 TASKS = (
-    TaskPlan("parts", "matthews", rows=60, tune_rows=20, phrases=True, **QUICK),
-    TaskPlan("pairs", "accuracy_and_f1", rows=60, tune_rows=20, both_ends=False, **QUICK),
+    TaskConfig("parts", "matthews", rows=60, tune_rows=20, phrases=True, **QUICK),
+    TaskConfig("pairs", "accuracy_and_f1", rows=60, tune_rows=20, head_and_tail=False, **QUICK),
 )
 GLUE = {
     "mrpc": ("sentence1", "sentence2", 2),
@@ -77,7 +77,7 @@ def models(make_model):
 @pytest.fixture(scope="module")
 def protocol(models):
     large, small, narrow, complete = models[1]
-    return Protocol(
+    return ExperimentProtocol(
         "tiny", TASKS, large, (small, narrow), (complete,), seeds=(1, 2), targets=(1.5, 2.0), truncated=(1,),
         objectives=("plain", "dar", "gatekeeper"), tokens=32, exit_epochs=1.0, exits_read="mean",
         difficulty_folds=2, difficulty_seeds=1, gatekeeper_epochs=1.0, bf16=False,
@@ -102,7 +102,7 @@ def contents(folder):
 def test_one_command_leaves_arrays_timings_tables_and_pictures_and_no_model(done, protocol):
     root, _ = done
     found = contents(root / "out")
-    cells = product(protocol.tasks, protocol.seeds, products(protocol))
+    cells = product(protocol.tasks, protocol.seeds, model_specs(protocol))
     wanted = {f"arrays/tiny/{plan.name}-{seed}-{one.method}.npz" for plan, seed, one in cells}
     wanted |= {f"timings/tiny/{plan.name}.json" for plan in protocol.tasks}
     wanted |= {"protocol.json", "runs.jsonl", "summary.json", "analyses.json"}
@@ -159,7 +159,7 @@ def test_a_run_goes_on_from_its_arrays_and_makes_a_lost_one_again_byte_by_byte(
     done, protocol, models, data, tmp_path
 ):
     shutil.copytree(done[0] / "out", tmp_path / "out")
-    store = Store(tmp_path / "out", "tiny")
+    store = ResultStore(tmp_path / "out", "tiny")
     lost = [store.arrays("parts", 2, name) for name in ("deebert", f"{protocol.small[0]}-dar")]
     before = contents(tmp_path / "out")
     for path in lost:
@@ -173,7 +173,7 @@ def test_a_run_goes_on_from_its_arrays_and_makes_a_lost_one_again_byte_by_byte(
 
 def test_timing_may_wait_for_a_later_run_which_finds_the_models(done, protocol, models, data, tmp_path):
     shutil.copytree(done[0] / "out", tmp_path / "out")
-    store, where = Store(tmp_path / "out", "tiny"), {"models": models[0], "data": data, "draws": 20}
+    store, where = ResultStore(tmp_path / "out", "tiny"), {"models": models[0], "data": data, "draws": 20}
     places = {"output": tmp_path / "out", "work": tmp_path / "work", "only": ("parts",)}
     for path in (store.timings("parts"), *(store.arrays("parts", seed, "pabee") for seed in (1, 2))):
         path.unlink()
@@ -197,20 +197,20 @@ def test_arrays_of_another_recipe_are_not_taken_for_these(done, protocol, models
 
 
 def test_exits_of_the_arrays_say_what_the_last_layer_and_the_large_model_say(done):
-    store = Store(done[0] / "out", "tiny")
-    large, deebert = (MethodArrays.load(store.arrays("parts", 1, name)) for name in ("large", "deebert"))
+    store = ResultStore(done[0] / "out", "tiny")
+    large, deebert = (StoredPredictions.load(store.arrays("parts", 1, name)) for name in ("large", "deebert"))
     assert deebert.said.answers[-1].tolist() == large.said.answers[0].tolist()
     assert deebert.flops()[-1].mean() > large.flops().mean() > deebert.flops()[0].mean()
 
 
 def test_train_tune_and_test_rows_are_disjoint_with_all_their_parts(data):
-    rows = task_rows(replace(TASKS[0], rows=None), data, seed=0)
+    rows = load_task(replace(TASKS[0], rows=None), data, seed=0)
     parts = [set(part.texts) for part in (rows.train, rows.tune, rows.test)]
     assert not parts[0] & parts[1] and not parts[0] & parts[2] and not parts[1] & parts[2]
     whole = [f" {text} " for text in rows.tune.texts]
     groups = {text for text in rows.train.texts if any(f" {text} " in one for one in whole)}
     assert groups == set() and len(rows.tune) == 20
-    together = folds(rows.train, 3, np.random.default_rng(0))
+    together = assign_folds(rows.train, 3, np.random.default_rng(0))
     parents = {group: fold for group, fold in zip(rows.train.groups, together, strict=True)}
     assert len(parents) < len(rows.train)
     assert [parents[group] for group in rows.train.groups] == together.tolist()
@@ -219,18 +219,18 @@ def test_train_tune_and_test_rows_are_disjoint_with_all_their_parts(data):
 def test_both_stages_of_deebert_last_as_long_as_the_task_says():
     for name, stages in (("minilm", (6.0, 6.0)), ("paper", (None, 3.0))):
         plan = PRESETS[name].tasks[-2]
-        cell = Cell(PRESETS[name], plan, None, 1, None, None, None)
+        cell = Experiment(PRESETS[name], plan, None, 1, None, None, None)
         assert (cell.baseline.epochs, cell.baseline.exit_epochs) == stages
 
 
 def test_long_texts_are_cut_to_their_first_and_last_words(models):
-    encoder = TextEncoder(Path(models[0][models[1][0]]), max_length=10)
-    (cut,) = encoder.both_ends(["the film was a warm story and the song was dull book"])
+    encoder = StageTokenizer(Path(models[0][models[1][0]]), max_length=10)
+    (cut,) = encoder.head_and_tail(["the film was a warm story and the song was dull book"])
     assert cut == "the film was a song was dull book"
-    assert encoder.both_ends(["the film"]) == ["the film"]
+    assert encoder.head_and_tail(["the film"]) == ["the film"]
     assert int(encoder.encode([cut]).lengths[0]) == 10
     with pytest.raises(DataError, match="pairs"):
-        encoder.both_ends([("a", "b")])
+        encoder.head_and_tail([("a", "b")])
 
 
 @pytest.fixture(scope="module")
@@ -248,7 +248,7 @@ def glue(tmp_path_factory):
 
 def test_the_paper_preset_reads_all_six_tasks(glue):
     for plan in PRESETS["paper"].tasks:
-        rows = task_rows(plan, glue, seed=0)
+        rows = load_task(plan, glue, seed=0)
         assert len(rows.names) == GLUE[plan.name][2]
         assert isinstance(rows.train.texts[0], str) == (GLUE[plan.name][1] is None)
 
@@ -266,7 +266,9 @@ def test_the_paper_preset_runs_on_tiny_models(glue, make_model, tmp_path):
         brief, output=tmp_path / "out", work=tmp_path / "work", models=where, data=glue, draws=20
     )
     assert summary is not None and len(summary["comparisons"]) == 2 * 3 * 2
-    made = MethodArrays.load(Store(tmp_path / "out", "paper").arrays("mnli", 1234, f"{small.name}-both"))
+    made = StoredPredictions.load(
+        ResultStore(tmp_path / "out", "paper").arrays("mnli", 1234, f"{small.name}-both")
+    )
     assert "train rows are hard" in made.about.notes
 
 

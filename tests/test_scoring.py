@@ -8,11 +8,18 @@ import numpy as np
 import pytest
 
 from cascadebert import Cascade, Target
-from cascadebert.confidence import SCORES, Score, certainty, margin, max_probability, softmax
-from cascadebert.evaluation import scaled_probabilities
-from cascadebert.scoring import choose_score, scored
-from cascadebert.thresholds import exit_stages
-from cascadebert.tuning import tune_folder
+from cascadebert.evaluation.evaluate import scaled_probabilities
+from cascadebert.thresholds.confidence import (
+    SCORES,
+    Score,
+    margin,
+    max_probability,
+    normalized_confidence,
+    softmax,
+)
+from cascadebert.thresholds.deferral_score import score_outputs, select_score
+from cascadebert.thresholds.select import exit_stages
+from cascadebert.tuning.tune import tune_folder
 from samples import reviews, sentences, write_csv
 
 COSTS = np.array([1.0, 3.0, 10.0])
@@ -34,24 +41,27 @@ def test_scores_of_two_labels_order_rows_alike():
     probabilities = softmax(np.random.default_rng(0).normal(size=(300, 2)))
     wanted = np.argsort(max_probability(probabilities))
     assert (np.argsort(margin(probabilities)) == wanted).all()
-    assert (np.argsort(certainty(probabilities)) == wanted).all()
+    assert (np.argsort(normalized_confidence(probabilities)) == wanted).all()
 
 
 @pytest.mark.parametrize("name", SCORES)
 def test_every_score_lies_between_zero_and_one(name):
     probabilities, _ = misled(400, 0)
     extreme = np.eye(3)[np.zeros((3, 400), dtype=int)]
-    found = scored(name, probabilities).score
+    found = score_outputs(name, probabilities).score
     for given in (probabilities, extreme, np.full((3, 400, 3), 1 / 3)):
-        sure = found.all(given)
+        sure = found.all_stages(given)
         assert sure.shape == (3, 400) and np.isfinite(sure).all() and (sure >= 0).all() and (sure <= 1).all()
 
 
 def test_a_learned_score_is_chosen_where_stages_contradict_each_other():
-    made = choose_score(*misled(2000, 1), COSTS)
+    made = select_score(*misled(2000, 1), COSTS)
     assert made.score.name == "learned" and "score: learned" in made.notices[-1]
     probabilities, losses = misled(2000, 2)
-    for name, sure in (("max", max_probability(probabilities)), ("learned", made.score.all(probabilities))):
+    for name, sure in (
+        ("max", max_probability(probabilities)),
+        ("learned", made.score.all_stages(probabilities)),
+    ):
         cut = np.quantile(sure[1], 0.3)
         exits = exit_stages(sure, (1.0, float(cut)))
         lost = losses[exits, np.arange(2000)].mean()
@@ -62,21 +72,21 @@ def test_ties_go_to_max_probability():
     rng = np.random.default_rng(3)
     probabilities = softmax(rng.normal(size=(2, 500, 2)) * 3)
     losses = (probabilities.argmax(axis=2) != probabilities[-1].argmax(axis=1)).astype(float)
-    made = choose_score(probabilities, losses, np.array([1.0, 6.0]))
+    made = select_score(probabilities, losses, np.array([1.0, 6.0]))
     assert made.score == Score() and "score: max_probability" in made.notices[-1]
 
 
 def test_confidences_of_a_learned_score_come_from_a_model_that_has_not_seen_the_row():
     probabilities, _ = misled(500, 4)
-    made = scored("learned", probabilities)
-    again = made.score.all(probabilities)
+    made = score_outputs("learned", probabilities)
+    again = made.score.all_stages(probabilities)
     assert 0 < np.abs(made.confidences[1] - again[1]).max() < 0.2
     assert (made.confidences[-1] == again[-1]).all()
 
 
 def test_where_stages_always_agree_nothing_is_learned_and_that_is_said():
     probabilities = np.stack([softmax(np.random.default_rng(5).normal(size=(100, 2)))] * 2)
-    made = scored("learned", probabilities)
+    made = score_outputs("learned", probabilities)
     assert "nothing to learn" in made.notices[0]
     assert len(set(made.confidences[0])) == 1 and made.confidences[0][0] > 0.9
 
@@ -91,7 +101,7 @@ def test_a_folder_keeps_its_score_and_routes_by_it(saved, tmp_path, score):
         score if score != "auto" else "max_probability"
     )
     texts = sentences(60, seed=9)
-    sure = cascade.score.all(scaled_probabilities(cascade, cascade.stage_logits(texts)))
+    sure = cascade.score.all_stages(scaled_probabilities(cascade, cascade.stage_logits(texts)))
     answers = cascade.predict(texts)
     assert (answers.stages - 1 == exit_stages(sure, cascade.operating_point.thresholds)).all()
     assert np.allclose(answers.confidences, sure[answers.stages - 1, np.arange(60)], atol=1e-6)

@@ -7,9 +7,15 @@ import math
 import numpy as np
 import pytest
 
-from cascadebert.server.audit import TILTS, Detector, Tally, interval, log_capital
-from cascadebert.server.drift import BLOCK, Shares, band
-from cascadebert.shift import TOLERANCE
+from cascadebert.evaluation.drift_test import TOLERANCE
+from cascadebert.server.monitoring.drift import BLOCK, ShareDriftDetector, band
+from cascadebert.server.monitoring.sequential_tests import (
+    TILTS,
+    Detector,
+    Tally,
+    confidence_sequence,
+    log_capital,
+)
 
 DRAWS = 2000
 
@@ -53,14 +59,17 @@ def test_the_interval_holds_the_shares_that_are_not_refuted(stream):
     tally, least = tallied(*stream), math.log(1 / 0.05)
     grid = np.linspace(0, 1, 2001)
     kept = [s for s in grid if max(log_capital(tally, s, above=a) for a in (True, False)) < least]
-    low, high = interval(tally, 0.05)
+    low, high = confidence_sequence(tally, 0.05)
     assert low == pytest.approx(kept[0], abs=6e-4) and high == pytest.approx(kept[-1], abs=6e-4)
     assert low < tally.share < high
 
 
 def test_intervals_at_the_edge():
-    assert interval(Tally(), 0.05) == (0.0, 1.0)
-    none, every = interval(Tally((1.0,), (0,), (500,)), 0.01), interval(Tally((1.0,), (500,), (500,)), 0.01)
+    assert confidence_sequence(Tally(), 0.05) == (0.0, 1.0)
+    none, every = (
+        confidence_sequence(Tally((1.0,), (0,), (500,)), 0.01),
+        confidence_sequence(Tally((1.0,), (500,), (500,)), 0.01),
+    )
     assert none[0] == 0 and 0.005 < none[1] < 0.02
     assert every[1] == 1 and 0.98 < every[0] < 0.995
 
@@ -196,7 +205,7 @@ def test_a_difference_of_the_tolerance_is_never_an_alarm_and_twice_it_beyond_the
     bands = np.full(2, band(n, 1, 0.01))
     for seed in range(20):
         tune = np.random.default_rng([seed, 9]).multinomial(n, true)
-        quiet, loud = (Shares(tune.astype(float), bands, 1e6) for _ in range(2))
+        quiet, loud = (ShareDriftDetector(tune.astype(float), bands, 1e6) for _ in range(2))
         step = np.array([1, 0, -1])
         near = traffic(true + TOLERANCE * step, 400, seed)
         assert not any(quiet.add(one, BLOCK) for one in near)
@@ -207,7 +216,9 @@ def test_a_difference_of_the_tolerance_is_never_an_alarm_and_twice_it_beyond_the
 @pytest.mark.parametrize("request_rows", [1, 8, 64])
 def test_alarms_do_not_depend_on_the_size_of_requests(request_rows):
     bins = np.random.default_rng(10).choice(3, 20 * BLOCK, p=[0.5, 0.2, 0.3])
-    one, other = (Shares(np.array([200.0, 300.0, 500.0]), np.full(2, 0.05), 1e6) for _ in range(2))
+    one, other = (
+        ShareDriftDetector(np.array([200.0, 300.0, 500.0]), np.full(2, 0.05), 1e6) for _ in range(2)
+    )
     alarms = [[], []]
     for rows, shares, found in ((BLOCK, one, alarms[0]), (request_rows, other, alarms[1])):
         for start in range(0, len(bins), rows):
@@ -218,6 +229,6 @@ def test_alarms_do_not_depend_on_the_size_of_requests(request_rows):
 
 
 def test_shares_near_the_ends_have_one_bound_only():
-    shares = Shares(np.array([1.0, 998.0, 1.0]), np.full(2, 0.05), 1e6)
+    shares = ShareDriftDetector(np.array([1.0, 998.0, 1.0]), np.full(2, 0.05), 1e6)
     assert not any(shares.add(np.array([0, BLOCK, 0]), BLOCK) for _ in range(1000))
     assert any(shares.add(np.array([BLOCK // 2, BLOCK // 2, 0]), BLOCK) for _ in range(5))

@@ -11,22 +11,23 @@ import numpy as np
 import pytest
 from starlette.testclient import TestClient
 
-from cascadebert.cascade import Cascade
-from cascadebert.certifying import certify_folder
 from cascadebert.errors import CascadeError, FolderError
-from cascadebert.server.app import make_app
-from cascadebert.server.findings import reference_of
-from cascadebert.server.opening import open_cascade
-from cascadebert.server.pool import Pool
-from cascadebert.server.settings import ServeSettings
-from cascadebert.server.watch import Watch
-from cascadebert.types import OperatingPoint, Promise
+from cascadebert.inference.cascade import Cascade
+from cascadebert.server.config import ServerConfig
+from cascadebert.server.http.app import make_app
+from cascadebert.server.loading import open_cascade
+from cascadebert.server.monitoring.monitor import QualityMonitor
+from cascadebert.server.monitoring.state import reference_of
+from cascadebert.server.scheduling.dispatcher import BatchDispatcher
+from cascadebert.thresholds.certificate import Guarantee
+from cascadebert.thresholds.operating_point import OperatingPoint
+from cascadebert.tuning.certify import certify_folder
 from pooling import exact, faulty, until
 from samples import reviews, sentences, write_csv
 from serving import ask, refused
 
 TEXTS = sentences(120, seed=3, most=25)
-ANSWER = ServeSettings(latency_target=5.0, without_last="answer", probe_every=0.05, stage_timeout=0.5)
+ANSWER = ServerConfig(latency_target=5.0, on_last_stage_failure="answer", probe_every=0.05, stage_timeout=0.5)
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +41,7 @@ def cascade(make_cascade):
 @contextmanager
 def client_of(cascade, settings, watch=None):
     """A client of the whole server but for its sockets."""
-    app = make_app(Pool(cascade, settings, watch=watch), cascade, settings, watch)
+    app = make_app(BatchDispatcher(cascade, settings, watch=watch), cascade, settings, watch)
     with TestClient(app, raise_server_exceptions=False) as client:
         yield client
 
@@ -80,7 +81,7 @@ def test_a_last_stage_that_hangs_degrades_what_needs_it_alone_and_comes_back(cas
 
 def test_a_last_stage_that_hangs_is_503_where_degraded_answers_are_not_wanted(cascade):
     hanging, engine = faulty(cascade, 2)
-    with client_of(hanging, replace(ANSWER, without_last="refuse")) as client:
+    with client_of(hanging, replace(ANSWER, on_last_stage_failure="refuse")) as client:
         engine.open.clear()
         response = ask(client, {"texts": TEXTS}, "/v1/classify")
         assert "within 0.5 s" in refused(response, 503, "Unhealthy")
@@ -111,7 +112,7 @@ def test_a_server_starts_without_its_last_stage_where_that_is_wanted(saved, tmp_
     else:
         (last / "model.safetensors").write_bytes(b"other weights")
     with pytest.raises(FolderError, match=rf"stage-2.* (is|was) {what}"):
-        open_cascade(tmp_path / "cascade", ServeSettings())
+        open_cascade(tmp_path / "cascade", ServerConfig())
     texts, _ = reviews(60, seed=9)
     whole = Cascade.from_pretrained(saved)
     early = whole.with_operating_point(OperatingPoint((0.0,))).predict(texts)
@@ -152,13 +153,15 @@ def test_the_watch_of_a_server_counts_what_it_answered_and_a_breach_moves_it_to_
 ):
     shutil.copytree(saved, tmp_path / "cascade")
     rows = write_csv(tmp_path / "rows.csv", *reviews(900, seed=77))
-    certify_folder(tmp_path / "cascade", rows, promises=[Promise("min_agreement", 0.3)], confidence_level=0.9)
+    certify_folder(
+        tmp_path / "cascade", rows, guarantees=[Guarantee("min_agreement", 0.3)], confidence_level=0.9
+    )
     cascade = Cascade.from_pretrained(tmp_path / "cascade")
     first, second = cascade.stages
     engine = Contrary(second.engine, first.engine)
     cascade = replace(cascade, stages=(first, replace(second, engine=engine)))
-    settings = ServeSettings(latency_target=5.0, audit_rate=1.0, on_breach="safest", follow_load=False)
-    watch = Watch(reference_of(cascade), settings)
+    settings = ServerConfig(latency_target=5.0, shadow_rate=1.0, on_alarm="safest", adaptive=False)
+    watch = QualityMonitor(reference_of(cascade), settings)
     texts, _ = reviews(160, seed=78)
     wanted, last = cascade.predict(texts), second.predict(texts)
     with client_of(cascade, settings, watch) as client:

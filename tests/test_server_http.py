@@ -8,12 +8,18 @@ from dataclasses import replace
 import pytest
 from starlette.testclient import TestClient
 
-from cascadebert.cascade import Cascade
 from cascadebert.errors import DataError
-from cascadebert.server.app import make_app
-from cascadebert.server.pool import Pool
-from cascadebert.server.schemas import ClassifyAnswer
-from cascadebert.server.values import Answer, Expired, NotReady, Overloaded, StageDown
+from cascadebert.inference.cascade import Cascade
+from cascadebert.server.http.app import make_app
+from cascadebert.server.http.schemas import ClassifyResponse
+from cascadebert.server.scheduling.dispatcher import BatchDispatcher
+from cascadebert.server.types import (
+    DeadlineExceeded,
+    Overloaded,
+    RequestResult,
+    ServiceUnavailable,
+    StageUnavailable,
+)
 from samples import sentences
 from serving import JSON, SMALL, ask, refused, row, scripted
 
@@ -32,7 +38,7 @@ def known(saved):
 @pytest.fixture(scope="module")
 def client(cascade):
     """A client of a server with a real pool."""
-    app = make_app(Pool(cascade, SMALL), cascade, SMALL)
+    app = make_app(BatchDispatcher(cascade, SMALL), cascade, SMALL)
     with TestClient(app, raise_server_exceptions=False) as client:
         yield client
 
@@ -67,14 +73,14 @@ def test_a_batch_gets_a_list_of_lists_in_its_order(client, cascade):
     ],
 )
 def test_inputs_mean_what_they_mean_to_text_embeddings_inference(cascade, inputs, texts, single):
-    client, pool = scripted(cascade, Answer((row(),) * len(texts), 0, None))
+    client, pool = scripted(cascade, RequestResult((row(),) * len(texts), 0, None))
     found = ask(client, {"inputs": inputs}).json()
     assert pool.asked[0][0] == texts
     assert isinstance(found[0], dict if single else list)
 
 
 def test_raw_scores_are_the_logits(cascade):
-    client, _ = scripted(cascade, Answer((row(),), 0, None))
+    client, _ = scripted(cascade, RequestResult((row(),), 0, None))
     found = ask(client, {"inputs": "a", "raw_scores": True}).json()
     assert found == [{"score": 2.0, "label": "positive"}, {"score": -1.0, "label": "negative"}]
 
@@ -117,13 +123,13 @@ def test_a_text_that_is_too_long_is_cut_or_refused_as_asked(client, cascade):
     assert ask(client, {"inputs": long}).status_code == 200
     assert ask(client, {"inputs": long, "truncate": True}).status_code == 200
     said = refused(ask(client, {"inputs": [["a"], [long]], "truncate": False}), 422, "Validation")
-    assert "text 2" in said and str(cascade.stages[0].encoder.max_length) in said
+    assert "text 2" in said and str(cascade.stages[0].tokenizer.max_length) in said
     assert "left" in refused(ask(client, {"inputs": long, "truncation_direction": "Left"}), 422, "Validation")
     assert ask(client, {"inputs": "film", "truncation_direction": "left", "truncate": False}).is_success
 
 
 def test_headers_say_what_the_form_has_no_place_for(cascade):
-    client, _ = scripted(cascade, Answer((row(degraded=True),), 1, "stage 1 was asked for"))
+    client, _ = scripted(cascade, RequestResult((row(degraded=True),), 1, "stage 1 was asked for"))
     headers = ask(client, {"inputs": "a"}).headers
     assert headers["x-cascade-point"] == "1"
     assert headers["x-cascade-outside-certificate"] == headers["x-cascade-degraded"] == "1"
@@ -135,7 +141,7 @@ def test_headers_say_what_the_form_has_no_place_for(cascade):
 def test_rows_are_answered_and_on_request_explained(client, cascade):
     texts = sentences(8, seed=4)
     said = ask(client, {"texts": texts, "explain": True}, "/v1/classify").json()
-    ClassifyAnswer.model_validate(said)
+    ClassifyResponse.model_validate(said)
     expected = cascade.predict(texts)
     assert [one["label"] for one in said["rows"]] == list(expected.labels)
     assert [one["stage"] for one in said["rows"]] == list(expected.stages)
@@ -152,7 +158,7 @@ def test_the_answer_names_its_operating_point_and_what_puts_it_outside_the_certi
     said = ask(client, {"texts": ["a"]}, "/v1/classify").json()
     assert said["operating_point"] == {"place": 0, "thresholds": [0.7]}
     assert "by hand" in said["outside_certificate"]
-    sure, pool = scripted(cascade, Answer((row(),), 1, None))
+    sure, pool = scripted(cascade, RequestResult((row(),), 1, None))
     said = ask(sure, {"texts": ["a"], "max_stage": 1, "deadline_ms": 250}, "/v1/classify").json()
     assert said["operating_point"] == {"place": 1, "thresholds": [0.8]}
     assert said["outside_certificate"] is None
@@ -161,7 +167,7 @@ def test_the_answer_names_its_operating_point_and_what_puts_it_outside_the_certi
 
 
 def test_a_degraded_answer_names_the_known_accuracy_of_its_stage(known):
-    client, _ = scripted(known, Answer((row(degraded=True), row(2)), 0, "the last stage is down"))
+    client, _ = scripted(known, RequestResult((row(degraded=True), row(2)), 0, "the last stage is down"))
     said = ask(client, {"texts": ["a", "b"]}, "/v1/classify").json()
     assert said["degraded"] is True
     assert [one["degraded"] for one in said["rows"]] == [True, False]
@@ -195,7 +201,7 @@ def test_options_out_of_range_are_refused(client, change):
 
 
 def test_pairs_where_the_cascade_reads_single_texts_are_refused(known):
-    client, pool = scripted(known, Answer((row(),), 0, None))
+    client, pool = scripted(known, RequestResult((row(),), 0, None))
     assert "single text" in refused(ask(client, {"inputs": ["a", "b"]}), 422, "Tokenizer")
     refused(ask(client, {"inputs": [["a"], ["b", "c"]]}), 422, "Tokenizer")
     assert pool.asked == []
@@ -231,9 +237,9 @@ def test_bodies_in_pieces_without_a_length_are_limited_while_they_are_read(clien
     ("error", "status", "kind", "retry"),
     [
         (Overloaded("no room", 2.2), 429, "Overloaded", "3"),
-        (Expired("too late"), 504, "Overloaded", None),
-        (StageDown("stage 2 hangs"), 503, "Unhealthy", "5"),
-        (NotReady("starting"), 503, "Unhealthy", "1"),
+        (DeadlineExceeded("too late"), 504, "Overloaded", None),
+        (StageUnavailable("stage 2 hangs"), 503, "Unhealthy", "5"),
+        (ServiceUnavailable("starting"), 503, "Unhealthy", "1"),
         (DataError("text 1 has no tokens"), 422, "Tokenizer", None),
         (RuntimeError("secret words"), 424, "Backend", None),
         (MemoryError(), 424, "Backend", None),
@@ -256,7 +262,7 @@ def test_an_error_nobody_foresaw_is_answered_and_logged_without_its_words(cascad
 
 
 def test_an_answer_that_is_no_number_is_the_backends_fault(cascade):
-    client, _ = scripted(cascade, Answer((row(high=float("nan")),), 0, None))
+    client, _ = scripted(cascade, RequestResult((row(high=float("nan")),), 0, None))
     refused(ask(client, {"inputs": "a"}), 424, "Backend")
     refused(ask(client, {"texts": ["a"]}, "/v1/classify"), 424, "Backend")
 
@@ -289,7 +295,7 @@ def test_a_body_that_is_not_said_to_be_json_is_refused(client):
 
 def test_the_token_is_asked_for_everywhere_but_where_nothing_is_told(cascade):
     known = replace(SMALL, token="right")
-    client, _ = scripted(cascade, Answer((row(),), 0, None), known=known)
+    client, _ = scripted(cascade, RequestResult((row(),), 0, None), known=known)
     for path in ("/", "/health", "/ready", "/openapi.json"):
         assert client.get(path).is_success
     for path in ("/info", "/metrics", "/nothing"):
@@ -332,7 +338,7 @@ def test_info_tells_the_cascade_its_points_and_its_queues(client):
 
 
 def test_metrics_count_requests_rows_and_exits(cascade):
-    app = make_app(Pool(cascade, SMALL), cascade, SMALL)
+    app = make_app(BatchDispatcher(cascade, SMALL), cascade, SMALL)
     with TestClient(app) as client:
         ask(client, {"inputs": [["a"], ["b"]]})
         ask(client, {"inputs": ""})

@@ -7,11 +7,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from cascadebert.server.lengths import Lengths, lengths_of
+from cascadebert.server.scheduling.length_buckets import LengthBuckets, find_length_buckets
 from pooling import TableEngine, exact, started
 from samples import sentences
 
-GROUPS = Lengths(((8, 16, 24, 32), (36, 40, 44)))
+GROUPS = LengthBuckets(((8, 16, 24, 32), (36, 40, 44)))
 
 
 class PaddingEngine(TableEngine):
@@ -31,8 +31,8 @@ class PaddingEngine(TableEngine):
 def groups(make_cascade, engine):
     """That are found for a stage of up to 64 tokens."""
     stage = make_cascade(1).stages[0]
-    stage.encoder.max_length = 64
-    return lengths_of(replace(stage, engine=engine)).groups
+    stage.tokenizer.max_length = 64
+    return find_length_buckets(replace(stage, engine=engine)).groups
 
 
 def test_lengths_that_an_engine_answers_alike_are_mixed(make_cascade):
@@ -49,7 +49,7 @@ def test_but_no_group_in_which_a_single_number_differs(make_cascade, length, los
 
 def test_short_rows_wait_at_multiples_of_eight_where_they_may():
     assert [GROUPS.waits_at(one) for one in (2, 8, 10, 30, 36, 48)] == [8, 8, 16, 32, 36, 48]
-    assert Lengths().waits_at(10) == 10
+    assert LengthBuckets().waits_at(10) == 10
 
 
 def test_the_next_lengths_join_until_a_batch_is_worth_it():

@@ -13,11 +13,11 @@ import pytest
 import uvicorn
 
 from browser import CHROMIUM, browser
-from cascadebert.server.app import make_app
-from cascadebert.server.findings import reference_of
-from cascadebert.server.pool import Pool
-from cascadebert.server.settings import ServeSettings
-from cascadebert.server.watch import Watch
+from cascadebert.server.config import ServerConfig
+from cascadebert.server.http.app import make_app
+from cascadebert.server.monitoring.monitor import QualityMonitor
+from cascadebert.server.monitoring.state import reference_of
+from cascadebert.server.scheduling.dispatcher import BatchDispatcher
 
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no chromium here")
 
@@ -29,8 +29,8 @@ class Served:
     """A server in a thread."""
 
     def __init__(self, cascade, settings):
-        watch = Watch(reference_of(cascade), settings)
-        app = make_app(Pool(cascade, settings, watch=watch), cascade, settings, watch)
+        watch = QualityMonitor(reference_of(cascade), settings)
+        app = make_app(BatchDispatcher(cascade, settings, watch=watch), cascade, settings, watch)
         self._socket = socket.create_server(("127.0.0.1", 0))
         self.url = f"http://127.0.0.1:{self._socket.getsockname()[1]}/"
         self.server = uvicorn.Server(uvicorn.Config(app, log_config=None, access_log=False))
@@ -61,7 +61,7 @@ def cascade(make_cascade):
 
 @pytest.fixture(scope="module")
 def served(cascade):
-    with Served(cascade, ServeSettings(latency_target=10.0, audit_rate=0.5)) as served:
+    with Served(cascade, ServerConfig(latency_target=10.0, shadow_rate=0.5)) as served:
         yield served
 
 
@@ -131,7 +131,7 @@ def test_everything_that_can_be_operated_has_a_name(tab, served):
 
 
 def test_where_a_token_is_needed_it_is_asked_for(tab, cascade):
-    with Served(cascade, replace(ServeSettings(), token="right")) as served:
+    with Served(cascade, replace(ServerConfig(), token="right")) as served:
         tab.open(served.url)
         tab.until("!document.getElementById('locked').hidden")
         tab.evaluate("document.getElementById('token').value = 'right'")

@@ -11,12 +11,18 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cascadebert.confidence import Score
 from cascadebert.errors import DataError
-from cascadebert.server.pool import Pool
-from cascadebert.server.settings import ServeSettings
-from cascadebert.server.values import Expired, NotReady, Options, Overloaded, StageDown
-from cascadebert.stage import TextEncoder
+from cascadebert.inference.tokenizer import StageTokenizer
+from cascadebert.server.config import ServerConfig
+from cascadebert.server.scheduling.dispatcher import BatchDispatcher
+from cascadebert.server.types import (
+    DeadlineExceeded,
+    Overloaded,
+    RequestOptions,
+    ServiceUnavailable,
+    StageUnavailable,
+)
+from cascadebert.thresholds.confidence import Score
 from pooling import Faulty, Notebook, exact, faulty, started, until
 from samples import sentences
 
@@ -60,7 +66,7 @@ def test_answers_never_cross_between_requests_and_are_those_of_predict(cascade, 
 
 
 def test_a_storm_of_submitters_gets_every_answer_once_and_the_right_one(cascade):
-    pool = started(cascade, queue_rows=5000, latency_target=60.0)
+    pool = started(cascade, max_queue_size=5000, latency_target=60.0)
     wanted = [cascade.predict(TEXTS[i : i + 6]) for i in range(0, 294, 6)]
 
     def storm(_):
@@ -107,7 +113,7 @@ def test_a_learned_score_sees_the_stages_so_far(cascade):
 
 def test_a_stage_with_a_tokenizer_of_its_own_reads_the_deferred_rows_itself(cascade):
     stages = list(cascade.stages)
-    stages[1] = dataclasses.replace(stages[1], encoder=TextEncoder(stages[1].path, max_length=8))
+    stages[1] = dataclasses.replace(stages[1], tokenizer=StageTokenizer(stages[1].path, max_length=8))
     other = dataclasses.replace(cascade, stages=tuple(stages))
     pool = started(other, watch=Notebook())
     assert same(pool.submit(TEXTS).result(10), other.predict(TEXTS))
@@ -120,7 +126,7 @@ def test_pairs_are_answered_as_pairs(cascade, pool):
 
 
 def test_max_stage_answers_there_at_the_latest_and_says_that_it_is_outside(cascade, pool):
-    answer = pool.submit(TEXTS, Options(max_stage=2)).result(10)
+    answer = pool.submit(TEXTS, RequestOptions(max_stage=2)).result(10)
     free = cascade.predict(TEXTS).stages
     assert [row.visits[-1].stage for row in answer.rows] == np.minimum(free, 2).tolist()
     assert "stage 2 was asked to answer at the latest" in answer.outside
@@ -136,12 +142,12 @@ def test_an_uncertified_cascade_says_so_in_every_answer(pool):
 @pytest.mark.parametrize(
     ("texts", "options"),
     [
-        ("one string", Options()),
-        (["fine", ("a", "pair")], Options()),
-        ([("a", "b", "c")], Options()),
-        (["fine"], Options(max_stage=4)),
-        (["fine"], Options(deadline=0.0)),
-        (["fine"] * 5000, Options()),
+        ("one string", RequestOptions()),
+        (["fine", ("a", "pair")], RequestOptions()),
+        ([("a", "b", "c")], RequestOptions()),
+        (["fine"], RequestOptions(max_stage=4)),
+        (["fine"], RequestOptions(deadline=0.0)),
+        (["fine"] * 5000, RequestOptions()),
     ],
 )
 def test_what_cannot_be_used_is_refused_at_once(pool, texts, options):
@@ -157,12 +163,12 @@ def test_a_text_that_no_tokenizer_reads_fails_its_own_request_only(cascade, pool
 
 
 def test_before_start_and_after_a_drain_nothing_is_accepted(cascade):
-    pool = Pool(cascade, ServeSettings())
-    with pytest.raises(NotReady):
+    pool = BatchDispatcher(cascade, ServerConfig())
+    with pytest.raises(ServiceUnavailable):
         pool.submit(["fine"])
     pool.start()
     assert pool.state().ready and pool.drain(5)
-    with pytest.raises(NotReady):
+    with pytest.raises(ServiceUnavailable):
         pool.submit(["fine"])
     assert not pool.state().ready
 
@@ -184,14 +190,14 @@ def test_a_drain_that_takes_too_long_says_so_to_those_who_wait(cascade):
     engine.open.clear()
     future = pool.submit(TEXTS[:50])
     assert not pool.drain(0.2)
-    with pytest.raises(NotReady):
+    with pytest.raises(ServiceUnavailable):
         future.result(0)
     engine.open.set()
 
 
 def test_full_queues_refuse_and_recover(cascade):
     slow, engine = faulty(cascade, 1)
-    pool = started(slow, queue_rows=100, max_rows=100)
+    pool = started(slow, max_queue_size=100, max_client_batch_size=100)
     engine.open.clear()
     accepted = [pool.submit(TEXTS[:30]) for _ in range(3)]
     with pytest.raises(Overloaded) as refused:
@@ -205,30 +211,30 @@ def test_full_queues_refuse_and_recover(cascade):
 
 def test_a_wait_beyond_the_latency_target_refuses_and_recovers(cascade):
     slow, engine = faulty(cascade, 1)
-    pool = started(slow, latency_target=1e-6, queue_rows=10_000)
+    pool = started(slow, latency_target=1e-6, max_queue_size=10_000)
     engine.open.clear()
-    first = pool.submit(TEXTS[:8], Options(deadline=20.0))
+    first = pool.submit(TEXTS[:8], RequestOptions(deadline=20.0))
     with pytest.raises(Overloaded, match="would wait"):
         pool.submit(TEXTS[:8])
     engine.open.set()
     assert same(first.result(10), cascade.predict(TEXTS[:8]))
-    assert same(pool.submit(TEXTS[:8], Options(deadline=20.0)).result(10), cascade.predict(TEXTS[:8]))
+    assert same(pool.submit(TEXTS[:8], RequestOptions(deadline=20.0)).result(10), cascade.predict(TEXTS[:8]))
     assert pool.drain(5)
 
 
 def test_a_row_past_its_deadline_is_dropped_before_a_stage_runs_it(cascade):
     slow, engine = faulty(cascade, 2)
     now = [100.0]
-    pool = Pool(slow, ServeSettings(latency_target=5.0), clock=lambda: now[0])
+    pool = BatchDispatcher(slow, ServerConfig(latency_target=5.0), clock=lambda: now[0])
     pool.start()
     engine.open.clear()
     engine.entered.clear()
     stuck = [pool.submit(TEXTS) for _ in range(2)]
     assert engine.entered.wait(10)
-    late = pool.submit(TEXTS[:50], Options(deadline=1.0))
+    late = pool.submit(TEXTS[:50], RequestOptions(deadline=1.0))
     ran = len(cascade.stages[2].engine.seen)
     now[0] += 2.0
-    with pytest.raises(Expired):
+    with pytest.raises(DeadlineExceeded):
         late.result(10)
     engine.open.set()
     for one in stuck:
@@ -252,7 +258,7 @@ def test_without_a_last_stage_that_raises_requests_that_need_it_are_refused_unti
     broken, engine = faulty(cascade, 3)
     pool = started(broken, probe_every=0.05)
     engine.error = OSError("gone")
-    with pytest.raises(StageDown, match=r"stage 3 .* raised OSError: gone"):
+    with pytest.raises(StageUnavailable, match=r"stage 3 .* raised OSError: gone"):
         pool.submit(TEXTS).result(10)
     easy = [t for t, s in zip(TEXTS, cascade.predict(TEXTS).stages, strict=True) if s < 3]
     assert same(pool.submit(easy).result(10), cascade.predict(easy))
@@ -266,7 +272,7 @@ def test_without_a_last_stage_that_raises_requests_that_need_it_are_refused_unti
 
 def test_without_a_last_stage_the_one_before_answers_where_that_is_wanted(cascade):
     broken, engine = faulty(cascade, 3)
-    pool = started(broken, without_last="answer", probe_every=60.0)
+    pool = started(broken, on_last_stage_failure="answer", probe_every=60.0)
     engine.error = OSError("gone")
     wanted = cascade.predict(TEXTS).stages
     for _ in range(2):
@@ -279,11 +285,11 @@ def test_without_a_last_stage_the_one_before_answers_where_that_is_wanted(cascad
 
 def test_without_its_first_stage_a_pool_refuses_at_once_and_is_not_ready(cascade):
     broken, engine = faulty(cascade, 1)
-    pool = started(broken, without_last="answer", probe_every=0.05)
+    pool = started(broken, on_last_stage_failure="answer", probe_every=0.05)
     engine.error = OSError("gone")
-    with pytest.raises(StageDown):
+    with pytest.raises(StageUnavailable):
         pool.submit(TEXTS).result(10)
-    with pytest.raises(StageDown):
+    with pytest.raises(StageUnavailable):
         pool.submit(TEXTS)
     assert not pool.state().ready
     engine.error = None
@@ -294,7 +300,7 @@ def test_without_its_first_stage_a_pool_refuses_at_once_and_is_not_ready(cascade
 def test_a_stage_that_is_broken_at_the_start_is_down_and_comes_back(cascade):
     broken, engine = faulty(cascade, 3)
     engine.error = OSError("no such file")
-    pool = started(broken, without_last="answer", probe_every=0.05)
+    pool = started(broken, on_last_stage_failure="answer", probe_every=0.05)
     assert any(row.degraded for row in pool.submit(TEXTS).result(10).rows)
     engine.error = None
     until(lambda: pool.state().stages[2].up)
@@ -304,7 +310,7 @@ def test_a_stage_that_is_broken_at_the_start_is_down_and_comes_back(cascade):
 
 def test_a_hanging_stage_blocks_no_other_and_its_late_result_is_ignored(cascade):
     hanging, engine = faulty(cascade, 3)
-    pool = started(hanging, stage_timeout=1.0, probe_every=0.1, without_last="answer")
+    pool = started(hanging, stage_timeout=1.0, probe_every=0.1, on_last_stage_failure="answer")
     wanted = cascade.predict(TEXTS).stages
     easy = [t for t, s in zip(TEXTS, wanted, strict=True) if s < 3]
     engine.open.clear()
@@ -369,8 +375,8 @@ def test_a_row_that_reaches_the_last_stage_agrees_with_it_and_every_request_is_t
 def test_answers_that_thresholds_did_not_make_are_neither_audited_nor_told(cascade):
     watch = Notebook()
     broken, engine = faulty(cascade, 3)
-    pool = started(broken, watch=watch, without_last="answer", probe_every=60.0)
-    pool.submit(TEXTS[:50], Options(max_stage=1)).result(10)
+    pool = started(broken, watch=watch, on_last_stage_failure="answer", probe_every=60.0)
+    pool.submit(TEXTS[:50], RequestOptions(max_stage=1)).result(10)
     engine.error = OSError("gone")
     pool.submit(TEXTS).result(10)
     pool.submit(TEXTS).result(10)

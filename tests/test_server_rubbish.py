@@ -21,11 +21,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from starlette.testclient import TestClient
 
-from cascadebert.cascade import Cascade
-from cascadebert.server import reading, running
-from cascadebert.server.app import make_app
-from cascadebert.server.pool import Pool
-from cascadebert.server.schemas import ErrorAnswer
+from cascadebert.inference.cascade import Cascade
+from cascadebert.server.http import request_body, runner
+from cascadebert.server.http.app import make_app
+from cascadebert.server.http.schemas import ErrorResponse
+from cascadebert.server.scheduling.dispatcher import BatchDispatcher
 from samples import sentences
 from serving import SMALL, ScriptedPool, ask, request, rest, serving
 
@@ -44,7 +44,7 @@ def known(saved):
 @pytest.fixture(scope="module")
 def client(cascade):
     """A client of a server with a real pool."""
-    app = make_app(Pool(cascade, SMALL), cascade, SMALL)
+    app = make_app(BatchDispatcher(cascade, SMALL), cascade, SMALL)
     with TestClient(app, raise_server_exceptions=False) as client:
         yield client
 
@@ -79,7 +79,7 @@ def test_no_body_is_answered_by_an_error_of_the_server(client, body, path):
     response = ask(client, body, path)
     assert response.status_code in (200, 400, 413, 422, 504), (body, response.text)
     if response.status_code != 200:
-        ErrorAnswer.model_validate(response.json())
+        ErrorResponse.model_validate(response.json())
 
 
 @FUZZ
@@ -118,7 +118,9 @@ def server(saved, tmp_path_factory):
     """A running server whose folder was removed after its start; a module's tests share it."""
     root = tmp_path_factory.mktemp("served")
     shutil.copytree(saved, root / "cascade")
-    with serving(root / "cascade", root / "log", "--latency-target-ms", 20_000, "--max-rows", 16) as served:
+    with serving(
+        root / "cascade", root / "log", "--latency-target-ms", 20_000, "--max-client-batch-size", 16
+    ) as served:
         shutil.rmtree(root / "cascade")
         yield served
 
@@ -263,7 +265,7 @@ SCOPE = {
 
 
 def test_a_body_that_does_not_come_is_not_waited_for(cascade, monkeypatch):
-    monkeypatch.setattr(reading, "BODY_SECONDS", 0.05)
+    monkeypatch.setattr(request_body, "BODY_SECONDS", 0.05)
     app, sent = make_app(ScriptedPool(), cascade, SMALL), []
 
     async def receive():
@@ -277,10 +279,10 @@ def test_a_body_that_does_not_come_is_not_waited_for(cascade, monkeypatch):
 
 
 def test_a_head_that_does_not_come_ends_its_connection(cascade, monkeypatch):
-    monkeypatch.setattr(running, "HEAD_SECONDS", 0.2)
+    monkeypatch.setattr(runner, "HEAD_SECONDS", 0.2)
     app = make_app(ScriptedPool(), cascade, SMALL)
-    listener = running.listen("127.0.0.1", 0)
-    config = uvicorn.Config(app, http=running._Connection, log_config=None, timeout_keep_alive=1)
+    listener = runner.listen("127.0.0.1", 0)
+    config = uvicorn.Config(app, http=runner._Connection, log_config=None, timeout_keep_alive=1)
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run, args=([listener],))
     thread.start()

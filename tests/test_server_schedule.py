@@ -8,25 +8,24 @@ import numpy as np
 import pytest
 
 from cascadebert import Cascade
-from cascadebert.batching import padded
-from cascadebert.server.board import USUAL_DEADLINE, Board
-from cascadebert.server.lengths import Lengths
-from cascadebert.server.limit import Limit
-from cascadebert.server.pace import Pace
-from cascadebert.server.plan import SIZES, Plan, make_plan, warm_up
-from cascadebert.server.pool import Pool
-from cascadebert.server.rows import Batch, Reading, judge, read, token_batch
-from cascadebert.server.schedule import AUDIT_PATIENCE, AUDIT_ROWS, PATIENCE
-from cascadebert.server.settings import ServeSettings
-from cascadebert.server.values import Expired, Options, Overloaded
-from cascadebert.types import Certificate, CertifiedPoint, Kept, Promise
+from cascadebert.inference.batching import padded_length
+from cascadebert.server.config import ServerConfig
+from cascadebert.server.scheduling.batching_plan import SIZES, BatchingPlan, autotune, warm_up
+from cascadebert.server.scheduling.dispatcher import BatchDispatcher
+from cascadebert.server.scheduling.length_buckets import LengthBuckets
+from cascadebert.server.scheduling.load_estimator import AdmissionLimit, LoadEstimator
+from cascadebert.server.scheduling.request_tracker import USUAL_DEADLINE, RequestTracker
+from cascadebert.server.scheduling.requests import BatchTask, TokenizeTask, judge, read, token_batch
+from cascadebert.server.scheduling.scheduler import AUDIT_PATIENCE, AUDIT_ROWS, PATIENCE
+from cascadebert.server.types import DeadlineExceeded, Overloaded, RequestOptions
+from cascadebert.thresholds.certificate import Certificate, CertifiedPoint, Guarantee, GuaranteeResult
 from pooling import Notebook, TableEngine, exact, started
 from samples import sentences
 from simulating import Load
 
 SHORT, LONG = "fine", "the film was very great and not dull"
-PLAN = Plan(1, (64, 64), (1e-5, 1e-4), (False, False), (Lengths(), Lengths()))
-SETTINGS = ServeSettings(latency_target=1.0)
+PLAN = BatchingPlan(1, (64, 64), (1e-5, 1e-4), (False, False), (LengthBuckets(), LengthBuckets()))
+SETTINGS = ServerConfig(latency_target=1.0)
 
 
 @pytest.fixture
@@ -38,10 +37,10 @@ def cascade(make_cascade):
 def ask(board, texts, at, **options):
     """Let a request in, and have its texts read."""
     request = board.admit(
-        texts, 20, Options(**options), at, point=0, thresholds=board.thresholds, outside=None
+        texts, 20, RequestOptions(**options), at, point=0, thresholds=board.thresholds, outside=None
     )
     task = board.take(at)
-    assert isinstance(task, Reading)
+    assert isinstance(task, TokenizeTask)
     board.was_read(task, read(board.cascade, task), at)
     return request
 
@@ -49,13 +48,13 @@ def ask(board, texts, at, **options):
 def run(board, task, at):
     """What a worker does with a batch."""
     stage = board.cascade.stages[task.stage]
-    logits = stage.run(token_batch(task, stage.encoder.key, stage.encoder.pad_id))
+    logits = stage.run(token_batch(task, stage.tokenizer.key, stage.tokenizer.pad_id))
     board.ran(task, judge(board.cascade, task, logits[: len(task.rows)]), at)
 
 
 def board_of(cascade, *, watch=None, plan=PLAN):
     """A board that remembers what these helpers need."""
-    made = Board(cascade, plan, SETTINGS, watch)
+    made = RequestTracker(cascade, plan, SETTINGS, watch)
     made.cascade, made.thresholds = cascade, cascade.operating_point.thresholds
     return made
 
@@ -103,13 +102,13 @@ def test_rows_past_their_deadline_are_never_given_to_a_stage(cascade):
     kept = ask(board, [SHORT], 0.5)
     assert [row.request for row in board.take(1.5).rows] == [kept]
     ((future, outcome),) = board.settled
-    assert future is gone.future and isinstance(outcome, Expired)
+    assert future is gone.future and isinstance(outcome, DeadlineExceeded)
     assert board.rows == 1
 
 
 def test_a_text_past_its_deadline_is_not_even_read(cascade):
     board = board_of(cascade)
-    board.admit([SHORT], 4, Options(deadline=1.0), 0.0, point=0, thresholds=(1.0,), outside=None)
+    board.admit([SHORT], 4, RequestOptions(deadline=1.0), 0.0, point=0, thresholds=(1.0,), outside=None)
     assert board.take(2.0) is None and not board.requests and board.delay == 0
 
 
@@ -161,13 +160,13 @@ def test_the_expected_delay_counts_what_rows_still_need_and_refuses_by_it(cascad
 
 
 def test_a_batch_is_filled_up_to_a_size_that_is_prepared_and_never_wider_than_its_budget(cascade):
-    plan = Plan(1, (64, 64), (0.0, 0.0), (True, True), (Lengths(), Lengths()))
+    plan = BatchingPlan(1, (64, 64), (0.0, 0.0), (True, True), (LengthBuckets(), LengthBuckets()))
     board = board_of(cascade, plan=plan)
     ask(board, [SHORT] * 5, 0.0)
     task = board.take(0.0)
     assert (len(task.rows), task.size) == (5, 6)
     stage = cascade.stages[0]
-    filled = token_batch(task, stage.encoder.key, stage.encoder.pad_id)
+    filled = token_batch(task, stage.tokenizer.key, stage.tokenizer.pad_id)
     assert filled.input_ids.shape == (6, task.length)
     for rows in range(1, SIZES[-1] + 1):
         count, size = plan.size(0, rows)
@@ -175,7 +174,7 @@ def test_a_batch_is_filled_up_to_a_size_that_is_prepared_and_never_wider_than_it
 
 
 def test_a_pace_forgets(cascade):
-    pace = Pace([1e-3, 1e-2], [0.5])
+    pace = LoadEstimator([1e-3, 1e-2], [0.5])
     for _ in range(600):
         pace.ran(0, 100, 0.3)
         pace.passed(0, 10, 100)
@@ -185,14 +184,15 @@ def test_a_pace_forgets(cascade):
 
 
 def test_a_plan_is_measured_and_dear_shapes_are_run_before_the_first_request(cascade):
-    plan = make_plan(cascade.stages, (True, True), latency_target=0.1)
+    plan = autotune(cascade.stages, (True, True), latency_target=0.1)
     assert plan.workers >= 1 and all(tokens >= 32 for tokens in plan.tokens)
     engine = TableEngine(0)
     stage = replace(cascade.stages[0], engine=engine)
     warm_up(stage, replace(plan, tokens=(64, 64), dear=(True, True)), 0)
     lengths = {shape[1] for shape in engine.seen}
     assert lengths == {
-        plan.lengths[0].waits_at(int(one)) for one in padded(np.arange(1, stage.encoder.max_length + 1))
+        plan.lengths[0].waits_at(int(one))
+        for one in padded_length(np.arange(1, stage.tokenizer.max_length + 1))
     }
     assert all(rows in SIZES and rows * length <= 64 for rows, length in engine.seen if rows > 1)
     engine.seen.clear()
@@ -208,7 +208,7 @@ def certified(saved):
     places = ((180, 1.0), (100, 1.5), (20, 2.25))
     ladder = tuple(CertifiedPoint((float(confidences[i]),), (0.5, 0.5), speed) for i, speed in places)
     made = Certificate(
-        (Kept(Promise("min_agreement", 0.3), 100, 0.5),), 0.05, 100, ladder, "torch", "float32", "cpu",
+        (GuaranteeResult(Guarantee("min_agreement", 0.3), 100, 0.5),), 0.05, 100, ladder, "torch", "float32", "cpu",
         "rows.csv", "", opened.temperatures, "",
     )  # fmt: skip
     point = replace(opened.operating_point, thresholds=ladder[-1].thresholds, certificate=made)
@@ -220,9 +220,9 @@ def certified(saved):
 def test_a_certified_cascade_starts_at_its_safest_point_and_stays_at_its_own_without_following(certified):
     texts = sentences(40, seed=9)
     for following, point in ((True, 0), (False, 2)):
-        pool = started(certified, follow_load=following)
+        pool = started(certified, adaptive=following)
         answer = pool.submit(texts).result(10)
-        assert (answer.point, answer.outside, pool.state().uncertified) == (point, None, None)
+        assert (answer.point, answer.outside, pool.state().uncertified_reason) == (point, None, None)
         thresholds = pool.state().ladder[point]
         at_point = certified.with_operating_point(replace(certified.operating_point, thresholds=thresholds))
         stages = [row.visits[-1].stage for row in answer.rows]
@@ -232,7 +232,7 @@ def test_a_certified_cascade_starts_at_its_safest_point_and_stays_at_its_own_wit
 
 def test_when_the_watch_wants_the_safest_point_it_is_taken(certified):
     watch = Notebook()
-    pool = started(certified, follow_load=False, watch=watch)
+    pool = started(certified, adaptive=False, watch=watch)
     assert pool.submit([SHORT]).result(10).point == 2
     watch.safest = True
     assert pool.submit([SHORT]).result(10).point == 0
@@ -241,7 +241,7 @@ def test_when_the_watch_wants_the_safest_point_it_is_taken(certified):
 
 def test_under_pressure_a_pool_moves_along_the_certified_points_and_rows_keep_theirs(certified):
     times = [0.0]
-    pool = Pool(certified, ServeSettings(latency_target=1e-4), clock=lambda: times[0])
+    pool = BatchDispatcher(certified, ServerConfig(latency_target=1e-4), clock=lambda: times[0])
     points = []
     for _ in range(20):
         pool._board._tokens[0] = 10**9  # as if very much waited
@@ -255,10 +255,12 @@ def test_under_pressure_a_pool_moves_along_the_certified_points_and_rows_keep_th
 
 @pytest.mark.parametrize("share", [0.5, 2.0, 5.0])
 def test_whatever_the_load_what_is_let_in_is_answered_in_time(make_cascade, share):
-    plan = Plan(2, (2048, 1024, 128), (3e-8, 1.05e-5, 8.6e-5), (False, True, True), (Lengths(),) * 3)
+    plan = BatchingPlan(
+        2, (2048, 1024, 128), (3e-8, 1.05e-5, 8.6e-5), (False, True, True), (LengthBuckets(),) * 3
+    )
     costs = ((2e-5, 2e-8), (5e-4, 1e-5), (2e-3, 7e-5))
-    cascade, settings = make_cascade(3), ServeSettings(latency_target=0.1)
-    load = Load(Board(cascade, plan, settings), costs, leaves=(0.4, 0.7, 1.0))
+    cascade, settings = make_cascade(3), ServerConfig(latency_target=0.1)
+    load = Load(RequestTracker(cascade, plan, settings), costs, leaves=(0.4, 0.7, 1.0))
     most = 330  # requests a second that these costs allow, in batches as large as such a wait fills
     seconds = load.run(share * most, 2.0)
     waits = np.array(load.waits)
@@ -271,14 +273,14 @@ def test_no_task_is_lost_among_batches(cascade):
     board, seen = board_of(cascade), 0
     for i, text in enumerate(sentences(60, seed=4)):
         ask(board, [text], 0.001 * i)
-    while isinstance(task := board.take(0.1), Batch):
+    while isinstance(task := board.take(0.1), BatchTask):
         seen += len(task.rows)
         run(board, task, 0.1)
     assert seen == 120 and not board.requests and len(board.settled) == 60 and board.delay == 0
 
 
 def test_the_limit_settles_where_one_answer_in_200_is_late_and_large_requests_do_not_move_it():
-    rng, limit, late = np.random.default_rng(0), Limit(0.1), []
+    rng, limit, late = np.random.default_rng(0), AdmissionLimit(0.1), []
     for _ in range(60_000):
         taken = limit.seconds + 0.03 + rng.exponential(0.01)
         late.append(taken > 0.1)

@@ -11,17 +11,17 @@ import numpy as np
 import pytest
 
 from cascadebert import Cascade
-from cascadebert.certifying import certify_folder
-from cascadebert.confidence import histogram
-from cascadebert.evaluation import stage_answers
-from cascadebert.folder import read_folder
-from cascadebert.server.audit import interval
-from cascadebert.server.findings import Reference, reference_of
-from cascadebert.server.ladder import certified_ladder
-from cascadebert.server.settings import ServeSettings
-from cascadebert.server.turns import Turns
-from cascadebert.server.watch import ALPHA, Watch
-from cascadebert.types import Promise
+from cascadebert.evaluation.evaluate import stage_outputs
+from cascadebert.persistence.folder import read_folder
+from cascadebert.server.config import ServerConfig
+from cascadebert.server.monitoring.monitor import ALPHA, QualityMonitor
+from cascadebert.server.monitoring.sequential_tests import confidence_sequence
+from cascadebert.server.monitoring.state import Reference, reference_of
+from cascadebert.server.operating_points import certified_operating_points
+from cascadebert.server.scheduling.shadow_queue import OrderedReporter
+from cascadebert.thresholds.certificate import Guarantee
+from cascadebert.thresholds.confidence import histogram
+from cascadebert.tuning.certify import certify_folder
 from samples import reviews, write_csv
 
 TUNE = np.random.default_rng(0).uniform(0.5, 1, 2000)
@@ -35,7 +35,7 @@ REFERENCE = Reference(
 
 
 def watch(reference=REFERENCE, **settings):
-    return Watch(reference, ServeSettings(**settings))
+    return QualityMonitor(reference, ServerConfig(**settings))
 
 
 def request(rng, n, early=0.6, low=0.5):
@@ -48,7 +48,7 @@ def kinds(one):
 
 
 def test_rows_are_drawn_at_the_rate_and_the_same_ones_by_the_same_seed():
-    draws = [watch(audit_rate=0.1, seed=seed) for seed in (1, 1, 2)]
+    draws = [watch(shadow_rate=0.1, seed=seed) for seed in (1, 1, 2)]
     found = [np.concatenate([one.arrives(n) for n in (1, 7, 20_000)]) for one in draws]
     assert 0.09 < found[0].mean() < 0.11 and draws[0].weight() == 10.0
     assert np.array_equal(found[0], found[1]) and not np.array_equal(found[0], found[2])
@@ -56,7 +56,7 @@ def test_rows_are_drawn_at_the_rate_and_the_same_ones_by_the_same_seed():
 
 @pytest.mark.parametrize("rate", [0.0, 1.0])
 def test_none_or_all_rows_are_drawn_if_so_asked(rate):
-    assert watch(audit_rate=rate).arrives(100).mean() == rate
+    assert watch(shadow_rate=rate).arrives(100).mean() == rate
 
 
 def test_what_left_where_is_counted_by_operating_point():
@@ -83,13 +83,13 @@ def test_agreement_is_kept_by_operating_point_and_the_points_share_the_error():
     assert (safe.audited, fast.audited) == (51, 50)
     assert safe.agreement == pytest.approx(50 / 51) and fast.agreement == 1
     first, second = (one._points[place].tally for place in (1, 0))
-    assert (1 - fast.high, 1 - fast.low) == pytest.approx(interval(first, ALPHA / 2))
-    assert (1 - safe.high, 1 - safe.low) == pytest.approx(interval(second, ALPHA / 6))
+    assert (1 - fast.high, 1 - fast.low) == pytest.approx(confidence_sequence(first, ALPHA / 2))
+    assert (1 - safe.high, 1 - safe.low) == pytest.approx(confidence_sequence(second, ALPHA / 6))
 
 
 def test_a_breach_of_agreement_is_recorded_logged_once_and_asks_for_the_safest_point_if_so_set(caplog):
     rng = np.random.default_rng(1)
-    say, move = watch(), watch(on_breach="safest")
+    say, move = watch(), watch(on_alarm="safest")
     with caplog.at_level(logging.WARNING, logger="cascadebert"):
         for agreed in rng.random(400) > 0.1:
             say.audited(1, bool(agreed), 100.0)
@@ -146,7 +146,7 @@ def test_alarms_that_go_on_are_said_each_time_they_have_doubled(caplog):
 
 
 def test_the_rate_falls_as_the_queue_fills_and_is_restored_when_it_is_nearly_empty():
-    one = watch(audit_rate=0.1, audit_queue=80)
+    one = watch(shadow_rate=0.1, shadow_queue_size=80)
     seen = []
     for waiting in (10, 40, 39, 55, 60, 70, 79, 30, 21, 20, 0):
         one.backlog(waiting)
@@ -157,7 +157,7 @@ def test_the_rate_falls_as_the_queue_fills_and_is_restored_when_it_is_nearly_emp
 
 
 def test_a_change_of_the_rate_takes_effect_with_the_next_rows_so_that_weights_are_theirs():
-    one = watch(audit_rate=0.5, audit_queue=8)
+    one = watch(shadow_rate=0.5, shadow_queue_size=8)
     one.arrives(1)
     one.backlog(4)
     assert one.weight() == 2.0
@@ -170,7 +170,7 @@ def test_a_change_of_the_rate_takes_effect_with_the_next_rows_so_that_weights_ar
 def test_audited_shares_are_those_of_all_rows_when_the_rate_was_lowered_for_some():
     rng, shares = np.random.default_rng(6), []
     for seed in range(60):
-        one = watch(audit_rate=0.2, audit_queue=8, seed=seed)
+        one = watch(shadow_rate=0.2, shadow_queue_size=8, seed=seed)
         for waiting, agreement in ((0, 0.9), (5, 0.7)):
             one.backlog(waiting)
             drawn, weight = one.arrives(2000), one.weight()
@@ -181,7 +181,7 @@ def test_audited_shares_are_those_of_all_rows_when_the_rate_was_lowered_for_some
 
 
 def test_threads_may_call_anything_and_nothing_is_lost():
-    one, drawn = watch(audit_rate=0.5, audit_queue=1000), []
+    one, drawn = watch(shadow_rate=0.5, shadow_queue_size=1000), []
 
     def serve(seed):
         rng = np.random.default_rng(seed)
@@ -213,22 +213,24 @@ def test_a_folder_keeps_the_first_stages_confidences_on_its_tune_rows(saved):
     cascade = Cascade.from_pretrained(saved)
     texts, _ = reviews(160, seed=5)
     stored = cascade.spec.calibration
-    assert stored == histogram(stage_answers(cascade, texts).confidences[0])
+    assert stored == histogram(stage_outputs(cascade, texts).confidences[0])
     assert sum(stored.counts) == 160
     found = reference_of(cascade)
     assert found.level is None and found.n == 160 and found.confidences == stored
-    assert found.exit_rates == (cascade.operating_point.expected.exit_rates,)
+    assert found.exit_rates == (cascade.operating_point.metrics.exit_rates,)
 
 
 def test_a_certificates_points_and_level_are_what_is_watched(saved, tmp_path):
     shutil.copytree(saved, tmp_path / "cascade")
     rows = write_csv(tmp_path / "rows.csv", *reviews(900, seed=77))
-    certify_folder(tmp_path / "cascade", rows, promises=[Promise("min_agreement", 0.3)], confidence_level=0.9)
+    certify_folder(
+        tmp_path / "cascade", rows, guarantees=[Guarantee("min_agreement", 0.3)], confidence_level=0.9
+    )
     cascade = Cascade.from_pretrained(tmp_path / "cascade")
-    found, points = reference_of(cascade), certified_ladder(cascade)
+    found, points = reference_of(cascade), certified_operating_points(cascade)
     assert found.level == 0.3 and found.exit_rates == tuple(point.exit_rates for point in points)
-    assert found.n == sum(cascade.spec.calibration.counts) == cascade.operating_point.expected.n
-    one = Watch(found, ServeSettings())
+    assert found.n == sum(cascade.spec.calibration.counts) == cascade.operating_point.metrics.n
+    one = QualityMonitor(found, ServerConfig())
     one.left(len(points) - 1, np.array([1]), np.array([0.9]))
     assert one.state().points[0].certified == 0.3
 
@@ -249,7 +251,7 @@ def test_a_folder_from_before_opens_and_only_the_confidences_are_not_watched(sav
     file.write_text(json.dumps(spec), "utf-8")
     found = reference_of(Cascade.from_pretrained(tmp_path / "old"))
     assert found.confidences is None and found.n == 160
-    assert [said.split(":")[0] for said in Watch(found, ServeSettings()).state().notices] == [
+    assert [said.split(":")[0] for said in QualityMonitor(found, ServerConfig()).state().notices] == [
         "no agreement certified",
         "no calibration stored",
     ]
@@ -257,7 +259,7 @@ def test_a_folder_from_before_opens_and_only_the_confidences_are_not_watched(sav
 
 def test_audited_rows_take_their_turns_whatever_the_order_of_their_verdicts():
     told, rng = [], np.random.default_rng(7)
-    line = Turns(lambda *row: told.append(row))
+    line = OrderedReporter(lambda *row: told.append(row))
     agreed = [bool(one) for one in rng.random(200) > 0.3]
     turns = [line.enter(place, 1.0 + place) for place in range(200)]
     for place in rng.permutation(200):

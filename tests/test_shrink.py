@@ -12,17 +12,17 @@ import torch
 from safetensors.numpy import load_file
 from transformers import AutoModel, AutoModelForSequenceClassification, AutoTokenizer
 
-from cascadebert import CascadeError, shrink
+from cascadebert import CascadeError, distill
 from cascadebert.errors import DataError, FolderError, StageError
-from cascadebert.folder import file_hashes
-from cascadebert.training.config import ShrinkConfig
-from cascadebert.training.student import Size, make_student, open_encoder, spread_layers
-from cascadebert.training.transfer import HiddenStates, Students
+from cascadebert.persistence.folder import file_hashes
+from cascadebert.training.config import DistillConfig
+from cascadebert.training.distillation.objective import HiddenStateObjective, Students
+from cascadebert.training.distillation.student import StudentSize, make_student, open_encoder, spread_layers
 from killing import run_killed
 from samples import sentences
 
 FAMILIES = ["bert", "roberta", "distilbert", "electra", "modernbert"]
-QUICK = ShrinkConfig(max_length=32, batch_tokens=512, bf16=False, tokens=30_000, learning_rate=3e-3)
+QUICK = DistillConfig(max_length=32, batch_tokens=512, bf16=False, tokens=30_000, learning_rate=3e-3)
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +41,7 @@ def large(make_model):
 def shrunk(large, corpus):
     """One student of full width and one narrow one, made in one run."""
     output = corpus.parent / "students"
-    made = shrink(large, layers=[2, 1], hidden=[32, 16], corpus=corpus, output=output, config=QUICK)
+    made = distill(large, layers=[2, 1], hidden=[32, 16], corpus=corpus, output=output, config=QUICK)
     return output, made
 
 
@@ -77,7 +77,7 @@ def test_the_card_says_what_a_student_was_made_from(shrunk, corpus):
 @pytest.mark.slow
 def test_a_student_of_several_has_the_weights_of_one_made_alone(shrunk, large, corpus, tmp_path):
     output, _ = shrunk
-    shrink(large, layers=1, hidden=16, corpus=corpus, output=tmp_path / "alone", config=QUICK)
+    distill(large, layers=1, hidden=16, corpus=corpus, output=tmp_path / "alone", config=QUICK)
     together, alone = weights(output / "1x16"), weights(tmp_path / "alone")
     assert together.keys() == alone.keys()
     assert all(np.array_equal(together[name], alone[name]) for name in alone)
@@ -106,7 +106,7 @@ shrink(sys.argv[2], layers=[2, 1], hidden=[32, 16], corpus=sys.argv[3], output=s
 def test_a_killed_run_goes_on_and_ends_in_the_same_weights(shrunk, large, corpus, tmp_path, step):
     run_killed(KILLED, step, large, corpus, tmp_path / "students")
     assert not (tmp_path / "students").exists() and (tmp_path / "students.work").is_dir()
-    made = shrink(
+    made = distill(
         large, layers=[2, 1], hidden=[32, 16], corpus=corpus, output=tmp_path / "students", config=QUICK
     )
     assert [s.held_out_loss for s in made.students] == [s.held_out_loss for s in shrunk[1].students]
@@ -118,7 +118,9 @@ def test_a_killed_run_goes_on_and_ends_in_the_same_weights(shrunk, large, corpus
 @pytest.mark.parametrize("family", FAMILIES)
 def test_every_family_has_complete_students_that_fine_tune(make_model, corpus, tmp_path, family):
     teacher = make_model(family, layers=3, hidden=32, labels=None)
-    made = shrink(teacher, layers=[1, 2], hidden=[32, 16], corpus=corpus, output=tmp_path / "s", config=QUICK)
+    made = distill(
+        teacher, layers=[1, 2], hidden=[32, 16], corpus=corpus, output=tmp_path / "s", config=QUICK
+    )
     for one in made.students:
         assert one.held_out_loss < 1
         model = AutoModelForSequenceClassification.from_pretrained(one.path, num_labels=3)
@@ -130,7 +132,7 @@ def test_every_family_has_complete_students_that_fine_tune(make_model, corpus, t
 @pytest.mark.parametrize("family", FAMILIES)
 def test_without_a_corpus_the_first_layers_are_cut_off_and_called_not_complete(make_model, tmp_path, family):
     teacher = make_model(family, layers=3, hidden=32)
-    made = shrink(teacher, layers=1, output=tmp_path / "small")
+    made = distill(teacher, layers=1, output=tmp_path / "small")
     assert not made.complete and made.students[0].held_out_loss is None
     assert "NOT a complete" in (tmp_path / "small" / "README.md").read_text()
     encoder = AutoModelForSequenceClassification.from_pretrained(tmp_path / "small", num_labels=2)
@@ -138,7 +140,7 @@ def test_without_a_corpus_the_first_layers_are_cut_off_and_called_not_complete(m
 
 
 def test_cut_layers_are_the_large_models_own(large, tmp_path):
-    shrink(large, layers=2, output=tmp_path / "small")
+    distill(large, layers=2, output=tmp_path / "small")
     whole, part = weights(large), weights(tmp_path / "small")
     assert {name for name in whole if "layer.2." not in name} == set(part)
     assert all(np.array_equal(part[name], whole[name]) for name in part)
@@ -146,7 +148,7 @@ def test_cut_layers_are_the_large_models_own(large, tmp_path):
 
 def test_layers_and_tables_of_the_same_width_start_as_the_large_models(large):
     teacher, _ = open_encoder(large)
-    student = make_student(teacher, Size(2, 32), kept=spread_layers(3, 2))
+    student = make_student(teacher, StudentSize(2, 32), kept=spread_layers(3, 2))
     given, own = teacher.state_dict(), student.state_dict()
     assert len(own) < len(given)
     for name, weight in own.items():
@@ -156,7 +158,7 @@ def test_layers_and_tables_of_the_same_width_start_as_the_large_models(large):
 
 def test_a_narrow_token_table_keeps_as_much_of_the_large_one_as_any_can(large):
     teacher, _ = open_encoder(large)
-    student = make_student(teacher, Size(1, 16), kept=(2,))
+    student = make_student(teacher, StudentSize(1, 16), kept=(2,))
     table = teacher.get_input_embeddings().weight.detach().double()
     narrow = student.get_input_embeddings().weight.detach().double()
     table = table - table.mean(dim=0)
@@ -168,14 +170,16 @@ def test_a_narrow_token_table_keeps_as_much_of_the_large_one_as_any_can(large):
 
 def test_a_token_table_may_have_a_width_of_its_own_where_the_family_has(make_model):
     teacher, _ = open_encoder(make_model("electra", layers=2, hidden=32, labels=None))
-    student = make_student(teacher, Size(1, 16, embedding=4), kept=(1,))
+    student = make_student(teacher, StudentSize(1, 16, embedding=4), kept=(1,))
     assert student.get_input_embeddings().weight.shape[1] == 4 and student.config.hidden_size == 16
     assert student(input_ids=torch.tensor([[2, 7, 3]])).last_hidden_state.shape == (1, 3, 16)
 
 
 def test_students_learn_without_dropout(large):
     teacher, _ = open_encoder(large)
-    learners = Students(teacher, [make_student(teacher, Size(1, 16), kept=(0,))], HiddenStates(), seed=0)
+    learners = Students(
+        teacher, [make_student(teacher, StudentSize(1, 16), kept=(0,))], HiddenStateObjective(), seed=0
+    )
     assert not any(part.training for part in learners.train().modules())
 
 
@@ -183,7 +187,7 @@ def test_the_loss_is_one_for_a_constant_and_zero_for_a_copy():
     torch.manual_seed(0)
     wanted, mask = torch.randn(4, 6, 8), torch.ones(4, 6, dtype=torch.bool)
     mask[0, 4:] = False
-    objective, bridge = HiddenStates(), torch.nn.Identity()
+    objective, bridge = HiddenStateObjective(), torch.nn.Identity()
     constant = wanted[mask].mean(dim=0).expand(4, 6, 8)
     target = objective.target(wanted, mask)
     assert objective.loss(bridge, wanted, target, mask).item() == 0
@@ -201,7 +205,7 @@ def test_a_large_model_without_a_pooler_teaches_too(large, corpus, tmp_path):
     model.save_pretrained(bare)
     AutoTokenizer.from_pretrained(large).save_pretrained(bare)
     assert not any("pooler" in name for name in weights(bare))
-    shrink(bare, layers=1, corpus=corpus, output=tmp_path / "s", config=QUICK)
+    distill(bare, layers=1, corpus=corpus, output=tmp_path / "s", config=QUICK)
     assert not any("pooler" in name for name in weights(tmp_path / "s"))  # none is made up
     AutoModelForSequenceClassification.from_pretrained(tmp_path / "s", num_labels=2)
 
@@ -218,46 +222,46 @@ def test_a_large_model_without_a_pooler_teaches_too(large, corpus, tmp_path):
         ({"layers": [1, 1]}, r"asked for twice: 1x32, 1x32"),
         ({"layers": 1, "embedding": 4}, r"in bert models the token table is as wide as a layer"),
         ({"layers": 1, "corpus": "none.txt"}, r"none.txt: no such file or folder"),
-        ({"layers": 1, "config": ShrinkConfig(max_length=500)}, r"4 to 64 tokens is possible, not 500"),
+        ({"layers": 1, "config": DistillConfig(max_length=500)}, r"4 to 64 tokens is possible, not 500"),
     ],
 )
 def test_sizes_that_cannot_be_are_refused_before_anything_is_read(large, corpus, tmp_path, options, message):
     with pytest.raises(CascadeError, match=message):
-        shrink(large, **{"corpus": corpus, "output": tmp_path / "s", "config": QUICK, **options})
+        distill(large, **{"corpus": corpus, "output": tmp_path / "s", "config": QUICK, **options})
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_narrow_student_needs_a_corpus(large, tmp_path):
     with pytest.raises(CascadeError, match=r"nothing is trained. Give --corpus"):
-        shrink(large, layers=1, hidden=16, output=tmp_path / "s")
+        distill(large, layers=1, hidden=16, output=tmp_path / "s")
 
 
 def test_a_corpus_that_is_too_small_leaves_no_output(large, tmp_path):
     (tmp_path / "a.txt").write_text("one\ntwo\n\nthree\n")
     with pytest.raises(DataError, match="at least 10,000 are needed"):
-        shrink(large, layers=1, corpus=tmp_path / "a.txt", output=tmp_path / "s", config=QUICK)
+        distill(large, layers=1, corpus=tmp_path / "a.txt", output=tmp_path / "s", config=QUICK)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.txt"]
 
 
 def test_a_line_of_a_megabyte_is_sampled_like_many_short_ones(large, tmp_path):
     (tmp_path / "a.txt").write_text("a fine film. the story was dull. " * 10_000)
-    config = ShrinkConfig(max_length=32, batch_tokens=512, bf16=False, tokens=10_000)
-    made = shrink(large, layers=1, corpus=tmp_path / "a.txt", output=tmp_path / "s", config=config)
+    config = DistillConfig(max_length=32, batch_tokens=512, bf16=False, tokens=10_000)
+    made = distill(large, layers=1, corpus=tmp_path / "a.txt", output=tmp_path / "s", config=config)
     assert made.tokens == pytest.approx(10_000, abs=32)
 
 
 def test_a_vocabulary_that_is_too_small_leaves_nothing_behind(large, corpus, tmp_path):
-    config = ShrinkConfig(max_length=32, vocabulary=10)
+    config = DistillConfig(max_length=32, vocabulary=10)
     with pytest.raises(StageError, match="a vocabulary of 10 is too small"):
-        shrink(large, layers=1, corpus=corpus, output=tmp_path / "s", config=config)
+        distill(large, layers=1, corpus=corpus, output=tmp_path / "s", config=config)
     assert list(tmp_path.iterdir()) == []
 
 
 def test_an_output_that_holds_or_lies_in_the_corpus_is_refused(large, corpus):
     with pytest.raises(FolderError, match="which is read"):
-        shrink(large, layers=1, corpus=corpus, output=corpus.parent, overwrite=True, config=QUICK)
+        distill(large, layers=1, corpus=corpus, output=corpus.parent, overwrite=True, config=QUICK)
     with pytest.raises(CascadeError, match="which is read"):
-        shrink(large, layers=1, corpus=corpus.parent, output=corpus.parent / "s", config=QUICK)
+        distill(large, layers=1, corpus=corpus.parent, output=corpus.parent / "s", config=QUICK)
     assert corpus.is_file()
 
 
@@ -266,7 +270,7 @@ def test_weights_of_more_layers_than_the_configuration_names_are_refused(make_mo
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps({**config, "num_hidden_layers": 2}))
     with pytest.raises(StageError, match=r"weights are unexpected, such as encoder\.layer\.2"):
-        shrink(folder, layers=1, corpus=corpus, output=tmp_path / "s", config=QUICK)
+        distill(folder, layers=1, corpus=corpus, output=tmp_path / "s", config=QUICK)
 
 
 def test_a_folder_that_is_no_model_is_not_replaced(large, corpus, tmp_path):
@@ -274,19 +278,19 @@ def test_a_folder_that_is_no_model_is_not_replaced(large, corpus, tmp_path):
     (tmp_path / "s" / "inner" / "thesis.txt").write_text("years")
     (tmp_path / "s" / "inner" / "config.json").write_text("{}")
     with pytest.raises(FolderError, match="not a saved model"):
-        shrink(large, layers=1, corpus=corpus, output=tmp_path / "s", config=QUICK, overwrite=True)
+        distill(large, layers=1, corpus=corpus, output=tmp_path / "s", config=QUICK, overwrite=True)
 
 
 def test_an_encoder_without_its_tokenizer_is_refused(large, corpus, tmp_path):
     (tmp_path / "m").mkdir()
     AutoModel.from_pretrained(large).save_pretrained(tmp_path / "m")
     with pytest.raises(StageError, match="no tokenizer"):
-        shrink(tmp_path / "m", layers=1, corpus=corpus, output=tmp_path / "s", config=QUICK)
+        distill(tmp_path / "m", layers=1, corpus=corpus, output=tmp_path / "s", config=QUICK)
 
 
 def test_settings_out_of_range_are_refused():
     with pytest.raises(CascadeError, match="tokens must be at least 10,000, not 0"):
-        ShrinkConfig(tokens=0)
+        DistillConfig(tokens=0)
 
 
 def test_token_map_is_absent_where_nothing_was_pruned(shrunk):

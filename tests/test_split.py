@@ -11,10 +11,10 @@ import pytest
 from hypothesis import example, given, reject, settings
 from hypothesis import strategies as st
 
-from cascadebert.data import Examples, label_names, load_examples
+from cascadebert.data.dataset import Examples, label_names, load_examples
+from cascadebert.data.readers import Table
+from cascadebert.data.splits import Splits, assign_folds, assign_splits, group_ids, split_examples
 from cascadebert.errors import DataError
-from cascadebert.split import Parts, assign, components, folds, split
-from cascadebert.tables import Table
 
 QUICK = settings(max_examples=60, deadline=None, database=None)
 LABELS = ("x", "y", "z")
@@ -36,10 +36,10 @@ def drawn_rows(prefix: str, *, texts: int = 12, grouped: bool | None = None) -> 
     return st.builds(lambda drawn, grouped: examples(prefix, drawn, grouped=grouped), rows, flag)
 
 
-def carve(train: Examples, validation: Examples | None, seed: int) -> Parts:
+def carve(train: Examples, validation: Examples | None, seed: int) -> Splits:
     """The split under test, with a fifth of the rows for each held-out part."""
     try:
-        return split(train, validation, tune_share=0.2, certify_share=0.2, seed=seed)
+        return split_examples(train, validation, tune_fraction=0.2, certify_fraction=0.2, seed=seed)
     except DataError:  # one random group can fill a part and lose all of its rows to another
         reject()
 
@@ -53,13 +53,13 @@ def rows_of(*parts: Examples) -> Counter[tuple[object, ...]]:
     )
 
 
-def dropped(parts: Parts) -> int:
+def dropped(parts: Splits) -> int:
     """The rows that the notices say were dropped."""
     counts = [re.match(r"([\d,]+) (?:train|tune) rows? dropped", notice) for notice in parts.notices]
     return sum(int(count[1].replace(",", "")) for count in counts if count)
 
 
-def shared(parts: Parts, what: str) -> list[object]:
+def shared(parts: Splits, what: str) -> list[object]:
     """The texts or groups that some two of the parts share."""
     train, tune, certify = (set(getattr(part, what)) for part in (parts.train, parts.tune, parts.certify))
     return [*train & tune, *train & certify, *tune & certify]
@@ -187,12 +187,12 @@ def test_every_label_keeps_a_train_row(train, seed):
 @pytest.mark.parametrize("seed", range(10))
 def test_the_only_row_of_a_label_stays_with_train(seed):
     rows = Examples([f"t{i}" for i in range(20)], ("rare", *("x", "y") * 9, "x"))
-    assert "t0" in split(rows, None, tune_share=0.4, certify_share=0.4, seed=seed).train.texts
+    assert "t0" in split_examples(rows, None, tune_fraction=0.4, certify_fraction=0.4, seed=seed).train.texts
 
 
 def test_parts_of_single_rows_have_exactly_the_shares_asked_for():
     rows = Examples([f"t{i}" for i in range(100)], ("x", "y") * 50)
-    parts = split(rows, None, tune_share=0.15, certify_share=0.25, seed=0)
+    parts = split_examples(rows, None, tune_fraction=0.15, certify_fraction=0.25, seed=0)
     assert (len(parts.train), len(parts.tune), len(parts.certify), parts.notices) == (60, 15, 25, ())
 
 
@@ -201,15 +201,15 @@ def test_a_large_group_does_not_fill_a_small_part_where_single_rows_can(seed):
     rows = Examples(
         [f"t{i}" for i in range(100)], ("x", "y") * 50, ("big",) * 60 + tuple(map(str, range(40)))
     )
-    parts = split(rows, None, tune_share=0.1, certify_share=0.1, seed=seed)
+    parts = split_examples(rows, None, tune_fraction=0.1, certify_fraction=0.1, seed=seed)
     assert (len(parts.tune), len(parts.certify)) == (10, 10)
 
 
 @QUICK
 @given(rows=drawn_rows("a"), seed=SEEDS)
 def test_a_part_exceeds_its_share_by_less_than_one_group(rows, seed):
-    sizes = np.bincount(assign(rows, LABELS, (0.1, 0.2), np.random.default_rng(seed)), minlength=3)[1:]
-    largest = np.bincount(components(rows)).max()
+    sizes = np.bincount(assign_splits(rows, LABELS, (0.1, 0.2), np.random.default_rng(seed)), minlength=3)[1:]
+    largest = np.bincount(group_ids(rows)).max()
     assert all(sizes - [round(0.1 * len(rows)), round(0.2 * len(rows))] < largest)
 
 
@@ -224,7 +224,7 @@ def test_tune_and_certify_rows_come_only_from_validation(train, validation, seed
 def test_train_rows_with_a_text_or_group_of_validation_are_dropped_and_counted():
     train = Examples(list("abcdef"), ("x", "y") * 3, tuple("123456"))
     validation = Examples(["e ", *"pqrs"], ("x", "y", "x", "y", "x"), tuple("23777"))
-    parts = split(train, validation, tune_share=0.1, certify_share=0.1, seed=0)
+    parts = split_examples(train, validation, tune_fraction=0.1, certify_fraction=0.1, seed=0)
     assert parts.train.texts == ["a", "d", "f"]
     assert [re.split(r" rows? dropped", notice)[0] for notice in parts.notices][:2] == ["2 train", "1 train"]
 
@@ -233,26 +233,26 @@ def test_a_validation_label_that_no_train_row_has_is_named():
     train = Examples(list("abcd"), ("0", "1", "0", "1"), source="train.csv")
     validation = Examples(list("pqrs"), ("no", "yes") * 2, source="rows.csv", label_order=("no", "yes"))
     with pytest.raises(DataError, match=r"rows\.csv, row 1, .*unknown label 'no'\. Known: 0, 1"):
-        split(train, validation, tune_share=0.1, certify_share=0.1, seed=0)
+        split_examples(train, validation, tune_fraction=0.1, certify_fraction=0.1, seed=0)
 
 
 def test_a_label_without_certify_rows_gives_a_notice():
     rows = Examples([f"t{i}" for i in range(201)], ("rare", *("x", "y") * 100))
-    parts = split(rows, None, tune_share=0.2, certify_share=0.2, seed=0)
+    parts = split_examples(rows, None, tune_fraction=0.2, certify_fraction=0.2, seed=0)
     assert [notice.split(":")[0] for notice in parts.notices] == ["no certify row has the label rare"]
 
 
 def test_a_declared_label_without_train_rows_is_refused():
     rows = Examples(list("abcdefgh"), ("x", "y") * 4, label_order=("x", "y", "never"))
     with pytest.raises(DataError, match="no train row has the label never"):
-        split(rows, None, tune_share=0.25, certify_share=0.25, seed=0)
+        split_examples(rows, None, tune_fraction=0.25, certify_fraction=0.25, seed=0)
 
 
 @pytest.mark.parametrize("texts", [["same"] * 6, list("ab")])
 def test_rows_too_few_for_three_parts_are_refused(texts):
     rows = Examples(texts, ("x", "y") * (len(texts) // 2))
     with pytest.raises(DataError, match="no tune rows are left"):
-        split(rows, None, tune_share=0.2, certify_share=0.2, seed=0)
+        split_examples(rows, None, tune_fraction=0.2, certify_fraction=0.2, seed=0)
 
 
 # ---- folds
@@ -261,7 +261,7 @@ def test_rows_too_few_for_three_parts_are_refused(texts):
 @QUICK
 @given(rows=drawn_rows("a"), count=st.integers(2, 9), seed=SEEDS)
 def test_folds_keep_groups_whole_and_differ_by_at_most_one_group(rows, count, seed):
-    fold = folds(rows, count, np.random.default_rng(seed))
+    fold = assign_folds(rows, count, np.random.default_rng(seed))
     keys = rows.groups or [" ".join(text.split()) for text in rows.texts]
     assert len(fold) == len(rows)
     assert len(set(zip(keys, fold.tolist(), strict=True))) == len(set(keys))
@@ -284,16 +284,16 @@ def test_folds_keep_groups_whole_and_differ_by_at_most_one_group(rows, count, se
 )
 def test_the_remainder_and_large_groups_leave_the_folds_even(groups, expected, seed):
     texts = [f"t{i}" for i, size in enumerate(groups) for _ in range(size)]
-    fold = folds(Examples(texts, None), len(expected), np.random.default_rng(seed))
+    fold = assign_folds(Examples(texts, None), len(expected), np.random.default_rng(seed))
     assert sorted(np.bincount(fold).tolist()) == expected
 
 
 def test_the_generator_decides_the_folds():
     rows = Examples([f"t{i}" for i in range(30)], None)
-    first, again, other = (folds(rows, 3, np.random.default_rng(seed)).tolist() for seed in (1, 1, 2))
+    first, again, other = (assign_folds(rows, 3, np.random.default_rng(seed)).tolist() for seed in (1, 1, 2))
     assert (first == again, first == other) == (True, False)
 
 
 def test_more_folds_than_groups_are_refused():
     with pytest.raises(DataError, match=r"3 folds need at least as many groups of rows; there are 2"):
-        folds(Examples(list("aabb"), None), 3, np.random.default_rng(0))
+        assign_folds(Examples(list("aabb"), None), 3, np.random.default_rng(0))

@@ -11,10 +11,11 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-from cascadebert.engines.checkpoint import layer_lists, load_classifier
 from cascadebert.errors import StageError
-from cascadebert.stage import Stage, TextEncoder, fitting_length
-from cascadebert.training.sources import copy_tokenizer
+from cascadebert.inference.engines.torch_checkpoint import layer_lists, load_classifier
+from cascadebert.inference.stage import Stage
+from cascadebert.inference.tokenizer import StageTokenizer, resolve_max_length
+from cascadebert.training.checkpoints import copy_tokenizer
 from samples import sentences
 
 FAMILIES = ("bert", "roberta", "distilbert", "electra", "modernbert")
@@ -46,7 +47,7 @@ def test_logits_equal_those_of_plain_transformers(make_model, family):
 def test_tokens_of_pairs_equal_those_of_transformers(make_model):
     folder = make_model()
     pairs = list(zip(sentences(20, seed=2), sentences(20, seed=3), strict=True))
-    rows = TextEncoder(folder, max_length=16).encode(pairs)
+    rows = StageTokenizer(folder, max_length=16).encode(pairs)
     theirs = AutoTokenizer.from_pretrained(folder)(
         [a for a, _ in pairs],
         [b for _, b in pairs],
@@ -146,11 +147,11 @@ def test_a_model_of_another_kind_is_refused(make_model, tmp_path, kind):
 
 def test_a_longer_row_than_the_model_reads_is_refused_beforehand():
     config = {"max_position_embeddings": 66}
-    assert fitting_length(config, None, "x") == 64
+    assert resolve_max_length(config, None, "x") == 64
     roberta = {"max_position_embeddings": 514, "model_type": "roberta", "pad_token_id": 1}
-    assert fitting_length(roberta, 512, "x") == 512
+    assert resolve_max_length(roberta, 512, "x") == 512
     with pytest.raises(StageError, match="4 to 64 tokens"):
-        fitting_length(config, 128, "x")
+        resolve_max_length(config, 128, "x")
 
 
 def test_what_is_no_folder_and_no_repository_says_so():

@@ -9,10 +9,10 @@ import pytest
 import torch
 
 from cascadebert import FitConfig, Stage, Target, evaluate, fit
-from cascadebert.engines.checkpoint import load_classifier
-from cascadebert.engines.static import is_static
 from cascadebert.errors import CascadeError, StageError
-from cascadebert.training.sources import count_flops
+from cascadebert.inference.engines.static import is_static
+from cascadebert.inference.engines.torch_checkpoint import load_classifier
+from cascadebert.training.checkpoints import count_flops
 from killing import run_killed
 from samples import reviews, sentences, write_csv
 
@@ -44,7 +44,7 @@ def cascade(train_file, large, tmp_path_factory):
 def test_it_learns_and_is_saved_as_a_stage(cascade, train_file):
     first, last = cascade.stages
     assert (first.engine.name, first.layers, last.engine.name) == ("static", 0, "torch")
-    assert first.encoder.key == last.encoder.key
+    assert first.tokenizer.key == last.tokenizer.key
     assert evaluate(first, train_file).accuracy > 0.9
     assert is_static(first.path) and not is_static(last.path)
 

@@ -12,10 +12,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from cascadebert import Cascade, CascadeError, stream
+from cascadebert import Cascade, CascadeError
+from cascadebert.data.readers import read_table
 from cascadebert.errors import DataError
-from cascadebert.stream import predict_file
-from cascadebert.tables import read_table
+from cascadebert.inference import predict_file as offline
+from cascadebert.inference.predict_file import predict_file
 from killing import run_killed
 from samples import sentences
 
@@ -27,7 +28,7 @@ def cascade(saved):
 
 @pytest.fixture(autouse=True)
 def small_chunks(monkeypatch):
-    monkeypatch.setattr("cascadebert.stream.CHUNK_ROWS", 40)
+    monkeypatch.setattr("cascadebert.inference.predict_file.CHUNK_ROWS", 40)
 
 
 TEXTS = sentences(150, seed=9)
@@ -80,7 +81,7 @@ def test_a_folder_of_parquet_files_is_one_input(cascade, tmp_path):
 KILLED = """
 from dataclasses import replace
 from pathlib import Path
-import cascadebert.stream as stream
+import cascadebert.inference.predict_file as stream
 from cascadebert import Cascade
 stream.CHUNK_ROWS = 40
 kill_at(Cascade, "predict", 3)
@@ -107,7 +108,7 @@ def test_a_killed_run_goes_on_and_writes_the_same_bytes(cascade, saved, tmp_path
 
 def test_half_finished_work_of_another_run_is_refused(cascade, tmp_path, monkeypatch):
     source = write_rows(tmp_path / "in.csv")
-    monkeypatch.setattr("cascadebert.stream._finish", lambda *_: None)
+    monkeypatch.setattr("cascadebert.inference.predict_file._finish", lambda *_: None)
     predict_file(cascade, source, tmp_path / "out.csv")
     monkeypatch.undo()
     source.write_text(source.read_text() + "150,one more\n")
@@ -121,7 +122,7 @@ BAD = 'n,text\n0,fine\n1,\n2,"caf\udce9"\n3,great,film\n4,' + "a" * 200_000 + "\
 def test_bad_rows_are_set_aside_with_number_and_reason(cascade, tmp_path):
     source = tmp_path / "in.csv"
     source.write_text(BAD, errors="surrogateescape")
-    done = predict_file(cascade, source, tmp_path / "out.csv", bad_rows=tmp_path / "bad.csv")
+    done = predict_file(cascade, source, tmp_path / "out.csv", rejects=tmp_path / "bad.csv")
     assert (done.n, done.bad) == (2, 4)
     with (tmp_path / "out.csv").open(newline="") as file:
         assert [row["n"] for row in csv.DictReader(file)] == ["0", "5"]
@@ -133,7 +134,7 @@ def test_bad_rows_are_set_aside_with_number_and_reason(cascade, tmp_path):
 
 def test_a_file_of_nothing_but_bad_rows_gives_no_answers_and_says_why(cascade, tmp_path):
     (tmp_path / "in.csv").write_text("n,text\n1,\n2,\n")
-    done = predict_file(cascade, tmp_path / "in.csv", tmp_path / "out.csv", bad_rows=tmp_path / "bad.jsonl")
+    done = predict_file(cascade, tmp_path / "in.csv", tmp_path / "out.csv", rejects=tmp_path / "bad.jsonl")
     assert (done.n, done.bad) == (0, 2)
     assert (tmp_path / "out.csv").read_text() == "n,text,label,confidence,stage\n"
 
@@ -141,17 +142,17 @@ def test_a_file_of_nothing_but_bad_rows_gives_no_answers_and_says_why(cascade, t
 def test_a_bad_row_stops_the_run_where_no_file_is_given_for_it_and_work_done_is_kept(cascade, tmp_path):
     source = write_rows(tmp_path / "in.csv")
     source.write_text(source.read_text() + "150,\n")
-    with pytest.raises(DataError, match=r"in\.csv, row 151, column 'text': empty text.*--bad-rows"):
+    with pytest.raises(DataError, match=r"in\.csv, row 151, column 'text': empty text.*--rejects"):
         predict_file(cascade, source, tmp_path / "out.csv")
     assert not (tmp_path / "out.csv").exists()
-    done = predict_file(cascade, source, tmp_path / "out.csv", bad_rows=tmp_path / "bad.csv")
+    done = predict_file(cascade, source, tmp_path / "out.csv", rejects=tmp_path / "bad.csv")
     assert (done.n, done.bad) == (150, 1)
 
 
 def test_answers_and_bad_rows_in_one_file_are_refused(cascade, tmp_path):
     source = write_rows(tmp_path / "in.csv")
     with pytest.raises(DataError, match="two files"):
-        predict_file(cascade, source, tmp_path / "out.csv", bad_rows=tmp_path / "out.csv")
+        predict_file(cascade, source, tmp_path / "out.csv", rejects=tmp_path / "out.csv")
 
 
 def test_a_column_that_comes_late_goes_into_jsonl_and_is_refused_elsewhere(cascade, tmp_path):
@@ -188,7 +189,7 @@ def test_a_run_that_goes_on_keeps_the_batch_sizes_it_began_with(make_cascade, tm
         number = next(known)
         return replace(cascade, stages=tuple(replace(s, batch_tokens=number) for s in cascade.stages))
 
-    monkeypatch.setattr(stream, "with_batch_sizes", sized)
+    monkeypatch.setattr(offline, "with_tuned_batch_sizes", sized)
     for _ in range(2):
-        found = stream._sized(cascade, tmp_path, measure=False)
+        found = offline._sized(cascade, tmp_path, measure=False)
         assert [stage.batch_tokens for stage in found.stages] == [512, 512]

@@ -12,9 +12,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from cascadebert.data.readers import FORMATS, Table, read_table
+from cascadebert.data.writers import ensure_writable_file, write_table
 from cascadebert.errors import DataError
-from cascadebert.outputs import check_writable, write_table
-from cascadebert.tables import FORMATS, Table, read_table
 
 NASTY = ("a", "é", "☃", '"', "'", ",", ";", " ", "\\", "\x85", "\u2028", "\udce9")
 CELLS = {
@@ -284,16 +284,16 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path, suffix, b
 
 def test_an_existing_output_needs_to_be_asked_for(tmp_path):
     path = put(tmp_path, "a.csv", "old")
-    check_writable(path, overwrite=True)
+    ensure_writable_file(path, overwrite=True)
     with pytest.raises(DataError, match=r"exists already.*--overwrite"):
-        check_writable(path, overwrite=False)
+        ensure_writable_file(path, overwrite=False)
 
 
 def test_an_output_in_a_missing_folder_is_refused_beforehand(tmp_path):
     with pytest.raises(DataError, match="does not exist"):
-        check_writable(tmp_path / "gone" / "a.csv", overwrite=True)
+        ensure_writable_file(tmp_path / "gone" / "a.csv", overwrite=True)
 
 
 def test_an_output_of_unknown_format_is_refused_beforehand(tmp_path):
     with pytest.raises(DataError, match=r"a\.txt: expected a file ending in"):
-        check_writable(tmp_path / "a.txt", overwrite=False)
+        ensure_writable_file(tmp_path / "a.txt", overwrite=False)

@@ -8,15 +8,15 @@ import numpy as np
 import pytest
 
 from cascadebert.errors import CascadeError
-from cascadebert.thresholds import (
+from cascadebert.thresholds.operating_point import Target
+from cascadebert.thresholds.select import (
     InfeasibleTarget,
-    cross_validated,
+    cross_validate,
+    evaluate_thresholds,
     exit_stages,
-    measured_at,
     select_thresholds,
     speedup,
 )
-from cascadebert.types import Target
 
 
 def rows(stages: int, n: int, *, seed: int = 0):
@@ -201,10 +201,10 @@ def test_cross_validation_tells_what_the_rows_of_the_choice_flatter():
     for seed in range(200):
         confidences, losses, costs = drawn(100, seed)
         choice = select_thresholds(confidences, losses, costs, target=Target(max_accuracy_drop=0.0))
-        told.append(cross_validated(confidences, losses, costs, target=Target(max_accuracy_drop=0.0)))
+        told.append(cross_validate(confidences, losses, costs, target=Target(max_accuracy_drop=0.0)))
         flattered.append(choice.loss)
         new = drawn(5_000, 1000 + seed)
-        fresh.append(measured_at(choice.thresholds, *new).loss)
+        fresh.append(evaluate_thresholds(choice.thresholds, *new).loss)
     error = np.std(np.subtract(told, fresh)) / np.sqrt(200)
     assert np.mean(fresh) - np.mean(flattered) > 4 * error
     assert abs(np.mean(told) - np.mean(fresh)) < 3 * error
@@ -225,12 +225,12 @@ def test_a_row_plays_no_part_in_the_thresholds_it_is_read_with():
     losses[0, -1] = 1
     costs, target = np.array([1.0, 10.0]), Target(max_accuracy_drop=0.0)
     assert select_thresholds(confidences, losses, costs, target=target).loss == 0
-    assert cross_validated(confidences, losses, costs, target=target) == 1 / 20
-    assert cross_validated(confidences[:, :9], losses[:, :9], costs, target=target) is None
+    assert cross_validate(confidences, losses, costs, target=target) == 1 / 20
+    assert cross_validate(confidences[:, :9], losses[:, :9], costs, target=target) is None
 
 
 def test_folds_that_cannot_meet_the_target_take_the_nearest_point():
     confidences, losses = np.full((2, 40), 0.5), np.zeros((2, 40))
     losses[:, ::2] = 1
-    told = cross_validated(confidences, losses, np.array([1.0, 6.0]), target=Target(min_accuracy=0.5))
+    told = cross_validate(confidences, losses, np.array([1.0, 6.0]), target=Target(min_accuracy=0.5))
     assert told == 0.5

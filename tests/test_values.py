@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from cascadebert.calibration import fit_temperature, negative_log_likelihood, scale
-from cascadebert.confidence import log_odds, max_probability, softmax
 from cascadebert.errors import UndefinedMetric
-from cascadebert.metrics import difficulty_inversion_score, expected_calibration_error, macro_f1
+from cascadebert.evaluation.metrics import difficulty_inversion_score, expected_calibration_error, macro_f1
+from cascadebert.thresholds.confidence import log_odds, max_probability, softmax
+from cascadebert.thresholds.temperature import fit_temperature, negative_log_likelihood, scale_logits
 
 
 def test_log_odds_agree_with_probabilities_where_those_do_not_saturate():
@@ -58,7 +58,7 @@ def test_macro_f1_leaves_out_labels_that_never_occur():
 def test_the_fitted_temperature_is_the_one_the_labels_were_drawn_with(true_temperature):
     rng = np.random.default_rng(3)
     logits = (rng.normal(size=(40_000, 3)) * 2).astype(np.float32)
-    probabilities = softmax(scale(logits, true_temperature))
+    probabilities = softmax(scale_logits(logits, true_temperature))
     labels = (rng.random(len(logits))[:, None] > probabilities.cumsum(axis=1)).sum(axis=1)
     assert fit_temperature(logits, labels) == pytest.approx(true_temperature, rel=0.05)
 
@@ -66,8 +66,10 @@ def test_the_fitted_temperature_is_the_one_the_labels_were_drawn_with(true_tempe
 def test_the_fitted_temperature_is_about_never_worse_than_none():
     rng = np.random.default_rng(4)
     logits, labels = rng.normal(size=(2000, 5)).astype(np.float32), rng.integers(0, 5, 2000)
-    fitted = scale(logits, fit_temperature(logits, labels))
-    assert negative_log_likelihood(fitted, labels) < negative_log_likelihood(scale(logits, 1.0), labels)
+    fitted = scale_logits(logits, fit_temperature(logits, labels))
+    assert negative_log_likelihood(fitted, labels) < negative_log_likelihood(
+        scale_logits(logits, 1.0), labels
+    )
 
 
 def test_the_likelihood_with_smoothing_is_the_cross_entropy_with_softened_labels():
@@ -83,5 +85,5 @@ def test_the_likelihood_with_smoothing_is_the_cross_entropy_with_softened_labels
 def test_a_stage_that_never_errs_on_n_rows_is_about_one_part_in_n_unsure(n):
     labels = np.arange(n) % 4
     logits = np.eye(4, dtype=np.float32)[labels] * 5
-    sure = max_probability(softmax(scale(logits, fit_temperature(logits, labels))))
+    sure = max_probability(softmax(scale_logits(logits, fit_temperature(logits, labels))))
     assert sure == pytest.approx(np.full(n, (n + 1) / (n + 2)), abs=1e-4)

@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import AutoModel, AutoTokenizer, PreTrainedTokenizerFast
 
-from cascadebert import shrink
+from cascadebert import distill
 from cascadebert.errors import StageError
-from cascadebert.training.config import ShrinkConfig
-from cascadebert.training.vocabulary import keep_tokens, prune_tokenizer
+from cascadebert.training.config import DistillConfig
+from cascadebert.training.distillation.vocabulary import keep_tokens, prune_tokenizer
 from samples import sentences
 
 TEXT = [
@@ -149,10 +149,10 @@ def test_another_kind_of_tokenizer_is_refused(tmp_path):
 def test_a_student_with_a_pruned_vocabulary_opens_in_plain_transformers(make_model, tmp_path, family):
     large = make_model(family, layers=2, hidden=32, labels=None)
     (tmp_path / "corpus.txt").write_text("\n".join(sentences(2000, seed=1, most=30)), "utf-8")
-    config = ShrinkConfig(
+    config = DistillConfig(
         max_length=32, batch_tokens=512, bf16=False, tokens=20_000, learning_rate=3e-3, vocabulary=95
     )
-    made = shrink(large, layers=1, corpus=tmp_path / "corpus.txt", output=tmp_path / "s", config=config)
+    made = distill(large, layers=1, corpus=tmp_path / "corpus.txt", output=tmp_path / "s", config=config)
     student, tokenizer = (
         AutoModel.from_pretrained(tmp_path / "s"),
         AutoTokenizer.from_pretrained(tmp_path / "s"),

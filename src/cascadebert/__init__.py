@@ -1,6 +1,6 @@
-"""Cascades of complete text classifiers: small first, large only for the unsure rows.
+"""Cascades of complete text classifiers: small models first, large ones only for the uncertain texts.
 
-The names below are loaded when first used, so `import cascadebert` is quick and needs no extra.
+The public names are imported lazily, so `import cascadebert` is fast and needs no optional dependency.
 """
 
 from __future__ import annotations
@@ -9,38 +9,39 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from cascadebert.cascade import Cascade
     from cascadebert.errors import CascadeError
-    from cascadebert.evaluation import evaluate
-    from cascadebert.guarantees import certify
-    from cascadebert.stage import Stage
-    from cascadebert.thresholds import select_thresholds
+    from cascadebert.evaluation.evaluate import evaluate
+    from cascadebert.inference.cascade import Cascade
+    from cascadebert.inference.stage import Stage
+    from cascadebert.thresholds.operating_point import OperatingPoint, Target
+    from cascadebert.thresholds.risk_control import certify
+    from cascadebert.thresholds.select import select_thresholds
     from cascadebert.training.assemble import assemble
     from cascadebert.training.config import FitConfig
     from cascadebert.training.difficulty import label_difficulty
+    from cascadebert.training.distillation.distill import distill
     from cascadebert.training.fit import fit
-    from cascadebert.training.shrink import shrink
-    from cascadebert.tuning import tune
-    from cascadebert.types import OperatingPoint, Predictions, Target
+    from cascadebert.tuning.tune import tune
+    from cascadebert.types import Predictions
 
 __version__ = "0.1.0"
 
-_ROOMS = {
-    "Cascade": "cascade",
+_LAZY_IMPORTS = {
+    "Cascade": "inference.cascade",
     "CascadeError": "errors",
     "FitConfig": "training.config",
-    "OperatingPoint": "types",
+    "OperatingPoint": "thresholds.operating_point",
     "Predictions": "types",
-    "Stage": "stage",
-    "Target": "types",
+    "Stage": "inference.stage",
+    "Target": "thresholds.operating_point",
     "assemble": "training.assemble",
-    "certify": "guarantees",
-    "evaluate": "evaluation",
+    "certify": "thresholds.risk_control",
+    "distill": "training.distillation.distill",
+    "evaluate": "evaluation.evaluate",
     "fit": "training.fit",
     "label_difficulty": "training.difficulty",
-    "select_thresholds": "thresholds",
-    "shrink": "training.shrink",
-    "tune": "tuning",
+    "select_thresholds": "thresholds.select",
+    "tune": "tuning.tune",
 }
 
 __all__ = [
@@ -53,19 +54,19 @@ __all__ = [
     "Target",
     "assemble",
     "certify",
+    "distill",
     "evaluate",
     "fit",
     "label_difficulty",
     "select_thresholds",
-    "shrink",
     "tune",
 ]
 
 
 def __getattr__(name: str) -> object:
-    if name not in _ROOMS:
+    if name not in _LAZY_IMPORTS:
         raise AttributeError(f"module 'cascadebert' has no attribute {name!r}")
-    return getattr(import_module(f"cascadebert.{_ROOMS[name]}"), name)
+    return getattr(import_module(f"cascadebert.{_LAZY_IMPORTS[name]}"), name)
 
 
 def __dir__() -> list[str]:

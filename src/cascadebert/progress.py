@@ -17,7 +17,7 @@ log = logging.getLogger("cascadebert")
 SECONDS_BETWEEN_LINES = 60.0
 
 
-class Show(Protocol):
+class ShowProgress(Protocol):
     """Is told how much is done so far, and what else there is to say."""
 
     def __call__(self, done: int, note: str = "") -> None:
@@ -25,7 +25,7 @@ class Show(Protocol):
 
 
 @contextmanager
-def bar(what: str, total: int, unit: str) -> Iterator[Show]:
+def progress_bar(what: str, total: int, unit: str) -> Iterator[ShowProgress]:
     """Show how much of a task is done, how fast it goes and how long it will take, on standard error.
 
     Args:

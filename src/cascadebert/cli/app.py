@@ -7,7 +7,7 @@ import sys
 import typer
 
 from cascadebert.cli import making, reproducing, running, serving, tuning
-from cascadebert.cli.output import say_error, show_log
+from cascadebert.cli.render import say_error, show_log
 from cascadebert.errors import CascadeError
 
 app = typer.Typer(
@@ -21,11 +21,11 @@ app = typer.Typer(
 app.command()(making.demo)
 app.command()(making.fit)
 app.command()(making.assemble)
-app.command()(making.shrink)
+app.command()(making.distill)
 app.command()(tuning.tune)
 app.command()(running.predict)
 app.command()(running.evaluate)
-app.command()(running.shift)
+app.command()(running.drift)
 app.command()(running.bench)
 app.command()(running.info)
 app.command()(serving.serve)

@@ -9,16 +9,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from cascadebert.cli import options as o
-from cascadebert.cli import output as out
+from cascadebert.cli import render as out
 from cascadebert.timing import now
-from cascadebert.training.config import FitConfig, ShrinkConfig
+from cascadebert.training.config import DistillConfig, FitConfig
 
 if TYPE_CHECKING:
-    from cascadebert.cascade import Cascade
-    from cascadebert.training.shrink import Shrunk
+    from cascadebert.inference.cascade import Cascade
+    from cascadebert.training.distillation.distill import DistilledModels
 
 _DEFAULT = FitConfig()
-_SHRINK = ShrinkConfig()
+_SHRINK = DistillConfig()
 LITTLE_LEARNED = 0.9
 _STAGE = typer.Option(
     "--stage",
@@ -58,8 +58,8 @@ def fit(
     text_column: o.TextColumns = None,
     label_column: o.LabelColumn = None,
     group_column: o.GroupColumn = None,
-    tune_share: Annotated[float, _knob("Of the train rows.", o.ROWS)] = _DEFAULT.tune_share,
-    certify_share: Annotated[float, _knob("Of the train rows.", o.ROWS)] = _DEFAULT.certify_share,
+    tune_fraction: Annotated[float, _knob("Of the train rows.", o.ROWS)] = _DEFAULT.tune_fraction,
+    certify_fraction: Annotated[float, _knob("Of the train rows.", o.ROWS)] = _DEFAULT.certify_fraction,
     max_length: Annotated[int, _knob("Longest row in tokens.", metavar="N")] = _DEFAULT.max_length,
     epochs: Annotated[float, _knob("Passes over the train rows.")] = _DEFAULT.epochs,
     batch_size: Annotated[int, _knob("Rows per step.", metavar="N")] = _DEFAULT.batch_size,
@@ -128,8 +128,8 @@ def fit(
             difficulty_votes=difficulty_votes,
             distill_weight=distill_weight,
             distill_temperature=distill_temperature,
-            tune_share=tune_share,
-            certify_share=certify_share,
+            tune_fraction=tune_fraction,
+            certify_fraction=certify_fraction,
             seed=seed,
         ),
     )
@@ -178,7 +178,7 @@ def assemble(
     _made(cascade, output, now() - start, json)
 
 
-def shrink(
+def distill(
     large: Annotated[str, typer.Argument(metavar="LARGE", help="Encoder: folder or Hub repository.")],
     *,
     layers: Annotated[
@@ -220,7 +220,7 @@ def shrink(
 
     Without --corpus its first layers are cut off as they are, which is NOT a complete model.
     """
-    from cascadebert.training.shrink import shrink as run
+    from cascadebert.training.distillation.distill import distill as run
 
     start = now()
     made = run(
@@ -232,7 +232,7 @@ def shrink(
         output=output,
         columns=o.columns_of(text_column),
         overwrite=overwrite,
-        config=ShrinkConfig(
+        config=DistillConfig(
             tokens=tokens,
             vocabulary=vocabulary,
             max_length=max_length,
@@ -261,7 +261,7 @@ def demo(
     out.machine_line(asdict(result), json)
 
 
-def _shrunk(made: Shrunk, seconds: float, json: bool) -> None:
+def _shrunk(made: DistilledModels, seconds: float, json: bool) -> None:
     """Say which models were made and how well they copy."""
     rows = [
         (
@@ -288,7 +288,7 @@ def _shrunk(made: Shrunk, seconds: float, json: bool) -> None:
 
 def _made(cascade: Cascade, output: Path, seconds: float, json: bool) -> None:
     """Say what was made and what it gave on the rows it was tuned on."""
-    spec, expected = cascade.spec, cascade.operating_point.expected
+    spec, expected = cascade.spec, cascade.operating_point.metrics
     assert spec is not None and expected is not None
     report, timing = spec.measured, spec.timing
     out.say_notices(expected.notices)
@@ -310,7 +310,7 @@ def _made(cascade: Cascade, output: Path, seconds: float, json: bool) -> None:
         "measured_on": {
             "rows": "tune",
             "n": expected.n,
-            "measure": expected.measure,
+            "measure": expected.metric,
             "value": expected.value,
             "cross_validated": expected.cross_validated,
         },

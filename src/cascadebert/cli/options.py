@@ -7,9 +7,10 @@ from typing import Annotated, Literal, TypeAlias
 
 import typer
 
+from cascadebert.data.columns import Columns
 from cascadebert.errors import CascadeError
-from cascadebert.tasks import Columns
-from cascadebert.types import ScoreChoice, Target
+from cascadebert.thresholds.operating_point import Target
+from cascadebert.types import ScoreChoice
 
 TARGET, ROWS, TRAINING, DIFFICULTY = "Target: exactly one", "Rows and columns", "Training", "Difficulty"
 ENGINE = "Engine: default the fastest here, and then the one that thresholds were picked on"

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from cascadebert.cli import options as o
-from cascadebert.cli import output as out
+from cascadebert.cli import render as out
 from cascadebert.errors import CascadeError
 
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ def reproduce(
 ) -> None:
     """Compare cascades with early exit as the paper does; a killed run goes on where it was."""
     if from_arrays:
-        from cascadebert.reproduce.run import report
+        from cascadebert.paper.run import report
 
         summary: dict[str, Any] | None = report(output)
     else:
@@ -76,9 +76,9 @@ def _run(
     work: Path | None,
     how: dict[str, Any],
 ) -> dict[str, Any] | None:
-    from cascadebert.reproduce.protocol import PRESETS
-    from cascadebert.reproduce.run import reproduce as run
-    from cascadebert.work import work_folder
+    from cascadebert.atomic import work_directory
+    from cascadebert.paper.protocol import PRESETS
+    from cascadebert.paper.run import reproduce as run
 
     if preset not in PRESETS:
         raise CascadeError(f"unknown preset {preset!r}; expected {', '.join(PRESETS)}")
@@ -89,7 +89,7 @@ def _run(
     return run(
         protocol,
         output=output,
-        work=work or work_folder(output),
+        work=work or work_directory(output),
         models={Path(one).name: one for one in given},
         data=data,
         **how,

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from cascadebert.cli import options as o
-from cascadebert.cli import output as out
-from cascadebert.shift import CONFIDENCE_LEVEL, TOLERANCE
+from cascadebert.cli import render as out
+from cascadebert.evaluation.drift_test import CONFIDENCE_LEVEL, TOLERANCE
 
 if TYPE_CHECKING:
-    from cascadebert.cascade import Cascade
-    from cascadebert.tasks import Columns
+    from cascadebert.data.columns import Columns
+    from cascadebert.inference.cascade import Cascade
 
 Data = Annotated[str, typer.Argument(metavar="F", help="csv, tsv, jsonl, parquet or a Hub data set.")]
 
@@ -29,7 +29,7 @@ def predict(
         Path, typer.Option(help="File to write; its ending is its format.", show_default=False)
     ],
     text_column: o.TextColumns = None,
-    bad_rows: Annotated[
+    rejects: Annotated[
         Path | None,
         typer.Option(
             metavar="F", help="Set rows that cannot be answered aside here; else they stop the run."
@@ -41,23 +41,23 @@ def predict(
     json: o.Json = False,
 ) -> None:
     """Answer every row of a file: adds label, confidence and stage; goes on after a kill."""
-    from cascadebert.cascade import Cascade
-    from cascadebert.stream import predict_file
+    from cascadebert.inference.cascade import Cascade
+    from cascadebert.inference.predict_file import predict_file
 
     columns = o.columns_of(text_column)
     cascade = Cascade.from_pretrained(folder, engine=engine, precision=precision)
-    out.say_uncertified(cascade.uncertified)
-    done = predict_file(cascade, source, output, columns=columns, bad_rows=bad_rows, overwrite=overwrite)
+    out.say_uncertified(cascade.uncertified_reason)
+    done = predict_file(cascade, source, output, columns=columns, rejects=rejects, overwrite=overwrite)
     exits = " / ".join(out.share(rate) for rate in done.exit_rates)
     out.console().print(f"{done.n:,} rows written to {output}; answered by stage: {exits}")
     if done.bad:
-        out.say_notices([f"{done.bad:,} rows could not be answered; they are in {bad_rows}"])
+        out.say_notices([f"{done.bad:,} rows could not be answered; they are in {rejects}"])
     values = {
         "output": str(output),
         "n": done.n,
         "exit_rates": list(done.exit_rates),
-        "bad_rows": done.bad,
-        "uncertified": cascade.uncertified,
+        "rejects": done.bad,
+        "uncertified_reason": cascade.uncertified_reason,
     }
     out.machine_line(values, json)
 
@@ -74,7 +74,7 @@ def evaluate(
             metavar="OUT.html", help="Time it too, say whether to cascade, and write a page on why."
         ),
     ] = None,
-    against: Annotated[
+    baseline: Annotated[
         str | None,
         typer.Option(metavar="DIR2", help="Judge it beside this cascade or fine-tuned classifier too."),
     ] = None,
@@ -84,25 +84,25 @@ def evaluate(
 ) -> None:
     """Measure a cascade, and each of its stages alone, on labelled rows it has never seen.
 
-    With --report or --against rows that it was made from are left out, and whether it is worth it is said.
+    With --report or --baseline rows that it was made from are left out, and whether it is worth it is said.
     """
-    from cascadebert.cascade import Cascade
+    from cascadebert.inference.cascade import Cascade
 
     if report is not None:
-        from cascadebert.verdict.page import check_page
+        from cascadebert.evaluation.report.html import ensure_report_writable
 
-        check_page(report)
+        ensure_report_writable(report)
     columns = o.columns_of(text_column, label_column)
     cascade = Cascade.from_pretrained(folder, engine=engine, precision=precision)
-    out.say_uncertified(cascade.uncertified)
-    if report is None and against is None:
+    out.say_uncertified(cascade.uncertified_reason)
+    if report is None and baseline is None:
         _measure(cascade, data, columns, json)
     else:
-        _judge(cascade, data, columns, report, against, json)
+        _judge(cascade, data, columns, report, baseline, json)
 
 
 def _measure(cascade: Cascade, data: str, columns: Columns, json: bool) -> None:
-    from cascadebert.evaluation import evaluate_cascade
+    from cascadebert.evaluation.evaluate import evaluate_cascade
 
     report, seen = evaluate_cascade(cascade, data, columns=columns)
     used = ", ".join(f"{count:,} to {purpose}" for purpose, count in seen.items() if count)
@@ -111,26 +111,26 @@ def _measure(cascade: Cascade, data: str, columns: Columns, json: bool) -> None:
             [f"of these {report.n:,} rows, the cascade was made with {used}: figures flatter it."]
         )
     out.report_table(report)
-    out.machine_line({**asdict(report), "seen": seen, "uncertified": cascade.uncertified}, json)
+    out.machine_line({**asdict(report), "seen": seen, "uncertified_reason": cascade.uncertified_reason}, json)
 
 
 def _judge(
-    cascade: Cascade, data: str, columns: Columns, page: Path | None, against: str | None, json: bool
+    cascade: Cascade, data: str, columns: Columns, page: Path | None, baseline: str | None, json: bool
 ) -> None:
     """Say whether to cascade, and write the page on it if asked for."""
-    from cascadebert.verdict.judging import judge_cascade
-    from cascadebert.verdict.page import write_page
-    from cascadebert.verdict.weighing import summary
+    from cascadebert.evaluation.report.build import build_report
+    from cascadebert.evaluation.report.html import write_report
+    from cascadebert.evaluation.report.verdict import summary
 
-    if against is None:
-        judged = judge_cascade(cascade, data, columns=columns)
+    if baseline is None:
+        judged = build_report(cascade, data, columns=columns)
     else:
-        from cascadebert.training.likewise import likewise
+        from cascadebert.training.export import exported_for
 
-        with likewise(against, cascade) as other:
-            judged = judge_cascade(cascade, data, columns=columns, against=other)
+        with exported_for(baseline, cascade) as other:
+            judged = build_report(cascade, data, columns=columns, baseline=other)
     if page is not None:
-        write_page(page, judged)
+        write_report(page, judged)
     out.say_notices(judged.notices)
     out.report_table(judged.report)
     for sentence in summary(judged.verdict):
@@ -140,14 +140,14 @@ def _judge(
     values = {
         **asdict(judged.report),
         "seen": judged.seen,
-        "uncertified": cascade.uncertified,
+        "uncertified_reason": cascade.uncertified_reason,
         "verdict": {**asdict(judged.verdict), "notices": judged.notices},
         "report": None if page is None else str(page),
     }
     out.machine_line(values, json)
 
 
-def shift(
+def drift(
     folder: o.Folder,
     reference: Annotated[
         str, typer.Argument(metavar="REFERENCE", help="Held-out rows on which the thresholds held.")
@@ -176,19 +176,19 @@ def shift(
     They hold if the cascade's answers are the last stage's own as often as promised. Whether the last stage
     is still right itself, only labels can say.
     """
-    from cascadebert.cascade import Cascade
-    from cascadebert.shifting import shift_between
+    from cascadebert.evaluation.drift import detect_drift
+    from cascadebert.inference.cascade import Cascade
 
     cascade = Cascade.from_pretrained(folder, engine=engine, precision=precision)
-    out.say_uncertified(cascade.uncertified)
-    found, notices = shift_between(
+    out.say_uncertified(cascade.uncertified_reason)
+    found, notices = detect_drift(
         cascade, reference, new, min_agreement=min_agreement, tolerance=tolerance,
         confidence_level=confidence_level, columns=o.columns_of(text_column),
     )  # fmt: skip
     out.say_notices(notices)
     out.shift_table(found)
     said = {"headline": found.headline, "reasons": found.reasons, "notices": notices}
-    out.machine_line({**asdict(found), **said, "uncertified": cascade.uncertified}, json)
+    out.machine_line({**asdict(found), **said, "uncertified_reason": cascade.uncertified_reason}, json)
     if found.verdict == "no":
         raise typer.Exit(1)
 
@@ -200,24 +200,24 @@ def bench(
     text_column: o.TextColumns = None,
     label_column: o.LabelColumn = None,
     repeats: Annotated[int, typer.Option(min=1, help="Timed runs of each, in turn.")] = 5,
-    picture: Annotated[Path | None, typer.Option(metavar="F", help="Draw the rates as SVG.")] = None,
+    plot: Annotated[Path | None, typer.Option(metavar="F", help="Draw the rates as SVG.")] = None,
     engine: o.EngineName = "auto",
     precision: o.Precision = "auto",
     json: o.Json = False,
 ) -> None:
     """Time a cascade beside each stage alone and `transformers`, in one interleaved run."""
-    from cascadebert.bench import bench as run
-    from cascadebert.cascade import Cascade
-    from cascadebert.picture import draw_bench
+    from cascadebert.evaluation.benchmark import benchmark as run
+    from cascadebert.evaluation.plots import plot_benchmark
+    from cascadebert.inference.cascade import Cascade
 
     columns = o.columns_of(text_column, label_column)
     cascade = Cascade.from_pretrained(folder, engine=engine, precision=precision)
-    out.say_uncertified(cascade.uncertified)
+    out.say_uncertified(cascade.uncertified_reason)
     result = run(cascade, data, columns=columns, repeats=repeats)
     out.bench_table(result)
-    if picture is not None:
-        draw_bench(picture, result)
-    out.machine_line({**asdict(result), "uncertified": cascade.uncertified}, json)
+    if plot is not None:
+        plot_benchmark(plot, result)
+    out.machine_line({**asdict(result), "uncertified_reason": cascade.uncertified_reason}, json)
 
 
 def info(
@@ -227,10 +227,10 @@ def info(
     json: o.Json = False,
 ) -> None:
     """Say what a saved cascade is; with --check, whether its files are those it was saved with."""
-    from cascadebert.folder import read_folder
-    from cascadebert.stage import local_folder
+    from cascadebert.persistence.checkpoint_config import resolve_checkpoint
+    from cascadebert.persistence.folder import read_folder
 
-    spec = read_folder(local_folder(folder), check_files=check)
+    spec = read_folder(resolve_checkpoint(folder), check_files=check)
     thresholds = [f"{one:.4f}" for one in spec.operating_point.thresholds]
     rows = [
         (str(i), entry.name, str(entry.layers), str(entry.hidden), f"{entry.temperature:.3f}", above)
@@ -238,9 +238,9 @@ def info(
     ]
     out.table(("stage", "made from", "layers", "width", "temperature", "leaves above"), rows)
     out.console().print(f"labels: {', '.join(spec.label_names)}")
-    if spec.operating_point.expected is not None:
-        out.console().print(out.expected_line(spec.operating_point.expected))
-        out.say_notices(spec.operating_point.expected.notices)
+    if spec.operating_point.metrics is not None:
+        out.console().print(out.expected_line(spec.operating_point.metrics))
+        out.say_notices(spec.operating_point.metrics.notices)
     if spec.operating_point.certificate is not None:
         out.certificate_lines(spec.operating_point.certificate)
     if check:

@@ -11,15 +11,15 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from cascadebert.cli import options as o
-from cascadebert.cli import output as out
+from cascadebert.cli import render as out
 from cascadebert.errors import CascadeError, extra
-from cascadebert.server.settings import ServeSettings
+from cascadebert.server.config import ServerConfig
 
 if TYPE_CHECKING:
-    from cascadebert.cascade import Cascade
-    from cascadebert.server.values import PoolState
+    from cascadebert.inference.cascade import Cascade
+    from cascadebert.server.types import PoolState
 
-DEFAULT = ServeSettings()
+DEFAULT = ServerConfig()
 TOKEN = "CASCADEBERT_TOKEN"
 FAILURE, QUALITY = "Failure and overload", "Watch on the quality"
 
@@ -34,41 +34,41 @@ def serve(
     latency_target_ms: Annotated[
         float, typer.Option(metavar="MS", help="From arrival to answer, aimed at under load.")
     ] = 1000 * DEFAULT.latency_target,
-    follow_load: Annotated[
+    adaptive: Annotated[
         bool, typer.Option(help="Move along the certified operating points with the load.")
-    ] = DEFAULT.follow_load,
-    max_rows: Annotated[
+    ] = DEFAULT.adaptive,
+    max_client_batch_size: Annotated[
         int, typer.Option(metavar="N", help="Texts of one request.", rich_help_panel=FAILURE)
-    ] = DEFAULT.max_rows,
-    queue_rows: Annotated[
+    ] = DEFAULT.max_client_batch_size,
+    max_queue_size: Annotated[
         int, typer.Option(metavar="N", help="Texts that may wait at a stage.", rich_help_panel=FAILURE)
-    ] = DEFAULT.queue_rows,
-    without_last: Annotated[
+    ] = DEFAULT.max_queue_size,
+    on_last_stage_failure: Annotated[
         Literal["answer", "refuse"],
         typer.Option(
             metavar="WORD",
             help="While the last stage cannot be had: answer from the one before, or refuse.",
             rich_help_panel=FAILURE,
         ),
-    ] = DEFAULT.without_last,
-    drain_seconds: Annotated[
+    ] = DEFAULT.on_last_stage_failure,
+    shutdown_timeout: Annotated[
         float,
         typer.Option(metavar="S", help="To answer what is in flight when stopped.", rich_help_panel=FAILURE),
-    ] = DEFAULT.drain_seconds,
-    audit_rate: Annotated[
+    ] = DEFAULT.shutdown_timeout,
+    shadow_rate: Annotated[
         float,
         typer.Option(
             metavar="R", help="Share of the rows that the last stage checks as well.", rich_help_panel=QUALITY
         ),
-    ] = DEFAULT.audit_rate,
-    on_breach: Annotated[
+    ] = DEFAULT.shadow_rate,
+    on_alarm: Annotated[
         Literal["say", "safest"],
         typer.Option(
             metavar="WORD",
             help="On an alarm: say so, or move to the safest operating point too.",
             rich_help_panel=QUALITY,
         ),
-    ] = DEFAULT.on_breach,
+    ] = DEFAULT.on_alarm,
     engine: o.EngineName = "auto",
     precision: o.Precision = "auto",
     json: o.Json = False,
@@ -79,30 +79,30 @@ def serve(
     told in one machine-readable line as soon as requests are accepted.
     """
     with extra("serve"):
-        from cascadebert.server.app import make_app
-        from cascadebert.server.running import listen, run
-    from cascadebert.server.findings import reference_of
-    from cascadebert.server.opening import open_cascade
-    from cascadebert.server.pool import Pool
-    from cascadebert.server.watch import Watch
+        from cascadebert.server.http.app import make_app
+        from cascadebert.server.http.runner import listen, run
+    from cascadebert.server.loading import open_cascade
+    from cascadebert.server.monitoring.monitor import QualityMonitor
+    from cascadebert.server.monitoring.state import reference_of
+    from cascadebert.server.scheduling.dispatcher import BatchDispatcher
 
     out.show_server_log()
     settings = replace(
-        DEFAULT, latency_target=latency_target_ms / 1000, follow_load=follow_load, max_rows=max_rows,
-        queue_rows=queue_rows, without_last=without_last, drain_seconds=drain_seconds, audit_rate=audit_rate,
-        on_breach=on_breach, token=_token(),
+        DEFAULT, latency_target=latency_target_ms / 1000, adaptive=adaptive, max_client_batch_size=max_client_batch_size,
+        max_queue_size=max_queue_size, on_last_stage_failure=on_last_stage_failure, shutdown_timeout=shutdown_timeout, shadow_rate=shadow_rate,
+        on_alarm=on_alarm, token=_token(),
     )  # fmt: skip
     listener = listen(host, port)
     cascade = open_cascade(folder, settings, engine=engine, precision=precision)
-    watch = Watch(reference_of(cascade), settings) if audit_rate else None
-    pool = Pool(cascade, settings, watch=watch)
+    watch = QualityMonitor(reference_of(cascade), settings) if shadow_rate else None
+    pool = BatchDispatcher(cascade, settings, watch=watch)
     app = make_app(pool, cascade, settings, watch)
     url = _url(host, listener.getsockname()[1])
 
     def begun() -> None:
         _say(url, cascade, pool.state(), settings, host, json)
 
-    run(app, listener, drain_seconds=drain_seconds, begun=begun)
+    run(app, listener, shutdown_timeout=shutdown_timeout, begun=begun)
 
 
 def _token() -> str | None:
@@ -116,15 +116,13 @@ def _url(host: str, port: int) -> str:
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
-def _say(
-    url: str, cascade: Cascade, state: PoolState, settings: ServeSettings, host: str, json: bool
-) -> None:
+def _say(url: str, cascade: Cascade, state: PoolState, settings: ServerConfig, host: str, json: bool) -> None:
     """One line in the log, and one for machines: where, at which point, with which certificate."""
-    certificate = None if state.uncertified else cascade.operating_point.certificate
-    held = f"uncertified: {state.uncertified}"
+    certificate = None if state.uncertified_reason else cascade.operating_point.certificate
+    held = f"uncertified: {state.uncertified_reason}"
     if certificate is not None:
-        promises = "; ".join(kept.promise.words for kept in certificate.promises)
-        held = f"certified at {out.share(1 - certificate.delta)} confidence: {promises}"
+        guarantees = "; ".join(kept.guarantee.words for kept in certificate.guarantees)
+        held = f"certified at {out.share(1 - certificate.delta)} confidence: {guarantees}"
     thresholds = ", ".join(f"{one:.4f}" for one in state.ladder[state.point]) or "none"
     place = f"operating point {state.point} of {len(state.ladder)} (leaves above {thresholds})"
     log.info("serving on %s at %s, %s", url, place, held)
@@ -136,7 +134,7 @@ def _say(
         "operating_points": len(state.ladder),
         "thresholds": state.ladder[state.point],
         "certificate": None if certificate is None else held,
-        "uncertified": state.uncertified,
+        "uncertified_reason": state.uncertified_reason,
     }
     out.machine_line(values, json)
 

@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from cascadebert.cli import options as o
-from cascadebert.cli import output as out
+from cascadebert.cli import render as out
 from cascadebert.errors import CascadeError
-from cascadebert.types import Certificate, Cost, Promise
+from cascadebert.thresholds.certificate import Certificate, Guarantee
+from cascadebert.types import Cost
 
 if TYPE_CHECKING:
-    from cascadebert.tuning import Tuned
+    from cascadebert.tuning.tune import TuningResult
 
 GUARANTEE = "Guarantee on new data: one promise or more (not a speed-up)"
 
@@ -37,13 +38,13 @@ def tune(
             rich_help_panel=GUARANTEE,
         ),
     ] = None,
-    min_exit_accuracy: Annotated[
+    min_early_exit_accuracy: Annotated[
         float | None,
         typer.Option(
             metavar="A", help="Accuracy of the answers before the last stage.", rich_help_panel=GUARANTEE
         ),
     ] = None,
-    max_miss_rate: Annotated[
+    max_false_negative_rate: Annotated[
         list[str] | None,
         typer.Option(
             metavar="LABEL=R", help="Share of a label's rows answered otherwise.", rich_help_panel=GUARANTEE
@@ -65,8 +66,10 @@ def tune(
     where: dict[str, Any] = {"cost": cost, "columns": columns, "score": score}
     where |= {"engine": engine, "precision": precision}
     if confidence_level is None:
-        if min_exit_accuracy is not None or max_miss_rate:
-            raise CascadeError("--min-exit-accuracy and --max-miss-rate are promises: add --confidence-level")
+        if min_early_exit_accuracy is not None or max_false_negative_rate:
+            raise CascadeError(
+                "--min-early-exit-accuracy and --max-false-negative-rate are promises: add --confidence-level"
+            )
         target = o.target_of(target_speedup, max_accuracy_drop, min_accuracy, min_agreement)
         _pick(folder, data, target, where, json)
         return
@@ -76,27 +79,27 @@ def tune(
         "min_agreement": min_agreement,
         "max_accuracy_drop": max_accuracy_drop,
         "min_accuracy": min_accuracy,
-        "min_exit_accuracy": min_exit_accuracy,
+        "min_early_exit_accuracy": min_early_exit_accuracy,
     }
-    promises = [Promise(name, level) for name, level in given.items() if level is not None]  # type: ignore[arg-type]
-    promises += [_missed(words) for words in max_miss_rate or ()]
-    _certify(folder, data, promises, confidence_level, where, json)
+    guarantees = [Guarantee(name, level) for name, level in given.items() if level is not None]  # type: ignore[arg-type]
+    guarantees += [_missed(words) for words in max_false_negative_rate or ()]
+    _certify(folder, data, guarantees, confidence_level, where, json)
 
 
-def _missed(words: str) -> Promise:
+def _missed(words: str) -> Guarantee:
     label, _, rate = words.rpartition("=")
     try:
         level = float(rate)
     except ValueError:
         level = None
     if not label or level is None:
-        raise CascadeError(f"--max-miss-rate takes LABEL=R, such as spam=0.05, not {words!r}")
-    return Promise("max_miss_rate", level, label)
+        raise CascadeError(f"--max-false-negative-rate takes LABEL=R, such as spam=0.05, not {words!r}")
+    return Guarantee("max_false_negative_rate", level, label)
 
 
 def _pick(folder: Path, data: str, target: Any, where: dict[str, Any], json: bool) -> None:
-    from cascadebert.thresholds import InfeasibleTarget
-    from cascadebert.tuning import tune_folder
+    from cascadebert.thresholds.select import InfeasibleTarget
+    from cascadebert.tuning.tune import tune_folder
 
     try:
         tuned = tune_folder(folder, data, target=target, **where)
@@ -108,21 +111,21 @@ def _pick(folder: Path, data: str, target: Any, where: dict[str, Any], json: boo
 
 
 def _certify(
-    folder: Path, data: str, promises: list[Promise], level: float, where: dict[str, Any], json: bool
+    folder: Path, data: str, guarantees: list[Guarantee], level: float, where: dict[str, Any], json: bool
 ) -> None:
-    from cascadebert.certifying import NotCertified, certify_folder
+    from cascadebert.tuning.certify import CertificationFailed, certify_folder
 
     try:
-        tuned = certify_folder(folder, data, promises=promises, confidence_level=level, **where)
-    except NotCertified as refused:
+        tuned = certify_folder(folder, data, guarantees=guarantees, confidence_level=level, **where)
+    except CertificationFailed as refused:
         out.errors().print(str(refused))
         out.machine_line(refused.as_dict(), json)
         raise typer.Exit(1) from refused
     _say(tuned, where["cost"], json)
 
 
-def _say(tuned: Tuned, cost: Cost, json: bool) -> None:
-    expected, certificate = tuned.point.expected, tuned.point.certificate
+def _say(tuned: TuningResult, cost: Cost, json: bool) -> None:
+    expected, certificate = tuned.point.metrics, tuned.point.certificate
     assert expected is not None
     out.say_notices(expected.notices)
     out.console().print(out.expected_line(expected))
@@ -134,7 +137,7 @@ def _say(tuned: Tuned, cost: Cost, json: bool) -> None:
         "thresholds": tuned.point.thresholds,
         "n": expected.n,
         "accuracy": tuned.report.accuracy if tuned.report else None,
-        "measure": expected.measure,
+        "measure": expected.metric,
         "value": expected.value,
         "cross_validated": expected.cross_validated,
         "exit_rates": expected.exit_rates,
@@ -151,10 +154,10 @@ def _say(tuned: Tuned, cost: Cost, json: bool) -> None:
 
 def machine_certificate(certificate: Certificate) -> dict[str, Any]:
     """The certificate as plain values, with its first promise at the top."""
-    first, *others = certificate.promises
+    first, *others = certificate.guarantees
     return {
-        "promise": first.promise.name,
-        "level": first.promise.level,
+        "guarantee": first.guarantee.name,
+        "level": first.guarantee.level,
         "delta": certificate.delta,
         "n": first.n,
         "bound": first.bound,
@@ -162,7 +165,7 @@ def machine_certificate(certificate: Certificate) -> dict[str, Any]:
         "engine": certificate.engine,
         "precision": certificate.precision,
         "also": [
-            {"promise": one.promise.name, "label": one.promise.label, "level": one.promise.level}
+            {"guarantee": one.guarantee.name, "label": one.guarantee.label, "level": one.guarantee.level}
             | {"n": one.n, "bound": one.bound}
             for one in others
         ],

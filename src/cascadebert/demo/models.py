@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from cascadebert.engines.checkpoint import quiet
 from cascadebert.errors import extra
+from cascadebert.inference.engines.torch_checkpoint import quiet_transformers
 
 with extra("train"):
     from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
@@ -17,7 +17,7 @@ SPECIAL = {"pad_token": "[PAD]", "unk_token": "[UNK]", "cls_token": "[CLS]", "se
 
 
 @dataclass(frozen=True)
-class Size:
+class ModelSize:
     """How large a model is."""
 
     layers: int
@@ -26,7 +26,7 @@ class Size:
     intermediate: int
 
 
-def random_encoder(path: Path, size: Size, words: Sequence[str], *, seed: int) -> Path:
+def random_encoder(path: Path, size: ModelSize, words: Sequence[str], *, seed: int) -> Path:
     """Save an encoder that has learned nothing yet.
 
     Args:
@@ -48,7 +48,7 @@ def random_encoder(path: Path, size: Size, words: Sequence[str], *, seed: int) -
         attention_probs_dropout_prob=0.0,
         pad_token_id=0,
     )
-    with quiet():
+    with quiet_transformers():
         BertModel(config).save_pretrained(path)
         _tokenizer(vocabulary).save_pretrained(path)
     return path

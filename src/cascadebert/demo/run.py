@@ -7,24 +7,25 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from cascadebert.bench import bench
-from cascadebert.cascade import Cascade
-from cascadebert.costs import row_costs
-from cascadebert.data import Examples
-from cascadebert.demo.models import Size, random_encoder
+from cascadebert.data.dataset import Examples
+from cascadebert.demo.models import ModelSize, random_encoder
 from cascadebert.demo.task import DemoRow, generate, vocabulary
-from cascadebert.evaluation import report, scaled_probabilities
-from cascadebert.folder import check_free
-from cascadebert.picture import draw_trade_off
-from cascadebert.thresholds import trade_off
+from cascadebert.evaluation.benchmark import benchmark
+from cascadebert.evaluation.cost_model import counted_costs
+from cascadebert.evaluation.evaluate import report_on_logits, scaled_probabilities
+from cascadebert.evaluation.plots import plot_pareto_front
+from cascadebert.inference.cascade import Cascade
+from cascadebert.persistence.folder import ensure_writable_directory
+from cascadebert.thresholds.operating_point import Target
+from cascadebert.thresholds.select import pareto_front
 from cascadebert.timing import now
 from cascadebert.training.config import FitConfig
 from cascadebert.training.fit import fit
-from cascadebert.tuning import Cached, cache
-from cascadebert.types import Report, Target
+from cascadebert.tuning.tune import CachedOutputs, cache_outputs
+from cascadebert.types import Report
 
-SMALL = Size(layers=1, hidden=24, heads=2, intermediate=96)
-LARGE = Size(layers=3, hidden=192, heads=2, intermediate=384)
+SMALL = ModelSize(layers=1, hidden=24, heads=2, intermediate=96)
+LARGE = ModelSize(layers=3, hidden=192, heads=2, intermediate=384)
 FIT_ROWS = 20_000
 TEST_ROWS = 4_000
 PICTURE = "curve.svg"
@@ -75,7 +76,7 @@ def demo(output: Path, *, seed: int = 0, overwrite: bool = False) -> DemoResult:
         overwrite: replace an existing folder.
     """
     start = now()
-    check_free(output, overwrite=overwrite)
+    ensure_writable_directory(output, overwrite=overwrite)
     rows = generate(FIT_ROWS + TEST_ROWS, seed=seed)
     train, test = _examples(rows[:FIT_ROWS], "demo"), _examples(rows[FIT_ROWS:], "demo test")
     with tempfile.TemporaryDirectory() as folder:
@@ -91,10 +92,10 @@ def demo(output: Path, *, seed: int = 0, overwrite: bool = False) -> DemoResult:
             config=CONFIG,
         )
     cascade = Cascade.from_pretrained(output)
-    cached = cache(cascade, test)
+    cached = cache_outputs(cascade, test)
     assert cached.labels is not None
-    measured = report(cascade, cached.logits, cached.encoded, cached.labels)
-    clock = bench(cascade, test)
+    measured = report_on_logits(cascade, cached.logits, cached.encoded, cached.labels)
+    clock = benchmark(cascade, test)
     _draw(cascade, cached, measured, output / PICTURE)
     assert measured.flops_speedup is not None
     return DemoResult(
@@ -113,16 +114,16 @@ def _examples(rows: Sequence[DemoRow], source: str) -> Examples:
     return Examples([row.text for row in rows], tuple(row.label for row in rows), source=source)
 
 
-def _draw(cascade: Cascade, cached: Cached, measured: Report, path: Path) -> None:
+def _draw(cascade: Cascade, cached: CachedOutputs, measured: Report, path: Path) -> None:
     probabilities = scaled_probabilities(cascade, cached.logits)
     losses = (probabilities.argmax(axis=2) != cached.labels).astype(float)
-    costs = row_costs(cascade.stages, cached.encoded, "flops").rows
-    curve = trade_off(cascade.score.all(probabilities), losses, costs)
+    costs = counted_costs(cascade.stages, cached.encoded, "flops").rows
+    curve = pareto_front(cascade.score.all_stages(probabilities), losses, costs)
     alone = {
         name: (float(costs[-1].sum() / costs[i].sum()), measured.stages[i].accuracy)
         for i, name in ((0, "small alone"), (-1, "large alone"))
     }
-    draw_trade_off(
+    plot_pareto_front(
         path,
         speedups=curve.speedups,
         accuracies=1 - curve.losses,

@@ -9,23 +9,24 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from cascadebert.cascade import Cascade
-from cascadebert.data import Examples, load_examples, shorten
-from cascadebert.engines.load import settle
+from cascadebert.data.columns import Columns
+from cascadebert.data.dataset import Examples, load_examples, shorten
 from cascadebert.errors import StageError
-from cascadebert.folder import UsedRows, check_free
-from cascadebert.stage import local_folder
-from cascadebert.tasks import Columns
-from cascadebert.training.finish import open_stages, save_cascade
-from cascadebert.training.sources import (
+from cascadebert.inference.cascade import Cascade
+from cascadebert.inference.engines.load import resolve_engine
+from cascadebert.persistence.checkpoint_config import resolve_checkpoint
+from cascadebert.persistence.folder import UsedRows, ensure_writable_directory
+from cascadebert.thresholds.operating_point import Target
+from cascadebert.training.build_cascade import build_cascade, prepare_stages
+from cascadebert.training.checkpoints import (
+    check_stage_order,
+    check_tokenizer,
     copy_checkpoint,
     count_flops,
-    refuse_order,
-    refuse_tokenizer,
     weight_files,
 )
-from cascadebert.tuning import needs_labels
-from cascadebert.types import Cost, ScoreChoice, Target
+from cascadebert.tuning.tune import needs_labels
+from cascadebert.types import Cost, ScoreChoice
 
 if TYPE_CHECKING:
     import datasets
@@ -70,24 +71,24 @@ def assemble(
         The saved cascade, loaded.
     """
     output = Path(output)
-    check_free(output, overwrite=overwrite)
-    engine, precision = settle(engine, precision)
+    ensure_writable_directory(output, overwrite=overwrite)
+    engine, precision = resolve_engine(engine, precision)
     rows = load_examples(data, columns=columns, labels=needs_labels(target), split="validation")
     names = [str(stage) for stage in stages]
-    sources = [local_folder(stage) for stage in stages]
-    check_free(output, overwrite=overwrite, sources=sources)
+    sources = [resolve_checkpoint(stage) for stage in stages]
+    ensure_writable_directory(output, overwrite=overwrite, sources=sources)
     for source in sources:
         weight_files(source)
-        refuse_tokenizer(source)
-    refuse_order(names, [count_flops(source) for source in sources])
+        check_tokenizer(source)
+    check_stage_order(names, [count_flops(source) for source in sources])
     with tempfile.TemporaryDirectory(dir=output.absolute().parent, prefix=f".{output.name}-") as folder:
         copies = [Path(folder) / f"stage-{number}" for number in range(1, len(sources) + 1)]
         for source, copy in zip(sources, copies, strict=True):
             copy_checkpoint(source, copy)
-        opened = open_stages(copies, names, max_length=max_length, engine=engine, precision=precision)
+        opened = prepare_stages(copies, names, max_length=max_length, engine=engine, precision=precision)
         _refuse_labels(rows, opened[-1].label_names, names[-1])
         none = np.empty(0, dtype=np.uint64)
-        return save_cascade(
+        return build_cascade(
             opened,
             rows,
             target=target,

@@ -52,18 +52,18 @@ class FitConfig:
     difficulty_votes: float = 1.0
     distill_weight: float | None = None
     distill_temperature: float = 2.0
-    tune_share: float = 0.1
-    certify_share: float = 0.1
+    tune_fraction: float = 0.1
+    certify_fraction: float = 0.1
     seed: int = 1234
 
     def __post_init__(self) -> None:
         _check(self, _RULES)
-        if self.tune_share + self.certify_share >= 1:
+        if self.tune_fraction + self.certify_fraction >= 1:
             raise CascadeError("tune_share and certify_share together must leave rows to train on")
 
 
 @dataclass(frozen=True)
-class ShrinkConfig:
+class DistillConfig:
     """How smaller models are made from a large one; all of it is stored in their README.
 
     Attributes:
@@ -94,7 +94,7 @@ class ShrinkConfig:
 Rules = tuple[tuple[tuple[str, ...], Callable[[float], bool], str], ...]
 
 
-def _check(config: FitConfig | ShrinkConfig, rules: Rules) -> None:
+def _check(config: FitConfig | DistillConfig, rules: Rules) -> None:
     for names, holds, words in rules:
         for name in names:
             value = getattr(config, name)
@@ -115,7 +115,7 @@ _RULES: Rules = (
     (("epochs", "batch_size", "learning_rate", "distill_temperature"), lambda v: v > 0, "above 0"),
     (("dar_weight", "dar_margin", "distill_weight"), lambda v: v >= 0, "0 or more"),
     (("warmup", "difficulty_votes"), lambda v: 0 <= v <= 1, "a share between 0 and 1"),
-    (("tune_share", "certify_share"), lambda v: 0 < v < 1, "a share above 0 and below 1"),
+    (("tune_fraction", "certify_fraction"), lambda v: 0 < v < 1, "a share above 0 and below 1"),
     (("difficulty_folds",), lambda v: v >= 2, "at least 2"),
     (("difficulty_seeds",), lambda v: 1 <= v <= 1000, "1 to 1000"),
     (("seed",), lambda v: 0 <= v < 2**32 - 1000, "0 to 2**32 - 1001"),

@@ -13,15 +13,16 @@ from zipfile import BadZipFile
 
 import numpy as np
 
-from cascadebert.data import Examples, Hashes, label_names, load_examples
+from cascadebert.data.columns import Columns
+from cascadebert.data.dataset import Examples, Hashes, label_names, load_examples
+from cascadebert.data.splits import assign_folds
 from cascadebert.errors import DataError
-from cascadebert.split import folds
-from cascadebert.stage import Stage, local_folder
-from cascadebert.tasks import Columns
+from cascadebert.inference.stage import Stage
+from cascadebert.persistence.checkpoint_config import resolve_checkpoint
+from cascadebert.training.checkpoints import checkpoint_fingerprint, fingerprint
 from cascadebert.training.config import FitConfig
-from cascadebert.training.loop import log
-from cascadebert.training.sources import checkpoint_key, fingerprint
-from cascadebert.training.stage_training import Lesson, recipe, train_stage
+from cascadebert.training.train_stage import TrainingData, recipe, train_stage
+from cascadebert.training.trainer import log
 from cascadebert.types import Bools, Floats, Ints
 
 if TYPE_CHECKING:
@@ -120,12 +121,12 @@ def label_difficulty(
     config = config or FitConfig()
     examples = load_examples(train, columns=columns)
     names = names or label_names(examples)
-    source = local_folder(stage)
+    source = resolve_checkpoint(stage)
     with ExitStack() as stack:
         folder = work or Path(stack.enter_context(tempfile.TemporaryDirectory()))
         settings = (config.difficulty_folds, config.difficulty_seeds, config.difficulty_votes, config.seed)
         rows = (examples.sha256(), examples.groups, names)
-        key = fingerprint(checkpoint_key(source), rows, recipe(config), settings)
+        key = fingerprint(checkpoint_fingerprint(source), rows, recipe(config), settings)
         file = folder / f"difficulty-{key}.npz"
         if file.is_file():
             log.info("difficulty labels: made already")
@@ -142,12 +143,12 @@ def _cross_predict(
     right = np.zeros((config.difficulty_seeds, len(examples)), dtype=np.bool_)
     for repeat in range(config.difficulty_seeds):
         seed = config.seed + repeat
-        fold = folds(examples, config.difficulty_folds, np.random.default_rng(seed))
+        fold = assign_folds(examples, config.difficulty_folds, np.random.default_rng(seed))
         for held_out in range(config.difficulty_folds):
             what = f"difficulty, repeat {repeat + 1}/{config.difficulty_seeds}, fold {held_out + 1}"
             what = f"{what}/{config.difficulty_folds}"
             inside, outside = np.flatnonzero(fold != held_out), np.flatnonzero(fold == held_out)
-            lesson = Lesson(examples.take(inside).texts, ids[inside], names)
+            lesson = TrainingData(examples.take(inside).texts, ids[inside], names)
             answers = _predict_once(source, lesson, examples.take(outside), config, work, what, seed)
             right[repeat, outside] = answers == ids[outside]
     votes = right.mean(axis=0)
@@ -159,10 +160,16 @@ def _cross_predict(
 
 
 def _predict_once(
-    source: Path, lesson: Lesson, held_out: Examples, config: FitConfig, work: Path, what: str, seed: int
+    source: Path,
+    lesson: TrainingData,
+    held_out: Examples,
+    config: FitConfig,
+    work: Path,
+    what: str,
+    seed: int,
 ) -> Ints:
     """Label ids for the rows left out; the model goes, its answers stay."""
-    key = fingerprint(checkpoint_key(source), lesson.key(), held_out.sha256(), recipe(config), seed)
+    key = fingerprint(checkpoint_fingerprint(source), lesson.key(), held_out.sha256(), recipe(config), seed)
     file = work / f"fold-{key}.npy"
     if file.is_file():
         return np.asarray(np.load(file, allow_pickle=False))

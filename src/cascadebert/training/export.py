@@ -8,15 +8,22 @@ import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
-from cascadebert.engines.base import ENGINE_FILE
-from cascadebert.engines.checkpoint import load_classifier, quiet
-from cascadebert.engines.static import is_static
-from cascadebert.engines.torch import takes_token_types
 from cascadebert.errors import StageError, extra
+from cascadebert.inference.engines.base import ENGINE_FILE
+from cascadebert.inference.engines.static import is_static
+from cascadebert.inference.engines.torch import takes_token_types
+from cascadebert.inference.engines.torch_checkpoint import load_classifier, quiet_transformers
 
 with extra("train"):
     import onnxscript  # noqa: F401  (torch's exporter needs it)
     import torch
+import shutil
+import tempfile
+from contextlib import contextmanager
+
+from cascadebert.inference.cascade import Cascade
+from cascadebert.persistence.checkpoint_config import resolve_checkpoint
+from cascadebert.persistence.folder import SPEC_FILE
 
 PART_FILE = f"{ENGINE_FILE}.part"
 
@@ -64,7 +71,7 @@ def export_onnx(path: Path) -> None:
     part = path / PART_FILE
     free = {0: torch.export.Dim.DYNAMIC, 1: torch.export.Dim.DYNAMIC}
     try:
-        with quiet(), _calm_exporter():
+        with quiet_transformers(), _calm_exporter():
             torch.onnx.export(
                 model,
                 (),
@@ -81,3 +88,30 @@ def export_onnx(path: Path) -> None:
         part.unlink(missing_ok=True)
         raise StageError(f"{path}: torch cannot export this model ({error}). Use --engine torch.") from error
     part.replace(path / ENGINE_FILE)
+
+
+@contextmanager
+def exported_for(path: str | Path, cascade: Cascade) -> Iterator[Path]:
+    """The folder of a classifier with the file that the cascade's engine runs.
+
+    Where that is missing it is made in a copy, which is gone afterwards; the folder itself stays as it is.
+
+    Args:
+        path: a fine-tuned classifier, or a saved cascade, which has all it needs.
+        cascade: to be like.
+
+    Raises:
+        StageError: if the classifier cannot be exported.
+        MissingExtra: if what exports it is not installed.
+    """
+    folder, engine = resolve_checkpoint(path), cascade.stages[-1].engine.name
+    ready = any((folder / name).is_file() for name in (SPEC_FILE, ENGINE_FILE)) or is_static(folder)
+    if ready or engine == "torch":
+        yield folder
+        return
+
+    with tempfile.TemporaryDirectory() as place:
+        copy = Path(place) / Path(str(path)).name
+        shutil.copytree(folder, copy)
+        write_engine_file(copy, engine)
+        yield copy

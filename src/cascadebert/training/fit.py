@@ -11,24 +11,27 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from cascadebert.cascade import Cascade
-from cascadebert.data import Examples, Hashes, load_examples
-from cascadebert.engines.load import settle
+from cascadebert.atomic import work_directory
+from cascadebert.data.columns import Columns
+from cascadebert.data.dataset import Examples, Hashes, load_examples
+from cascadebert.data.splits import Splits, assign_folds, split_examples
 from cascadebert.errors import CascadeError, DataError, StageError
-from cascadebert.folder import UsedRows, check_free
-from cascadebert.split import Parts, folds, split
-from cascadebert.stage import Stage, config_number, fitting_length, local_folder, read_config
-from cascadebert.tasks import Columns
+from cascadebert.inference.cascade import Cascade
+from cascadebert.inference.engines.load import resolve_engine
+from cascadebert.inference.stage import Stage
+from cascadebert.inference.tokenizer import resolve_max_length
+from cascadebert.persistence.checkpoint_config import config_int, read_config, resolve_checkpoint
+from cascadebert.persistence.folder import UsedRows, ensure_writable_directory
+from cascadebert.thresholds.operating_point import Target
+from cascadebert.training.build_cascade import build_cascade, prepare_stages
+from cascadebert.training.checkpoints import check_stage_order, check_tokenizer, count_flops, depth
 from cascadebert.training.config import FitConfig
 from cascadebert.training.difficulty import DifficultyLabels, label_difficulty
-from cascadebert.training.finish import open_stages, save_cascade
-from cascadebert.training.loop import log
 from cascadebert.training.losses import NO_LABEL
-from cascadebert.training.sources import count_flops, depth, refuse_order, refuse_tokenizer
-from cascadebert.training.stage_training import Lesson, train_stage
-from cascadebert.training.static import make_static, recipe_for
-from cascadebert.types import Cost, Logits, ScoreChoice, Target, Texts
-from cascadebert.work import work_folder
+from cascadebert.training.static_model import create_static_checkpoint, recipe_for
+from cascadebert.training.train_stage import TrainingData, train_stage
+from cascadebert.training.trainer import log
+from cascadebert.types import Cost, Logits, ScoreChoice, Texts
 
 if TYPE_CHECKING:
     import datasets
@@ -87,21 +90,21 @@ def fit(
     """
     config = _with_distillation(config or FitConfig(), unlabelled is not None)
     output = Path(output)
-    check_free(output, overwrite=overwrite)
-    engine, precision = settle(engine, precision)
+    ensure_writable_directory(output, overwrite=overwrite)
+    engine, precision = resolve_engine(engine, precision)
     parts = _parts(train, validation, columns, config)
     more, notices = _more_rows(unlabelled, columns, parts)
     names = [str(stage) for stage in stages]
     reused = _reused(difficulty, parts, len(stages) - 1, config)
     with tempfile.TemporaryDirectory() as made:
         sources = _sources(names, Path(made))
-        check_free(output, overwrite=overwrite, sources=sources)
+        ensure_writable_directory(output, overwrite=overwrite, sources=sources)
         _refuse_stages(names, sources, parts, target, cost, config)
         recipes = [recipe_for(source, config) for source in sources]
-        work = work_folder(output)
+        work = work_directory(output)
         folders, labels = _train_all(sources, parts, more, reused, config, work)
-    cascade = save_cascade(
-        open_stages(folders, names, max_length=config.max_length, engine=engine, precision=precision),
+    cascade = build_cascade(
+        prepare_stages(folders, names, max_length=config.max_length, engine=engine, precision=precision),
         parts.tune,
         target=target,
         cost=cost,
@@ -125,8 +128,8 @@ def _sources(names: Sequence[str], made: Path) -> list[Path]:
     """
     if STATIC in names[1:] or list(names) == [STATIC]:
         raise StageError(f"a {STATIC} stage is the first of two or more; given: {', '.join(names)}")
-    found = [local_folder(name) for name in names if name != STATIC]
-    return found if len(found) == len(names) else [make_static(found[-1], made / STATIC), *found]
+    found = [resolve_checkpoint(name) for name in names if name != STATIC]
+    return found if len(found) == len(names) else [create_static_checkpoint(found[-1], made / STATIC), *found]
 
 
 def _parts(
@@ -134,13 +137,17 @@ def _parts(
     validation: str | Path | datasets.Dataset | Examples | None,
     columns: Columns | None,
     config: FitConfig,
-) -> Parts:
+) -> Splits:
     rows = load_examples(train, columns=columns)
     held_out = None
     if validation is not None:
         held_out = load_examples(validation, columns=columns, groups=False, split="validation")
-    parts = split(
-        rows, held_out, tune_share=config.tune_share, certify_share=config.certify_share, seed=config.seed
+    parts = split_examples(
+        rows,
+        held_out,
+        tune_fraction=config.tune_fraction,
+        certify_fraction=config.certify_fraction,
+        seed=config.seed,
     )
     log.info(
         "rows: train %d, tune %d, certify %d; %d labels",
@@ -165,7 +172,7 @@ def _with_distillation(config: FitConfig, unlabelled: bool) -> FitConfig:
 
 
 def _more_rows(
-    source: str | Path | datasets.Dataset | Examples | None, columns: Columns | None, parts: Parts
+    source: str | Path | datasets.Dataset | Examples | None, columns: Columns | None, parts: Splits
 ) -> tuple[Examples | None, tuple[str, ...]]:
     """Unlabelled rows that are in no part yet, each once; and what to say about the others."""
     if source is None:
@@ -200,7 +207,7 @@ def _hashes(train: Examples, more: Examples | None) -> Hashes:
 
 def _train_all(
     sources: Sequence[Path],
-    parts: Parts,
+    parts: Splits,
     more: Examples | None,
     reused: Sequence[DifficultyLabels],
     config: FitConfig,
@@ -209,7 +216,7 @@ def _train_all(
     """Each stage by itself, the last first: the earlier ones may learn from its logits."""
     count = len(sources)
     ids = parts.train.label_ids(parts.label_names)
-    plain = Lesson(parts.train.texts, ids, parts.label_names)
+    plain = TrainingData(parts.train.texts, ids, parts.label_names)
     last = train_stage(sources[-1], plain, config, work=work, what=f"stage {count}/{count}")
     texts, extra_ids = [*parts.train.texts], np.full(0 if more is None else len(more), NO_LABEL)
     texts.extend(() if more is None else more.texts)
@@ -221,12 +228,12 @@ def _train_all(
             made = reused[number - 1] if reused else _difficulty(parts, source, config, work)
             labels.append(made)
             hard = np.concatenate([made.of(parts.train), np.zeros(len(extra_ids), dtype=np.bool_)])
-        lesson = Lesson(texts, np.concatenate([ids, extra_ids]), parts.label_names, hard, teacher)
+        lesson = TrainingData(texts, np.concatenate([ids, extra_ids]), parts.label_names, hard, teacher)
         folders.append(train_stage(source, lesson, config, work=work, what=f"stage {number}/{count}"))
     return [*folders, last], labels
 
 
-def _difficulty(parts: Parts, source: Path, config: FitConfig, work: Path) -> DifficultyLabels:
+def _difficulty(parts: Splits, source: Path, config: FitConfig, work: Path) -> DifficultyLabels:
     return label_difficulty(parts.train, stage=source, config=config, names=parts.label_names, work=work)
 
 
@@ -238,7 +245,7 @@ def _teacher(folder: Path, texts: Texts, config: FitConfig) -> Logits:
 def _refuse_stages(
     names: Sequence[str],
     sources: Sequence[Path],
-    parts: Parts,
+    parts: Splits,
     target: Target,
     cost: Cost,
     config: FitConfig,
@@ -246,21 +253,23 @@ def _refuse_stages(
     """Refuse before any training what would only come out after it."""
     flops = []
     for source in sources:
-        refuse_tokenizer(source)
-        fitting_length(read_config(source), config.max_length, source)
+        check_tokenizer(source)
+        resolve_max_length(read_config(source), config.max_length, source)
         flops.append(count_flops(source, num_labels=len(parts.label_names)))
-    refuse_order(names, flops)
-    widths = {config_number(read_config(source), "hidden_size", source) for source in sources}
+    check_stage_order(names, flops)
+    widths = {config_int(read_config(source), "hidden_size", source) for source in sources}
     if cost == "layers" and (len(widths) > 1 or STATIC in names):
         raise CascadeError(
             "layers do not compare stages of different widths, or without layers. Use --cost flops or "
             "measured."
         )
     if config.dar_weight:
-        folds(parts.train, config.difficulty_folds, np.random.default_rng(config.seed))
+        assign_folds(parts.train, config.difficulty_folds, np.random.default_rng(config.seed))
     if target.speedup is not None and cost != "measured":
         length = np.array([32])
-        sizes = [depth(s) for s in sources] if cost == "layers" else [float(f.of(length)[0]) for f in flops]
+        sizes = (
+            [depth(s) for s in sources] if cost == "layers" else [float(f.cost_of(length)[0]) for f in flops]
+        )
         _refuse_speedup(target.speedup, sizes[-1] / sizes[0], cost)
 
 
@@ -273,7 +282,7 @@ def _refuse_speedup(wanted: float, most: float, cost: Cost) -> None:
 
 
 def _reused(
-    files: Sequence[str | Path], parts: Parts, count: int, config: FitConfig
+    files: Sequence[str | Path], parts: Splits, count: int, config: FitConfig
 ) -> list[DifficultyLabels]:
     """Difficulty labels of an earlier run, checked against the train rows."""
     if files and (len(files) != count or not config.dar_weight):
@@ -297,7 +306,7 @@ def _save_difficulty(labels: Sequence[DifficultyLabels], work: Path) -> dict[str
 
 
 def _provenance(
-    parts: Parts,
+    parts: Splits,
     more: Examples | None,
     config: FitConfig,
     labels: Sequence[DifficultyLabels],

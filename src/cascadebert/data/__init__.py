@@ -1,0 +1,1 @@
+"""Columns, readers, writers, splits and corpora."""

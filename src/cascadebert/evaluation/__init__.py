@@ -1,0 +1,1 @@
+"""Metrics, costs, benchmarks, drift and the report."""

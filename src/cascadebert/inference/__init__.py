@@ -1,0 +1,1 @@
+"""Stages, the cascade and offline batch inference; runs without torch."""

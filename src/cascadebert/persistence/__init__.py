@@ -1,0 +1,1 @@
+"""The saved folder: schema, model card and checkpoint configuration."""

@@ -1,0 +1,1 @@
+"""HTTP: paths, schemas, handlers and errors."""

@@ -1,0 +1,1 @@
+"""Quality monitoring and Prometheus metrics."""

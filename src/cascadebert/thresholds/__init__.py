@@ -1,0 +1,1 @@
+"""Confidence scores, threshold search and risk control on arrays."""

@@ -1,0 +1,1 @@
+"""Distills complete small encoders from a large one."""

@@ -1,0 +1,102 @@
+"""The static stage in torch: token embeddings from the large model's own table, a weighted mean, a head.
+
+A bag of token embeddings (Joulin et al. 2017, "Bag of Tricks for Efficient Text Classification") whose
+table starts from the large model's, along its principal directions, with a learned weight per token.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from cascadebert.errors import extra
+from cascadebert.inference.engines.static import MODEL_TYPE, is_static
+from cascadebert.inference.engines.torch_checkpoint import quiet_transformers
+from cascadebert.training.checkpoints import copy_tokenizer
+from cascadebert.training.config import FitConfig
+from cascadebert.training.distillation.student import open_encoder, principal, token_table
+
+with extra("train"):
+    import torch
+    from torch import Tensor, nn
+    from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrainedConfig, PreTrainedModel
+    from transformers.modeling_outputs import SequenceClassifierOutput
+
+WIDTH = 128
+SCALE = 0.1
+LEARNING_RATE = 5e-3
+FEWEST_EPOCHS = 4.0
+
+
+class StaticConfig(PreTrainedConfig):
+    """Sizes of a static stage."""
+
+    model_type = MODEL_TYPE
+
+    def __init__(self, vocab_size: int = 1, hidden_size: int = WIDTH, **others: Any) -> None:
+        self.vocab_size, self.hidden_size, self.num_hidden_layers = vocab_size, hidden_size, 0
+        super().__init__(**others)
+
+
+class StaticClassifier(PreTrainedModel):
+    """Weighted mean of token embeddings, then a linear head."""
+
+    config_class = StaticConfig
+
+    def __init__(self, config: StaticConfig) -> None:
+        super().__init__(config)
+        self.embeddings = nn.Embedding(config.vocab_size, config.hidden_size)
+        self.amounts = nn.Embedding(config.vocab_size, 1)
+        self.classifier = nn.Linear(config.hidden_size, len(config.id2label or ()))
+        self.post_init()  # type: ignore[no-untyped-call]
+
+    def _init_weights(self, module: nn.Module) -> None:
+        if module is self.amounts:
+            nn.init.zeros_(module.weight)
+        elif module is self.classifier:
+            module.reset_parameters()
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> SequenceClassifierOutput:
+        """Logits, (rows, num_labels)."""
+        amounts = self.amounts(input_ids).exp()
+        if attention_mask is not None:
+            amounts = amounts * attention_mask[:, :, None]
+        pooled = (self.embeddings(input_ids) * amounts).sum(dim=1) / amounts.sum(dim=1)
+        return SequenceClassifierOutput(logits=self.classifier(pooled))
+
+
+AutoConfig.register(MODEL_TYPE, StaticConfig)
+AutoModelForSequenceClassification.register(StaticConfig, StaticClassifier)
+
+
+def create_static_checkpoint(large: Path, output: Path) -> Path:
+    """Write an untrained static checkpoint beside which the large model's tokenizer lies.
+
+    Args:
+        large: the encoder whose token table and tokenizer it takes.
+        output: the folder to write.
+    """
+    teacher, _ = open_encoder(large)
+    table = teacher.get_parameter(token_table(teacher)).detach().float()
+    width = min(WIDTH, table.shape[1])
+    narrow = (table - table.mean(dim=0)) @ principal(table, width)
+    config = StaticConfig(len(table), width, pad_token_id=teacher.config.pad_token_id)
+    with quiet_transformers(), torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = StaticClassifier(config)
+    with torch.no_grad():
+        model.embeddings.weight.copy_(narrow * (SCALE / narrow.std()))
+    output.mkdir()
+    with quiet_transformers():
+        model.save_pretrained(output)
+    copy_tokenizer(large, output)
+    return output
+
+
+def recipe_for(source: Path, config: FitConfig) -> FitConfig:
+    """How a checkpoint is trained: as configured; a static one in larger steps and for 4 passes or more."""
+    if not is_static(source):
+        return config
+    epochs = max(config.epochs, FEWEST_EPOCHS)
+    return replace(config, learning_rate=LEARNING_RATE, epochs=epochs, bf16=False)

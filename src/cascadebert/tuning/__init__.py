@@ -1,0 +1,1 @@
+"""Selects and certifies operating points."""
