@@ -175,7 +175,7 @@ def config(task: Task, rate: float, epochs: float) -> FitConfig:
         epochs=epochs,
         batch_size=task.batch_size,
         learning_rate=rate,
-        warmup=0.05,
+        warmup_ratio=0.05,
         dar_weight=0.0,
         distill_weight=1.0,
     )
@@ -194,7 +194,7 @@ def choose(name: str) -> dict[str, Any]:
     every = [folder / "stages" / stage for stage in (*RATES, LARGE)]
     whole = assemble(
         every, data=rows, target=Target(speedup=1.0), output=folder / "all", max_length=length,
-        cost="measured", overwrite=True,
+        cost_unit="measured", overwrite=True,
     )  # fmt: skip
     held = hold(whole, rows)
     lost = {}
@@ -207,7 +207,7 @@ def choose(name: str) -> dict[str, Any]:
     best = max(tried, key=lambda one: one[1].speedup)
     made = assemble(
         [every[i] for i in (*best[0], len(RATES))], data=rows, target=target, output=folder / "cascade",
-        max_length=length, cost="measured", score="auto", overwrite=True,
+        max_length=length, cost_unit="measured", score="auto", overwrite=True,
     )  # fmt: skip
     expected = made.operating_point.metrics
     assert expected is not None
@@ -264,7 +264,7 @@ def hold(cascade: Cascade, rows: Examples) -> Held:
     consumed = tokenising.cost_of(cached.encoded[0].lengths)
     without = costs.rows.copy()
     without[0] -= consumed
-    return Held(max_probability(probabilities), wrong, changed, without, consumed, costs.alone)
+    return Held(max_probability(probabilities), wrong, changed, without, consumed, costs.last_stage_cost)
 
 
 def compare(
@@ -275,7 +275,7 @@ def compare(
     last = len(held.wrong) - 1
     found: list[tuple[Sequence[int], ThresholdSelection]] = []
     for chosen in (*combinations(range(last), 1), *combinations(range(last), 2)):
-        choice = select_thresholds(*held.of([*chosen, last], rows), target=target, alone=held.alone)
+        choice = select_thresholds(*held.of([*chosen, last], rows), target=target, last_stage_cost=held.alone)
         found.append((chosen, choice))
     return found
 

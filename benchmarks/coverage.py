@@ -148,10 +148,10 @@ def drawn(n: int, seed: int, stages: int) -> StageOutputs:
 
 def coverage(world: World, guarantee: Guarantee, delta: float) -> dict[str, Any]:
     """How often the promise is broken in the pool, with and without the correction; and the speed kept."""
-    path = operating_path(world.tune, [guarantee], world.costs, delta, alone=world.alone)
+    path = operating_path(world.tune, [guarantee], world.costs, delta, last_stage_cost=world.alone)
     true = np.array([point_losses(world.pool, guarantee, point).mean() for point in path.thresholds])
     losses = stage_losses(world.pool, guarantee)
-    every = pareto_front(world.pool.confidences, losses, world.costs, alone=world.alone)
+    every = pareto_front(world.pool.confidences, losses, world.costs, last_stage_cost=world.alone)
     possible = max(float(every.speedups[every.losses <= guarantee.risk].max(initial=1.0)), 1.0)
     rng, broken, naive, kept, refused = np.random.default_rng(0), 0, 0, [], 0
     for _ in range(RUNS):

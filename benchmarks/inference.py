@@ -179,8 +179,8 @@ def oracle(cascade: Cascade, test: Examples) -> dict[str, float]:
     encoded = cascade.encode(test.texts)
     costs = measure_latency(cascade.stages, test.texts, encoded).costs(encoded)
     labels = cascade.stage_logits(test.texts).argmax(axis=2)
-    perfect = speedup(np.argmax(labels == labels[-1], axis=0), costs.rows, costs.alone)
-    ours = speedup(cascade.predict(test.texts).stages - 1, costs.rows, costs.alone)
+    perfect = speedup(np.argmax(labels == labels[-1], axis=0), costs.rows, costs.last_stage_cost)
+    ours = speedup(cascade.predict(test.texts).stages - 1, costs.rows, costs.last_stage_cost)
     return {"speedup": perfect, "ours": ours, "share": ours / perfect}
 
 

@@ -73,7 +73,7 @@ def main() -> None:
     train, held_out, dropped = prepare(asked.task, files[0], files[1], folder)
     small = folder / f"first-{task.small_layers}-layers"
     if not small.exists():
-        run("distill", asked.encoder, "--layers", task.small_layers, "--output", small)
+        run("distill", asked.encoder, "--num-layers", task.small_layers, "--output", small)
     output = folder / "cascade"
     fitted = run(
         "fit", "--train", train, *held_out, "--stage", small, "--stage", asked.encoder, "--output", output,

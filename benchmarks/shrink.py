@@ -121,8 +121,8 @@ def distil(
         start = now()
         made: DistilledModels = distill(
             TEACHER,
-            layers=[layers for layers, _ in sizes],
-            hidden=[hidden for _, hidden in sizes],
+            num_layers=[layers for layers, _ in sizes],
+            hidden_size=[hidden for _, hidden in sizes],
             corpus=data / "corpus",
             output=output,
             config=config,
@@ -139,7 +139,7 @@ def distil(
 
 def objectives(data: Path) -> tuple[dict[str, Any], list[Path]]:
     """Both objectives on a fourteenth of the text, judged on rows held out of the train sets."""
-    sizes, config = ((2, 384), (2, 128)), DistillConfig(tokens=PILOT_TOKENS)
+    sizes, config = ((2, 384), (2, 128)), DistillConfig(max_tokens=PILOT_TOKENS)
     runs = []
     for name, transfer in (
         ("hidden states", HiddenStateObjective()),
@@ -242,7 +242,7 @@ def finetune_one(data: Path, model: Path, task: str, seed: int, *, held_out: boo
         learning_rate=recipe.learning_rate,
         batch_size=recipe.batch_size,
         max_length=recipe.max_length,
-        warmup=0.05,
+        warmup_ratio=0.05,
         seed=seed,
     )
     lesson = TrainingData(train.texts, train.label_ids(names), names)
@@ -311,7 +311,7 @@ def speed(data: Path) -> tuple[dict[str, Any], list[Path]]:
     for sizes in ((STUDENTS[1],), STUDENTS):
         before = ceiling()
         output = BUILD / f"timed-{len(sizes)}"
-        made = distil(data, output, sizes, DistillConfig(tokens=TIMED_TOKENS), HiddenStateObjective())
+        made = distil(data, output, sizes, DistillConfig(max_tokens=TIMED_TOKENS), HiddenStateObjective())
         done = made["tokens_per_second"] * flops_of_making(models, sizes)
         best = [before, ceiling()]
         making.append(

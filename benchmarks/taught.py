@@ -33,8 +33,8 @@ from stored import current_commit, write_result
 MODELS = ("2x384", "first-2", "1x384", "first-1")
 LEAVING = 0.9
 LENGTH = 64
-LARGE = FitConfig(epochs=2, learning_rate=8e-5, batch_size=64, max_length=LENGTH, warmup=0.05, seed=1)
-SMALL = {"epochs": 2, "learning_rate": 2e-4, "batch_size": 64, "max_length": LENGTH, "warmup": 0.05}
+LARGE = FitConfig(epochs=2, learning_rate=8e-5, batch_size=64, max_length=LENGTH, warmup_ratio=0.05, seed=1)
+SMALL = {"epochs": 2, "learning_rate": 2e-4, "batch_size": 64, "max_length": LENGTH, "warmup_ratio": 0.05}
 
 
 def main() -> None:

@@ -65,7 +65,7 @@ def one_run(data: Path, task: str, seed: int) -> dict[str, Any]:
         learning_rate=recipe.learning_rate,
         batch_size=32,
         max_length=length,
-        warmup=0.05,
+        warmup_ratio=0.05,
         seed=seed,
     )
     taught = FitConfig(**{**vars(plain), "distill_weight": 1.0})

@@ -86,14 +86,16 @@ def test_a_checkpoint_with_weights_in_a_pickle_is_refused(two, labelled, tmp_pat
 @pytest.mark.parametrize("cost", ["layers", "flops", "measured"])
 def test_each_unit_of_cost_can_be_asked_for(make_model, labelled, tmp_path, cost):
     stages = [make_model(layers=i, hidden=32, seed=i) for i in (1, 4)]
-    cascade = assemble(stages, data=labelled, target=Target(speedup=1.2), cost=cost, output=tmp_path / "c")
-    assert cascade.operating_point.metrics.cost == cost
+    cascade = assemble(
+        stages, data=labelled, target=Target(speedup=1.2), cost_unit=cost, output=tmp_path / "c"
+    )
+    assert cascade.operating_point.metrics.cost_unit == cost
     assert cascade.operating_point.metrics.speedup >= 1.2
 
 
 def test_layers_do_not_compare_stages_of_different_widths(two, labelled, tmp_path):
     with pytest.raises(CascadeError, match="different widths"):
-        assemble(two, data=labelled, target=Target(speedup=1.2), cost="layers", output=tmp_path / "c")
+        assemble(two, data=labelled, target=Target(speedup=1.2), cost_unit="layers", output=tmp_path / "c")
 
 
 @pytest.mark.parametrize("family", ["bert", "roberta", "distilbert", "electra", "modernbert"])

@@ -21,7 +21,7 @@ def test_a_shared_tokenizer_is_paid_by_the_first_stage_and_by_the_last_one_alone
     tokens = LinearLatency(0.0, 1.0)
     found = LatencyModel(MODELS, (tokens, tokens), ("a", "a")).costs([SHORT, SHORT])
     assert found.rows.tolist() == [[1 + 2 + 3, 1 + 5 + 9], [10 + 8, 10 + 20]]
-    assert found.alone == np.mean([10 + 8 + 3, 10 + 20 + 9])
+    assert found.last_stage_cost == np.mean([10 + 8 + 3, 10 + 20 + 9])
 
 
 def test_a_tokenizer_of_its_own_is_paid_by_the_rows_that_reach_it():
@@ -29,7 +29,7 @@ def test_a_tokenizer_of_its_own_is_paid_by_the_rows_that_reach_it():
         [SHORT, LONG]
     )
     assert found.rows.tolist() == [[6, 15], [10 + 12 + 15, 10 + 16 + 21]]
-    assert found.alone == found.rows[1].mean()
+    assert found.last_stage_cost == found.rows[1].mean()
 
 
 def test_seconds_are_found_again(make_cascade, monkeypatch):

@@ -64,7 +64,7 @@ def test_a_saved_cascade_is_described_and_checked_without_any_extra(saved):
             "--min-agreement",
             "1",
         ),
-        ("distill", "a", "--layers", "1", "--output", "c"),
+        ("distill", "a", "--num-layers", "1", "--output", "c"),
         ("demo", "--output", "c"),
     ],
 )

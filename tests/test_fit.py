@@ -127,7 +127,7 @@ def test_a_speedup_no_threshold_could_give_is_refused_before_training(stages, tr
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"cost": "layers"}, "different widths"),
+        ({"cost_unit": "layers"}, "different widths"),
         ({"config": FitConfig(max_length=128)}, "4 to 64 tokens"),
         ({"difficulty": ["a.npz", "b.npz"]}, "1 files of difficulty labels are needed"),
         ({"config": FitConfig(max_length=32, difficulty_folds=1000)}, "at least as many groups"),
@@ -145,7 +145,7 @@ def test_what_would_only_come_out_after_training_is_refused_before_it(
 def test_a_folder_that_somebody_else_called_work_is_left_alone(stages, train_file, tmp_path):
     (tmp_path / "c.work").mkdir()
     (tmp_path / "c.work" / "thesis.txt").write_text("years")
-    with pytest.raises(CascadeError, match="is not ours"):
+    with pytest.raises(CascadeError, match="was not created by cascadebert"):
         fit(train_file, stages=stages, target=Target(speedup=1.5), output=tmp_path / "c", config=QUICK)
     assert (tmp_path / "c.work" / "thesis.txt").exists()
 

@@ -22,7 +22,7 @@ from killing import run_killed
 from samples import sentences
 
 FAMILIES = ["bert", "roberta", "distilbert", "electra", "modernbert"]
-QUICK = DistillConfig(max_length=32, batch_tokens=512, bf16=False, tokens=30_000, learning_rate=3e-3)
+QUICK = DistillConfig(max_length=32, batch_tokens=512, bf16=False, max_tokens=30_000, learning_rate=3e-3)
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +41,7 @@ def large(make_model):
 def shrunk(large, corpus):
     """One student of full width and one narrow one, made in one run."""
     output = corpus.parent / "students"
-    made = distill(large, layers=[2, 1], hidden=[32, 16], corpus=corpus, output=output, config=QUICK)
+    made = distill(large, num_layers=[2, 1], hidden_size=[32, 16], corpus=corpus, output=output, config=QUICK)
     return output, made
 
 
@@ -77,7 +77,7 @@ def test_the_card_says_what_a_student_was_made_from(shrunk, corpus):
 @pytest.mark.slow
 def test_a_student_of_several_has_the_weights_of_one_made_alone(shrunk, large, corpus, tmp_path):
     output, _ = shrunk
-    distill(large, layers=1, hidden=16, corpus=corpus, output=tmp_path / "alone", config=QUICK)
+    distill(large, num_layers=1, hidden_size=16, corpus=corpus, output=tmp_path / "alone", config=QUICK)
     together, alone = weights(output / "1x16"), weights(tmp_path / "alone")
     assert together.keys() == alone.keys()
     assert all(np.array_equal(together[name], alone[name]) for name in alone)
@@ -107,7 +107,12 @@ def test_a_killed_run_goes_on_and_ends_in_the_same_weights(shrunk, large, corpus
     run_killed(KILLED, step, large, corpus, tmp_path / "students")
     assert not (tmp_path / "students").exists() and (tmp_path / "students.work").is_dir()
     made = distill(
-        large, layers=[2, 1], hidden=[32, 16], corpus=corpus, output=tmp_path / "students", config=QUICK
+        large,
+        num_layers=[2, 1],
+        hidden_size=[32, 16],
+        corpus=corpus,
+        output=tmp_path / "students",
+        config=QUICK,
     )
     assert [s.held_out_loss for s in made.students] == [s.held_out_loss for s in shrunk[1].students]
     for name in ("2x32", "1x16"):
@@ -119,7 +124,7 @@ def test_a_killed_run_goes_on_and_ends_in_the_same_weights(shrunk, large, corpus
 def test_every_family_has_complete_students_that_fine_tune(make_model, corpus, tmp_path, family):
     teacher = make_model(family, layers=3, hidden=32, labels=None)
     made = distill(
-        teacher, layers=[1, 2], hidden=[32, 16], corpus=corpus, output=tmp_path / "s", config=QUICK
+        teacher, num_layers=[1, 2], hidden_size=[32, 16], corpus=corpus, output=tmp_path / "s", config=QUICK
     )
     for one in made.students:
         assert one.held_out_loss < 1
@@ -132,7 +137,7 @@ def test_every_family_has_complete_students_that_fine_tune(make_model, corpus, t
 @pytest.mark.parametrize("family", FAMILIES)
 def test_without_a_corpus_the_first_layers_are_cut_off_and_called_not_complete(make_model, tmp_path, family):
     teacher = make_model(family, layers=3, hidden=32)
-    made = distill(teacher, layers=1, output=tmp_path / "small")
+    made = distill(teacher, num_layers=1, output=tmp_path / "small")
     assert not made.complete and made.students[0].held_out_loss is None
     assert "NOT a complete" in (tmp_path / "small" / "README.md").read_text()
     encoder = AutoModelForSequenceClassification.from_pretrained(tmp_path / "small", num_labels=2)
@@ -140,7 +145,7 @@ def test_without_a_corpus_the_first_layers_are_cut_off_and_called_not_complete(m
 
 
 def test_cut_layers_are_the_large_models_own(large, tmp_path):
-    distill(large, layers=2, output=tmp_path / "small")
+    distill(large, num_layers=2, output=tmp_path / "small")
     whole, part = weights(large), weights(tmp_path / "small")
     assert {name for name in whole if "layer.2." not in name} == set(part)
     assert all(np.array_equal(part[name], whole[name]) for name in part)
@@ -205,7 +210,7 @@ def test_a_large_model_without_a_pooler_teaches_too(large, corpus, tmp_path):
     model.save_pretrained(bare)
     AutoTokenizer.from_pretrained(large).save_pretrained(bare)
     assert not any("pooler" in name for name in weights(bare))
-    distill(bare, layers=1, corpus=corpus, output=tmp_path / "s", config=QUICK)
+    distill(bare, num_layers=1, corpus=corpus, output=tmp_path / "s", config=QUICK)
     assert not any("pooler" in name for name in weights(tmp_path / "s"))  # none is made up
     AutoModelForSequenceClassification.from_pretrained(tmp_path / "s", num_labels=2)
 
@@ -233,35 +238,35 @@ def test_sizes_that_cannot_be_are_refused_before_anything_is_read(large, corpus,
 
 def test_a_narrow_student_needs_a_corpus(large, tmp_path):
     with pytest.raises(CascadeError, match=r"nothing is trained. Give --corpus"):
-        distill(large, layers=1, hidden=16, output=tmp_path / "s")
+        distill(large, num_layers=1, hidden_size=16, output=tmp_path / "s")
 
 
 def test_a_corpus_that_is_too_small_leaves_no_output(large, tmp_path):
     (tmp_path / "a.txt").write_text("one\ntwo\n\nthree\n")
     with pytest.raises(DataError, match="at least 10,000 are needed"):
-        distill(large, layers=1, corpus=tmp_path / "a.txt", output=tmp_path / "s", config=QUICK)
+        distill(large, num_layers=1, corpus=tmp_path / "a.txt", output=tmp_path / "s", config=QUICK)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.txt"]
 
 
 def test_a_line_of_a_megabyte_is_sampled_like_many_short_ones(large, tmp_path):
     (tmp_path / "a.txt").write_text("a fine film. the story was dull. " * 10_000)
-    config = DistillConfig(max_length=32, batch_tokens=512, bf16=False, tokens=10_000)
-    made = distill(large, layers=1, corpus=tmp_path / "a.txt", output=tmp_path / "s", config=config)
+    config = DistillConfig(max_length=32, batch_tokens=512, bf16=False, max_tokens=10_000)
+    made = distill(large, num_layers=1, corpus=tmp_path / "a.txt", output=tmp_path / "s", config=config)
     assert made.tokens == pytest.approx(10_000, abs=32)
 
 
 def test_a_vocabulary_that_is_too_small_leaves_nothing_behind(large, corpus, tmp_path):
     config = DistillConfig(max_length=32, vocabulary=10)
     with pytest.raises(StageError, match="a vocabulary of 10 is too small"):
-        distill(large, layers=1, corpus=corpus, output=tmp_path / "s", config=config)
+        distill(large, num_layers=1, corpus=corpus, output=tmp_path / "s", config=config)
     assert list(tmp_path.iterdir()) == []
 
 
 def test_an_output_that_holds_or_lies_in_the_corpus_is_refused(large, corpus):
     with pytest.raises(FolderError, match="which is read"):
-        distill(large, layers=1, corpus=corpus, output=corpus.parent, overwrite=True, config=QUICK)
+        distill(large, num_layers=1, corpus=corpus, output=corpus.parent, overwrite=True, config=QUICK)
     with pytest.raises(CascadeError, match="which is read"):
-        distill(large, layers=1, corpus=corpus.parent, output=corpus.parent / "s", config=QUICK)
+        distill(large, num_layers=1, corpus=corpus.parent, output=corpus.parent / "s", config=QUICK)
     assert corpus.is_file()
 
 
@@ -270,7 +275,7 @@ def test_weights_of_more_layers_than_the_configuration_names_are_refused(make_mo
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps({**config, "num_hidden_layers": 2}))
     with pytest.raises(StageError, match=r"weights are unexpected, such as encoder\.layer\.2"):
-        distill(folder, layers=1, corpus=corpus, output=tmp_path / "s", config=QUICK)
+        distill(folder, num_layers=1, corpus=corpus, output=tmp_path / "s", config=QUICK)
 
 
 def test_a_folder_that_is_no_model_is_not_replaced(large, corpus, tmp_path):
@@ -278,19 +283,19 @@ def test_a_folder_that_is_no_model_is_not_replaced(large, corpus, tmp_path):
     (tmp_path / "s" / "inner" / "thesis.txt").write_text("years")
     (tmp_path / "s" / "inner" / "config.json").write_text("{}")
     with pytest.raises(FolderError, match="not a saved model"):
-        distill(large, layers=1, corpus=corpus, output=tmp_path / "s", config=QUICK, overwrite=True)
+        distill(large, num_layers=1, corpus=corpus, output=tmp_path / "s", config=QUICK, overwrite=True)
 
 
 def test_an_encoder_without_its_tokenizer_is_refused(large, corpus, tmp_path):
     (tmp_path / "m").mkdir()
     AutoModel.from_pretrained(large).save_pretrained(tmp_path / "m")
     with pytest.raises(StageError, match="no tokenizer"):
-        distill(tmp_path / "m", layers=1, corpus=corpus, output=tmp_path / "s", config=QUICK)
+        distill(tmp_path / "m", num_layers=1, corpus=corpus, output=tmp_path / "s", config=QUICK)
 
 
 def test_settings_out_of_range_are_refused():
     with pytest.raises(CascadeError, match="tokens must be at least 10,000, not 0"):
-        DistillConfig(tokens=0)
+        DistillConfig(max_tokens=0)
 
 
 def test_token_map_is_absent_where_nothing_was_pruned(shrunk):

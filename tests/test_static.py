@@ -10,7 +10,7 @@ import torch
 
 from cascadebert import FitConfig, Stage, Target, evaluate, fit
 from cascadebert.errors import CascadeError, StageError
-from cascadebert.inference.engines.static import is_static
+from cascadebert.inference.stage_kind import STATIC, stage_kind
 from cascadebert.inference.engines.torch_checkpoint import load_classifier
 from cascadebert.training.checkpoints import count_flops
 from killing import run_killed
@@ -46,7 +46,7 @@ def test_it_learns_and_is_saved_as_a_stage(cascade, train_file):
     assert (first.engine.name, first.layers, last.engine.name) == ("static", 0, "torch")
     assert first.tokenizer.key == last.tokenizer.key
     assert evaluate(first, train_file).accuracy > 0.9
-    assert is_static(first.path) and not is_static(last.path)
+    assert stage_kind(first.path) is STATIC and stage_kind(last.path) is not STATIC
 
 
 @pytest.mark.slow
@@ -115,7 +115,7 @@ def test_it_is_the_first_of_several_or_nothing(order, train_file, large, tmp_pat
 def test_layers_do_not_count_it(train_file, large, tmp_path):
     with pytest.raises(CascadeError, match="without layers"):
         fit(
-            train_file, stages=["static", large], target=Target(speedup=1.5), cost="layers",
+            train_file, stages=["static", large], target=Target(speedup=1.5), cost_unit="layers",
             output=tmp_path / "c", engine="torch", config=QUICK,
         )  # fmt: skip
 

@@ -187,7 +187,7 @@ def test_work_that_stages_share_is_paid_once_and_by_the_last_stage_alone_too():
     shared, small, large = 1.0, 1.0, 8.0
     costs = np.array([shared + small, large])
     choice = select_thresholds(
-        confidences, losses, costs, target=Target(min_accuracy=1.0), alone=shared + large
+        confidences, losses, costs, target=Target(min_accuracy=1.0), last_stage_cost=shared + large
     )
     left = np.array([0, 0, 0, 0])
     assert choice.speedup == speedup(left, costs, shared + large) == (shared + large) / (shared + small)

@@ -150,9 +150,9 @@ def test_a_student_with_a_pruned_vocabulary_opens_in_plain_transformers(make_mod
     large = make_model(family, layers=2, hidden=32, labels=None)
     (tmp_path / "corpus.txt").write_text("\n".join(sentences(2000, seed=1, most=30)), "utf-8")
     config = DistillConfig(
-        max_length=32, batch_tokens=512, bf16=False, tokens=20_000, learning_rate=3e-3, vocabulary=95
+        max_length=32, batch_tokens=512, bf16=False, max_tokens=20_000, learning_rate=3e-3, vocabulary=95
     )
-    made = distill(large, layers=1, corpus=tmp_path / "corpus.txt", output=tmp_path / "s", config=config)
+    made = distill(large, num_layers=1, corpus=tmp_path / "corpus.txt", output=tmp_path / "s", config=config)
     student, tokenizer = (
         AutoModel.from_pretrained(tmp_path / "s"),
         AutoTokenizer.from_pretrained(tmp_path / "s"),

@@ -1,4 +1,4 @@
-"""The folder of half-finished work beside an output."""
+"""Atomic writes, and the directory that holds unfinished work."""
 
 from __future__ import annotations
 
@@ -9,34 +9,38 @@ from pathlib import Path
 
 from cascadebert.errors import CascadeError
 
-WORK_MARK = "half-finished-work-of-cascadebert"
-
-
-def work_directory_path(output: Path) -> Path:
-    """Where it is."""
-    return output.absolute().with_name(output.name + ".work")
-
-
-def work_directory(output: Path) -> Path:
-    """`OUTPUT.work`, made if need be; never a folder that somebody else made.
-
-    Raises:
-        CascadeError: if there is one that does not carry our mark.
-    """
-    work = work_directory_path(output)
-    if work.exists() and not (work / WORK_MARK).is_file():
-        raise CascadeError(f"{work} exists and is not ours. Move it away, or choose another --output.")
-    work.mkdir(exist_ok=True)
-    (work / WORK_MARK).touch()
-    return work
+WORK_MARKER = "half-finished-work-of-cascadebert"
 
 
 @contextmanager
 def atomic_file(path: Path) -> Iterator[Path]:
-    """A path beside `path`, of the same ending, that takes its name when the block ends without an error."""
-    aside = path.with_name(f".{secrets.token_hex(4)}.{path.name}")
+    """A temporary path beside `path`, with the same suffix, renamed to `path` if the block raises nothing."""
+    temporary = path.with_name(f".{secrets.token_hex(4)}.{path.name}")
     try:
-        yield aside
-        aside.replace(path)
+        yield temporary
+        temporary.replace(path)
     finally:
-        aside.unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
+
+
+def write_text_atomically(path: Path, text: str) -> None:
+    """Write UTF-8 text so that `path` holds either its old content or all of the new."""
+    with atomic_file(path) as temporary:
+        temporary.write_text(text, "utf-8")
+
+
+def work_directory_path(output: Path) -> Path:
+    """`OUTPUT.work`, where unfinished work for `output` is kept."""
+    return output.absolute().with_name(output.name + ".work")
+
+
+def work_directory(output: Path) -> Path:
+    """Create `OUTPUT.work` if necessary. Raises CascadeError if a directory of that name is not ours."""
+    work = work_directory_path(output)
+    if work.exists() and not (work / WORK_MARKER).is_file():
+        raise CascadeError(
+            f"{work} exists and was not created by cascadebert. Move it, or choose another --output."
+        )
+    work.mkdir(exist_ok=True)
+    (work / WORK_MARKER).touch()
+    return work

@@ -14,11 +14,11 @@ Ints = NDArray[np.int64]
 Bools = NDArray[np.bool_]
 Logits = NDArray[np.float32]
 Texts = Sequence[str] | Sequence[tuple[str, str]]
-Cost = Literal["layers", "flops", "measured"]
+CostUnit = Literal["layers", "flops", "measured"]
 ScoreName = Literal["max_probability", "margin", "entropy", "learned"]
 ScoreChoice = Literal["auto", "max_probability", "margin", "entropy", "learned"]
 
-COSTS: tuple[Cost, ...] = ("layers", "flops", "measured")
+COST_UNITS: tuple[CostUnit, ...] = ("layers", "flops", "measured")
 
 
 @dataclass(frozen=True)

@@ -51,7 +51,7 @@ def fit(
     max_accuracy_drop: o.Drop = None,
     min_accuracy: o.Least = None,
     min_agreement: o.Agreement = None,
-    cost: o.CostUnit = "flops",
+    cost_unit: o.CostUnit = "flops",
     score: o.ScoreOption = "max_probability",
     engine: o.EngineName = "auto",
     precision: o.Precision = "auto",
@@ -64,7 +64,7 @@ def fit(
     epochs: Annotated[float, _knob("Passes over the train rows.")] = _DEFAULT.epochs,
     batch_size: Annotated[int, _knob("Rows per step.", metavar="N")] = _DEFAULT.batch_size,
     learning_rate: Annotated[float, _knob("Of AdamW.")] = _DEFAULT.learning_rate,
-    warmup: Annotated[float, _knob("Share of steps with rising rate.")] = _DEFAULT.warmup,
+    warmup_ratio: Annotated[float, _knob("Share of steps with rising rate.")] = _DEFAULT.warmup_ratio,
     bf16: Annotated[
         bool | None, _knob("Train in bfloat16; default asks the processor.", metavar="")
     ] = _DEFAULT.bf16,
@@ -109,7 +109,7 @@ def fit(
         unlabelled=unlabelled,
         columns=o.columns_of(text_column, label_column, group_column),
         difficulty=difficulty or (),
-        cost=cost,
+        cost_unit=cost_unit,
         score=score,
         engine=engine,
         precision=precision,
@@ -119,7 +119,7 @@ def fit(
             epochs=epochs,
             batch_size=batch_size,
             learning_rate=learning_rate,
-            warmup=warmup,
+            warmup_ratio=warmup_ratio,
             bf16=bf16,
             dar_weight=dar_weight,
             dar_margin=dar_margin,
@@ -149,7 +149,7 @@ def assemble(
     min_agreement: o.Agreement = None,
     text_column: o.TextColumns = None,
     label_column: o.LabelColumn = None,
-    cost: o.CostUnit = "flops",
+    cost_unit: o.CostUnit = "flops",
     score: o.ScoreOption = "max_probability",
     engine: o.EngineName = "auto",
     precision: o.Precision = "auto",
@@ -169,7 +169,7 @@ def assemble(
         output=output,
         columns=o.columns_of(text_column, label_column),
         max_length=max_length,
-        cost=cost,
+        cost_unit=cost_unit,
         score=score,
         engine=engine,
         precision=precision,
@@ -181,15 +181,15 @@ def assemble(
 def distill(
     large: Annotated[str, typer.Argument(metavar="LARGE", help="Encoder: folder or Hub repository.")],
     *,
-    layers: Annotated[
+    num_layers: Annotated[
         list[int],
         typer.Option(metavar="K", help="Depth; several times for several models.", show_default=False),
     ],
     output: o.Output,
-    hidden: Annotated[
+    hidden_size: Annotated[
         list[int] | None, typer.Option(metavar="H", help="Width; once, or once for each depth.")
     ] = None,
-    embedding: Annotated[
+    embedding_size: Annotated[
         int | None, typer.Option(metavar="E", help="Width of the token table (ELECTRA only).")
     ] = None,
     corpus: Annotated[
@@ -199,16 +199,16 @@ def distill(
         ),
     ] = None,
     text_column: o.TextColumns = None,
-    tokens: Annotated[
+    max_tokens: Annotated[
         int | None, _knob("To train on; default the corpus once.", metavar="N")
-    ] = _SHRINK.tokens,
+    ] = _SHRINK.max_tokens,
     vocabulary: Annotated[
         int | None, _knob("Keep the N most frequent tokens.", metavar="N")
     ] = _SHRINK.vocabulary,
     max_length: Annotated[int, _knob("Longest passage in tokens.", metavar="N")] = _SHRINK.max_length,
     batch_tokens: Annotated[int, _knob("Tokens per step.", metavar="N")] = _SHRINK.batch_tokens,
     learning_rate: Annotated[float, _knob("Of AdamW.")] = _SHRINK.learning_rate,
-    warmup: Annotated[float, _knob("Share of steps with rising rate.")] = _SHRINK.warmup,
+    warmup_ratio: Annotated[float, _knob("Share of steps with rising rate.")] = _SHRINK.warmup_ratio,
     bf16: Annotated[
         bool | None, _knob("Train in bfloat16; default asks the processor.", metavar="")
     ] = _SHRINK.bf16,
@@ -225,20 +225,20 @@ def distill(
     start = now()
     made = run(
         large,
-        layers=layers,
-        hidden=hidden,
-        embedding=embedding,
+        num_layers=num_layers,
+        hidden_size=hidden_size,
+        embedding_size=embedding_size,
         corpus=corpus,
         output=output,
         columns=o.columns_of(text_column),
         overwrite=overwrite,
         config=DistillConfig(
-            tokens=tokens,
+            max_tokens=max_tokens,
             vocabulary=vocabulary,
             max_length=max_length,
             batch_tokens=batch_tokens,
             learning_rate=learning_rate,
-            warmup=warmup,
+            warmup_ratio=warmup_ratio,
             bf16=bf16,
             seed=seed,
         ),

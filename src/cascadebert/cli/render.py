@@ -196,7 +196,7 @@ def expected_line(expected: TuningMetrics) -> str:
     return (
         f"On the {expected.n:,} rows that thresholds were picked on: {expected.metric} "
         f"{share(expected.value)} (last stage alone {share(expected.last_stage)}), "
-        f"{times(expected.speedup)} by {expected.cost}.{unseen}"
+        f"{times(expected.speedup)} by {expected.cost_unit}.{unseen}"
     )
 
 

@@ -12,7 +12,7 @@ from cascadebert.cli import options as o
 from cascadebert.cli import render as out
 from cascadebert.errors import CascadeError
 from cascadebert.thresholds.certificate import Certificate, Guarantee
-from cascadebert.types import Cost
+from cascadebert.types import CostUnit
 
 if TYPE_CHECKING:
     from cascadebert.tuning.tune import TuningResult
@@ -52,7 +52,7 @@ def tune(
     ] = None,
     text_column: o.TextColumns = None,
     label_column: o.LabelColumn = None,
-    cost: o.CostUnit = "flops",
+    cost_unit: o.CostUnit = "flops",
     score: o.KeptScore = None,
     engine: o.EngineName = "auto",
     precision: o.Precision = "auto",
@@ -63,7 +63,7 @@ def tune(
     With --confidence-level the target is a promise about new data, tested on rows that have had no say in it.
     """
     columns = o.columns_of(text_column, label_column)
-    where: dict[str, Any] = {"cost": cost, "columns": columns, "score": score}
+    where: dict[str, Any] = {"cost_unit": cost_unit, "columns": columns, "score": score}
     where |= {"engine": engine, "precision": precision}
     if confidence_level is None:
         if min_early_exit_accuracy is not None or max_false_negative_rate:
@@ -107,7 +107,7 @@ def _pick(folder: Path, data: str, target: Any, where: dict[str, Any], json: boo
         out.errors().print(str(refused))
         out.machine_line(refused.as_dict(), json)
         raise typer.Exit(1) from refused
-    _say(tuned, where["cost"], json)
+    _say(tuned, where["cost_unit"], json)
 
 
 def _certify(
@@ -121,10 +121,10 @@ def _certify(
         out.errors().print(str(refused))
         out.machine_line(refused.as_dict(), json)
         raise typer.Exit(1) from refused
-    _say(tuned, where["cost"], json)
+    _say(tuned, where["cost_unit"], json)
 
 
-def _say(tuned: TuningResult, cost: Cost, json: bool) -> None:
+def _say(tuned: TuningResult, cost_unit: CostUnit, json: bool) -> None:
     expected, certificate = tuned.point.metrics, tuned.point.certificate
     assert expected is not None
     out.say_notices(expected.notices)
@@ -141,7 +141,7 @@ def _say(tuned: TuningResult, cost: Cost, json: bool) -> None:
         "value": expected.value,
         "cross_validated": expected.cross_validated,
         "exit_rates": expected.exit_rates,
-        "cost": cost,
+        "cost_unit": cost_unit,
         "layers_speedup": tuned.report.layers_speedup if tuned.report else None,
         "flops_speedup": tuned.report.flops_speedup if tuned.report else None,
         "expected_speedup": tuned.timing.expected_speedup,

@@ -31,7 +31,7 @@ TEST_ROWS = 4_000
 PICTURE = "curve.svg"
 ALLOWED_DROP = 0.004
 
-CONFIG = FitConfig(epochs=3, batch_size=32, learning_rate=4e-4, warmup=0.1, max_length=64, bf16=False)
+CONFIG = FitConfig(epochs=3, batch_size=32, learning_rate=4e-4, warmup_ratio=0.1, max_length=64, bf16=False)
 """Both models are trained alike; bfloat16 is slower at these sizes."""
 
 ENGINE = "torch"

@@ -156,7 +156,7 @@ def benchmark(
         others=(*timed[1:count], *timed[count + 1 :]),
         measured_speedup=float(np.median(ratios)),
         range=(float(ratios.min()), float(ratios.max())),
-        expected_speedup=speedup(answers.stages - 1, costs.rows, costs.alone),
+        expected_speedup=speedup(answers.stages - 1, costs.rows, costs.last_stage_cost),
         stage_seconds=clock.stages,
         tokenising_seconds=clock.tokenising,
         routing_overhead=float(np.median(seconds[0] / seconds[len(racers) : -1].sum(axis=0))) - 1,

@@ -26,11 +26,11 @@ class RowCosts:
 
     Attributes:
         rows: (num_stages, n) added by each stage that a row reaches.
-        alone: mean cost of a row when the last stage runs by itself.
+        last_stage_cost: mean cost of a row when the last stage runs by itself.
     """
 
     rows: Floats
-    alone: float
+    last_stage_cost: float
 
 
 @dataclass(frozen=True)
@@ -65,23 +65,23 @@ class LatencyModel:
 
 
 def counted_costs(
-    stages: Sequence[Stage], encoded: Sequence[TokenizedTexts], cost: Literal["layers", "flops"]
+    stages: Sequence[Stage], encoded: Sequence[TokenizedTexts], cost_unit: Literal["layers", "flops"]
 ) -> RowCosts:
     """What rows cost by counting.
 
     Args:
         stages: the stages.
         encoded: each stage's tokens of the same n rows.
-        cost: the unit. Operations count padded tokens, as they are computed.
+        cost_unit: the unit. Operations count padded tokens, as they are computed.
 
     Raises:
         CascadeError: for layers where the stages' widths differ, or operations that are not known.
     """
-    if cost == "layers":
+    if cost_unit == "layers":
         if len({stage.hidden for stage in stages}) > 1 or not all(stage.layers for stage in stages):
             sizes = ", ".join(f"{stage.layers} x {stage.hidden}" for stage in stages)
             raise CascadeError(
-                f"layers do not compare stages of different widths, or without layers ({sizes}). Use --cost "
+                f"layers do not compare stages of different widths, or without layers ({sizes}). Use --cost-unit "
                 "flops or measured."
             )
         layers = np.array([[stage.layers] for stage in stages], dtype=np.float64)
@@ -138,5 +138,7 @@ def fit_latency(lengths: Ints, groups: Sequence[Ints], seconds: Floats) -> Linea
 
 def _flops(stage: Stage, rows: TokenizedTexts) -> Floats:
     if stage.flops is None:
-        raise CascadeError(f"the operations of {stage.name} are not known. Use --cost layers or measured.")
+        raise CascadeError(
+            f"the operations of {stage.name} are not known. Use --cost-unit layers or measured."
+        )
     return stage.flops.cost_of(rows.padded_lengths)

@@ -153,9 +153,12 @@ def _stage_report(logits: Floats, confidences: Floats, right: np.ndarray) -> Sta
 
 
 def _speedup_or_none(
-    stages: tuple[Stage, ...], encoded: list[TokenizedTexts], exits: Ints, cost: Literal["layers", "flops"]
+    stages: tuple[Stage, ...],
+    encoded: list[TokenizedTexts],
+    exits: Ints,
+    cost_unit: Literal["layers", "flops"],
 ) -> float | None:
     try:
-        return speedup(exits, counted_costs(stages, encoded, cost).rows)
+        return speedup(exits, counted_costs(stages, encoded, cost_unit).rows)
     except CascadeError:
         return None

@@ -6,6 +6,7 @@ import numpy as np
 
 from cascadebert.errors import UndefinedMetric, extra
 from cascadebert.evaluation.calibration_metrics import BINS, Binning, bin_numbers, mean_gap
+from cascadebert.thresholds.intervals import bootstrap_mean
 from cascadebert.types import Bools, Floats, Interval, Ints
 
 
@@ -20,9 +21,6 @@ def accuracy(predicted: Ints, labels: Ints) -> float:
     0.6666666666666666
     """
     return float(np.mean(predicted == labels))
-
-
-DRAWS = 10_000
 
 
 def paired_difference(one: Bools, other: Bools) -> Interval:
@@ -40,10 +38,7 @@ def paired_difference(one: Bools, other: Bools) -> Interval:
     (0.1, 0.05, 0.16)
     """
     n, wins, losses = len(one), int((one & ~other).sum()), int((other & ~one).sum())
-    shares = np.array([wins, losses, n - wins - losses]) / n
-    drawn = np.random.default_rng(0).multinomial(n, shares, size=DRAWS)
-    low, high = np.quantile((drawn[:, 0] - drawn[:, 1]) / n, [0.025, 0.975])
-    return Interval((wins - losses) / n, float(low), float(high))
+    return bootstrap_mean(np.array([1.0, -1.0, 0.0]), np.array([wins, losses, n - wins - losses]))
 
 
 def macro_f1(predicted: Ints, labels: Ints, num_labels: int) -> float:

@@ -14,9 +14,9 @@ from cascadebert.inference.stage import Stage
 from cascadebert.persistence.checkpoint_config import resolve_checkpoint
 from cascadebert.persistence.folder import copy_folder, read_folder, upload_folder
 from cascadebert.persistence.schema import CascadeSpec, StageSpec
-from cascadebert.thresholds.confidence import Score, exits_at_stage, softmax
+from cascadebert.thresholds.confidence import Score
 from cascadebert.thresholds.operating_point import OperatingPoint
-from cascadebert.thresholds.temperature import scale_logits
+from cascadebert.thresholds.routing import decide
 from cascadebert.types import Floats, Ints, Logits, Predictions, Texts
 
 
@@ -247,20 +247,25 @@ def route(
     confidences = np.empty(n)
     exits = np.empty(n, dtype=np.int64)
     encoded = TokenCache(texts)
-    active, seen = np.arange(n), list[Floats]()
+    active, earlier = np.arange(n), list[Floats]()
     for number, (stage, temperature, threshold) in enumerate(
         zip(stages, temperatures, (*thresholds, None), strict=True), start=1
     ):
         if not active.size:
             break
-        said = softmax(scale_logits(stage.logits(*encoded.of(stage, active)), temperature))
-        sure = score.confidence([*seen, said])
-        here = exits_at_stage(sure, threshold)
-        done = active[here]
-        labels[done] = said[here].argmax(axis=1)
-        probabilities[done] = said[here]
-        confidences[done] = sure[here]
+        decision = decide(
+            stage.logits(*encoded.of(stage, active)),
+            temperature=temperature,
+            score=score,
+            threshold=threshold,
+            earlier=earlier,
+        )
+        leaving = decision.exits
+        done = active[leaving]
+        labels[done] = decision.probabilities[leaving].argmax(axis=1)
+        probabilities[done] = decision.probabilities[leaving]
+        confidences[done] = decision.confidences[leaving]
         exits[done] = number
-        active = active[~here]
-        seen = [one[~here] for one in (*seen, said)] if score.weights else []
+        active = active[~leaving]
+        earlier = [p[~leaving] for p in (*earlier, decision.probabilities)] if score.weights else []
     return Predictions(labels, probabilities, confidences, exits, names)

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from cascadebert.atomic import WORK_MARK, work_directory
+from cascadebert.atomic import WORK_MARKER, work_directory
 from cascadebert.data.columns import Columns, find_text_columns
 from cascadebert.data.dataset import check_texts
 from cascadebert.data.readers import Chunk, Table, count_parquet_rows, read_chunks
@@ -166,7 +166,7 @@ def _claim(work: Path, job: dict[str, Any]) -> None:
     file = work / "job.json"
     if file.is_file() and _read(file) == job:
         return
-    if [path for path in work.iterdir() if path.name != WORK_MARK]:
+    if [path for path in work.iterdir() if path.name != WORK_MARKER]:
         raise CascadeError(
             f"{work} is half-finished work of another run (its input, cascade or options were others). "
             "Remove it to start afresh, or choose another --output."

@@ -24,7 +24,8 @@ from cascadebert.paper.results import RULES, TaskResults
 from cascadebert.paper.stored_predictions import StoredPredictions
 from cascadebert.paper.timings import TimingCheck, Timings
 from cascadebert.paper.training import Experiment
-from cascadebert.thresholds.confidence import exits_at_stage, max_probability, softmax
+from cascadebert.thresholds.confidence import Score
+from cascadebert.thresholds.routing import decide
 from cascadebert.timing import interleaved
 from cascadebert.training.trainer import log
 from cascadebert.types import Bools, Ints, LinearLatency
@@ -202,5 +203,5 @@ def _run_stages(members: list[Timed], thresholds: Setting) -> None:
         if not len(active):
             return
         assert isinstance(one.model, Stage)
-        sure = max_probability(softmax(one.model.logits(one.rows, active)))
-        active = active[~exits_at_stage(sure, threshold)]
+        logits = one.model.logits(one.rows, active)
+        active = active[~decide(logits, temperature=1.0, score=Score(), threshold=threshold).exits]

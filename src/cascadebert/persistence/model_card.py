@@ -117,6 +117,6 @@ def _expected(expected: TuningMetrics) -> str:
         unseen = f" ({expected.cross_validated:.4f} in cross-validation of the thresholds)"
     return (
         f"Expected: {expected.metric} {expected.value:.4f}{unseen} "
-        f"(last stage alone {expected.last_stage:.4f}) at {expected.speedup:.2f}x by {expected.cost}, "
+        f"(last stage alone {expected.last_stage:.4f}) at {expected.speedup:.2f}x by {expected.cost_unit}, "
         f"n = {expected.n:,}.\n{said}\n"
     )

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from cascadebert.types import Bools, Floats, Histogram, Ints, ScoreName
+from cascadebert.types import Floats, Histogram, Ints, ScoreName
 
 SCORES: tuple[ScoreName, ...] = ("max_probability", "margin", "entropy", "learned")
 LEAST = 1e-12
@@ -180,15 +180,3 @@ def histogram(confidences: Floats) -> Histogram:
 def bin_counts(confidences: Floats, edges: Floats) -> Ints:
     """(bins,) counts of confidences between edges, as `Histogram` has them."""
     return np.asarray(np.bincount(np.searchsorted(edges, confidences), minlength=len(edges) + 1))
-
-
-def exits_at_stage(confidences: Floats, threshold: float | Floats | None) -> Bools:
-    """(n,) True where a row leaves at a stage: its confidence exceeds the threshold, or this is the end.
-
-    Args:
-        confidences: (n,) at that stage.
-        threshold: the stage's, or (n,) one for each row, or None for the last stage.
-    """
-    if threshold is None:
-        return np.ones(len(confidences), dtype=np.bool_)
-    return np.asarray(confidences > threshold)

@@ -66,7 +66,7 @@ def score_outputs(name: ScoreName, probabilities: Floats) -> ScoredOutputs:
 
 
 def select_score(
-    probabilities: Floats, losses: Floats, costs: Floats, *, alone: float | None = None
+    probabilities: Floats, losses: Floats, costs: Floats, *, last_stage_cost: float | None = None
 ) -> ScoredOutputs:
     """The score with the least loss over all budgets; max probability unless another is surely better.
 
@@ -79,10 +79,10 @@ def select_score(
         probabilities: (num_stages, n, num_labels) on tune rows.
         losses: (num_stages, n) of the answers.
         costs: (num_stages, n) or (num_stages,).
-        alone: mean cost of a row at the last stage alone, where it is not its part of `costs`.
+        last_stage_cost: mean cost of a row at the last stage alone, where it is not its part of `costs`.
     """
     found = {name: score_outputs(name, probabilities) for name in SCORES}
-    lost = {name: _row_losses(one.confidences, losses, costs, alone) for name, one in found.items()}
+    lost = {name: _row_losses(one.confidences, losses, costs, last_stage_cost) for name, one in found.items()}
     plain = lost["max_probability"]
     best = min(SCORES[1:], key=lambda name: lost[name].mean())
     gains = plain - lost[best]
@@ -115,16 +115,16 @@ def _folds(n: int) -> list[Ints]:
     return [np.asarray(part) for part in np.array_split(np.random.default_rng(SEED).permutation(n), FOLDS)]
 
 
-def _row_losses(confidences: Floats, losses: Floats, costs: Floats, alone: float | None) -> Floats:
+def _row_losses(confidences: Floats, losses: Floats, costs: Floats, last_stage_cost: float | None) -> Floats:
     """(n,) mean loss over budgets, at thresholds picked without the row."""
     stages, n = confidences.shape
     costs = np.broadcast_to(costs[:, None], (stages, n)) if costs.ndim == 1 else costs
-    whole = float(costs[-1].mean()) if alone is None else alone
+    whole = float(costs[-1].mean()) if last_stage_cost is None else last_stage_cost
     budgets = np.linspace(float(costs[0].mean()), whole, BUDGETS + 2)[1:-1]
     found = np.zeros(n)
     for fold in _folds(n):
         rest = np.setdiff1d(np.arange(n), fold)
-        curve = pareto_front(confidences[:, rest], losses[:, rest], costs[:, rest], alone=whole)
+        curve = pareto_front(confidences[:, rest], losses[:, rest], costs[:, rest], last_stage_cost=whole)
         for budget in budgets:
             place = min(int(np.searchsorted(curve.speedups, whole / budget)), len(curve.speedups) - 1)
             exits = exit_stages(confidences[:, fold], tuple(curve.thresholds[place].tolist()))

@@ -11,7 +11,7 @@ from __future__ import annotations
 import numpy as np
 
 from cascadebert.thresholds.risk_control import binomial_bound
-from cascadebert.types import Floats, Interval
+from cascadebert.types import Floats, Interval, Ints
 
 
 def binomial_interval(count: int, n: int, delta: float) -> Interval:
@@ -50,3 +50,32 @@ def ks_distance(reference: Floats, new: Floats, delta: float) -> Interval:
     gap = float(np.abs(below[0] - below[1]).max())
     slack = sum(float(np.sqrt(np.log(2 / delta) / (2 * len(one)))) for one in (reference, new))
     return Interval(gap, max(gap - slack, 0.0), min(gap + slack, 1.0))
+
+
+BOOTSTRAP_DRAWS = 10_000
+
+
+def percentile_interval(value: float, drawn: Floats, confidence_level: float = 0.95) -> Interval:
+    """A figure with the percentile bootstrap interval of its (draws,) resampled values.
+
+    Undefined resamples (NaN) are left out; both ends are NaN if none is defined (Efron & Tibshirani 1993,
+    section 13).
+    """
+    known = drawn[~np.isnan(drawn)]
+    if not len(known):
+        return Interval(value, np.nan, np.nan)
+    tail = (1 - confidence_level) / 2
+    low, high = np.quantile(known, [tail, 1 - tail])
+    return Interval(value, float(low), float(high))
+
+
+def bootstrap_mean(values: Floats, counts: Ints) -> Interval:
+    """Mean of n numbers with its 95 % bootstrap interval, given their k distinct values and how often each occurs.
+
+    >>> mean = bootstrap_mean(np.array([1.0, 0.0]), np.array([90, 10]))
+    >>> mean.value, round(mean.low, 2), round(mean.high, 2)
+    (0.9, 0.84, 0.95)
+    """
+    n = int(counts.sum())
+    drawn = np.random.default_rng(0).multinomial(n, counts / n, size=BOOTSTRAP_DRAWS)
+    return percentile_interval(float(values @ counts / n), drawn @ values / n)

@@ -9,7 +9,7 @@ import numpy as np
 
 from cascadebert.errors import CascadeError
 from cascadebert.thresholds.certificate import Certificate
-from cascadebert.types import Cost
+from cascadebert.types import CostUnit
 
 
 @dataclass(frozen=True)
@@ -79,9 +79,9 @@ class TuningMetrics:
         value: the cascade's, in [0, 1].
         last_stage: the last stage's alone (1 for agreement).
         exit_rates: (num_stages,) share of the rows answered at each stage; sums to 1.
-        cost: the unit in which `speedup` is counted.
+        cost_unit: the unit in which `speedup` is counted.
         speedup: cost of the last stage alone over the cost of the cascade.
-        target: what was asked for, such as "max_accuracy_drop 0.005".
+        target: what the thresholds were selected for; None where guarantees were certified instead.
         notices: what must be heard about this choice, one sentence each.
         cross_validated: `value` on rows that thresholds were not picked on, each tenth of them by thresholds
             of the other nine; None for fewer than ten rows, and where a certificate says more.
@@ -92,9 +92,9 @@ class TuningMetrics:
     value: float
     last_stage: float
     exit_rates: tuple[float, ...]
-    cost: Cost
+    cost_unit: CostUnit
     speedup: float
-    target: str
+    target: Target | None
     notices: tuple[str, ...] = ()
     cross_validated: float | None = None
 

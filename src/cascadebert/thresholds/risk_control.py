@@ -127,7 +127,7 @@ def operating_path(
     costs: Floats,
     delta: float,
     *,
-    alone: float | None = None,
+    last_stage_cost: float | None = None,
 ) -> ParetoFront:
     """The operating points to test, safest first, from tune rows alone.
 
@@ -141,7 +141,7 @@ def operating_path(
         promises: what is to hold.
         costs: (num_stages, n) or (num_stages,).
         delta: of the test to come.
-        alone: mean cost of a row at the last stage alone, where it is not its part of `costs`.
+        last_stage_cost: mean cost of a row at the last stage alone, where it is not its part of `costs`.
 
     Raises:
         CascadeError: if no thresholds let a row leave early.
@@ -152,7 +152,7 @@ def operating_path(
         for stage, sure in enumerate(answers.confidences[:-1]):
             losses[stage] += _smoothed(sure, found[stage]) / guarantee.risk
         losses[-1] += found[-1] / guarantee.risk
-    curve = pareto_front(answers.confidences, losses, costs, alone=alone)
+    curve = pareto_front(answers.confidences, losses, costs, last_stage_cost=last_stage_cost)
     leaving = [bool((answers.confidences[:-1] > point[:, None]).any()) for point in curve.thresholds]
     places = np.flatnonzero(leaving)
     if not len(places):

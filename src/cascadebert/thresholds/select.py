@@ -9,9 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cascadebert.errors import CascadeError
-from cascadebert.thresholds.confidence import exits_at_stage
 from cascadebert.thresholds.grid import evaluate_grid, threshold_candidates
 from cascadebert.thresholds.operating_point import Target
+from cascadebert.thresholds.routing import exits_at_stage
 from cascadebert.types import Floats, Ints
 
 FEW_ROWS, FOLDS = 100, 10
@@ -108,24 +108,32 @@ def cumulative_cost(exits: Ints, costs: Floats) -> Floats:
     return np.asarray(np.cumsum(costs, axis=0)[exits, np.arange(len(exits))])
 
 
-def speedup(exits: Ints, costs: Floats, alone: float | None = None) -> float:
+def speedup(exits: Ints, costs: Floats, last_stage_cost: float | None = None) -> float:
     """Cost of the last stage alone over the cost paid, both summed over the rows.
 
     Args:
         exits: (n,) from `exit_stages`.
         costs: (num_stages, n), or (num_stages,) where every row costs the same.
-        alone: mean cost of a row at the last stage alone, where it is not its part of `costs`.
+        last_stage_cost: mean cost of a row at the last stage alone, where it is not its part of `costs`.
 
     >>> leave = np.repeat([0, 1], [377, 31])
     >>> round(speedup(leave, np.array([2.0, 12.0])), 4)
     4.1212
     """
     costs = _per_row(costs, len(exits))
-    return float((costs[-1].mean() if alone is None else alone) / cumulative_cost(exits, costs).mean())
+    return float(
+        (costs[-1].mean() if last_stage_cost is None else last_stage_cost)
+        / cumulative_cost(exits, costs).mean()
+    )
 
 
 def select_thresholds(
-    confidences: Floats, losses: Floats, costs: Floats, *, target: Target, alone: float | None = None
+    confidences: Floats,
+    losses: Floats,
+    costs: Floats,
+    *,
+    target: Target,
+    last_stage_cost: float | None = None,
 ) -> ThresholdSelection:
     """The thresholds that meet `target`: lowest loss for a speed-up, else the highest speed-up.
 
@@ -135,7 +143,7 @@ def select_thresholds(
             1 where the answer differs from the last stage's.
         costs: (num_stages, n), or (num_stages,) where every row costs the same; any unit.
         target: what must hold on these rows.
-        alone: mean cost of a row at the last stage alone, where it is not its part of `costs`: work that
+        last_stage_cost: mean cost of a row at the last stage alone, where it is not its part of `costs`: work that
             stages share, such as tokenising, is in the first one's.
 
     Raises:
@@ -151,18 +159,23 @@ def select_thresholds(
     confidences, losses, costs = _checked(confidences, losses, costs)
     grids = threshold_candidates(confidences[:-1])
     loss, cost = evaluate_grid(confidences, losses, costs, grids)
-    gains = (costs[-1].mean() if alone is None else alone) / cost
+    gains = (costs[-1].mean() if last_stage_cost is None else last_stage_cost) / cost
     last_loss = float(losses[-1].mean())
     best = _pick(loss, gains, last_loss, target)
     point = tuple(float(grid[i]) for grid, i in zip(grids, np.unravel_index(best, loss.shape), strict=True))
-    choice = _measured(point, confidences, losses, costs, alone)
+    choice = _measured(point, confidences, losses, costs, last_stage_cost)
     if not _meets(np.array(choice.loss), np.array(choice.speedup), last_loss, target):
         raise InfeasibleTarget(target, choice)
     return choice
 
 
 def cross_validate(
-    confidences: Floats, losses: Floats, costs: Floats, *, target: Target, alone: float | None = None
+    confidences: Floats,
+    losses: Floats,
+    costs: Floats,
+    *,
+    target: Target,
+    last_stage_cost: float | None = None,
 ) -> float | None:
     """Mean loss on rows that thresholds were not picked on: ten folds, each by thresholds of the other nine.
 
@@ -175,7 +188,7 @@ def cross_validate(
         losses: (num_stages, n).
         costs: (num_stages, n) or (num_stages,).
         target: as for `select_thresholds`.
-        alone: likewise.
+        last_stage_cost: likewise.
 
     Returns:
         The mean, or None for fewer than ten rows.
@@ -196,7 +209,7 @@ def cross_validate(
         others = np.setdiff1d(np.arange(n), fold)
         kept = (array[:, others] for array in (confidences, losses, costs))
         try:
-            point = select_thresholds(*kept, target=target, alone=alone).thresholds
+            point = select_thresholds(*kept, target=target, last_stage_cost=last_stage_cost).thresholds
         except InfeasibleTarget as refused:
             point = refused.nearest.thresholds
         lost[fold] = losses[exit_stages(confidences[:, fold], point), fold]
@@ -224,7 +237,7 @@ def evaluate_thresholds(
     losses: Floats,
     costs: Floats,
     *,
-    alone: float | None = None,
+    last_stage_cost: float | None = None,
 ) -> ThresholdSelection:
     """What given thresholds come to; the other arguments are those of `select_thresholds`.
 
@@ -233,13 +246,13 @@ def evaluate_thresholds(
         confidences: (num_stages, n).
         losses: (num_stages, n).
         costs: (num_stages, n) or (num_stages,).
-        alone: mean cost of a row at the last stage alone, where it is not its part of `costs`.
+        last_stage_cost: mean cost of a row at the last stage alone, where it is not its part of `costs`.
     """
-    return _measured(thresholds, *_checked(confidences, losses, costs), alone)
+    return _measured(thresholds, *_checked(confidences, losses, costs), last_stage_cost)
 
 
 def pareto_front(
-    confidences: Floats, losses: Floats, costs: Floats, *, alone: float | None = None
+    confidences: Floats, losses: Floats, costs: Floats, *, last_stage_cost: float | None = None
 ) -> ParetoFront:
     """Every operating point that no other beats in both (the Pareto set over the candidates).
 
@@ -247,7 +260,7 @@ def pareto_front(
         confidences: (num_stages, n).
         losses: (num_stages, n).
         costs: (num_stages, n) or (num_stages,).
-        alone: as for `select_thresholds`.
+        last_stage_cost: as for `select_thresholds`.
 
     >>> found = pareto_front(np.array([[0.9, 0.6], [1, 1]]), np.array([[0, 1], [0, 0]]), np.array([1, 4]))
     >>> found.speedups.tolist(), found.losses.tolist()
@@ -256,7 +269,7 @@ def pareto_front(
     confidences, losses, costs = _checked(confidences, losses, costs)
     grids = threshold_candidates(confidences[:-1])
     loss, cost = evaluate_grid(confidences, losses, costs, grids)
-    gains = ((costs[-1].mean() if alone is None else alone) / cost).ravel()
+    gains = ((costs[-1].mean() if last_stage_cost is None else last_stage_cost) / cost).ravel()
     lost = np.round(loss, 12).ravel()
     order = np.lexsort((lost, -gains))
     best = lost[order] < np.concatenate([[np.inf], np.minimum.accumulate(lost[order])[:-1]])
@@ -312,12 +325,16 @@ def _pick(loss: Floats, gains: Floats, last_loss: float, target: Target) -> int:
 
 
 def _measured(
-    point: tuple[float, ...], confidences: Floats, losses: Floats, costs: Floats, alone: float | None
+    point: tuple[float, ...],
+    confidences: Floats,
+    losses: Floats,
+    costs: Floats,
+    last_stage_cost: float | None,
 ) -> ThresholdSelection:
     """What the thresholds give, by routing the rows rather than from the table."""
     exits = exit_stages(confidences, point)
     rates = np.bincount(exits, minlength=len(confidences)) / len(exits)
-    gain = speedup(exits, costs, alone)
+    gain = speedup(exits, costs, last_stage_cost)
     return ThresholdSelection(
         thresholds=point,
         n=len(exits),

@@ -26,7 +26,7 @@ from cascadebert.training.checkpoints import (
     weight_files,
 )
 from cascadebert.tuning.tune import needs_labels
-from cascadebert.types import Cost, ScoreChoice
+from cascadebert.types import CostUnit, ScoreChoice
 
 if TYPE_CHECKING:
     import datasets
@@ -40,7 +40,7 @@ def assemble(
     output: str | Path,
     columns: Columns | None = None,
     max_length: int | None = None,
-    cost: Cost = "flops",
+    cost_unit: CostUnit = "flops",
     score: ScoreChoice = "max_probability",
     engine: str = "auto",
     precision: str = "auto",
@@ -57,7 +57,7 @@ def assemble(
         output: the folder to write.
         columns: names of the columns, where not the usual ones.
         max_length: longest row in tokens; default 128.
-        cost: what speed-up is counted in.
+        cost_unit: what speed-up is counted in.
         score: what to compare with thresholds; "auto" picks one on the tune rows.
         engine: what will run it: "openvino", "onnxruntime", "torch", or "auto": the first that is
             installed, but torch where there is a CUDA device.
@@ -92,7 +92,7 @@ def assemble(
             opened,
             rows,
             target=target,
-            cost=cost,
+            cost_unit=cost_unit,
             score=score,
             output=output,
             rows=UsedRows(none, rows.hashes(), none),

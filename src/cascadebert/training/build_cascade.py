@@ -19,7 +19,7 @@ from cascadebert.training.export import write_engine_file
 from cascadebert.training.trainer import log
 from cascadebert.tuning.engine_parity import check_engine_parity
 from cascadebert.tuning.tune import TuningResult, cache_outputs, recalibrate, select_operating_point
-from cascadebert.types import Cost, ScoreChoice
+from cascadebert.types import CostUnit, ScoreChoice
 
 
 def prepare_stages(
@@ -55,7 +55,7 @@ def build_cascade(
     tune_rows: Examples,
     *,
     target: Target,
-    cost: Cost,
+    cost_unit: CostUnit,
     output: Path,
     rows: UsedRows,
     provenance: Mapping[str, Any],
@@ -70,7 +70,7 @@ def build_cascade(
         stages: from small to large, with the same label order.
         tune_rows: rows that no stage was trained on.
         target: what must hold on them.
-        cost: what speed-up is counted in.
+        cost_unit: what speed-up is counted in.
         output: the folder to write.
         rows: fingerprints of the rows used, by purpose.
         provenance: how the stages were made.
@@ -88,7 +88,7 @@ def build_cascade(
     cached = cache_outputs(cascade, tune_rows)
     said = check_engine_parity(stages, tune_rows.texts, cached.logits)
     cascade = recalibrate(cascade, cached)
-    tuned = select_operating_point(cascade, cached, target, cost, (*notices, *said), score=score)
+    tuned = select_operating_point(cascade, cached, target, cost_unit, (*notices, *said), score=score)
     spec = _spec(cascade, tuned, tune_rows, provenance)
     folders = {entry.path: stage.path for entry, stage in zip(spec.stages, stages, strict=True)}
     write_folder(output, spec, folders, rows, files=files, overwrite=overwrite)

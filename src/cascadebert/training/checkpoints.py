@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 
 from cascadebert.errors import StageError, extra
-from cascadebert.inference.engines.static import is_static
 from cascadebert.inference.engines.torch_checkpoint import load_classifier, quiet_transformers
+from cascadebert.inference.stage_kind import stage_kind
 from cascadebert.persistence.checkpoint_config import config_int, config_label_names, read_config
 from cascadebert.persistence.folder import file_hashes
 from cascadebert.types import Flops
@@ -126,9 +126,9 @@ def count_flops(path: Path, **config: Any) -> Flops:
         path: a checkpoint folder; a static stage's multiplications and additions are known.
         config: as for `load_classifier`.
     """
-    if is_static(path):
-        labels = config.get("num_labels") or len(config_label_names(read_config(path), path))
-        return Flops(row=2.0 * labels, token=2.0 * (labels + 1), pair=0.0)
+    known_flops = stage_kind(path).known_flops
+    if known_flops is not None:
+        return known_flops(config.get("num_labels") or len(config_label_names(read_config(path), path)))
     model = load_classifier(path, **config).eval().requires_grad_(False)
     model.set_attn_implementation("eager")
     return flops_polynomial(lambda ids: model(input_ids=ids))

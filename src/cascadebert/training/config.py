@@ -18,7 +18,7 @@ class FitConfig:
         epochs: passes over the train rows; fractions are allowed.
         batch_size: rows per step.
         learning_rate: of AdamW, falling linearly to 0.
-        warmup: share of the steps in which it rises linearly from 0.
+        warmup_ratio: share of the steps in which it rises linearly from 0.
         bf16: matrix products of training in bfloat16; None asks the processor.
         dar_weight: lambda of difficulty-aware regularisation, on every stage but the last; 0 turns it
             off (Li et al. 2021; 0.5 as in their release).
@@ -43,7 +43,7 @@ class FitConfig:
     epochs: float = 3.0
     batch_size: int = 32
     learning_rate: float = 5e-5
-    warmup: float = 0.0
+    warmup_ratio: float = 0.0
     bf16: bool | None = None
     dar_weight: float = 0.5
     dar_margin: float = 0.3
@@ -67,23 +67,23 @@ class DistillConfig:
     """How smaller models are made from a large one; all of it is stored in their README.
 
     Attributes:
-        tokens: to train on, in all; default the corpus once. More than the corpus has means several passes,
+        max_tokens: to train on, in all; default the corpus once. More than the corpus has means several passes,
             fewer that documents are drawn from all over it.
         vocabulary: keep this many tokens, the most frequent of the corpus; default all.
         max_length: longest passage in tokens.
         batch_tokens: tokens per step.
         learning_rate: of AdamW, falling linearly to 0.
-        warmup: share of the steps in which it rises linearly from 0.
+        warmup_ratio: share of the steps in which it rises linearly from 0.
         bf16: matrix products in bfloat16; None asks the processor.
         seed: of everything random.
     """
 
-    tokens: int | None = None
+    max_tokens: int | None = None
     vocabulary: int | None = None
     max_length: int = 128
     batch_tokens: int = 4096
     learning_rate: float = 2e-3
-    warmup: float = 0.05
+    warmup_ratio: float = 0.05
     bf16: bool | None = None
     seed: int = 1234
 
@@ -104,17 +104,17 @@ def _check(config: FitConfig | DistillConfig, rules: Rules) -> None:
 
 
 _SHRINK_RULES: Rules = (
-    (("tokens",), lambda v: v >= 10_000, "at least 10,000"),
+    (("max_tokens",), lambda v: v >= 10_000, "at least 10,000"),
     (("max_length",), lambda v: v >= 16, "at least 16"),
     (("vocabulary", "batch_tokens", "learning_rate"), lambda v: v > 0, "above 0"),
-    (("warmup",), lambda v: 0 <= v <= 1, "a share between 0 and 1"),
+    (("warmup_ratio",), lambda v: 0 <= v <= 1, "a share between 0 and 1"),
     (("seed",), lambda v: 0 <= v < 2**32, "0 to 2**32 - 1"),
 )
 
 _RULES: Rules = (
     (("epochs", "batch_size", "learning_rate", "distill_temperature"), lambda v: v > 0, "above 0"),
     (("dar_weight", "dar_margin", "distill_weight"), lambda v: v >= 0, "0 or more"),
-    (("warmup", "difficulty_votes"), lambda v: 0 <= v <= 1, "a share between 0 and 1"),
+    (("warmup_ratio", "difficulty_votes"), lambda v: 0 <= v <= 1, "a share between 0 and 1"),
     (("tune_fraction", "certify_fraction"), lambda v: 0 < v < 1, "a share above 0 and below 1"),
     (("difficulty_folds",), lambda v: v >= 2, "at least 2"),
     (("difficulty_seeds",), lambda v: 1 <= v <= 1000, "1 to 1000"),

@@ -10,9 +10,9 @@ from pathlib import Path
 
 from cascadebert.errors import StageError, extra
 from cascadebert.inference.engines.base import ENGINE_FILE
-from cascadebert.inference.engines.static import is_static
 from cascadebert.inference.engines.torch import takes_token_types
 from cascadebert.inference.engines.torch_checkpoint import load_classifier, quiet_transformers
+from cascadebert.inference.stage_kind import stage_kind
 
 with extra("train"):
     import onnxscript  # noqa: F401  (torch's exporter needs it)
@@ -38,7 +38,7 @@ def write_engine_file(path: Path, engine: str) -> None:
     if engine == "torch":
         for left in (path / ENGINE_FILE, path / PART_FILE):
             left.unlink(missing_ok=True)
-    elif not is_static(path) and not (path / ENGINE_FILE).is_file():
+    elif stage_kind(path).own_engine is None and not (path / ENGINE_FILE).is_file():
         export_onnx(path)
 
 
@@ -105,7 +105,10 @@ def exported_for(path: str | Path, cascade: Cascade) -> Iterator[Path]:
         MissingExtra: if what exports it is not installed.
     """
     folder, engine = resolve_checkpoint(path), cascade.stages[-1].engine.name
-    ready = any((folder / name).is_file() for name in (SPEC_FILE, ENGINE_FILE)) or is_static(folder)
+    ready = (
+        any((folder / name).is_file() for name in (SPEC_FILE, ENGINE_FILE))
+        or stage_kind(folder).own_engine is not None
+    )
     if ready or engine == "torch":
         yield folder
         return

@@ -19,6 +19,7 @@ from cascadebert.errors import CascadeError, DataError, StageError
 from cascadebert.inference.cascade import Cascade
 from cascadebert.inference.engines.load import resolve_engine
 from cascadebert.inference.stage import Stage
+from cascadebert.inference.stage_kind import STATIC, stage_kind
 from cascadebert.inference.tokenizer import resolve_max_length
 from cascadebert.persistence.checkpoint_config import config_int, read_config, resolve_checkpoint
 from cascadebert.persistence.folder import UsedRows, ensure_writable_directory
@@ -28,15 +29,13 @@ from cascadebert.training.checkpoints import check_stage_order, check_tokenizer,
 from cascadebert.training.config import FitConfig
 from cascadebert.training.difficulty import DifficultyLabels, label_difficulty
 from cascadebert.training.losses import NO_LABEL
-from cascadebert.training.static_model import create_static_checkpoint, recipe_for
+from cascadebert.training.static_model import create_static_checkpoint
 from cascadebert.training.train_stage import TrainingData, train_stage
 from cascadebert.training.trainer import log
-from cascadebert.types import Cost, Logits, ScoreChoice, Texts
+from cascadebert.types import CostUnit, Logits, ScoreChoice, Texts
 
 if TYPE_CHECKING:
     import datasets
-
-STATIC = "static"
 
 
 def fit(
@@ -49,7 +48,7 @@ def fit(
     unlabelled: str | Path | datasets.Dataset | Examples | None = None,
     columns: Columns | None = None,
     difficulty: Sequence[str | Path] = (),
-    cost: Cost = "flops",
+    cost_unit: CostUnit = "flops",
     score: ScoreChoice = "max_probability",
     engine: str = "auto",
     precision: str = "auto",
@@ -74,7 +73,7 @@ def fit(
             left out.
         columns: names of the columns, where not the usual ones.
         difficulty: files of difficulty labels from an earlier run, one per stage but the last.
-        cost: what speed-up is counted in.
+        cost_unit: what speed-up is counted in.
         score: what to compare with thresholds; "auto" picks one on the tune rows.
         engine: what will run it: "openvino", "onnxruntime", "torch", or "auto": the first that is
             installed, but torch where there is a CUDA device.
@@ -99,15 +98,17 @@ def fit(
     with tempfile.TemporaryDirectory() as made:
         sources = _sources(names, Path(made))
         ensure_writable_directory(output, overwrite=overwrite, sources=sources)
-        _refuse_stages(names, sources, parts, target, cost, config)
-        recipes = [recipe_for(source, config) for source in sources]
+        _refuse_stages(names, sources, parts, target, cost_unit, config)
+        recipes = [
+            replace(config, **stage_kind(source).recipe_overrides(config.epochs)) for source in sources
+        ]
         work = work_directory(output)
         folders, labels = _train_all(sources, parts, more, reused, config, work)
     cascade = build_cascade(
         prepare_stages(folders, names, max_length=config.max_length, engine=engine, precision=precision),
         parts.tune,
         target=target,
-        cost=cost,
+        cost_unit=cost_unit,
         score=score,
         output=output,
         rows=UsedRows(_hashes(parts.train, more), parts.tune.hashes(), parts.certify.hashes()),
@@ -126,10 +127,14 @@ def _sources(names: Sequence[str], made: Path) -> list[Path]:
     Raises:
         StageError: if there is none, or a static stage is not the first of several.
     """
-    if STATIC in names[1:] or list(names) == [STATIC]:
-        raise StageError(f"a {STATIC} stage is the first of two or more; given: {', '.join(names)}")
-    found = [resolve_checkpoint(name) for name in names if name != STATIC]
-    return found if len(found) == len(names) else [create_static_checkpoint(found[-1], made / STATIC), *found]
+    if STATIC.name in names[1:] or list(names) == [STATIC.name]:
+        raise StageError(f"a {STATIC.name} stage is the first of two or more; given: {', '.join(names)}")
+    found = [resolve_checkpoint(name) for name in names if name != STATIC.name]
+    return (
+        found
+        if len(found) == len(names)
+        else [create_static_checkpoint(found[-1], made / STATIC.name), *found]
+    )
 
 
 def _parts(
@@ -247,7 +252,7 @@ def _refuse_stages(
     sources: Sequence[Path],
     parts: Splits,
     target: Target,
-    cost: Cost,
+    cost_unit: CostUnit,
     config: FitConfig,
 ) -> None:
     """Refuse before any training what would only come out after it."""
@@ -258,26 +263,28 @@ def _refuse_stages(
         flops.append(count_flops(source, num_labels=len(parts.label_names)))
     check_stage_order(names, flops)
     widths = {config_int(read_config(source), "hidden_size", source) for source in sources}
-    if cost == "layers" and (len(widths) > 1 or STATIC in names):
+    if cost_unit == "layers" and (len(widths) > 1 or STATIC.name in names):
         raise CascadeError(
-            "layers do not compare stages of different widths, or without layers. Use --cost flops or "
+            "layers do not compare stages of different widths, or without layers. Use --cost-unit flops or "
             "measured."
         )
     if config.dar_weight:
         assign_folds(parts.train, config.difficulty_folds, np.random.default_rng(config.seed))
-    if target.speedup is not None and cost != "measured":
+    if target.speedup is not None and cost_unit != "measured":
         length = np.array([32])
         sizes = (
-            [depth(s) for s in sources] if cost == "layers" else [float(f.cost_of(length)[0]) for f in flops]
+            [depth(s) for s in sources]
+            if cost_unit == "layers"
+            else [float(f.cost_of(length)[0]) for f in flops]
         )
-        _refuse_speedup(target.speedup, sizes[-1] / sizes[0], cost)
+        _refuse_speedup(target.speedup, sizes[-1] / sizes[0], cost_unit)
 
 
-def _refuse_speedup(wanted: float, most: float, cost: Cost) -> None:
+def _refuse_speedup(wanted: float, most: float, cost_unit: CostUnit) -> None:
     if wanted > most * 1.2:  # the ratio varies with the rows' lengths; what is close is left to tuning
         raise CascadeError(
             f"speed-up {wanted:g}x cannot be reached: with every row leaving at stage 1 it is about "
-            f"{most:.1f}x by {cost}. Ask for less, or give a smaller first stage."
+            f"{most:.1f}x by {cost_unit}. Ask for less, or give a smaller first stage."
         )
 
 

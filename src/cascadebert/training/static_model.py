@@ -6,15 +6,13 @@ table starts from the large model's, along its principal directions, with a lear
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from cascadebert.errors import extra
-from cascadebert.inference.engines.static import MODEL_TYPE, is_static
+from cascadebert.inference.engines.static import MODEL_TYPE
 from cascadebert.inference.engines.torch_checkpoint import quiet_transformers
 from cascadebert.training.checkpoints import copy_tokenizer
-from cascadebert.training.config import FitConfig
 from cascadebert.training.distillation.student import open_encoder, principal, token_table
 
 with extra("train"):
@@ -25,8 +23,6 @@ with extra("train"):
 
 WIDTH = 128
 SCALE = 0.1
-LEARNING_RATE = 5e-3
-FEWEST_EPOCHS = 4.0
 
 
 class StaticConfig(PreTrainedConfig):
@@ -92,11 +88,3 @@ def create_static_checkpoint(large: Path, output: Path) -> Path:
         model.save_pretrained(output)
     copy_tokenizer(large, output)
     return output
-
-
-def recipe_for(source: Path, config: FitConfig) -> FitConfig:
-    """How a checkpoint is trained: as configured; a static one in larger steps and for 4 passes or more."""
-    if not is_static(source):
-        return config
-    epochs = max(config.epochs, FEWEST_EPOCHS)
-    return replace(config, learning_rate=LEARNING_RATE, epochs=epochs, bf16=False)

@@ -12,12 +12,12 @@ from cascadebert.errors import extra
 from cascadebert.inference.batching import TokenizedTexts
 from cascadebert.inference.engines.torch import model_inputs, takes_token_types
 from cascadebert.inference.engines.torch_checkpoint import load_classifier, quiet_transformers
+from cascadebert.inference.stage_kind import stage_kind
 from cascadebert.inference.tokenizer import StageTokenizer, resolve_max_length
 from cascadebert.persistence.checkpoint_config import read_config
 from cascadebert.training.checkpoints import checkpoint_fingerprint, copy_tokenizer, fingerprint
 from cascadebert.training.config import FitConfig
 from cascadebert.training.losses import Objective
-from cascadebert.training.static_model import recipe_for
 from cascadebert.training.trainer import (
     OptimizerConfig,
     log,
@@ -94,7 +94,7 @@ def train_stage(
         StageError: if the checkpoint is not complete.
     """
     seed = config.seed if seed is None else seed
-    config = recipe_for(source, config)
+    config = replace(config, **stage_kind(source).recipe_overrides(config.epochs))
     objective = objective or _objective(lesson, config)
     precision = use_bf16(config.bf16)
     key = fingerprint(checkpoint_fingerprint(source), lesson.key(), recipe(config), seed, objective.key())
@@ -128,7 +128,7 @@ def train_stage(
 def recipe(config: FitConfig) -> tuple[float | bool, ...]:
     """What of a configuration decides the weights of a plainly trained stage, but for the seed."""
     sizes = (config.max_length, config.epochs, config.batch_size)
-    return (*sizes, config.learning_rate, config.warmup, use_bf16(config.bf16))
+    return (*sizes, config.learning_rate, config.warmup_ratio, use_bf16(config.bf16))
 
 
 def row_order(lengths: Ints, *, batch_size: int, epochs: float, seed: int) -> Ints:
@@ -196,7 +196,7 @@ def _run(
             np.split(order, range(config.batch_size, len(order), config.batch_size)),
             collate=Collator(seen, lesson, takes_token_types(model)),
             loss=loss,
-            steps=OptimizerConfig(config.learning_rate, config.warmup, bf16, seed),
+            steps=OptimizerConfig(config.learning_rate, config.warmup_ratio, bf16, seed),
             folder=part / "checkpoints",
             what=what,
         )

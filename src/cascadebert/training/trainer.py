@@ -51,13 +51,13 @@ class OptimizerConfig:
 
     Attributes:
         learning_rate: of AdamW, falling linearly to 0.
-        warmup: share of the steps in which it rises linearly from 0.
+        warmup_ratio: share of the steps in which it rises linearly from 0.
         bf16: whether matrix products are in bfloat16.
         seed: of what is random in a step.
     """
 
     learning_rate: float
-    warmup: float
+    warmup_ratio: float
     bf16: bool
     seed: int
 
@@ -102,7 +102,7 @@ def train_steps(
         per_device_train_batch_size=1,
         train_sampling_strategy="sequential",
         learning_rate=steps.learning_rate,
-        warmup_steps=min(steps.warmup, 1 - 1e-9),
+        warmup_steps=min(steps.warmup_ratio, 1 - 1e-9),
         lr_scheduler_type="linear",
         max_grad_norm=0.0,
         bf16=steps.bf16,

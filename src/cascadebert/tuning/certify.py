@@ -40,7 +40,7 @@ from cascadebert.tuning.tune import (
     store_operating_point,
     tuning_metrics,
 )
-from cascadebert.types import Cost, ScoreChoice
+from cascadebert.types import CostUnit, ScoreChoice
 
 if TYPE_CHECKING:
     import datasets
@@ -103,7 +103,7 @@ def certify_folder(
     *,
     guarantees: Sequence[Guarantee],
     confidence_level: float,
-    cost: Cost = "flops",
+    cost_unit: CostUnit = "flops",
     columns: Columns | None = None,
     score: ScoreChoice | None = None,
     engine: str = "auto",
@@ -117,7 +117,7 @@ def certify_folder(
             promised is agreement.
         promises: what is to hold, all of it together.
         confidence_level: 1 - delta, such as 0.95.
-        cost: what speed-up is counted in.
+        cost_unit: what speed-up is counted in.
         columns: names of the columns, where not the usual ones.
         score: what to compare with thresholds; "auto" picks one; None keeps the folder's.
         engine: to certify for: another than before, or "auto" for the same.
@@ -134,7 +134,7 @@ def certify_folder(
     used = read_used_rows(path)
     rows = split_rows(load_examples(data, columns=columns, labels=labels, split="validation"), used)
     _say_rows_needed(guarantees, delta, rows.certify)
-    plan = _plan(cascade, rows, guarantees, delta, cost, score)
+    plan = _plan(cascade, rows, guarantees, delta, cost_unit, score)
     tested = _read_once(plan, rows.certify, delta)
     now_used = replace(
         used,
@@ -193,7 +193,7 @@ class _Plan:
     answers: StageOutputs
     guarantees: tuple[Guarantee, ...]
     path: tuple[ThresholdSelection, ...]
-    cost: Cost
+    cost_unit: CostUnit
     notices: tuple[str, ...]
 
     def point(self, place: int) -> CertifiedPoint:
@@ -223,9 +223,8 @@ class _Plan:
             temperatures=self.cascade.temperatures,
             stages_sha256=stages_sha256(self.cascade.spec),
         )
-        target = ", ".join(f"{one.name} {one.level:g}" for one in self.guarantees)
         chosen = self.path[tested.accepted - 1]
-        expected = tuning_metrics(chosen, _measure(self.guarantees), self.cost, target, self.notices)
+        expected = tuning_metrics(chosen, _measure(self.guarantees), self.cost_unit, None, self.notices)
         return OperatingPoint(chosen.thresholds, expected, certificate)
 
     def advice(self, delta: float) -> str:
@@ -249,7 +248,7 @@ def _plan(
     rows: Split,
     guarantees: Sequence[Guarantee],
     delta: float,
-    cost: Cost,
+    cost_unit: CostUnit,
     score: ScoreChoice | None,
 ) -> _Plan:
     cached, notices = cache_outputs(cascade, rows.tune), rows.notices
@@ -258,20 +257,22 @@ def _plan(
     ):  # another engine: its labels are checked, its temperatures its own
         notices += check_engine_parity(cascade.stages, rows.tune.texts, cached.logits)
         cascade = recalibrate(cascade, cached)
-    costs = costs_in_unit(cascade, cached, cost)
+    costs = costs_in_unit(cascade, cached, cost_unit)
     probabilities = scaled_probabilities(cascade, cached.logits)
     labels = probabilities.argmax(axis=2)
     right = labels[-1] if _measure(guarantees) == "agreement" else cached.labels
     losses = (labels != right).astype(np.float64)
     made = score_cached(cascade, probabilities, losses, costs, score)
     answers = StageOutputs(made.confidences, labels, cached.labels, cascade.label_names)
-    curve = operating_path(answers, guarantees, costs.rows, delta, alone=costs.alone)
+    curve = operating_path(answers, guarantees, costs.rows, delta, last_stage_cost=costs.last_stage_cost)
     path = tuple(
-        evaluate_thresholds(tuple(point.tolist()), made.confidences, losses, costs.rows, alone=costs.alone)
+        evaluate_thresholds(
+            tuple(point.tolist()), made.confidences, losses, costs.rows, last_stage_cost=costs.last_stage_cost
+        )
         for point in curve.thresholds
     )
     cascade, notices = replace(cascade, score=made.score), (*notices, *made.notices)
-    return _Plan(cascade, cached, answers, tuple(guarantees), path, cost, notices)
+    return _Plan(cascade, cached, answers, tuple(guarantees), path, cost_unit, notices)
 
 
 def _read_once(plan: _Plan, rows: Examples, delta: float) -> CertificationResult:

@@ -31,7 +31,7 @@ from cascadebert.thresholds.select import (
 )
 from cascadebert.thresholds.temperature import fit_temperature
 from cascadebert.tuning.engine_parity import check_engine_parity
-from cascadebert.types import Cost, Floats, Histogram, Ints, Logits, Report, ScoreChoice
+from cascadebert.types import CostUnit, Floats, Histogram, Ints, Logits, Report, ScoreChoice
 
 if TYPE_CHECKING:
     import datasets
@@ -78,7 +78,7 @@ def tune(
     data: str | Path | datasets.Dataset | Examples,
     *,
     target: Target,
-    cost: Cost = "flops",
+    cost_unit: CostUnit = "flops",
     columns: Columns | None = None,
 ) -> OperatingPoint:
     """The thresholds that meet a target on the given rows.
@@ -88,7 +88,7 @@ def tune(
         data: rows like those the cascade will meet; labels are needed for accuracy targets, and without
             them a speed-up is bought with the least disagreement with the last stage.
         target: what must hold.
-        cost: what speed-up is counted in.
+        cost_unit: what speed-up is counted in.
         columns: names of the columns, where not the usual ones.
 
     Raises:
@@ -96,7 +96,7 @@ def tune(
         DataError: if rows or labels cannot be used.
     """
     examples, notices = _tune_rows(cascade, data, target, columns)
-    return select_operating_point(cascade, cache_outputs(cascade, examples), target, cost, notices).point
+    return select_operating_point(cascade, cache_outputs(cascade, examples), target, cost_unit, notices).point
 
 
 def tune_folder(
@@ -104,7 +104,7 @@ def tune_folder(
     data: str | Path | Examples,
     *,
     target: Target,
-    cost: Cost = "flops",
+    cost_unit: CostUnit = "flops",
     columns: Columns | None = None,
     score: ScoreChoice | None = None,
     engine: str = "auto",
@@ -116,7 +116,7 @@ def tune_folder(
         path: the folder; unchanged if the target cannot be met.
         data: as for `tune`.
         target: what must hold.
-        cost: what speed-up is counted in.
+        cost_unit: what speed-up is counted in.
         columns: names of the columns, where not the usual ones.
         score: what to compare with thresholds; "auto" picks one; None keeps the folder's.
         engine: to pick them on: another than before, or "auto" for the same.
@@ -130,7 +130,7 @@ def tune_folder(
     ):  # another engine: its labels are checked, its temperatures its own
         notices += check_engine_parity(cascade.stages, examples.texts, cached.logits)
         cascade = recalibrate(cascade, cached)
-    tuned = select_operating_point(cascade, cached, target, cost, notices, score=score)
+    tuned = select_operating_point(cascade, cached, target, cost_unit, notices, score=score)
     used = read_used_rows(path)
     store_operating_point(
         path, cascade, tuned, examples, replace(used, tune=np.union1d(used.tune, examples.hashes()))
@@ -243,7 +243,7 @@ def select_operating_point(
     cascade: Cascade,
     cached: CachedOutputs,
     target: Target,
-    cost: Cost,
+    cost_unit: CostUnit,
     notices: tuple[str, ...] = (),
     *,
     score: ScoreChoice | None = None,
@@ -254,7 +254,7 @@ def select_operating_point(
         cascade: for its stages and temperatures.
         cached: from `cache_outputs`.
         target: what must hold.
-        cost: what speed-up is counted in.
+        cost_unit: what speed-up is counted in.
         notices: said before those of the choice itself.
         score: what to compare with thresholds; "auto" picks one; None keeps the cascade's.
 
@@ -263,16 +263,20 @@ def select_operating_point(
     """
     probabilities = scaled_probabilities(cascade, cached.logits)
     metric, losses = _losses(probabilities, cached.labels, target)
-    costs = costs_in_unit(cascade, cached, cost)
+    costs = costs_in_unit(cascade, cached, cost_unit)
     made = score_cached(cascade, probabilities, losses, costs, score)
     cascade, confidences = replace(cascade, score=made.score), made.confidences
     try:
-        choice = select_thresholds(confidences, losses, costs.rows, target=target, alone=costs.alone)
+        choice = select_thresholds(
+            confidences, losses, costs.rows, target=target, last_stage_cost=costs.last_stage_cost
+        )
     except InfeasibleTarget as refused:
-        raise InfeasibleTarget(target, refused.nearest, unit=f"by {cost}") from None
+        raise InfeasibleTarget(target, refused.nearest, unit=f"by {cost_unit}") from None
     notices = (*notices, *made.notices, *_absent(cascade, cached.labels))
-    expected = tuning_metrics(choice, metric, cost, f"{target.name} {target.value:g}", notices)
-    lost = cross_validate(confidences, losses, costs.rows, target=target, alone=costs.alone)
+    expected = tuning_metrics(choice, metric, cost_unit, target, notices)
+    lost = cross_validate(
+        confidences, losses, costs.rows, target=target, last_stage_cost=costs.last_stage_cost
+    )
     expected = replace(expected, cross_validated=None if lost is None else 1 - lost)
     return at_operating_point(cascade, cached, OperatingPoint(choice.thresholds, expected))
 
@@ -284,22 +288,22 @@ def score_cached(
     if score is None:
         return ScoredOutputs(cascade.score, cascade.score.all_stages(probabilities))
     if score == "auto":
-        return select_score(probabilities, losses, costs.rows, alone=costs.alone)
+        return select_score(probabilities, losses, costs.rows, last_stage_cost=costs.last_stage_cost)
     return score_outputs(score, probabilities)
 
 
-def costs_in_unit(cascade: Cascade, cached: CachedOutputs, cost: Cost) -> RowCosts:
+def costs_in_unit(cascade: Cascade, cached: CachedOutputs, cost_unit: CostUnit) -> RowCosts:
     """What the cached rows cost at each stage, in the given unit."""
-    if cost == "measured":
+    if cost_unit == "measured":
         return cached.seconds.costs(cached.encoded)
-    return counted_costs(cascade.stages, cached.encoded, cost)
+    return counted_costs(cascade.stages, cached.encoded, cost_unit)
 
 
 def tuning_metrics(
     choice: ThresholdSelection,
     metric: Literal["accuracy", "agreement"],
-    cost: Cost,
-    target: str,
+    cost_unit: CostUnit,
+    target: Target | None,
     notices: tuple[str, ...],
 ) -> TuningMetrics:
     """What a choice of thresholds gave on the tune rows."""
@@ -309,7 +313,7 @@ def tuning_metrics(
         value=1 - choice.loss,
         last_stage=1 - choice.last_loss,
         exit_rates=choice.exit_rates,
-        cost=cost,
+        cost_unit=cost_unit,
         speedup=choice.speedup,
         target=target,
         notices=(*notices, *choice.notices),
@@ -330,7 +334,7 @@ def at_operating_point(cascade: Cascade, cached: CachedOutputs, point: Operating
         machine=machine(),
         stages=cached.seconds.stages,
         tokenising=cached.seconds.tokenising,
-        expected_speedup=round(speedup(exits, clock.rows, clock.alone), 4),
+        expected_speedup=round(speedup(exits, clock.rows, clock.last_stage_cost), 4),
     )
     return TuningResult(point, done, timing, cascade.score, histogram(confidences[0]))
 

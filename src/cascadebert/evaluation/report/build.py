@@ -111,7 +111,7 @@ def build_report(
             label_names=cascade.label_names,
             lengths=encoded[-1].lengths,
             seconds=costs.rows,
-            alone=costs.alone,
+            alone=costs.last_stage_cost,
             clock=_clock(cascade, rival, fresh.texts, repeats),
             rival=None if rival is None else (_name(rival), _answers(rival, cascade, fresh.texts)),
             allowed_drop=allowed_drop(cascade.operating_point),
@@ -197,13 +197,14 @@ def unused_examples(
 
 
 def allowed_drop(point: OperatingPoint) -> float | None:
-    """Accuracy that the cascade was told to lose at most, if its target or a promise was one of that kind."""
-    asked = "" if point.metrics is None else point.metrics.target
-    for one in asked.split(", "):
-        name, _, value = one.partition(" ")
-        if name == "max_accuracy_drop":
-            return float(value)
-    return None
+    """The accuracy drop that the target or a guarantee allows, if either is of that kind."""
+    if point.certificate is not None:
+        drops = [
+            r.guarantee.level for r in point.certificate.guarantees if r.guarantee.name == "max_accuracy_drop"
+        ]
+        return drops[0] if drops else None
+    target = None if point.metrics is None else point.metrics.target
+    return None if target is None else target.max_accuracy_drop
 
 
 def _clock(cascade: Cascade, rival: Cascade | None, texts: Texts, repeats: int) -> WallClock:

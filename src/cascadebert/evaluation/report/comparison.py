@@ -8,7 +8,8 @@ from typing import Literal
 
 import numpy as np
 
-from cascadebert.evaluation.metrics import DRAWS, paired_difference
+from cascadebert.evaluation.metrics import paired_difference
+from cascadebert.thresholds.intervals import bootstrap_mean
 from cascadebert.types import Bools, Floats, Interval
 
 NOTICEABLE = 0.005
@@ -122,9 +123,7 @@ def random_routing_baseline(ours: Bools, right: Bools, clock: WallClock) -> Rand
 def _mean(values: Floats) -> Interval:
     """Mean of values of few kinds, with the percentile bootstrap over rows as in `paired_difference`."""
     kinds, counts = np.unique(np.round(values, 12), return_counts=True)
-    drawn = np.random.default_rng(0).multinomial(len(values), counts / len(values), size=DRAWS) @ kinds
-    low, high = np.quantile(drawn / len(values), [0.025, 0.975])
-    return Interval(float(values.mean()), float(low), float(high))
+    return bootstrap_mean(kinds, counts)
 
 
 def decide(

@@ -10,7 +10,7 @@ from types import ModuleType
 
 from cascadebert.errors import StageError
 from cascadebert.inference.engines.base import ENGINE_FILE, Engine
-from cascadebert.inference.engines.static import StaticEngine, is_static
+from cascadebert.inference.stage_kind import stage_kind
 from cascadebert.types import Texts
 
 ENGINES = ("openvino", "onnxruntime", "torch")
@@ -60,8 +60,9 @@ def load_engine(path: Path, *, engine: str, precision: str) -> Engine:
         StageError: if the engine is unknown, has not this precision, or its file is missing.
         MissingExtra: if its library is not installed.
     """
-    if is_static(path):
-        return StaticEngine(path)
+    own_engine = stage_kind(path).own_engine
+    if own_engine is not None:
+        return own_engine(path)
     if engine == "auto":
         engine = default_engine() if (path / ENGINE_FILE).is_file() else "torch"
     room = _room(engine)

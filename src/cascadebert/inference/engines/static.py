@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import numpy as np
@@ -14,15 +13,6 @@ from cascadebert.inference.engines.base import TokenBatch
 from cascadebert.types import Logits
 
 MODEL_TYPE = "static"
-
-
-def is_static(path: Path) -> bool:
-    """Whether a checkpoint folder holds a static stage."""
-    try:
-        kind = json.loads((path / "config.json").read_text("utf-8")).get("model_type")
-    except (OSError, ValueError):
-        return False
-    return bool(kind == MODEL_TYPE)
 
 
 class StaticEngine:

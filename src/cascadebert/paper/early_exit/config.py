@@ -22,7 +22,7 @@ class EarlyExitConfig:
         batch_size: rows per step.
         learning_rate: of AdamW, falling linearly to 0.
         exit_learning_rate: of DeeBERT's second stage; None: the same, as published.
-        warmup: share of the steps in which it rises linearly from 0.
+        warmup_ratio: share of the steps in which it rises linearly from 0.
         reads: what exits before the last look at; see `Exits`.
         bf16: matrix products of training in bfloat16; None asks the processor.
         seed: of everything random.
@@ -38,7 +38,7 @@ class EarlyExitConfig:
     batch_size: int = 32
     learning_rate: float = 2e-5
     exit_learning_rate: float | None = None
-    warmup: float = 0.0
+    warmup_ratio: float = 0.0
     reads: Reads = "first"
     bf16: bool | None = None
     seed: int = 1234
@@ -57,7 +57,7 @@ class EarlyExitConfig:
             epochs=published_epochs if self.epochs is None else self.epochs,
             batch_size=self.batch_size,
             learning_rate=self.learning_rate,
-            warmup=self.warmup,
+            warmup_ratio=self.warmup_ratio,
             bf16=self.bf16,
             seed=self.seed,
         )

@@ -122,7 +122,7 @@ def train_truncated(
     """
     cut = work / f"cut-{fingerprint(checkpoint_fingerprint(source), layers)}"
     if not cut.is_dir():
-        distill(source, layers=layers, output=cut)
+        distill(source, num_layers=layers, output=cut)
     return train_stage(cut, _labels_only(lesson), config.plain(TRUNCATED_EPOCHS), work=work, what=what)
 
 
@@ -264,7 +264,7 @@ def _run(
             numbered,
             collate=lambda where: {**collator(where[1:]), "step": torch.from_numpy(where[:1])},
             loss=loss,
-            steps=OptimizerConfig(rate, config.warmup, use_bf16(config.bf16), config.seed),
+            steps=OptimizerConfig(rate, config.warmup_ratio, use_bf16(config.bf16), config.seed),
             folder=part / "checkpoints",
             what=what,
         )

@@ -14,8 +14,8 @@ from cascadebert.inference.batching import TokenizedTexts
 from cascadebert.inference.cascade import Cascade
 from cascadebert.inference.engines.base import TokenBatch
 from cascadebert.server.types import RequestResult, RowResult, StageResult
-from cascadebert.thresholds.confidence import exits_at_stage, softmax
-from cascadebert.thresholds.temperature import scale_logits
+from cascadebert.thresholds.confidence import Score
+from cascadebert.thresholds.routing import decide
 from cascadebert.types import Bools, Floats, Logits, Texts
 
 
@@ -178,16 +178,17 @@ def token_batch(task: BatchTask, key: str, pad_id: int) -> TokenBatch:
 
 
 def judge(cascade: Cascade, task: BatchTask, logits: Logits) -> StageOutput:
-    """Scale, score and compare with each row's own thresholds, as `cascade.route` does."""
+    """Route the rows of a batch, each by its own thresholds."""
     stage, rows = task.stage, task.rows
-    said = softmax(scale_logits(logits, cascade.temperatures[stage]))
-    if task.audit:
-        return StageOutput(logits, said, said[:, 0], exits_at_stage(said[:, 0], None))
+    temperature, last = cascade.temperatures[stage], stage == len(cascade.stages) - 1
+    if task.audit:  # the row is answered already; only the last stage's label is wanted
+        return StageOutput(logits, *decide(logits, temperature=temperature, score=Score(), threshold=None))
     earlier = range(stage if cascade.score.weights else 0)
-    seen = [np.stack([row.visits[number].probabilities for row in rows]) for number in earlier]
-    sure = cascade.score.confidence([*seen, said])
-    if stage == len(cascade.stages) - 1:
-        return StageOutput(logits, said, sure, exits_at_stage(sure, None))
-    return StageOutput(
-        logits, said, sure, exits_at_stage(sure, np.array([r.request.thresholds[stage] for r in rows]))
+    decision = decide(
+        logits,
+        temperature=temperature,
+        score=cascade.score,
+        threshold=None if last else np.array([row.request.thresholds[stage] for row in rows]),
+        earlier=[np.stack([row.visits[i].probabilities for row in rows]) for i in earlier],
     )
+    return StageOutput(logits, *decision)

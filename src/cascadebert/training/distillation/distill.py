@@ -81,9 +81,9 @@ class DistilledModels:
 def distill(
     large: str | Path,
     *,
-    layers: int | Sequence[int],
-    hidden: int | Sequence[int] | None = None,
-    embedding: int | None = None,
+    num_layers: int | Sequence[int],
+    hidden_size: int | Sequence[int] | None = None,
+    embedding_size: int | None = None,
     corpus: str | Path | None = None,
     output: str | Path,
     columns: Columns | None = None,
@@ -103,10 +103,10 @@ def distill(
 
     Args:
         large: the encoder: a folder or a repository of the Hub.
-        layers: depth; several for several students.
-        hidden: width, a multiple of the large model's head size; as many as `layers`, or one for all;
+        num_layers: depth; several for several students.
+        hidden_size: width, a multiple of the large model's head size; as many as `layers`, or one for all;
             default the large model's. The inner layer and the number of heads follow in proportion.
-        embedding: width of the token table, for families that keep it apart (ELECTRA).
+        embedding_size: width of the token table, for families that keep it apart (ELECTRA).
         corpus: txt (a document per line), jsonl or parquet, or a folder of them (see `open_corpus`).
         output: the folder to write: the model, or for several students a folder each (`2x384`).
         columns: name of the corpus's text column, where not a usual one.
@@ -124,12 +124,12 @@ def distill(
     if corpus is not None and Path(corpus).resolve() in output.resolve().parents:
         raise CascadeError(f"{output} lies in {corpus}, which is read. Choose another --output.")
     teacher, pooled = open_encoder(source)
-    sizes = _sizes(teacher.config, layers, hidden, embedding)
+    sizes = _sizes(teacher.config, num_layers, hidden_size, embedding_size)
     check_tokenizer(source)
     if corpus is None:
         if (
             config != DistillConfig()
-            or embedding
+            or embedding_size
             or any(s.hidden != teacher.config.hidden_size for s in sizes)
         ):
             raise CascadeError("without a corpus layers are only cut off, nothing is trained. Give --corpus.")
@@ -167,20 +167,20 @@ def _prepared(
 
 def _sizes(
     config: PreTrainedConfig,
-    layers: int | Sequence[int],
-    hidden: int | Sequence[int] | None,
-    embedding: int | None,
+    num_layers: int | Sequence[int],
+    hidden_size: int | Sequence[int] | None,
+    embedding_size: int | None,
 ) -> list[StudentSize]:
     """The students asked for, each checked."""
-    depths = [layers] if isinstance(layers, int) else list(layers)
-    hidden = config.hidden_size if hidden is None else hidden
-    widths = list(hidden) if isinstance(hidden, Sequence) else [hidden]
+    depths = [num_layers] if isinstance(num_layers, int) else list(num_layers)
+    hidden_size = config.hidden_size if hidden_size is None else hidden_size
+    widths = list(hidden_size) if isinstance(hidden_size, Sequence) else [hidden_size]
     widths = widths * len(depths) if len(widths) == 1 else widths
     if not depths or len(widths) != len(depths):
         raise CascadeError(
-            f"give --hidden once, or once for each --layers; given: {len(widths)} and {len(depths)}"
+            f"give --hidden-size once, or once for each --num-layers; given: {len(widths)} and {len(depths)}"
         )
-    sizes = [StudentSize(depth, width, embedding) for depth, width in zip(depths, widths, strict=True)]
+    sizes = [StudentSize(depth, width, embedding_size) for depth, width in zip(depths, widths, strict=True)]
     for size in sizes:
         check_size(config, size)
     if len(set(sizes)) < len(sizes):

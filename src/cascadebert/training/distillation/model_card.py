@@ -42,7 +42,7 @@ cascade or alone.
 | vocabulary | {vocabulary:,} tokens{pruned} |
 | objective | {objective} |
 | held-out loss | {loss:.4f} |
-| learning rate, warm-up | {rate:g}, {warmup:g} of the steps |
+| learning rate, warm-up | {rate:g}, {warmup_ratio:g} of the steps |
 | tokens a step | {batch:,} |
 | longest passage | {length} tokens |
 | precision, seed | {precision}, {seed} |
@@ -105,7 +105,7 @@ def card(
         objective=objective,
         loss=loss,
         rate=config.learning_rate,
-        warmup=config.warmup,
+        warmup_ratio=config.warmup_ratio,
         batch=config.batch_tokens,
         length=config.max_length,
         precision="bfloat16" if use_bf16(config.bf16) else "float32",

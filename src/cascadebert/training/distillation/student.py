@@ -145,13 +145,13 @@ def check_size(config: PreTrainedConfig, size: StudentSize) -> None:
     depth, width = config.num_hidden_layers, config.hidden_size
     if not 1 <= size.layers <= depth:
         raise StageError(
-            f"the large model has {depth} layers; --layers must be 1 to {depth}, not {size.layers}"
+            f"the large model has {depth} layers; --num-layers must be 1 to {depth}, not {size.layers}"
         )
     head = width // config.num_attention_heads
     hidden = size.hidden
     if not head <= hidden <= width or hidden % head:
         raise StageError(
-            f"the large model is {width} wide with heads of {head}; --hidden must be a multiple of {head} "
+            f"the large model is {width} wide with heads of {head}; --hidden-size must be a multiple of {head} "
             f"up to {width}, not {hidden}"
         )
     if size.layers == depth and hidden == width:
@@ -160,10 +160,10 @@ def check_size(config: PreTrainedConfig, size: StudentSize) -> None:
         )
     if size.embedding is not None and not hasattr(config, "embedding_size"):
         raise StageError(
-            f"in {config.model_type} models the token table is as wide as a layer; leave out --embedding"
+            f"in {config.model_type} models the token table is as wide as a layer; leave out --embedding-size"
         )
     if size.embedding is not None and not 1 <= size.embedding <= config.embedding_size:
-        raise StageError(f"--embedding must be 1 to {config.embedding_size}, not {size.embedding}")
+        raise StageError(f"--embedding-size must be 1 to {config.embedding_size}, not {size.embedding}")
     try:
         with quiet_transformers(), torch.device("meta"):
             AutoModel.from_config(_config(config, size, spread_layers(depth, size.layers), None))

@@ -136,7 +136,7 @@ def train_students(
         use_eager_attention(student)
     read = _Reader(guide, passages, transfer)
     rest, held_out = held_out_rows(lengths, seed=config.seed)
-    wanted = int(lengths[rest].sum()) if config.tokens is None else config.tokens
+    wanted = int(lengths[rest].sum()) if config.max_tokens is None else config.max_tokens
     batches = token_batches(lengths, rest, budget=config.batch_tokens, tokens=wanted, seed=config.seed)
     amounts = np.array([int(lengths[batch].sum()) for batch in batches])
     start = now()
@@ -145,7 +145,7 @@ def train_students(
         batches,
         collate=read.collate,
         loss=lambda module, inputs: module(wanted=read.features(inputs), **inputs).sum(),
-        steps=OptimizerConfig(config.learning_rate, config.warmup, bf16, config.seed),
+        steps=OptimizerConfig(config.learning_rate, config.warmup_ratio, bf16, config.seed),
         folder=folder,
         what=f"shrinking, {len(students)} at once" if len(students) > 1 else "shrinking",
         amounts=amounts,
@@ -218,15 +218,21 @@ def _stored(
         pad_id = int(np.searchsorted(kept, pad_id))
     (tokenizer / "config.json").write_text(json.dumps({"pad_token_id": pad_id}), "utf-8")
     stored = write_tokens(
-        corpus, tokenizer, folder, max_length=config.max_length, wanted=config.tokens, seed=config.seed
+        corpus, tokenizer, folder, max_length=config.max_length, wanted=config.max_tokens, seed=config.seed
     )
     return read_tokens(folder, stored, pad_id)
 
 
 def recipe(config: DistillConfig) -> tuple[object, ...]:
     """What of a configuration decides the weights, but for the text."""
-    return (config.batch_tokens, config.learning_rate, config.warmup, use_bf16(config.bf16), config.seed)
+    return (
+        config.batch_tokens,
+        config.learning_rate,
+        config.warmup_ratio,
+        use_bf16(config.bf16),
+        config.seed,
+    )
 
 
 def _text_settings(config: DistillConfig) -> tuple[object, ...]:
-    return (config.tokens, config.vocabulary, config.max_length, config.seed)
+    return (config.max_tokens, config.vocabulary, config.max_length, config.seed)
