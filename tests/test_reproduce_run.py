@@ -31,7 +31,7 @@ pytestmark = pytest.mark.slow
 QUICK = {"epochs": 1.0, "batch_size": 16, "learning_rate": 2e-3, "small_learning_rate": 2e-3}
 TASKS = (
     TaskConfig("parts", "matthews", rows=60, tune_rows=20, phrases=True, **QUICK),
-    TaskConfig("pairs", "accuracy_and_f1", rows=60, tune_rows=20, head_and_tail=False, **QUICK),
+    TaskConfig("pairs", "accuracy_and_f1", rows=60, tune_rows=20, both_ends=False, **QUICK),
 )
 GLUE = {
     "mrpc": ("sentence1", "sentence2", 2),

@@ -49,7 +49,7 @@ class TaskConfig:
     rows: int | None = None
     tune_rows: int = 1000
     phrases: bool = False
-    head_and_tail: bool = False
+    both_ends: bool = False
     epochs: float | None = 3.0
     batch_size: int = 32
     learning_rate: float = 2e-4
@@ -178,7 +178,7 @@ _MINILM = ExperimentProtocol(
         TaskConfig("agnews", rows=2500),
         # 150 labels: fewer rows would leave a dozen of each
         TaskConfig("clinc150", rows=4000, epochs=6.0, learning_rate=5e-4, small_learning_rate=1.5e-3),
-        TaskConfig("imdb", rows=2500, head_and_tail=True),
+        TaskConfig("imdb", rows=2500, both_ends=True),
     ),
     exits_read="mean",  # MiniLM's first token hardly differs between texts before layer 4
 )

@@ -80,7 +80,7 @@ def reproduce(
     sources = _sources(protocol, models or {})
     for plan in plans:
         large = sources.folders[protocol.large]
-        encoder = StageTokenizer(large, max_length=protocol.tokens) if plan.head_and_tail else None
+        encoder = StageTokenizer(large, max_length=protocol.tokens) if plan.both_ends else None
         rows = load_task(plan, data, seed=protocol.split_seed, encoder=encoder)
         for seed in protocol.seeds:
             folder = work / plan.name

@@ -85,7 +85,7 @@ def load_task(
     chosen = order[free[order]][: plan.rows]
     rows = TaskData(train.take(np.sort(chosen)), tune, test, names)
     _check(rows, plan)
-    if plan.head_and_tail and encoder is not None:
+    if plan.both_ends and encoder is not None:
         parts = [_cut(part, encoder) for part in (rows.train, rows.tune, rows.test)]
         rows = TaskData(parts[0], parts[1], parts[2], names)
     return rows
