@@ -55,8 +55,8 @@ def ks_distance(reference: Floats, new: Floats, delta: float) -> Interval:
 BOOTSTRAP_DRAWS = 10_000
 
 
-def percentile_interval(value: float, drawn: Floats, confidence_level: float = 0.95) -> Interval:
-    """A figure with the percentile bootstrap interval of its (draws,) resampled values.
+def percentile_interval(value: float, drawn: Floats) -> Interval:
+    """A figure with the 95 % percentile bootstrap interval of its (draws,) resampled values.
 
     Undefined resamples (NaN) are left out; both ends are NaN if none is defined (Efron & Tibshirani 1993,
     section 13).
@@ -64,8 +64,7 @@ def percentile_interval(value: float, drawn: Floats, confidence_level: float = 0
     known = drawn[~np.isnan(drawn)]
     if not len(known):
         return Interval(value, np.nan, np.nan)
-    tail = (1 - confidence_level) / 2
-    low, high = np.quantile(known, [tail, 1 - tail])
+    low, high = np.quantile(known, [0.025, 0.975])
     return Interval(value, float(low), float(high))
 
 
