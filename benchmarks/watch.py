@@ -107,7 +107,7 @@ def watch(rng: np.random.Generator, rate: float, seed: int) -> QualityMonitor:
     sure = World(LEVEL).rows(rng, TUNE_ROWS)[1]
     early = float((sure > THRESHOLD).mean())
     reference = Reference(2, LEVEL, ((early, 1 - early),), TUNE_ROWS, histogram(sure))
-    return QualityMonitor(reference, ServerConfig(shadow_rate=rate, on_alarm="safest", seed=seed))
+    return QualityMonitor(reference, ServerConfig(shadow_rate=rate, on_alarm="safest-point", seed=seed))
 
 
 def send(
@@ -118,10 +118,10 @@ def send(
         stages, sure, agreed = world.rows(rng, REQUEST * CHUNK)
         for start in range(0, min(rows, len(stages)), REQUEST):
             here = slice(start, start + REQUEST)
-            drawn, weight = to.arrives(REQUEST), to.weight()
-            to.left(0, stages[here], sure[here])
+            drawn, weight = to.sample_arrivals(REQUEST), to.weight()
+            to.record_exits(0, stages[here], sure[here])
             for row in np.flatnonzero(drawn):
-                to.audited(0, bool(agreed[start + row]), weight)
+                to.record_shadow_result(0, bool(agreed[start + row]), weight)
         if done is not None and done in alarms(to):
             return
         rows -= len(stages)
@@ -129,7 +129,7 @@ def send(
 
 def alarms(of: QualityMonitor) -> dict[str, int]:
     """Rows until each kind of alarm was first raised."""
-    return {one.kind: one.rows for one in of.state().breaches} if of.wants_safest() else {}
+    return {one.kind: one.rows for one in of.state().breaches} if of.wants_safest_point() else {}
 
 
 def quiet(world: World, rate: float) -> dict[str, Any]:
@@ -207,19 +207,19 @@ def order() -> dict[str, Any]:
         rng = np.random.default_rng([seed, 4])
         stages, _, agreed = World(LEVEL).rows(rng, LONG // 20)
         one, other = (watch(np.random.default_rng([seed, 4]), 0.05, seed) for _ in range(2))
-        line = OrderedReporter(other.audited)
+        line = OrderedReporter(other.record_shadow_result)
         burst: list[tuple[PendingResult, bool]] = []
         for stage, said in zip(stages.tolist(), agreed.tolist(), strict=True):
             turn = line.enter(0, other.weight())
             if stage == 2:
-                one.audited(0, True, one.weight())
-                line.settle(turn, True)
+                one.record_shadow_result(0, True, one.weight())
+                line.resolve(turn, True)
                 continue
             burst.append((turn, said))
             if len(burst) == BURST:
                 for kept, verdict in burst:
-                    one.audited(0, verdict, one.weight())
-                    line.settle(kept, verdict)
+                    one.record_shadow_result(0, verdict, one.weight())
+                    line.resolve(kept, verdict)
                 burst = []
         for watched, false in ((one, at_once), (other, in_turns)):
             false.update({breach.kind: breach.times for breach in watched.state().breaches})
@@ -261,9 +261,9 @@ def cost() -> dict[str, Any]:
     found: dict[str, float] = {}
     for n in (1, 8, 64):
         one = watch(rng, 0.01, 0)
-        found[f"arrives_{n}"] = each(partial(one.arrives, n))
-        found[f"left_{n}"] = each(partial(one.left, 0, stages[:n], sure[:n]))
-    found["audited"] = each(partial(watch(rng, 0.01, 0).audited, 0, True, 100.0))
+        found[f"arrives_{n}"] = each(partial(one.sample_arrivals, n))
+        found[f"left_{n}"] = each(partial(one.record_exits, 0, stages[:n], sure[:n]))
+    found["audited"] = each(partial(watch(rng, 0.01, 0).record_shadow_result, 0, True, 100.0))
     found["row_in_requests_of_8"] = (found["arrives_8"] + found["left_8"]) / 8 + 0.01 * found["audited"]
     return found
 

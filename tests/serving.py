@@ -19,7 +19,7 @@ from cascadebert.server.config import ServerConfig
 from cascadebert.server.http.app import make_app
 from cascadebert.server.http.schemas import ErrorResponse
 from cascadebert.server.types import (
-    PoolState,
+    DispatcherState,
     RequestOptions,
     RequestResult,
     RowResult,
@@ -67,9 +67,9 @@ class ScriptedPool:
     def drain(self, seconds: float) -> bool:
         return True
 
-    def state(self) -> PoolState:
+    def state(self) -> DispatcherState:
         stages = tuple(StageState(f"stage {i}", 0, 0.0, True, None, 10) for i in (1, 2))
-        return PoolState(self.ready, 0, LADDER, None, 0, 0.0, 0.05, 0, stages, 0, 1)
+        return DispatcherState(self.ready, 0, LADDER, None, 0, 0.0, 0.05, 0, stages, 0, 1)
 
 
 class Running:

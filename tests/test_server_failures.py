@@ -22,12 +22,12 @@ from cascadebert.server.scheduling.dispatcher import BatchDispatcher
 from cascadebert.thresholds.certificate import Guarantee
 from cascadebert.thresholds.operating_point import OperatingPoint
 from cascadebert.tuning.certify import certify_folder
-from pooling import exact, faulty, until
+from dispatching import exact, faulty, until
 from samples import reviews, sentences, write_csv
 from serving import ask, refused
 
 TEXTS = sentences(120, seed=3, most=25)
-ANSWER = ServerConfig(latency_target=5.0, on_last_stage_failure="answer", probe_every=0.05, stage_timeout=0.5)
+ANSWER = ServerConfig(latency_target=5.0, on_last_stage_failure="degrade", probe_every=0.05, stage_timeout=0.5)
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +41,7 @@ def cascade(make_cascade):
 @contextmanager
 def client_of(cascade, settings, watch=None):
     """A client of the whole server but for its sockets."""
-    app = make_app(BatchDispatcher(cascade, settings, watch=watch), cascade, settings, watch)
+    app = make_app(BatchDispatcher(cascade, settings, monitor=watch), cascade, settings, watch)
     with TestClient(app, raise_server_exceptions=False) as client:
         yield client
 
@@ -81,7 +81,7 @@ def test_a_last_stage_that_hangs_degrades_what_needs_it_alone_and_comes_back(cas
 
 def test_a_last_stage_that_hangs_is_503_where_degraded_answers_are_not_wanted(cascade):
     hanging, engine = faulty(cascade, 2)
-    with client_of(hanging, replace(ANSWER, on_last_stage_failure="refuse")) as client:
+    with client_of(hanging, replace(ANSWER, on_last_stage_failure="error")) as client:
         engine.open.clear()
         response = ask(client, {"texts": TEXTS}, "/v1/classify")
         assert "within 0.5 s" in refused(response, 503, "Unhealthy")
@@ -160,7 +160,7 @@ def test_the_watch_of_a_server_counts_what_it_answered_and_a_breach_moves_it_to_
     first, second = cascade.stages
     engine = Contrary(second.engine, first.engine)
     cascade = replace(cascade, stages=(first, replace(second, engine=engine)))
-    settings = ServerConfig(latency_target=5.0, shadow_rate=1.0, on_alarm="safest", adaptive=False)
+    settings = ServerConfig(latency_target=5.0, shadow_rate=1.0, on_alarm="safest-point", adaptive=False)
     watch = QualityMonitor(reference_of(cascade), settings)
     texts, _ = reviews(160, seed=78)
     wanted, last = cascade.predict(texts), second.predict(texts)

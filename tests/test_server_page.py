@@ -30,7 +30,7 @@ class Served:
 
     def __init__(self, cascade, settings):
         watch = QualityMonitor(reference_of(cascade), settings)
-        app = make_app(BatchDispatcher(cascade, settings, watch=watch), cascade, settings, watch)
+        app = make_app(BatchDispatcher(cascade, settings, monitor=watch), cascade, settings, watch)
         self._socket = socket.create_server(("127.0.0.1", 0))
         self.url = f"http://127.0.0.1:{self._socket.getsockname()[1]}/"
         self.server = uvicorn.Server(uvicorn.Config(app, log_config=None, access_log=False))

@@ -49,21 +49,21 @@ def kinds(one):
 
 def test_rows_are_drawn_at_the_rate_and_the_same_ones_by_the_same_seed():
     draws = [watch(shadow_rate=0.1, seed=seed) for seed in (1, 1, 2)]
-    found = [np.concatenate([one.arrives(n) for n in (1, 7, 20_000)]) for one in draws]
+    found = [np.concatenate([one.sample_arrivals(n) for n in (1, 7, 20_000)]) for one in draws]
     assert 0.09 < found[0].mean() < 0.11 and draws[0].weight() == 10.0
     assert np.array_equal(found[0], found[1]) and not np.array_equal(found[0], found[2])
 
 
 @pytest.mark.parametrize("rate", [0.0, 1.0])
 def test_none_or_all_rows_are_drawn_if_so_asked(rate):
-    assert watch(shadow_rate=rate).arrives(100).mean() == rate
+    assert watch(shadow_rate=rate).sample_arrivals(100).mean() == rate
 
 
 def test_what_left_where_is_counted_by_operating_point():
     one = watch()
-    one.left(0, np.array([1, 2, 2]), np.array([0.9, 0.6, 0.7]))
-    one.left(1, np.array([1]), np.array([0.8]))
-    one.left(1, np.array([], dtype=np.int64), np.array([]))
+    one.record_exits(0, np.array([1, 2, 2]), np.array([0.9, 0.6, 0.7]))
+    one.record_exits(1, np.array([1]), np.array([0.8]))
+    one.record_exits(1, np.array([], dtype=np.int64), np.array([]))
     state = one.state()
     assert state.rows == 4 and state.confidences.rows == 4
     assert [(point.point, point.rows, point.exits) for point in state.points] == [
@@ -76,9 +76,9 @@ def test_what_left_where_is_counted_by_operating_point():
 def test_agreement_is_kept_by_operating_point_and_the_points_share_the_error():
     one = watch()
     for _ in range(50):
-        one.audited(1, True, 100.0)
-        one.audited(0, True, 100.0)
-    one.audited(0, False, 100.0)
+        one.record_shadow_result(1, True, 100.0)
+        one.record_shadow_result(0, True, 100.0)
+    one.record_shadow_result(0, False, 100.0)
     safe, fast = one.state().points
     assert (safe.audited, fast.audited) == (51, 50)
     assert safe.agreement == pytest.approx(50 / 51) and fast.agreement == 1
@@ -89,17 +89,17 @@ def test_agreement_is_kept_by_operating_point_and_the_points_share_the_error():
 
 def test_a_breach_of_agreement_is_recorded_logged_once_and_asks_for_the_safest_point_if_so_set(caplog):
     rng = np.random.default_rng(1)
-    say, move = watch(), watch(on_alarm="safest")
+    say, move = watch(), watch(on_alarm="safest-point")
     with caplog.at_level(logging.WARNING, logger="cascadebert"):
         for agreed in rng.random(400) > 0.1:
-            say.audited(1, bool(agreed), 100.0)
-            move.audited(1, bool(agreed), 100.0)
+            say.record_shadow_result(1, bool(agreed), 100.0)
+            move.record_shadow_result(1, bool(agreed), 100.0)
     state = say.state()
     found = {one.kind: one for one in state.breaches}
     assert set(found) == {"agreement", "recent agreement"} and found["agreement"].times == 1
     assert all(one.point == 1 and one.seconds >= 0 for one in state.breaches)
     assert state.points[0].high < 0.98
-    assert move.wants_safest() and not say.wants_safest()
+    assert move.wants_safest_point() and not say.wants_safest_point()
     assert sum("alarm: agreement at operating point 1" in one for one in caplog.messages) == 2
 
 
@@ -107,7 +107,7 @@ def test_an_alarm_over_all_time_means_that_the_interval_lies_below_the_level():
     rng, one = np.random.default_rng(2), watch()
     for agreed in rng.random(600) > 0.08:
         before = "agreement" in kinds(one)
-        one.audited(0, bool(agreed), 100.0)
+        one.record_shadow_result(0, bool(agreed), 100.0)
         if not before:
             assert (one.state().points[0].high < 0.98) == ("agreement" in kinds(one))
     assert "agreement" in kinds(one)
@@ -116,8 +116,8 @@ def test_an_alarm_over_all_time_means_that_the_interval_lies_below_the_level():
 def test_without_a_promised_agreement_it_is_shown_and_there_is_no_alarm():
     one = watch(Reference(2))
     for _ in range(300):
-        one.audited(0, False, 100.0)
-    one.left(0, *request(np.random.default_rng(3), 2000))
+        one.record_shadow_result(0, False, 100.0)
+    one.record_exits(0, *request(np.random.default_rng(3), 2000))
     state = one.state()
     assert state.breaches == () and state.points[0].agreement == 0 and state.points[0].high < 0.1
     assert state.confidences is None and state.points[0].exit_rates is None
@@ -127,9 +127,9 @@ def test_without_a_promised_agreement_it_is_shown_and_there_is_no_alarm():
 def test_changed_exit_rates_and_confidences_raise_an_alarm_each_and_like_ones_do_not():
     rng, like, rates, sure = np.random.default_rng(4), watch(), watch(), watch()
     for _ in range(1000):
-        like.left(1, *request(rng, 8))
-        rates.left(1, *request(rng, 8, early=0.3))
-        sure.left(1, *request(rng, 8, low=0.7))
+        like.record_exits(1, *request(rng, 8))
+        rates.record_exits(1, *request(rng, 8, early=0.3))
+        sure.record_exits(1, *request(rng, 8, low=0.7))
     assert kinds(like) == []
     assert kinds(rates) == ["exit rates"] and rates.state().breaches[0].point == 1
     assert kinds(sure) == ["confidences"] and sure.state().breaches[0].point is None
@@ -141,7 +141,7 @@ def test_alarms_that_go_on_are_said_each_time_they_have_doubled(caplog):
     rng, one = np.random.default_rng(5), watch()
     with caplog.at_level(logging.WARNING, logger="cascadebert"):
         for _ in range(100):
-            one.left(1, *request(rng, 256, low=0.7))
+            one.record_exits(1, *request(rng, 256, low=0.7))
     assert len(caplog.messages) == one.state().breaches[0].times.bit_length() < 9
 
 
@@ -149,8 +149,8 @@ def test_the_rate_falls_as_the_queue_fills_and_is_restored_when_it_is_nearly_emp
     one = watch(shadow_rate=0.1, shadow_queue_size=80)
     seen = []
     for waiting in (10, 40, 39, 55, 60, 70, 79, 30, 21, 20, 0):
-        one.backlog(waiting)
-        one.arrives(1)
+        one.report_backlog(waiting)
+        one.sample_arrivals(1)
         seen.append(round(one.state().rate, 5))
     assert seen == [0.1, 0.05, 0.05, 0.025, 0.0125, 0, 0, 0, 0, 0.1, 0.1]
     assert [round(change.rate, 5) for change in one.state().changes] == [0.05, 0.025, 0.0125, 0.0, 0.1]
@@ -158,13 +158,13 @@ def test_the_rate_falls_as_the_queue_fills_and_is_restored_when_it_is_nearly_emp
 
 def test_a_change_of_the_rate_takes_effect_with_the_next_rows_so_that_weights_are_theirs():
     one = watch(shadow_rate=0.5, shadow_queue_size=8)
-    one.arrives(1)
-    one.backlog(4)
+    one.sample_arrivals(1)
+    one.report_backlog(4)
     assert one.weight() == 2.0
-    one.arrives(1)
+    one.sample_arrivals(1)
     assert one.weight() == 4.0
-    one.backlog(8)
-    assert not one.arrives(1000).any()
+    one.report_backlog(8)
+    assert not one.sample_arrivals(1000).any()
 
 
 def test_audited_shares_are_those_of_all_rows_when_the_rate_was_lowered_for_some():
@@ -172,10 +172,10 @@ def test_audited_shares_are_those_of_all_rows_when_the_rate_was_lowered_for_some
     for seed in range(60):
         one = watch(shadow_rate=0.2, shadow_queue_size=8, seed=seed)
         for waiting, agreement in ((0, 0.9), (5, 0.7)):
-            one.backlog(waiting)
-            drawn, weight = one.arrives(2000), one.weight()
+            one.report_backlog(waiting)
+            drawn, weight = one.sample_arrivals(2000), one.weight()
             for agreed in rng.random(int(drawn.sum())) < agreement:
-                one.audited(0, bool(agreed), weight)
+                one.record_shadow_result(0, bool(agreed), weight)
         shares.append(one.state().points[0].agreement)
     assert np.mean(shares) == pytest.approx(0.8, abs=0.01)
 
@@ -186,10 +186,10 @@ def test_threads_may_call_anything_and_nothing_is_lost():
     def serve(seed):
         rng = np.random.default_rng(seed)
         for _ in range(200):
-            drawn.append(int(one.arrives(5).sum()))
-            one.left(seed % 2, *request(rng, 5))
-            one.audited(seed % 2, True, one.weight())
-            one.backlog(seed)
+            drawn.append(int(one.sample_arrivals(5).sum()))
+            one.record_exits(seed % 2, *request(rng, 5))
+            one.record_shadow_result(seed % 2, True, one.weight())
+            one.report_backlog(seed)
             one.state()
 
     threads = [threading.Thread(target=serve, args=(seed,)) for seed in range(6)]
@@ -205,7 +205,7 @@ def test_threads_may_call_anything_and_nothing_is_lost():
 
 def test_a_cascade_of_one_stage_has_no_exits_to_watch():
     one = watch(Reference(1, None, ((1.0,),), 100, histogram(TUNE)))
-    one.left(0, np.ones(300, dtype=np.int64), np.full(300, 0.5))
+    one.record_exits(0, np.ones(300, dtype=np.int64), np.full(300, 0.5))
     assert one.state().points[0].exit_rates is None and one.state().confidences.rows == 300
 
 
@@ -231,7 +231,7 @@ def test_a_certificates_points_and_level_are_what_is_watched(saved, tmp_path):
     assert found.level == 0.3 and found.exit_rates == tuple(point.exit_rates for point in points)
     assert found.n == sum(cascade.spec.calibration.counts) == cascade.operating_point.metrics.n
     one = QualityMonitor(found, ServerConfig())
-    one.left(len(points) - 1, np.array([1]), np.array([0.9]))
+    one.record_exits(len(points) - 1, np.array([1]), np.array([0.9]))
     assert one.state().points[0].certified == 0.3
 
 
@@ -263,5 +263,5 @@ def test_audited_rows_take_their_turns_whatever_the_order_of_their_verdicts():
     agreed = [bool(one) for one in rng.random(200) > 0.3]
     turns = [line.enter(place, 1.0 + place) for place in range(200)]
     for place in rng.permutation(200):
-        line.settle(turns[place], None if place % 10 == 9 else agreed[place])
+        line.resolve(turns[place], None if place % 10 == 9 else agreed[place])
     assert told == [(i, agreed[i], 1.0 + i) for i in range(200) if i % 10 != 9] and len(line) == 0

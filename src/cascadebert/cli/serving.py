@@ -17,7 +17,7 @@ from cascadebert.server.config import ServerConfig
 
 if TYPE_CHECKING:
     from cascadebert.inference.cascade import Cascade
-    from cascadebert.server.types import PoolState
+    from cascadebert.server.types import DispatcherState
 
 DEFAULT = ServerConfig()
 TOKEN = "CASCADEBERT_TOKEN"
@@ -44,10 +44,10 @@ def serve(
         int, typer.Option(metavar="N", help="Texts that may wait at a stage.", rich_help_panel=FAILURE)
     ] = DEFAULT.max_queue_size,
     on_last_stage_failure: Annotated[
-        Literal["answer", "refuse"],
+        Literal["degrade", "error"],
         typer.Option(
             metavar="WORD",
-            help="While the last stage cannot be had: answer from the one before, or refuse.",
+            help="While the last stage cannot be had: predict with the one before, or return an error.",
             rich_help_panel=FAILURE,
         ),
     ] = DEFAULT.on_last_stage_failure,
@@ -62,10 +62,10 @@ def serve(
         ),
     ] = DEFAULT.shadow_rate,
     on_alarm: Annotated[
-        Literal["say", "safest"],
+        Literal["log", "safest-point"],
         typer.Option(
             metavar="WORD",
-            help="On an alarm: say so, or move to the safest operating point too.",
+            help="On an alarm: log it, or switch to the safest operating point too.",
             rich_help_panel=QUALITY,
         ),
     ] = DEFAULT.on_alarm,
@@ -95,7 +95,7 @@ def serve(
     listener = listen(host, port)
     cascade = open_cascade(folder, settings, engine=engine, precision=precision)
     watch = QualityMonitor(reference_of(cascade), settings) if shadow_rate else None
-    pool = BatchDispatcher(cascade, settings, watch=watch)
+    pool = BatchDispatcher(cascade, settings, monitor=watch)
     app = make_app(pool, cascade, settings, watch)
     url = _url(host, listener.getsockname()[1])
 
@@ -116,23 +116,23 @@ def _url(host: str, port: int) -> str:
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
-def _say(url: str, cascade: Cascade, state: PoolState, settings: ServerConfig, host: str, json: bool) -> None:
+def _say(url: str, cascade: Cascade, state: DispatcherState, settings: ServerConfig, host: str, json: bool) -> None:
     """One line in the log, and one for machines: where, at which point, with which certificate."""
     certificate = None if state.uncertified_reason else cascade.operating_point.certificate
     held = f"uncertified: {state.uncertified_reason}"
     if certificate is not None:
-        guarantees = "; ".join(kept.guarantee.words for kept in certificate.guarantees)
+        guarantees = "; ".join(kept.guarantee.description for kept in certificate.guarantees)
         held = f"certified at {out.share(1 - certificate.delta)} confidence: {guarantees}"
-    thresholds = ", ".join(f"{one:.4f}" for one in state.ladder[state.point]) or "none"
-    place = f"operating point {state.point} of {len(state.ladder)} (leaves above {thresholds})"
+    thresholds = ", ".join(f"{one:.4f}" for one in state.operating_points[state.operating_point]) or "none"
+    place = f"operating point {state.operating_point} of {len(state.operating_points)} (leaves above {thresholds})"
     log.info("serving on %s at %s, %s", url, place, held)
     if settings.token is None and not _loopback(host):
         log.warning("anyone who reaches %s can use this server: set %s", host, TOKEN)
     values = {
         "url": url,
-        "operating_point": state.point,
-        "operating_points": len(state.ladder),
-        "thresholds": state.ladder[state.point],
+        "operating_point": state.operating_point,
+        "operating_points": len(state.operating_points),
+        "thresholds": state.operating_points[state.operating_point],
         "certificate": None if certificate is None else held,
         "uncertified_reason": state.uncertified_reason,
     }

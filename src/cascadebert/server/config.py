@@ -1,63 +1,71 @@
-"""What a server is told when it starts; every default stands here."""
+"""Configuration of a server; the only place of its defaults."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
-from typing import Literal
+from dataclasses import dataclass, field, fields
+from typing import Any, Literal
 
 from cascadebert.errors import CascadeError
+
+SERVER, OVERLOAD, MONITORING = "Server", "Overload and failure", "Quality monitoring"
+
+
+def _option(default: Any, group: str, metavar: str | None, description: str) -> Any:
+    """A field that the command line exposes."""
+    return field(default=default, metadata={"help": description, "group": group, "metavar": metavar})
 
 
 @dataclass(frozen=True)
 class ServerConfig:
-    """How a server behaves.
+    """Configuration of a server; durations are in seconds.
 
-    Attributes:
-        latency_target: seconds from arrival to answer that are aimed at under load; the deadline of a
-            request that names none is ten times this.
-        queue_rows: rows that may wait at each stage; what does not fit is refused.
-        max_rows: of one request.
-        max_characters: of one text, or of both of a pair.
-        max_bytes: of one request's body.
-        follow_load: move along the certified operating points with the load.
-        without_last: what to do while the last stage cannot be had: answer from the stage before, or refuse.
-        stage_timeout: seconds after which a stage that has not answered a batch counts as hanging.
-        probe_every: seconds between attempts to have a failed stage back.
-        audit_rate: share of the arriving rows that the last stage checks as well.
-        audit_queue: audited rows that may wait; the rate is lowered before they are more.
-        on_breach: what to do when the watch of the quality raises an alarm: nothing but say so, or move to
-            the safest operating point and stay there.
-        drain_seconds: time to answer what is in flight when told to stop.
-        token: what a request must bear, or None for anyone.
-        seed: of the audit's draws.
+    The metadata of a field holds the `help`, `group` and `metavar` of its command-line option.
     """
 
-    latency_target: float = 0.1
-    max_queue_size: int = 2048
-    max_client_batch_size: int = 256
-    max_characters: int = 20_000
-    max_bytes: int = 2_000_000
-    adaptive: bool = True
-    on_last_stage_failure: Literal["answer", "refuse"] = "refuse"
-    stage_timeout: float = 10.0
-    probe_every: float = 5.0
-    shadow_rate: float = 0.01
-    shadow_queue_size: int = 1024
-    on_alarm: Literal["say", "safest"] = "say"
-    shutdown_timeout: float = 30.0
-    token: str | None = None
-    seed: int = 0
+    latency_target: float = _option(
+        0.1,
+        SERVER,
+        "MS",
+        "Target latency under load; requests without a deadline expire after ten times this.",
+    )
+    max_queue_size: int = _option(2048, OVERLOAD, "N", "Maximum number of texts in the queue of each stage.")
+    max_client_batch_size: int = _option(256, SERVER, "N", "Maximum number of texts per request.")
+    max_characters: int = 20_000  # of a text, or of both texts of a pair
+    max_bytes: int = 2_000_000  # of a request body
+    adaptive: bool = _option(True, SERVER, None, "Adapt the certified operating point to the load.")
+    on_last_stage_failure: Literal["degrade", "error"] = _option(
+        "error",
+        OVERLOAD,
+        "degrade|error",
+        "While the last stage is unavailable, predict with the stage before it, or return an error.",
+    )
+    stage_timeout: float = 10.0  # of a batch, after which its stage counts as hanging
+    probe_every: float = 5.0  # between attempts to reach a failed stage
+    shutdown_timeout: float = _option(30.0, OVERLOAD, "S", "Time to complete in-flight requests on shutdown.")
+    shadow_rate: float = _option(
+        0.01, MONITORING, "R", "Fraction of the texts that the last stage also evaluates in the background."
+    )
+    shadow_queue_size: int = 1024  # the shadow rate is lowered before more texts wait
+    on_alarm: Literal["log", "safest-point"] = _option(
+        "log",
+        MONITORING,
+        "log|safest-point",
+        "On a quality alarm, only log it, or also switch to the most conservative operating point.",
+    )
+    token: str | None = None  # bearer token that requests must carry; None disables authentication
+    seed: int = 0  # of the selection of texts for shadow evaluation
 
     def __post_init__(self) -> None:
-        for field in fields(self):
-            value = getattr(self, field.name)
-            if field.name in ("shadow_rate", "seed") or not isinstance(value, (int, float)):
+        for option in fields(self):
+            value = getattr(self, option.name)
+            if option.name in ("shadow_rate", "seed") or not isinstance(value, (int, float)):
                 continue
             if not isinstance(value, bool) and value <= 0:
-                raise CascadeError(f"{field.name} must be above 0, not {value}")
+                raise CascadeError(f"{option.name} must be above 0, not {value}")
         if not 0 <= self.shadow_rate <= 1:
-            raise CascadeError(f"audit_rate is a share between 0 and 1, not {self.shadow_rate}")
+            raise CascadeError(f"shadow_rate must be a fraction between 0 and 1, not {self.shadow_rate}")
         if self.max_client_batch_size > self.max_queue_size:
             raise CascadeError(
-                f"a request of max_rows ({self.max_client_batch_size}) would never fit into queue_rows ({self.max_queue_size})"
+                f"max_client_batch_size ({self.max_client_batch_size}) must not exceed "
+                f"max_queue_size ({self.max_queue_size}): such a request would never fit into the queue"
             )

@@ -23,7 +23,7 @@ def open_cascade(
 ) -> Cascade:
     """Open a saved cascade; a last stage that cannot be opened is one that is down, if so set.
 
-    Where `settings.on_last_stage_failure` is "answer" and only the last stage is missing, changed or cannot be
+    Where `settings.on_last_stage_failure` is "degrade" and only the last stage is missing, changed or cannot be
     loaded, it stays down until the server is started again.
 
     Args:
@@ -38,7 +38,7 @@ def open_cascade(
     try:
         return Cascade.from_pretrained(path_or_repo, engine=engine, precision=precision)
     except CascadeError as error:
-        if settings.on_last_stage_failure == "refuse":
+        if settings.on_last_stage_failure == "error":
             raise
         found = _but_last(resolve_checkpoint(path_or_repo), str(error), engine, precision)
         if found is None:

@@ -51,20 +51,20 @@ class LoadState:
     """A place on the ladder, and what led there.
 
     Attributes:
-        point: 0 is the safest.
-        moves: so far.
+        operating_point: 0 is the safest.
+        switches: so far.
         pressed: when the delay began to exceed the limit without a break; None where it does not.
         calm: when the delay began to be far below the limit without a break; None where it is not.
         patience: seconds of calm before a move back to a safer point.
         back: when the last move was made, if it was one back.
     """
 
-    point: int
-    moves: int = 0
-    pressed: float | None = None
-    calm: float | None = None
-    patience: float = CALM_SECONDS
-    back: float | None = None
+    operating_point: int
+    switches: int = 0
+    overloaded_since: float | None = None
+    idle_since: float | None = None
+    cooldown: float = CALM_SECONDS
+    last_step_back: float | None = None
 
 
 def next_state(
@@ -85,21 +85,29 @@ def next_state(
         pinned: the safest point is wanted, whatever the load.
 
     >>> pressed = next_state(LoadState(0), 0.2, 10.0, points=3, limit=0.1)
-    >>> next_state(pressed, 0.2, 10.3, points=3, limit=0.1).point
+    >>> next_state(pressed, 0.2, 10.3, points=3, limit=0.1).operating_point
     1
     """
     if pinned:
-        return state if state.point == 0 else LoadState(0, state.moves + 1)
+        return state if state.operating_point == 0 else LoadState(0, state.switches + 1)
     if delay > limit:
-        pressed = at if state.pressed is None else state.pressed
-        if at - pressed < PRESSED_SECONDS or state.point + 1 >= points:
-            return replace(state, pressed=pressed, calm=None)
-        undone = state.back is not None and at - state.back < state.patience
-        patience = min(2 * state.patience, LONGEST_CALM) if undone else CALM_SECONDS
-        return LoadState(state.point + 1, state.moves + 1, pressed=at, patience=patience)
+        pressed = at if state.overloaded_since is None else state.overloaded_since
+        if at - pressed < PRESSED_SECONDS or state.operating_point + 1 >= points:
+            return replace(state, overloaded_since=pressed, idle_since=None)
+        undone = state.last_step_back is not None and at - state.last_step_back < state.cooldown
+        patience = min(2 * state.cooldown, LONGEST_CALM) if undone else CALM_SECONDS
+        return LoadState(
+            state.operating_point + 1, state.switches + 1, overloaded_since=at, cooldown=patience
+        )
     if delay < CLEAR * limit:
-        calm = at if state.calm is None else state.calm
-        if at - calm < state.patience or state.point == 0:
-            return replace(state, pressed=None, calm=calm)
-        return LoadState(state.point - 1, state.moves + 1, calm=at, patience=state.patience, back=at)
-    return replace(state, pressed=None, calm=None)
+        calm = at if state.idle_since is None else state.idle_since
+        if at - calm < state.cooldown or state.operating_point == 0:
+            return replace(state, overloaded_since=None, idle_since=calm)
+        return LoadState(
+            state.operating_point - 1,
+            state.switches + 1,
+            idle_since=at,
+            cooldown=state.cooldown,
+            last_step_back=at,
+        )
+    return replace(state, overloaded_since=None, idle_since=None)

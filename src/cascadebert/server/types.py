@@ -1,78 +1,54 @@
-"""What the rooms of the server hand one another: frozen values and errors. No thread and no HTTP here."""
+"""Values and errors that the packages of the server exchange."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, NamedTuple, Protocol
+from typing import NamedTuple
 
 from cascadebert.errors import CascadeError
-from cascadebert.types import Bools, Floats, Ints
+from cascadebert.types import Floats
 
 
 @dataclass(frozen=True)
 class RequestOptions:
-    """What one request may ask for beside its texts.
+    """Options of one request beside its texts."""
 
-    Attributes:
-        max_stage: rows are answered by this stage, counted from 1, at the latest; None for the last.
-        deadline: seconds after arrival from which an answer is of no use; None for the server's own.
-    """
-
-    max_stage: int | None = None
-    deadline: float | None = None
+    max_stage: int | None = None  # the latest stage that may predict, counted from 1; None for the last
+    deadline: float | None = None  # seconds after arrival; None for the server's default
 
 
 class StageResult(NamedTuple):
-    """One stage that a row was run through.
+    """Outputs of one stage for one text."""
 
-    Attributes:
-        stage: counted from 1.
-        probabilities: (num_labels,) after scaling.
-        confidence: what was compared with the threshold.
-        seconds: from entering the stage's queue to its logits.
-    """
-
-    stage: int
-    probabilities: Floats
-    confidence: float
-    seconds: float
+    stage: int  # counted from 1
+    probabilities: Floats  # (num_labels,) after temperature scaling
+    confidence: float  # compared with the threshold
+    seconds: float  # from entering the stage's queue to its logits
 
 
 class RowResult(NamedTuple):
-    """The answer to one text or pair.
+    """Result for one text or pair."""
 
-    Attributes:
-        visits: the stages it went through, in order; the last one answered.
-        logits: (num_labels,) of the stage that answered, before scaling.
-        degraded: a later stage was wanted and could not be had.
-    """
-
-    visits: tuple[StageResult, ...]
-    logits: Floats
-    degraded: bool
+    stage_results: tuple[StageResult, ...]  # in order; the last one is the prediction
+    logits: Floats  # (num_labels,) of the stage that predicted, before scaling
+    degraded: bool  # a later stage was required but unavailable
 
 
 @dataclass(frozen=True)
 class RequestResult:
-    """The answer to one request.
+    """Result of one request."""
 
-    Attributes:
-        rows: one for each text, in order.
-        point: place of the operating point on the server's ladder, 0 the safest.
-        outside: why what is certified does not cover this answer; None where it does.
-    """
-
-    rows: tuple[RowResult, ...]
-    point: int
-    outside: str | None
+    rows: tuple[RowResult, ...]  # one per text, in order
+    operating_point: int  # index into the server's operating points; 0 is the most conservative
+    uncertified_reason: str | None  # None where the certificate covers the result
 
 
 class ServerError(CascadeError):
-    """A request that could not be answered; the kinds below say why."""
+    """Base of the reasons for which a request fails."""
 
 
 class Overloaded(ServerError):
-    """No room in the queues. `retry_after`: seconds after which there should be."""
+    """The queues are full or too slow; `retry_after` is in seconds."""
 
     def __init__(self, message: str, retry_after: float) -> None:
         super().__init__(message)
@@ -80,108 +56,41 @@ class Overloaded(ServerError):
 
 
 class DeadlineExceeded(ServerError):
-    """The deadline passed before an answer was there."""
+    """The deadline passed before the result was complete."""
 
 
 class StageUnavailable(ServerError):
-    """A stage that the answer needs cannot be had, and the server is set not to answer without it."""
+    """A required stage is down, and degraded results are not allowed."""
 
 
 class ServiceUnavailable(ServerError):
     """The server is starting or stopping."""
 
 
-AlarmKind = Literal["agreement", "recent agreement", "exit rates", "confidences"]
-"""What the watch of the quality raises an alarm about."""
-
-
-class Watch(Protocol):
-    """The watch of the quality, as the pool calls it: always one thread at a time."""
-
-    def arrives(self, n: int) -> Bools:
-        """(n,) which of n arriving rows are audited."""
-        ...
-
-    def weight(self) -> float:
-        """Inverse of the current audit rate."""
-        ...
-
-    def left(self, point: int, stages: Ints, confidences: Floats) -> None:
-        """A request was answered.
-
-        Args:
-            point: its place on the ladder.
-            stages: (n,) that its rows left at, counted from 1.
-            confidences: (n,) of its rows at the first stage.
-        """
-        ...
-
-    def audited(self, point: int, agreed: bool, weight: float) -> None:
-        """The last stage's answer to an audited row is known.
-
-        Args:
-            point: place on the ladder when the row arrived.
-            agreed: the last stage says what was answered.
-            weight: when the row arrived.
-        """
-        ...
-
-    def backlog(self, waiting: int) -> None:
-        """So many audited rows wait for the last stage."""
-        ...
-
-    def wants_safest(self) -> bool:
-        """Whether the pool is to stay at the safest operating point."""
-        ...
-
-
 @dataclass(frozen=True)
 class StageState:
-    """How one stage is.
-
-    Attributes:
-        name: of the stage.
-        waiting: rows in its queue.
-        delay: seconds that the first in its queue has waited.
-        up: it answers.
-        why: what is wrong with it; None where nothing is.
-        exits: rows that it has answered since the start.
-    """
+    """Snapshot of one stage."""
 
     name: str
-    waiting: int
-    delay: float
+    queue_size: int  # texts
+    oldest_age: float  # seconds that the first text in the queue has waited
     up: bool
-    why: str | None
-    exits: int
+    reason: str | None  # why the stage is down
+    exits: int  # texts that exited here since the start
 
 
 @dataclass(frozen=True)
-class PoolState:
-    """How the pool is.
+class DispatcherState:
+    """Snapshot of the dispatcher."""
 
-    Attributes:
-        ready: requests are accepted.
-        point: place of the operating point on the ladder.
-        ladder: thresholds of the operating points, the safest first; one only without a certificate.
-        uncertified: why there is no certificate here; None where there is one.
-        moves: along the ladder since the start.
-        delay: seconds that a request that arrives now is expected to wait.
-        limit: of that delay; beyond it requests are refused.
-        rows: accepted and not answered yet.
-        stages: one for each.
-        audits: audited rows that wait for the last stage; after `drain`, those that it never saw.
-        workers: threads that run batches.
-    """
-
-    ready: bool
-    point: int
-    ladder: tuple[tuple[float, ...], ...]
-    uncertified_reason: str | None
-    moves: int
-    delay: float
-    limit: float
-    rows: int
+    ready: bool  # requests are accepted
+    operating_point: int  # index into `operating_points`
+    operating_points: tuple[tuple[float, ...], ...]  # thresholds, the most conservative point first
+    uncertified_reason: str | None  # None if the cascade is certified here
+    switches: int  # changes of the operating point since the start
+    estimated_delay: float  # seconds of queueing expected for a new request
+    admission_delay_limit: float  # seconds of that delay above which requests are rejected
+    inflight_texts: int
     stages: tuple[StageState, ...]
-    audits: int
-    workers: int
+    shadow_backlog: int  # texts waiting for shadow evaluation; after `drain`, those never evaluated
+    workers: int  # threads that run batches

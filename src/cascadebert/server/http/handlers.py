@@ -14,7 +14,7 @@ from cascadebert.server.http.request_body import ClientDisconnected, Receive, Sc
 from cascadebert.server.http.responses import Headers, HTTPError, JSONReply, json_reply
 from cascadebert.server.http.schemas import ClassifyRequest, PredictRequest, parse
 from cascadebert.server.types import (
-    PoolState,
+    DispatcherState,
     RequestOptions,
     RequestResult,
     RowResult,
@@ -41,7 +41,7 @@ class Pool(Protocol):
         """Answer what is in flight and stop; False if there was not time enough."""
         ...
 
-    def state(self) -> PoolState:
+    def state(self) -> DispatcherState:
         """How it is."""
         ...
 
@@ -87,8 +87,8 @@ class Handlers:
         answer = await self._answer(texts, RequestOptions(asked.max_stage, deadline), receive)
         values = {
             "rows": [self._row(row, asked.explain) for row in answer.rows],
-            "operating_point": {"place": answer.point, "thresholds": self._thresholds(answer.point)},
-            "outside_certificate": answer.outside,
+            "operating_point": {"place": answer.operating_point, "thresholds": self._thresholds(answer.operating_point)},
+            "outside_certificate": answer.uncertified_reason,
             "degraded": any(row.degraded for row in answer.rows),
         }
         return json_reply(values, _headers(answer))
@@ -144,17 +144,17 @@ class Handlers:
 
     def _thresholds(self, point: int) -> list[float]:
         if not self._ladder:
-            self._ladder = self._pool.state().ladder
+            self._ladder = self._pool.state().operating_points
         return list(self._ladder[point])
 
     def _scores(self, row: RowResult, raw: bool) -> list[dict[str, object]]:
         """Scores of all labels, the highest first; of equal ones the later label, as there."""
-        given = (row.logits if raw else row.visits[-1].probabilities).tolist()
+        given = (row.logits if raw else row.stage_results[-1].probabilities).tolist()
         order, names = sorted(range(len(given)), key=given.__getitem__), self._names
         return [{"score": given[i], "label": names[i]} for i in reversed(order)]
 
     def _row(self, row: RowResult, explain: bool) -> dict[str, object]:
-        last, names = row.visits[-1], self._names
+        last, names = row.stage_results[-1], self._names
         best = int(last.probabilities.argmax())
         values: dict[str, object] = {
             "label": names[best],
@@ -166,8 +166,8 @@ class Handlers:
         if explain:
             values["stage"] = last.stage
             values["confidence"] = float(last.confidence)
-            values["milliseconds"] = round(1000 * sum(visit.seconds for visit in row.visits), 3)
-            values["stages"] = [_visit(visit, names) for visit in row.visits]
+            values["milliseconds"] = round(1000 * sum(visit.seconds for visit in row.stage_results), 3)
+            values["stages"] = [_visit(visit, names) for visit in row.stage_results]
         return values
 
 
@@ -189,8 +189,8 @@ def _text(row: Any) -> str | tuple[str, str]:
 
 def _headers(answer: RequestResult) -> Headers:
     """The operating point, and what the reader of an answer must know of it."""
-    found = [(b"x-cascade-point", b"%d" % answer.point)]
-    if answer.outside is not None:
+    found = [(b"x-cascade-point", b"%d" % answer.operating_point)]
+    if answer.uncertified_reason is not None:
         found.append((b"x-cascade-outside-certificate", b"1"))
     if any(row.degraded for row in answer.rows):
         found.append((b"x-cascade-degraded", b"1"))

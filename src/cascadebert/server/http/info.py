@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from cascadebert.inference.cascade import Cascade
 from cascadebert.server.config import ServerConfig
-from cascadebert.server.types import PoolState
+from cascadebert.server.types import DispatcherState
 from cascadebert.thresholds.certificate import Certificate
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ class Watched(Protocol):
 
 
 def info(
-    cascade: Cascade, settings: ServerConfig, pool: PoolState, watch: MonitorState | None
+    cascade: Cascade, settings: ServerConfig, pool: DispatcherState, watch: MonitorState | None
 ) -> dict[str, Any]:
     """Everything that may be known of a running server; plain values.
 
@@ -44,22 +44,22 @@ def info(
         "labels": list(cascade.label_names),
         "texts_per_row": None if cascade.spec is None else cascade.spec.texts_per_row,
         "stages": _stages(cascade, pool),
-        "operating_point": {"place": pool.point, "thresholds": list(pool.ladder[pool.point])},
+        "operating_point": {"place": pool.operating_point, "thresholds": list(pool.operating_points[pool.operating_point])},
         "ladder": _ladder(pool, certificate),
         "expected": None if expected is None else asdict(expected),
         "certificate": None if certificate is None else _certificate(certificate),
         "uncertified_reason": pool.uncertified_reason,
-        "moves": pool.moves,
-        "expected_delay_ms": round(1000 * pool.delay, 3),
-        "delay_limit_ms": round(1000 * pool.limit, 3),
-        "rows_in_flight": pool.rows,
-        "audits_waiting": pool.audits,
+        "moves": pool.switches,
+        "expected_delay_ms": round(1000 * pool.estimated_delay, 3),
+        "delay_limit_ms": round(1000 * pool.admission_delay_limit, 3),
+        "rows_in_flight": pool.inflight_texts,
+        "audits_waiting": pool.shadow_backlog,
         "audit": None if watch is None else asdict(watch),
         "settings": {key: value for key, value in asdict(settings).items() if key not in ("token", "seed")},
     }
 
 
-def _stages(cascade: Cascade, pool: PoolState) -> list[dict[str, Any]]:
+def _stages(cascade: Cascade, pool: DispatcherState) -> list[dict[str, Any]]:
     report = None if cascade.spec is None else cascade.spec.measured
     answered = sum(state.exits for state in pool.stages)
     return [
@@ -70,9 +70,9 @@ def _stages(cascade: Cascade, pool: PoolState) -> list[dict[str, Any]]:
             "max_tokens": stage.tokenizer.max_length,
             "accuracy": report.stages[i].accuracy if report is not None and report.stages else None,
             "up": state.up,
-            "why": state.why,
-            "waiting": state.waiting,
-            "queue_delay_ms": round(1000 * state.delay, 3),
+            "why": state.reason,
+            "waiting": state.queue_size,
+            "queue_delay_ms": round(1000 * state.oldest_age, 3),
             "exits": state.exits,
             "exit_rate": state.exits / answered if answered else None,
         }
@@ -80,10 +80,10 @@ def _stages(cascade: Cascade, pool: PoolState) -> list[dict[str, Any]]:
     ]
 
 
-def _ladder(pool: PoolState, certificate: Certificate | None) -> list[dict[str, Any]]:
+def _ladder(pool: DispatcherState, certificate: Certificate | None) -> list[dict[str, Any]]:
     known = {} if certificate is None else {point.thresholds: point for point in certificate.points}
     found = []
-    for place, thresholds in enumerate(pool.ladder):
+    for place, thresholds in enumerate(pool.operating_points):
         point = known.get(thresholds)
         found.append(
             {
@@ -104,7 +104,7 @@ def _certificate(certificate: Certificate) -> dict[str, Any]:
         "precision": certificate.precision,
         "device": certificate.device,
         "guarantees": [
-            {**asdict(kept.guarantee), "words": kept.guarantee.words, "n": kept.n, "bound": kept.bound}
+            {**asdict(kept.guarantee), "words": kept.guarantee.description, "n": kept.n, "bound": kept.bound}
             for kept in certificate.guarantees
         ],
     }

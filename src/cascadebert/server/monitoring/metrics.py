@@ -10,7 +10,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.registry import Collector
 
 from cascadebert.inference.cascade import Cascade
-from cascadebert.server.types import PoolState, RequestResult
+from cascadebert.server.types import DispatcherState, RequestResult
 
 if TYPE_CHECKING:
     from cascadebert.server.http.handlers import Pool
@@ -65,7 +65,7 @@ class Metrics:
         """Count the rows of an answer."""
         self._rows.inc(len(answer.rows))
         self._degraded.inc(sum(row.degraded for row in answer.rows))
-        self._outside.inc(answer.outside is not None)
+        self._outside.inc(answer.uncertified_reason is not None)
 
     def text(self) -> bytes:
         """All of them."""
@@ -84,8 +84,8 @@ class _States(Collector):
         level = _gauge("certified_level", "What is promised at every operating point.", ["guarantee"])
         bound = _gauge("certified_bound", "What the test of it bounds at the folder's point.", ["guarantee"])
         for kept in self._promises:
-            level.add_metric([kept.guarantee.words], kept.guarantee.level)
-            bound.add_metric([kept.guarantee.words], kept.bound)
+            level.add_metric([kept.guarantee.description], kept.guarantee.level)
+            bound.add_metric([kept.guarantee.description], kept.bound)
         yield from (level, bound)
         if self._watch is not None:
             yield from _of_watch(self._watch.state())
@@ -95,19 +95,19 @@ class _States(Collector):
         return iter(())
 
 
-def _of_pool(state: PoolState) -> Iterator[Metric]:
+def _of_pool(state: DispatcherState) -> Iterator[Metric]:
     figures = (
         ("ready", "Requests are accepted.", state.ready),
-        ("operating_point", "Place on the ladder, 0 the safest.", state.point),
-        ("operating_points", "On the ladder.", len(state.ladder)),
-        ("expected_delay_seconds", "That a request that arrives now waits.", state.delay),
-        ("delay_limit_seconds", "Expected delay beyond which requests are refused.", state.limit),
-        ("rows_in_flight", "Accepted and not answered.", state.rows),
-        ("audits_waiting", "Rows that the last stage is yet to check.", state.audits),
+        ("operating_point", "Place on the ladder, 0 the safest.", state.operating_point),
+        ("operating_points", "On the ladder.", len(state.operating_points)),
+        ("expected_delay_seconds", "That a request that arrives now waits.", state.estimated_delay),
+        ("delay_limit_seconds", "Expected delay beyond which requests are refused.", state.admission_delay_limit),
+        ("rows_in_flight", "Accepted and not answered.", state.inflight_texts),
+        ("audits_waiting", "Rows that the last stage is yet to check.", state.shadow_backlog),
     )
     for name, help_text, value in figures:
         yield _gauge(name, help_text, value=float(value))
-    yield CounterMetricFamily("cascadebert_moves", "Along the ladder.", value=state.moves)
+    yield CounterMetricFamily("cascadebert_moves", "Along the ladder.", value=state.switches)
     exits = CounterMetricFamily("cascadebert_exits", "Rows answered at a stage.", labels=["stage"])
     waiting = _gauge("waiting_rows", "In a stage's queue.", ["stage"])
     delay = _gauge("queue_delay_seconds", "That the first in the queue has waited.", ["stage"])
@@ -115,8 +115,8 @@ def _of_pool(state: PoolState) -> Iterator[Metric]:
     for number, stage in enumerate(state.stages, start=1):
         here = [str(number)]
         exits.add_metric(here, stage.exits)
-        waiting.add_metric(here, stage.waiting)
-        delay.add_metric(here, stage.delay)
+        waiting.add_metric(here, stage.queue_size)
+        delay.add_metric(here, stage.oldest_age)
         up.add_metric(here, float(stage.up))
     yield from (exits, waiting, delay, up)
 

@@ -23,13 +23,13 @@ from cascadebert.server.monitoring.drift import ShareDriftDetector, band
 from cascadebert.server.monitoring.sequential_tests import Detector, Tally, confidence_sequence, log_capital
 from cascadebert.server.monitoring.state import (
     Alarm,
+    AlarmKind,
     MonitorState,
     PointState,
     RateChange,
     Reference,
     ShareComparison,
 )
-from cascadebert.server.types import AlarmKind
 from cascadebert.thresholds.confidence import bin_counts
 from cascadebert.timing import now
 from cascadebert.types import Bools, Floats, Ints
@@ -121,7 +121,7 @@ class QualityMonitor:
         self._edges = np.array(() if reference.confidences is None else reference.confidences.edges)
         self._intervals: dict[int, tuple[Tally, tuple[float, float]]] = {}
 
-    def arrives(self, n: int) -> Bools:
+    def sample_arrivals(self, n: int) -> Bools:
         """(n,) which of the rows that arrive are to be audited."""
         with self._lock:
             if self._next_rate != self._rate:
@@ -134,7 +134,7 @@ class QualityMonitor:
         """Inverse of the rate at which the last rows that arrived were drawn, to be kept with them."""
         return self._weight
 
-    def left(self, point: int, stages: Ints, confidences: Floats) -> None:
+    def record_exits(self, point: int, stages: Ints, confidences: Floats) -> None:
         """Take in the answered rows of a request.
 
         Args:
@@ -153,7 +153,7 @@ class QualityMonitor:
                 new.append(self._breach("confidences", None))
         _say(new)
 
-    def audited(self, point: int, agreed: bool, weight: float) -> None:
+    def record_shadow_result(self, point: int, agreed: bool, weight: float) -> None:
         """Take in an audited row.
 
         Args:
@@ -170,7 +170,7 @@ class QualityMonitor:
             new = [self._breach(kind, point) for kind in kinds]
         _say(new)
 
-    def backlog(self, waiting: int) -> None:
+    def report_backlog(self, waiting: int) -> None:
         """Lower the rate as the audit's queue fills, and restore it when three quarters of it are free.
 
         The change takes effect with the next rows that arrive. At seven eighths nothing is drawn any more.
@@ -183,9 +183,9 @@ class QualityMonitor:
         with self._lock:
             self._next_rate = base if fill <= RESTORED else min(wanted, self._next_rate)
 
-    def wants_safest(self) -> bool:
+    def wants_safest_point(self) -> bool:
         """Whether an alarm was raised and the server is set to move to its safest point then."""
-        return bool(self._breaches) and self._settings.on_alarm == "safest"
+        return bool(self._breaches) and self._settings.on_alarm == "safest-point"
 
     def state(self) -> MonitorState:
         """What was seen so far."""

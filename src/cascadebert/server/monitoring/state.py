@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 from cascadebert.inference.cascade import Cascade
 from cascadebert.server.operating_points import certified_operating_points
-from cascadebert.server.types import AlarmKind
 from cascadebert.types import Histogram
+
+AlarmKind = Literal["agreement", "recent agreement", "exit rates", "confidences"]
 
 
 @dataclass(frozen=True)

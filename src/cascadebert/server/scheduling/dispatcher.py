@@ -11,18 +11,18 @@ from cascadebert.errors import DataError
 from cascadebert.inference.cascade import Cascade
 from cascadebert.inference.stage import Stage
 from cascadebert.server.config import ServerConfig
+from cascadebert.server.monitoring.monitor import QualityMonitor
 from cascadebert.server.operating_points import LoadState, certified_operating_points, next_state
 from cascadebert.server.scheduling.batching_plan import BatchingPlan, autotune, probe, warm_up
 from cascadebert.server.scheduling.length_buckets import LengthBuckets
 from cascadebert.server.scheduling.request_tracker import RequestTracker
 from cascadebert.server.scheduling.worker_pool import TICK, WorkerPool
 from cascadebert.server.types import (
-    PoolState,
+    DispatcherState,
     RequestOptions,
     RequestResult,
     ServiceUnavailable,
     StageState,
-    Watch,
 )
 from cascadebert.timing import now
 from cascadebert.types import Texts
@@ -53,10 +53,10 @@ class BatchDispatcher:
         cascade: Cascade,
         settings: ServerConfig,
         *,
-        watch: Watch | None = None,
+        monitor: QualityMonitor | None = None,
         clock: Callable[[], float] = now,
     ) -> None:
-        self._cascade, self._settings, self._watch, self._clock = cascade, settings, watch, clock
+        self._cascade, self._settings, self._monitor, self._clock = cascade, settings, monitor, clock
         certificate = cascade.operating_point.certificate
         own = cascade.operating_point.thresholds
         self._uncertified = cascade.uncertified_reason
@@ -72,7 +72,7 @@ class BatchDispatcher:
 
     def _use(self, plan: BatchingPlan, whys: Sequence[str | None] = ()) -> None:
         self._plan = plan
-        self._board = RequestTracker(self._cascade, plan, self._settings, self._watch)
+        self._board = RequestTracker(self._cascade, plan, self._settings, self._monitor)
         for health, why in zip(self._board.health, whys, strict=False):
             health.why = why
         self._crew = WorkerPool(self._cascade, plan, self._settings, self._board, self._clock)
@@ -116,7 +116,7 @@ class BatchDispatcher:
                 raise ServiceUnavailable("the server is starting or stopping")
             at = self._clock()
             self._follow(at)
-            point = self._following.point
+            point = self._following.operating_point
             if not len(texts):
                 answer: Future[RequestResult] = Future()
                 answer.set_result(RequestResult((), point, self._outside(options)))
@@ -155,7 +155,7 @@ class BatchDispatcher:
         self._crew.close(max(0.1, until - now()))
         return answered
 
-    def state(self) -> PoolState:
+    def state(self) -> DispatcherState:
         """How everything is just now."""
         with self._crew.lock:
             board, at = self._board, self._clock()
@@ -167,17 +167,17 @@ class BatchDispatcher:
                 stages.append(
                     StageState(stage.name, queue.waiting, delay, why is None, why, board.exits[number])
                 )
-            return PoolState(
+            return DispatcherState(
                 ready=self._accepting and stages[0].up,
-                point=self._following.point,
-                ladder=self._ladder,
+                operating_point=self._following.operating_point,
+                operating_points=self._ladder,
                 uncertified_reason=self._uncertified,
-                moves=self._following.moves,
-                delay=board.delay,
-                limit=board.limit.seconds,
-                rows=board.rows,
+                switches=self._following.switches,
+                estimated_delay=board.delay,
+                admission_delay_limit=board.limit.seconds,
+                inflight_texts=board.rows,
                 stages=tuple(stages),
-                audits=0 if board.audits is None else board.audits.open,
+                shadow_backlog=0 if board.audits is None else board.audits.open,
                 workers=self._plan.workers,
             )
 
@@ -213,13 +213,13 @@ class BatchDispatcher:
     def _tick(self, at: float) -> None:
         self._follow(at)
         audits = self._board.audits
-        if self._watch is not None and audits is not None and audits.untold != self._told:
+        if self._monitor is not None and audits is not None and audits.untold != self._told:
             self._told = audits.untold
-            self._watch.backlog(self._told)
+            self._monitor.report_backlog(self._told)
 
     def _follow(self, at: float) -> None:
         """Move along the ladder, if the load or the watch asks for it."""
-        pinned = self._watch is not None and self._watch.wants_safest()
+        pinned = self._monitor is not None and self._monitor.wants_safest_point()
         if len(self._ladder) == 1 or not (self._settings.adaptive or pinned):
             return
         before, delay = self._following, self._board.delay
@@ -231,11 +231,11 @@ class BatchDispatcher:
             limit=FOLLOW_SHARE * self._board.limit.seconds,
             pinned=pinned,
         )
-        if self._following.point != before.point:
+        if self._following.operating_point != before.operating_point:
             log.info(
                 "operating point %d -> %d of %d, at a delay of %.3f s%s",
-                before.point,
-                self._following.point,
+                before.operating_point,
+                self._following.operating_point,
                 len(self._ladder) - 1,
                 delay,
                 ", asked for by the watch" if pinned else "",

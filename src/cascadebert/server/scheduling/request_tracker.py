@@ -10,6 +10,7 @@ import numpy as np
 
 from cascadebert.inference.cascade import Cascade
 from cascadebert.server.config import ServerConfig
+from cascadebert.server.monitoring.monitor import QualityMonitor
 from cascadebert.server.scheduling.batching_plan import BatchingPlan
 from cascadebert.server.scheduling.load_estimator import AdmissionLimit, LoadEstimator
 from cascadebert.server.scheduling.requests import (
@@ -32,7 +33,6 @@ from cascadebert.server.types import (
     ServerError,
     StageResult,
     StageUnavailable,
-    Watch,
 )
 from cascadebert.types import Texts
 
@@ -81,7 +81,11 @@ class RequestTracker:
     """
 
     def __init__(
-        self, cascade: Cascade, plan: BatchingPlan, settings: ServerConfig, watch: Watch | None = None
+        self,
+        cascade: Cascade,
+        plan: BatchingPlan,
+        settings: ServerConfig,
+        monitor: QualityMonitor | None = None,
     ) -> None:
         count = len(cascade.stages)
         expected = cascade.operating_point.metrics
@@ -97,11 +101,11 @@ class RequestTracker:
         self._usual = USUAL_DEADLINE * settings.latency_target
         self.schedule = Scheduler(plan, count, usual=self._usual, target=settings.latency_target)
         key = cascade.stages[-1].tokenizer.key
-        self.audits = None if watch is None else ShadowQueue(watch, self.schedule, plan, count - 1, key)
+        self.audits = None if monitor is None else ShadowQueue(monitor, self.schedule, plan, count - 1, key)
         self._tokens = [0] * count
         self._names = [stage.name for stage in cascade.stages]
         self._keys = [stage.tokenizer.key for stage in cascade.stages]
-        self._plan, self._settings, self._watch = plan, settings, watch
+        self._plan, self._settings, self._monitor = plan, settings, monitor
 
     def _audited(self) -> ShadowQueue:
         assert self.audits is not None
@@ -143,8 +147,8 @@ class RequestTracker:
         self._refuse(len(texts), own, seconds)
         latest = last if options.max_stage is None else options.max_stage - 1
         drawn, weight = np.zeros(len(texts), dtype=np.bool_), 1.0
-        if self._watch is not None and 0 < last == latest and all(self.answers):
-            drawn, weight = self._watch.arrives(len(texts)), self._watch.weight()
+        if self._monitor is not None and 0 < last == latest and all(self.answers):
+            drawn, weight = self._monitor.sample_arrivals(len(texts)), self._monitor.weight()
         request = Request(
             texts, characters, latest, now, now + seconds, point, thresholds, weight, outside, own
         )
@@ -223,7 +227,7 @@ class RequestTracker:
         for row, probabilities, logits, sure, leaves in told:
             if row.over:
                 continue
-            row.visits.append(StageResult(task.stage + 1, probabilities, sure, now - row.entered))
+            row.stage_results.append(StageResult(task.stage + 1, probabilities, sure, now - row.entered))
             row.logits = logits
             if leaves or task.stage == row.request.last:
                 self._answer(row, degraded=False)
@@ -314,8 +318,8 @@ class RequestTracker:
     def _expire(self, request: Request) -> None:
         """The deadline has passed; if only stages that do not answer are missing, go without them."""
         left = [row for row in request.rows if not row.over]
-        may = self._settings.on_last_stage_failure == "answer"
-        if may and all(row.visits and not self.health[row.stage].answers for row in left):
+        may = self._settings.on_last_stage_failure == "degrade"
+        if may and all(row.stage_results and not self.health[row.stage].answers for row in left):
             for row in left:
                 self._answer(row, degraded=True)
         else:
@@ -328,7 +332,7 @@ class RequestTracker:
 
     def _without(self, row: Row) -> None:
         """A row goes without the stage that it waits for."""
-        if self._settings.on_last_stage_failure == "answer" and row.visits:
+        if self._settings.on_last_stage_failure == "degrade" and row.stage_results:
             self._answer(row, degraded=True)
         else:
             self.end(row.request, self._down(row.stage))
@@ -343,9 +347,9 @@ class RequestTracker:
 
     def _answer(self, row: Row, *, degraded: bool) -> None:
         assert row.logits is not None
-        row.answer = RowResult(tuple(row.visits), row.logits, degraded)
+        row.answer = RowResult(tuple(row.stage_results), row.logits, degraded)
         self._leave(row)
-        self.exits[row.visits[-1].stage - 1] += 1
+        self.exits[row.stage_results[-1].stage - 1] += 1
         row.request.open -= 1
         if not row.request.open:
             self._finish(row.request)
@@ -358,14 +362,16 @@ class RequestTracker:
         if degraded:
             said.append("some rows were answered by an earlier stage, as a later one does not answer")
         self.settled.append((request.future, RequestResult(rows, request.point, "; ".join(said) or None)))
-        if self._watch is not None and not degraded and request.last + 1 == len(self.health):
-            self._report(request, rows, self._watch)
+        if self._monitor is not None and not degraded and request.last + 1 == len(self.health):
+            self._report(request, rows, self._monitor)
         request.rows.clear()
 
-    def _report(self, request: Request, rows: Sequence[RowResult], watch: Watch) -> None:
+    def _report(self, request: Request, rows: Sequence[RowResult], monitor: QualityMonitor) -> None:
         """Tell the watch of the rows of an answer, and have those that were drawn audited."""
-        exits = np.array([one.visits[-1].stage for one in rows], dtype=np.int64)
-        watch.left(request.point, exits, np.array([one.visits[0].confidence for one in rows]))
+        exits = np.array([one.stage_results[-1].stage for one in rows], dtype=np.int64)
+        monitor.record_exits(
+            request.point, exits, np.array([one.stage_results[0].confidence for one in rows])
+        )
         for row in request.rows:
             if row.audited:
                 self._audited().enter(row)

@@ -74,7 +74,7 @@ class Row:
         entered: when it came to that stage.
         length: padded tokens; before the text is read, as many as are expected.
         tokens: by the tokenizer's key.
-        visits: the stages that it went through.
+        stage_results: the stages that it went through.
         logits: of the last of these.
         answer: once there is one.
         waiting: it is in its stage's queue.
@@ -89,7 +89,7 @@ class Row:
     entered: float = 0.0
     length: int = 1
     tokens: dict[str, Tokens] = field(default_factory=dict)
-    visits: list[StageResult] = field(default_factory=list)
+    stage_results: list[StageResult] = field(default_factory=list)
     logits: Floats | None = None
     answer: RowResult | None = None
     waiting: bool = False
@@ -189,6 +189,6 @@ def judge(cascade: Cascade, task: BatchTask, logits: Logits) -> StageOutput:
         temperature=temperature,
         score=cascade.score,
         threshold=None if last else np.array([row.request.thresholds[stage] for row in rows]),
-        earlier=[np.stack([row.visits[i].probabilities for row in rows]) for i in earlier],
+        earlier=[np.stack([row.stage_results[i].probabilities for row in rows]) for i in earlier],
     )
     return StageOutput(logits, *decision)

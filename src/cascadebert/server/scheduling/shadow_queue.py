@@ -6,17 +6,17 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from cascadebert.server.monitoring.monitor import QualityMonitor
 from cascadebert.server.scheduling.batching_plan import BatchingPlan
 from cascadebert.server.scheduling.requests import Row, TokenizeTask
 from cascadebert.server.scheduling.scheduler import Scheduler
-from cascadebert.server.types import Watch
 
 
 class ShadowQueue:
     """Rows that were answered and have yet to be seen by the last stage. None is ever dropped.
 
     Args:
-        watch: is told the outcome, in the order in which rows were answered.
+        monitor: is told the outcome, in the order in which rows were answered.
         schedule: where they wait.
         plan: how they are run.
         last: number of the last stage, counted from 0.
@@ -26,11 +26,13 @@ class ShadowQueue:
         open: rows that the last stage has not seen yet.
     """
 
-    def __init__(self, watch: Watch, schedule: Scheduler, plan: BatchingPlan, last: int, key: str) -> None:
+    def __init__(
+        self, monitor: QualityMonitor, schedule: Scheduler, plan: BatchingPlan, last: int, key: str
+    ) -> None:
         self.open = 0
         self._plan = plan
         self._schedule, self._last, self._key = schedule, last, key
-        self._line = OrderedReporter(watch.audited)
+        self._line = OrderedReporter(monitor.record_shadow_result)
         self._turns: dict[int, PendingResult] = {}
 
     @property
@@ -41,11 +43,13 @@ class ShadowQueue:
     def enter(self, row: Row) -> None:
         """A row that was drawn at its arrival is answered."""
         turn = self._line.enter(row.request.point, row.request.weight)
-        if row.visits[-1].stage - 1 == self._last:
-            self._line.settle(turn, True)
+        if row.stage_results[-1].stage - 1 == self._last:
+            self._line.resolve(turn, True)
             return
         self.open += 1
-        copy = Row(row.request, row.place, True, self._last, tokens=row.tokens, visits=row.visits)
+        copy = Row(
+            row.request, row.place, True, self._last, tokens=row.tokens, stage_results=row.stage_results
+        )
         self._turns[id(copy)] = turn
         tokens = row.tokens.get(self._key)
         if tokens is None:
@@ -57,7 +61,7 @@ class ShadowQueue:
     def seen(self, rows: Sequence[Row], labels: Sequence[int]) -> None:
         """The last stage gave these rows these labels."""
         for row, label in zip(rows, labels, strict=True):
-            self._settle(row, int(row.visits[-1].probabilities.argmax()) == label)
+            self._settle(row, int(row.stage_results[-1].probabilities.argmax()) == label)
 
     def unreadable(self, rows: Sequence[Row]) -> None:
         """The last stage will never see these rows."""
@@ -71,7 +75,7 @@ class ShadowQueue:
 
     def _settle(self, row: Row, agreed: bool | None) -> None:
         self.open -= 1
-        self._line.settle(self._turns.pop(id(row)), agreed)
+        self._line.resolve(self._turns.pop(id(row)), agreed)
 
 
 @dataclass
@@ -92,15 +96,15 @@ class OrderedReporter:
     run for a fall of agreement.
 
     Args:
-        tell: is given operating point, verdict and weight of each row, such as `Watch.audited`.
+        tell: is given operating point, verdict and weight of each row, such as `QualityMonitor.record_shadow_result`.
 
     >>> line = OrderedReporter(lambda point, agreed, weight: print(point, agreed))
     >>> late, gone, early = (line.enter(point, 100.0) for point in (1, 2, 3))
-    >>> line.settle(early, True)
-    >>> line.settle(gone, None)
+    >>> line.resolve(early, True)
+    >>> line.resolve(gone, None)
     >>> len(line)
     3
-    >>> line.settle(late, False)
+    >>> line.resolve(late, False)
     1 False
     3 True
     """
@@ -109,7 +113,7 @@ class OrderedReporter:
         self._tell, self._line = tell, deque[PendingResult]()
 
     def __len__(self) -> int:
-        """Rows that were not told yet: what `Watch.backlog` asks for."""
+        """Rows that were not told yet: what `QualityMonitor.report_backlog` asks for."""
         return len(self._line)
 
     def enter(self, point: int, weight: float) -> PendingResult:
@@ -118,7 +122,7 @@ class OrderedReporter:
         self._line.append(turn)
         return turn
 
-    def settle(self, turn: PendingResult, agreed: bool | None) -> None:
+    def resolve(self, turn: PendingResult, agreed: bool | None) -> None:
         """A row's verdict is known; None for a row that will never have one, which leaves the line."""
         turn.known, turn.agreed = True, agreed
         while self._line and self._line[0].known:

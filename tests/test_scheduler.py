@@ -19,7 +19,7 @@ from cascadebert.server.scheduling.requests import BatchTask, TokenizeTask, judg
 from cascadebert.server.scheduling.scheduler import AUDIT_PATIENCE, AUDIT_ROWS, PATIENCE
 from cascadebert.server.types import DeadlineExceeded, Overloaded, RequestOptions
 from cascadebert.thresholds.certificate import Certificate, CertifiedPoint, Guarantee, GuaranteeResult
-from pooling import Notebook, TableEngine, exact, started
+from dispatching import Notebook, TableEngine, exact, started
 from samples import sentences
 from simulating import Load
 
@@ -52,9 +52,9 @@ def run(board, task, at):
     board.ran(task, judge(board.cascade, task, logits[: len(task.rows)]), at)
 
 
-def board_of(cascade, *, watch=None, plan=PLAN):
+def board_of(cascade, *, monitor=None, plan=PLAN):
     """A board that remembers what these helpers need."""
-    made = RequestTracker(cascade, plan, SETTINGS, watch)
+    made = RequestTracker(cascade, plan, SETTINGS, monitor)
     made.cascade, made.thresholds = cascade, cascade.operating_point.thresholds
     return made
 
@@ -114,7 +114,7 @@ def test_a_text_past_its_deadline_is_not_even_read(cascade):
 
 def test_audited_rows_yield_to_requests_but_not_for_ever_and_take_one_worker(cascade):
     sure = cascade.with_operating_point(replace(cascade.operating_point, thresholds=(0.0,)))
-    board = board_of(sure, watch=Notebook())
+    board = board_of(sure, monitor=Notebook())
     for _ in range(2):
         ask(board, [SHORT, LONG], 0.0)
     while (task := board.take(0.0)).stage == 0:
@@ -130,7 +130,7 @@ def test_audited_rows_yield_to_requests_but_not_for_ever_and_take_one_worker(cas
 
 def test_while_requests_are_in_flight_audited_rows_wait_for_others_of_their_length(cascade):
     sure = cascade.with_operating_point(replace(cascade.operating_point, thresholds=(0.0,)))
-    board = board_of(sure, watch=Notebook())
+    board = board_of(sure, monitor=Notebook())
     ask(board, [LONG], 0.0)
     in_flight = board.take(0.0)
     for _ in range(AUDIT_ROWS):
@@ -222,21 +222,21 @@ def test_a_certified_cascade_starts_at_its_safest_point_and_stays_at_its_own_wit
     for following, point in ((True, 0), (False, 2)):
         pool = started(certified, adaptive=following)
         answer = pool.submit(texts).result(10)
-        assert (answer.point, answer.outside, pool.state().uncertified_reason) == (point, None, None)
-        thresholds = pool.state().ladder[point]
+        assert (answer.operating_point, answer.uncertified_reason, pool.state().uncertified_reason) == (point, None, None)
+        thresholds = pool.state().operating_points[point]
         at_point = certified.with_operating_point(replace(certified.operating_point, thresholds=thresholds))
-        stages = [row.visits[-1].stage for row in answer.rows]
+        stages = [row.stage_results[-1].stage for row in answer.rows]
         assert stages == at_point.predict(texts).stages.tolist()
         assert pool.drain(5)
 
 
 def test_when_the_watch_wants_the_safest_point_it_is_taken(certified):
     watch = Notebook()
-    pool = started(certified, adaptive=False, watch=watch)
-    assert pool.submit([SHORT]).result(10).point == 2
+    pool = started(certified, adaptive=False, monitor=watch)
+    assert pool.submit([SHORT]).result(10).operating_point == 2
     watch.safest = True
-    assert pool.submit([SHORT]).result(10).point == 0
-    assert pool.state().moves == 1 and pool.drain(5)
+    assert pool.submit([SHORT]).result(10).operating_point == 0
+    assert pool.state().switches == 1 and pool.drain(5)
 
 
 def test_under_pressure_a_pool_moves_along_the_certified_points_and_rows_keep_theirs(certified):
@@ -247,10 +247,10 @@ def test_under_pressure_a_pool_moves_along_the_certified_points_and_rows_keep_th
         pool._board._tokens[0] = 10**9  # as if very much waited
         pool._board.pace.ran(0, 1, 1.0)
         pool._follow(times[0])
-        points.append(pool.state().point)
+        points.append(pool.state().operating_point)
         times[0] += 0.1
     assert points == sorted(points) and set(points) == {0, 1, 2}
-    assert pool.state().moves == 2
+    assert pool.state().switches == 2
 
 
 @pytest.mark.parametrize("share", [0.5, 2.0, 5.0])

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from cascadebert.server.scheduling.length_buckets import LengthBuckets, find_length_buckets
-from pooling import TableEngine, exact, started
+from dispatching import TableEngine, exact, started
 from samples import sentences
 
 GROUPS = LengthBuckets(((8, 16, 24, 32), (36, 40, 44)))
@@ -69,4 +69,4 @@ def test_rows_that_share_a_batch_are_answered_as_alone(make_cascade):
         pool.drain(5)
     told = cascade.predict(texts)
     for place, row in enumerate(rows):
-        assert np.array_equal(row.visits[-1].probabilities, told.probabilities[place])
+        assert np.array_equal(row.stage_results[-1].probabilities, told.probabilities[place])

@@ -28,34 +28,34 @@ def trace(state, delays, *, step=0.05, points=3, start=0.0, **others):
 
 
 def test_a_delay_that_stays_too_long_leads_one_point_faster_at_a_time_and_never_off_the_ladder():
-    points = [one.point for one in trace(LoadState(0), [0.2] * 40)]
+    points = [one.operating_point for one in trace(LoadState(0), [0.2] * 40)]
     assert points == sorted(points) and set(points) == {0, 1, 2}
     assert points.index(1) * 0.05 == pytest.approx(PRESSED_SECONDS)
 
 
 def test_a_short_burst_moves_nothing():
-    assert trace(LoadState(0), [0.2, 0.2, 0.05] * 40)[-1].moves == 0
+    assert trace(LoadState(0), [0.2, 0.2, 0.05] * 40)[-1].switches == 0
 
 
 def test_calm_leads_back_to_the_safest_point_one_at_a_time():
-    points = [one.point for one in trace(LoadState(2), [0.0] * 250)]
+    points = [one.operating_point for one in trace(LoadState(2), [0.0] * 250)]
     assert points == sorted(points, reverse=True) and points[-1] == 0
     assert points.index(1) * 0.05 == pytest.approx(CALM_SECONDS)
 
 
 def test_between_the_two_limits_nothing_moves():
     states = trace(LoadState(1), [0.06] * 1000)
-    assert states[-1].point == 1 and states[-1].moves == 0
+    assert states[-1].operating_point == 1 and states[-1].switches == 0
 
 
 def test_a_move_back_that_the_load_undoes_is_made_later_each_time():
     state, at, waits = LoadState(1), 0.0, []
     for _ in range(8):
         since = at
-        while state.point == 1:
+        while state.operating_point == 1:
             state, at = next_state(state, 0.0, at, points=2, limit=0.1), at + 0.05
         waits.append(round(at - since))
-        while state.point == 0:
+        while state.operating_point == 0:
             state, at = next_state(state, 0.2, at, points=2, limit=0.1), at + 0.05
     assert waits == sorted(waits)
     assert waits[0] == CALM_SECONDS and waits[-1] == LONGEST_CALM
@@ -63,7 +63,7 @@ def test_a_move_back_that_the_load_undoes_is_made_later_each_time():
 
 def test_when_the_safest_point_is_wanted_it_is_taken_at_once_and_kept_whatever_the_load():
     states = trace(LoadState(2), [9.0] * 100, pinned=True)
-    assert {one.point for one in states} == {0} and states[-1].moves == 1
+    assert {one.operating_point for one in states} == {0} and states[-1].switches == 1
 
 
 def test_rungs_are_a_quarter_apart_no_slower_than_the_last_stage_and_end_at_the_operating_point():

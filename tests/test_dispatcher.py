@@ -23,7 +23,7 @@ from cascadebert.server.types import (
     StageUnavailable,
 )
 from cascadebert.thresholds.confidence import Score
-from pooling import Faulty, Notebook, exact, faulty, started, until
+from dispatching import Faulty, Notebook, exact, faulty, started, until
 from samples import sentences
 
 TEXTS = sentences(300, seed=3, most=25)
@@ -31,7 +31,7 @@ TEXTS = sentences(300, seed=3, most=25)
 
 def same(answer, wanted):
     """Whether an answer is a prediction, to the last bit."""
-    last = [row.visits[-1] for row in answer.rows]
+    last = [row.stage_results[-1] for row in answer.rows]
     return (
         [one.stage for one in last] == wanted.stages.tolist()
         and np.array([one.probabilities for one in last]).tobytes() == wanted.probabilities.tobytes()
@@ -76,7 +76,7 @@ def test_a_storm_of_submitters_gets_every_answer_once_and_the_right_one(cascade)
     with ThreadPoolExecutor(12) as threads:
         assert all(all(one) for one in threads.map(storm, range(12)))
     state = pool.state()
-    assert sum(one.exits for one in state.stages) == 12 * 294 and state.rows == 0
+    assert sum(one.exits for one in state.stages) == 12 * 294 and state.inflight_texts == 0
     assert pool.drain(5)
 
 
@@ -85,7 +85,7 @@ def test_permuting_the_texts_permutes_the_answers(pool):
     straight = pool.submit(TEXTS[:60]).result(10).rows
     shuffled = pool.submit([TEXTS[i] for i in order]).result(10).rows
     for row, place in zip(shuffled, order, strict=True):
-        assert row.visits[-1].probabilities.tolist() == straight[place].visits[-1].probabilities.tolist()
+        assert row.stage_results[-1].probabilities.tolist() == straight[place].stage_results[-1].probabilities.tolist()
         assert row.logits.tolist() == straight[place].logits.tolist()
 
 
@@ -93,7 +93,7 @@ def test_real_models_give_the_labels_and_stages_of_predict(make_cascade):
     cascade = make_cascade(3)
     pool, wanted = started(cascade), cascade.predict(TEXTS[:80])
     futures = [pool.submit(TEXTS[i : i + 8]) for i in range(0, 80, 8)]
-    last = [row.visits[-1] for one in futures for row in one.result(10).rows]
+    last = [row.stage_results[-1] for one in futures for row in one.result(10).rows]
     assert [one.stage for one in last] == wanted.stages.tolist()
     assert np.array([one.probabilities for one in last]) == pytest.approx(wanted.probabilities, abs=1e-6)
     assert pool.drain(5)
@@ -105,8 +105,8 @@ def test_a_learned_score_sees_the_stages_so_far(cascade):
     pool, wanted = started(learned), learned.predict(TEXTS)
     assert set(wanted.stages) == {1, 2, 3}
     rows = pool.submit(TEXTS).result(10).rows
-    assert [row.visits[-1].stage for row in rows] == wanted.stages.tolist()
-    found = np.array([row.visits[-1].confidence for row in rows])
+    assert [row.stage_results[-1].stage for row in rows] == wanted.stages.tolist()
+    found = np.array([row.stage_results[-1].confidence for row in rows])
     assert found == pytest.approx(wanted.confidences, abs=1e-12)  # a matrix product's last digit
     assert pool.drain(5)
 
@@ -115,9 +115,9 @@ def test_a_stage_with_a_tokenizer_of_its_own_reads_the_deferred_rows_itself(casc
     stages = list(cascade.stages)
     stages[1] = dataclasses.replace(stages[1], tokenizer=StageTokenizer(stages[1].path, max_length=8))
     other = dataclasses.replace(cascade, stages=tuple(stages))
-    pool = started(other, watch=Notebook())
+    pool = started(other, monitor=Notebook())
     assert same(pool.submit(TEXTS).result(10), other.predict(TEXTS))
-    assert pool.drain(5) and pool.state().audits == 0
+    assert pool.drain(5) and pool.state().shadow_backlog == 0
 
 
 def test_pairs_are_answered_as_pairs(cascade, pool):
@@ -128,15 +128,15 @@ def test_pairs_are_answered_as_pairs(cascade, pool):
 def test_max_stage_answers_there_at_the_latest_and_says_that_it_is_outside(cascade, pool):
     answer = pool.submit(TEXTS, RequestOptions(max_stage=2)).result(10)
     free = cascade.predict(TEXTS).stages
-    assert [row.visits[-1].stage for row in answer.rows] == np.minimum(free, 2).tolist()
-    assert "stage 2 was asked to answer at the latest" in answer.outside
+    assert [row.stage_results[-1].stage for row in answer.rows] == np.minimum(free, 2).tolist()
+    assert "stage 2 was asked to answer at the latest" in answer.uncertified_reason
     assert not any(row.degraded for row in answer.rows)
 
 
 def test_an_uncertified_cascade_says_so_in_every_answer(pool):
     answer = pool.submit(TEXTS[:2]).result(10)
-    assert answer.outside == "nothing is certified here: its thresholds were set by hand"
-    assert (answer.point, len(pool.state().ladder)) == (0, 1)
+    assert answer.uncertified_reason == "nothing is certified here: its thresholds were set by hand"
+    assert (answer.operating_point, len(pool.state().operating_points)) == (0, 1)
 
 
 @pytest.mark.parametrize(
@@ -239,7 +239,7 @@ def test_a_row_past_its_deadline_is_dropped_before_a_stage_runs_it(cascade):
     engine.open.set()
     for one in stuck:
         assert same(one.result(10), cascade.predict(TEXTS))
-    assert len(cascade.stages[2].engine.seen) > ran and pool.state().rows == 0
+    assert len(cascade.stages[2].engine.seen) > ran and pool.state().inflight_texts == 0
     assert pool.drain(5)
 
 
@@ -249,7 +249,7 @@ def test_rows_of_a_cancelled_request_are_dropped(cascade):
     engine.open.clear()
     future = pool.submit(TEXTS[:50])
     assert future.cancel()
-    until(lambda: pool.state().rows == 0)
+    until(lambda: pool.state().inflight_texts == 0)
     engine.open.set()
     assert pool.drain(5)
 
@@ -263,7 +263,7 @@ def test_without_a_last_stage_that_raises_requests_that_need_it_are_refused_unti
     easy = [t for t, s in zip(TEXTS, cascade.predict(TEXTS).stages, strict=True) if s < 3]
     assert same(pool.submit(easy).result(10), cascade.predict(easy))
     state = pool.state()
-    assert state.ready and not state.stages[2].up and "gone" in state.stages[2].why
+    assert state.ready and not state.stages[2].up and "gone" in state.stages[2].reason
     engine.error = None
     until(lambda: pool.state().stages[2].up)
     assert same(pool.submit(TEXTS).result(10), cascade.predict(TEXTS))
@@ -272,20 +272,20 @@ def test_without_a_last_stage_that_raises_requests_that_need_it_are_refused_unti
 
 def test_without_a_last_stage_the_one_before_answers_where_that_is_wanted(cascade):
     broken, engine = faulty(cascade, 3)
-    pool = started(broken, on_last_stage_failure="answer", probe_every=60.0)
+    pool = started(broken, on_last_stage_failure="degrade", probe_every=60.0)
     engine.error = OSError("gone")
     wanted = cascade.predict(TEXTS).stages
     for _ in range(2):
         answer = pool.submit(TEXTS).result(10)
         assert [row.degraded for row in answer.rows] == (wanted == 3).tolist()
-        assert [row.visits[-1].stage for row in answer.rows] == np.minimum(wanted, 2).tolist()
-        assert "does not answer" in answer.outside
+        assert [row.stage_results[-1].stage for row in answer.rows] == np.minimum(wanted, 2).tolist()
+        assert "does not answer" in answer.uncertified_reason
     assert pool.drain(5)
 
 
 def test_without_its_first_stage_a_pool_refuses_at_once_and_is_not_ready(cascade):
     broken, engine = faulty(cascade, 1)
-    pool = started(broken, on_last_stage_failure="answer", probe_every=0.05)
+    pool = started(broken, on_last_stage_failure="degrade", probe_every=0.05)
     engine.error = OSError("gone")
     with pytest.raises(StageUnavailable):
         pool.submit(TEXTS).result(10)
@@ -300,7 +300,7 @@ def test_without_its_first_stage_a_pool_refuses_at_once_and_is_not_ready(cascade
 def test_a_stage_that_is_broken_at_the_start_is_down_and_comes_back(cascade):
     broken, engine = faulty(cascade, 3)
     engine.error = OSError("no such file")
-    pool = started(broken, on_last_stage_failure="answer", probe_every=0.05)
+    pool = started(broken, on_last_stage_failure="degrade", probe_every=0.05)
     assert any(row.degraded for row in pool.submit(TEXTS).result(10).rows)
     engine.error = None
     until(lambda: pool.state().stages[2].up)
@@ -310,7 +310,7 @@ def test_a_stage_that_is_broken_at_the_start_is_down_and_comes_back(cascade):
 
 def test_a_hanging_stage_blocks_no_other_and_its_late_result_is_ignored(cascade):
     hanging, engine = faulty(cascade, 3)
-    pool = started(hanging, stage_timeout=1.0, probe_every=0.1, on_last_stage_failure="answer")
+    pool = started(hanging, stage_timeout=1.0, probe_every=0.1, on_last_stage_failure="degrade")
     wanted = cascade.predict(TEXTS).stages
     easy = [t for t, s in zip(TEXTS, wanted, strict=True) if s < 3]
     engine.open.clear()
@@ -321,7 +321,7 @@ def test_a_hanging_stage_blocks_no_other_and_its_late_result_is_ignored(cascade)
     assert not any(one.done() for one in stuck)
     for one in stuck:
         assert [row.degraded for row in one.result(10).rows] == (wanted == 3).tolist()
-    assert "within 1 s" in pool.state().stages[2].why
+    assert "within 1 s" in pool.state().stages[2].reason
     engine.open.set()
     until(lambda: pool.state().stages[2].up)
     assert same(pool.submit(TEXTS).result(10), cascade.predict(TEXTS))
@@ -341,7 +341,7 @@ def test_a_worker_thread_that_dies_is_replaced_and_its_rows_are_answered(cascade
 def test_audited_rows_are_answered_first_and_then_seen_by_the_last_stage(cascade):
     slow, engine = faulty(cascade, 3)
     watch = Notebook(share=0.5)
-    pool = started(slow, watch=watch)
+    pool = started(slow, monitor=watch)
     wanted, last = cascade.predict(TEXTS), cascade.stages[2].predict(TEXTS).label_ids
     early = [i for i in range(300) if wanted.stages[i] < 3]
     engine.open.clear()
@@ -349,7 +349,7 @@ def test_audited_rows_are_answered_first_and_then_seen_by_the_last_stage(cascade
     assert same(answer, cascade.predict([TEXTS[i] for i in early])) and not watch.audits
     until(lambda: watch.backlogs and watch.backlogs[-1] == (len(early) + 1) // 2)
     engine.open.set()
-    assert pool.drain(10) and pool.state().audits == 0
+    assert pool.drain(10) and pool.state().shadow_backlog == 0
     half = early[: (len(early) + 1) // 2]
     assert sorted(agreed for _, agreed, _ in watch.audits) == sorted(
         bool(wanted.label_ids[i] == last[i]) for i in half
@@ -359,7 +359,7 @@ def test_audited_rows_are_answered_first_and_then_seen_by_the_last_stage(cascade
 
 def test_a_row_that_reaches_the_last_stage_agrees_with_it_and_every_request_is_told(cascade):
     watch = Notebook()
-    pool, wanted = started(cascade, watch=watch), cascade.predict(TEXTS)
+    pool, wanted = started(cascade, monitor=watch), cascade.predict(TEXTS)
     pool.submit(TEXTS).result(10)
     assert pool.drain(10)
     assert (
@@ -375,7 +375,7 @@ def test_a_row_that_reaches_the_last_stage_agrees_with_it_and_every_request_is_t
 def test_answers_that_thresholds_did_not_make_are_neither_audited_nor_told(cascade):
     watch = Notebook()
     broken, engine = faulty(cascade, 3)
-    pool = started(broken, watch=watch, on_last_stage_failure="answer", probe_every=60.0)
+    pool = started(broken, monitor=watch, on_last_stage_failure="degrade", probe_every=60.0)
     pool.submit(TEXTS[:50], RequestOptions(max_stage=1)).result(10)
     engine.error = OSError("gone")
     pool.submit(TEXTS).result(10)
@@ -385,7 +385,7 @@ def test_answers_that_thresholds_did_not_make_are_neither_audited_nor_told(casca
 
 def test_a_pool_of_one_stage_answers(make_cascade):
     one = exact(make_cascade(1))
-    pool = started(one, watch=Notebook())
+    pool = started(one, monitor=Notebook())
     assert same(pool.submit(TEXTS).result(10), one.predict(TEXTS))
     assert pool.drain(5)
 

@@ -53,22 +53,22 @@ class Notebook:
         self.share, self.safest = share, False
         self.requests, self.audits, self.backlogs = [], [], []
 
-    def arrives(self, n):
+    def sample_arrivals(self, n):
         return np.arange(n) < self.share * n
 
     def weight(self):
         return 1 / max(self.share, 1e-9)
 
-    def left(self, point, stages, confidences):
+    def record_exits(self, point, stages, confidences):
         self.requests.append((point, stages.tolist(), confidences.tolist()))
 
-    def audited(self, point, agreed, weight):
+    def record_shadow_result(self, point, agreed, weight):
         self.audits.append((point, agreed, weight))
 
-    def backlog(self, waiting):
+    def report_backlog(self, waiting):
         self.backlogs.append(waiting)
 
-    def wants_safest(self):
+    def wants_safest_point(self):
         return self.safest
 
 
@@ -86,9 +86,9 @@ def faulty(cascade, number):
     return replace(cascade, stages=tuple(stages)), engine
 
 
-def started(cascade, *, watch=None, **settings):
+def started(cascade, *, monitor=None, **settings):
     """A pool at work; slow enough a target that nothing is refused, unless asked for."""
-    pool = BatchDispatcher(cascade, ServerConfig(**{"latency_target": 5.0, **settings}), watch=watch)
+    pool = BatchDispatcher(cascade, ServerConfig(**{"latency_target": 5.0, **settings}), monitor=monitor)
     pool.start()
     return pool
 
