@@ -93,7 +93,7 @@ PAGES: dict[str, dict[str, Callable[[], str]]] = {
         "paper shallow": paper_shallow_table,
     },
     "docs/server.md": {"served": served_table, "rates": rates_table},
-    "docs/watching.md": {"watch": watch_table},
+    "docs/monitoring.md": {"watch": watch_table},
     "docs/small-models.md": {
         "students": students_table,
         "gains": gains_table,
