@@ -15,6 +15,9 @@ from samples import reviews, write_csv
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ["XDG_CACHE_HOME"] = tempfile.mkdtemp()
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+if "PYTEST_XDIST_WORKER" in os.environ:  # one worker per core: threads would only get in each other's way
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 MakeModel = Callable[..., Path]
 
