@@ -12,7 +12,7 @@ FITTED = ("sst2", "mrpc", "clinc150")
 def summary_table() -> str:
     """Small, large and cascade on real data, in one row a task."""
     lines = [
-        "| task (test rows) | small alone | large alone | cascade | lost, 95 % interval | leave early "
+        "| task (test examples) | small alone | large alone | cascade | lost, 95 % interval | exit early "
         "| measured speed-up |",
         "|" + "---|" * 7,
     ]
@@ -34,7 +34,7 @@ def demo_table() -> str:
     """What the demo measured."""
     found = load("demo/demo.json")
     lines = [
-        "| seed | small | large | cascade | leave early | measured speed-up | seconds in all |",
+        "| seed | small | large | cascade | exit early | measured speed-up | total seconds |",
         "|" + "---|" * 7,
     ]
     for run in found["runs"]:
@@ -82,12 +82,12 @@ def cascades_table() -> str:
     """Cascades for at most half a point lost on held-out rows, against what they replace."""
     found = load("inference/tasks.json")
     lines = [
-        "| task (test rows) | stages | leave at each | lost, 95 % interval | over the large stage "
-        "| share of the oracle | over `transformers.pipeline`, batch 32 |",
+        "| task (test examples) | stages | exits per stage | lost, 95 % interval "
+        "| speed-up over the last stage | fraction of oracle speed-up | over `transformers.pipeline`, batch 32 |",
         "|" + "---|" * 7,
     ]
     ratios, drops = [], []
-    promised = load("inference/summary.json")
+    summary = load("inference/summary.json")
     for task, one in found["tasks"].items():
         clock, lost = one["bench"], one["drop_on_test_rows"]
         low, high = (100 * lost[bound] for bound in ("low", "high"))
@@ -99,7 +99,7 @@ def cascades_table() -> str:
             f"| {TASKS[task]} ({one['test_rows']:,}) | {', '.join(one['stages'])} | {rates} % "
             f"| {100 * lost['value']:+.1f} ({low:+.1f} to {high:+.1f}) "
             f"| {ratios[-1]:.2f}x ({slow:.2f} to {fast:.2f}) | {one['oracle']['share']:.2f} "
-            f"| {promised['vs_pipeline_b32'][task]:.1f}x |"
+            f"| {summary['vs_pipeline_b32'][task]:.1f}x |"
         )
     lines.append(f"| mean | | | {mean(drops):+.1f} | {mean(ratios):.2f}x | | |")
     return "\n".join([*lines, "", origin(found)])
@@ -108,7 +108,7 @@ def cascades_table() -> str:
 def engines_table() -> str:
     """Every engine on models of three sizes."""
     found = load("inference/engines.json")
-    lines = ["| model | engine | ms | over torch float32 | share of its ceiling | change by neighbours |"]
+    lines = ["| model | engine | ms | over torch float32 | fraction of its ceiling | change by neighbours |"]
     lines.append("|" + "---|" * 6)
     for size, engines in found["sizes"].items():
         for one in engines:
@@ -133,7 +133,7 @@ def labels_table() -> str:
     return "\n".join(lines)
 
 
-def promises_table() -> str:
+def aims_table() -> str:
     """What running a cascade was to reach, and what it reached."""
     found = load("inference/summary.json")
     vs_last = found["vs_last_stage"]
@@ -144,31 +144,34 @@ def promises_table() -> str:
     rows = (
         ("L12-H768, 32 x 32 tokens, default precision over torch float32", "3x",
          f"{found['engine_vs_torch_fp32']:.2f}x"),
-        ("share of the matrix ceiling of the same precision", "0.75", f"{found['ceiling_share']:.2f}"),
+        ("fraction of the matrix ceiling of the same precision", "0.75", f"{found['ceiling_share']:.2f}"),
         ("labels equal to float32, SST-2 and CLINC150 (the lower)", "99.5 %", f"{100 * lowest:.2f} %"),
-        ("routing overhead, 20,000 rows of mixed length", "at most 3 %", percent(found["routing_overhead"])),
-        ("tokens computed over real tokens, SST-2 and IMDB (the higher)", "at most 1.05", f"{worst:.3f}"),
+        ("routing overhead, 20,000 texts of mixed length", "at most 3 %", percent(found["routing_overhead"])),
+        ("computed over actual tokens, SST-2 and IMDB (the higher)", "at most 1.05", f"{worst:.3f}"),
         ("over `transformers.pipeline`, batch 32, SST-2", "12x", f"{found['vs_pipeline_b32']['sst2']:.1f}x"),
-        ("over the large stage alone, SST-2", "2.5x", f"{ratios['sst2']:.2f}x"),
+        ("speed-up over the last stage, SST-2", "2.5x", f"{ratios['sst2']:.2f}x"),
         ("the same, mean of four tasks", "3x", f"{mean(ratios.values()):.2f}x"),
         ("accuracy lost, mean of four tasks", "at most 0.5 points", f"{100 * drop:.2f} points"),
-        ("share of the oracle's speed-up, lowest and highest", "0.7",
+        ("fraction of the oracle's speed-up, lowest and highest", "0.7",
          " to ".join(f"{pick(one['oracle_share'] for one in vs_last.values()):.2f}" for pick in (min, max))),
         ("static stage over the bare tokenizer, one core", "0.7x", f"{found['static_vs_tokenizer']:.2f}x"),
-        ("memory for 2,000,000 rows over 20,000", "at most 1.1x", f"{found['memory_ratio']:.2f}x"),
-        ("time of the last 200,000 rows over the first", "at most 1.1x", f"{found['time_ratio']:.2f}x"),
-        ("site-packages of a base install", "at most 400 MB", f"{found['site_packages_mb']:.0f} MB"),
+        ("memory for 2,000,000 rows relative to 20,000", "at most 1.1x", f"{found['memory_ratio']:.2f}x"),
+        ("time of the last 200,000 rows relative to the first",
+         "at most 1.1x", f"{found['time_ratio']:.2f}x"),
+        ("site-packages of the base install", "at most 400 MB", f"{found['site_packages_mb']:.0f} MB"),
         ("`import cascadebert`", "under 0.2 s", f"{found['import_seconds']:.3f} s"),
-        ("saved cascade to first answer, new process", "under 2 s", f"{found['ready_seconds']:.2f} s"),
+        ("new process to first prediction", "under 2 s", f"{found['ready_seconds']:.2f} s"),
     )  # fmt: skip
-    return "\n".join(["| what | aim | found |", "|---|---|---|", *(f"| {' | '.join(row)} |" for row in rows)])
+    return "\n".join(
+        ["| what | aim | measured |", "|---|---|---|", *(f"| {' | '.join(row)} |" for row in rows)]
+    )
 
 
 def coverage_table() -> str:
     """How often certificates were broken, and what speed they kept."""
     found = load("trust/coverage.json")
     lines = [
-        "| rows | stages | promise | broken at delta 0.05 | at 0.2 | uncorrected | speed kept at 0.05 |",
+        "| data | stages | guarantee | violated at delta 0.05 | at 0.2 | uncorrected | speed kept at 0.05 |",
         "|" + "---|" * 7,
     ]
     pairs = zip(found["rows"][::2], found["rows"][1::2], strict=True)
@@ -181,14 +184,14 @@ def coverage_table() -> str:
         )
         lines.append(f"| {name} | {strict['stages']} | {guarantee} | {shares} | {strict['power']:.2f} |")
     runs, n = found["rows"][0]["runs"], found["rows"][0]["n"]
-    return "\n".join([*lines, "", f"{runs:,} draws of {n:,} certify rows each. {origin(found)}"])
+    return "\n".join([*lines, "", f"{runs:,} draws of {n:,} certification examples each. {origin(found)}"])
 
 
 def ece_table() -> str:
     """How often the interval of the expected calibration error holds the true value."""
     found = load("trust/ece_interval.json")
     gaps = sorted({one["gap"] for one in found["rows"]})
-    lines = [f"| rows | bins | {' | '.join(f'true ECE {gap:g}' for gap in gaps)} |"]
+    lines = [f"| examples | bins | {' | '.join(f'true ECE {gap:g}' for gap in gaps)} |"]
     lines.append("|" + "---|" * (2 + len(gaps)))
     for n, bins in dict.fromkeys((one["n"], one["bins"]) for one in found["rows"]):
         mine = {one["gap"]: one["held"] for one in found["rows"] if (one["n"], one["bins"]) == (n, bins)}

@@ -47,7 +47,7 @@ def paper_headline_table() -> str:
     runs = all_runs()
     large = mean(more["large"].values())
     lines = [
-        "| equal | cascade | mean score | early exit | mean score | improvement | counted from chance |",
+        "| at equal | cascade | mean score | early exit | mean score | improvement | from chance |",
         "|" + "---|" * 7,
     ]
     for one in more["picked"]:
@@ -107,7 +107,7 @@ def paper_dar_table() -> str:
 def paper_shallow_table() -> str:
     """A complete model on exactly the rows that an early exit leaves at its depth, weighted by rows."""
     found = load("paper/analyses.json")["complete_against_shallow"]
-    lines = ["| early exit | target | layer | complete model | rows | exit | complete |", "|" + "---|" * 7]
+    lines = ["| early exit | target | layer | complete model | texts | exit | complete |", "|" + "---|" * 7]
     keys = ("method", "target", "layer", "complete")
     for key in dict.fromkeys(tuple(one[name] for name in keys) for one in found):
         same = [one for one in found if tuple(one[name] for name in keys) == key]

@@ -5,18 +5,30 @@ from __future__ import annotations
 from table_cells import load, origin, spread
 
 
-def watch_table() -> str:
-    """False alarms of the watch, and rows until it raises a true one."""
+def monitoring_table() -> str:
+    """False alarms of the quality monitoring, and texts until a true alarm."""
     found = load("server/watch.json")
-    lines = ["| what changed | audited | rows | false alarms |", "|---|---|---|---|"]
+    lines = ["| what changed | shadow rate | texts | false alarms |", "|---|---|---|---|"]
     for one in (*found["false_alarms"], *found["small_shifts"]):
-        what = f"confidences of {100 * one['shift']:g} % of the rows" if one["shift"] else "nothing"
-        alarms = ", ".join(f"{kind} {times}" for kind, times in one["false_alarms"].items()) or "none"
+        counts = one["false_alarms"]
+        what = f"confidences of {100 * one['shift']:g} % of the texts" if one["shift"] else "nothing"
+        kinds = {kind.replace("recent agreement", "agreement_recent").replace(" ", "_"): kind for kind in counts}
+        alarms = ", ".join(f"`{name}` {counts[kind]}" for name, kind in kinds.items()) or "none"
+            ", ".join(
+                f"`{kind.replace('recent agreement', 'agreement_recent').replace(' ', '_')}` {times}"
+                for kind, times in one["false_alarms"].items()
+            )
+            or "none"
+        )
         lines.append(
             f"| {what}; agreement at {one['agreement']:g} | {100 * one['rate']:g} % "
             f"| {one['rows']:,} | {alarms} |"
         )
-    lines += ["", "| what changed | audited | rows to the alarm, median | 90 % |", "|---|---|---|---|"]
+    lines += [
+        "",
+        "| what changed | shadow rate | texts until the alarm, median | 90 % |",
+        "|---|---|---|---|",
+    ]
     for one in found["agreement_falls"]:
         rows = one["recent"]
         lines.append(
@@ -26,45 +38,49 @@ def watch_table() -> str:
     for one in found["confidences_shift"]:
         rows = one["rows"]
         lines.append(
-            f"| confidences of {100 * one['shift']:g} % of the rows | - "
+            f"| confidences of {100 * one['shift']:g} % of the texts | - "
             f"| {rows['median']:,.0f} | {rows['90']:,.0f} |"
         )
     falls, calls = found["agreement_falls"], found["microseconds"]
     runs, healthy = min(one["runs"] for one in falls), falls[0]["healthy_rows"]
     request = calls["left_8"] + calls["arrives_8"]
     said = (
-        f"Certified: agreement of {found['level']:g}; {found['tune_rows']:,} tune rows, new in each run. "
-        f"{runs} runs or more of each change, after {healthy:,} healthy rows. A request of 8 rows costs the "
-        f"watch {request:.0f} microseconds, an audited row {calls['audited']:.0f}. {origin(found)}"
+        f"Certified: agreement of {found['level']:g}; {found['tune_rows']:,} tuning examples, new in each run. "
+        f"{runs} runs or more of each change, after {healthy:,} healthy texts. A request of 8 texts costs the "
+        f"monitor {request:.0f} microseconds, a shadow evaluation {calls['audited']:.0f}. {origin(found)}"
     )
     return "\n".join([*lines, "", said])
 
 
 def served_table() -> str:
-    """What a server is promised to reach, and what it reached."""
+    """Aims for a server, and what it reached."""
     found = load("server/summary.json")
     held, fuzzed = found["soak"], found["fuzz"]
     least = 0.85 * found["offline_ratio"]
     guarantees = (
-        ("requests of 8 texts a second over the last stage's, same p99", f"{least:.2f}x", "rps_ratio"),
         (
-            "over those of FastAPI and `transformers.pipeline`",
+            "requests of 8 texts per second, relative to the last stage at the same p99",
+            f"{least:.2f}x",
+            "rps_ratio",
+        ),
+        (
+            "relative to FastAPI and `transformers.pipeline`",
             "8x",
             "rps_vs_naive",
         ),
-        ("texts a second over the bare cascade's, large batches", "0.74x", "throughput_vs_bare"),
+        ("texts per second relative to the bare cascade, large batches", "0.74x", "throughput_vs_bare"),
     )
-    lines = ["| promise | asked | measured |", "|---|---|---|"]
+    lines = ["| what | aim | measured |", "|---|---|---|"]
     lines += [f"| {what} | {asked} | {found[key]:.2f}x |" for what, asked, key in guarantees]
     lines += [
-        f"| one text, nothing else to do: p50 over a bare call's | 2 ms | {found['idle_extra_ms']:.2f} ms |",
-        f"| {held['minutes']} minutes of twice the capacity: good answers over capacity | 0.8 "
+        f"| one text on an idle server: additional p50 latency | 2 ms | {found['idle_extra_ms']:.2f} ms |",
+        f"| {held['minutes']} minutes at twice the capacity: goodput relative to capacity | 0.8 "
         f"| {held['goodput_share']:.2f} |",
-        f"| p99 of what was accepted of {held['requests']:,} requests | {held['target_ms']:.0f} ms "
+        f"| p99 of the accepted ones of {held['requests']:,} requests | {held['target_ms']:.0f} ms "
         f"| {held['p99_ms']:.0f} ms |",
-        f"| answers lost, answers of another request | 0, 0 | {held['lost']}, {held['crossed']} |",
-        f"| memory at the end over that after a minute | flat | {100 * held['rss_growth']:+.1f} % |",
-        f"| answers of 500 to {fuzzed['requests']:,} fuzzed requests | 0 | {fuzzed['errors_500']} |",
+        f"| lost responses, responses of another request | 0, 0 | {held['lost']}, {held['crossed']} |",
+        f"| growth of memory after the first minute | flat | {100 * held['rss_growth']:+.1f} % |",
+        f"| status 500 among {fuzzed['requests']:,} fuzzed requests | 0 | {fuzzed['errors_500']} |",
     ]
     return "\n".join(lines)
 
@@ -86,15 +102,15 @@ def rates_table() -> str:
         lines.append(f"| {words} | " + " | ".join(cells) + " |")
     over = {
         "cascade over its last stage": "rps_ratio",
-        "the same without a server, whole file": "offline_ratio",
+        "the same offline, whole file": "offline_ratio",
         "cascade over `transformers.pipeline`": "rps_vs_naive",
     }
     for words, key in over.items():
         ratios = [f"{one[key]:.2f}x" if one[key] else "n/a" for one in searches]
         lines.append(f"| {words} | " + " | ".join(ratios) + " |")
     said = (
-        f"{100 * found['within']:.0f} % of all requests answered within those milliseconds of their planned "
-        "arrival; mean of the rounds, lowest and highest; ratios: median of the rounds. "
+        f"{100 * found['within']:.0f} % of all requests answered within those milliseconds of their "
+        "scheduled arrival; mean of the rounds, lowest and highest; ratios: median of the rounds. "
         f"{origin(found)}"
     )
     return "\n".join([*lines, "", said])

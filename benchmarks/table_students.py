@@ -66,7 +66,7 @@ def making_table() -> str:
         f"({made['tokens_per_second']:,.0f} tokens/s, {percent(made['padding'])} padding; {made['machine']}; "
         f"commit `{made['commit'][:12]}`).",
         "",
-        "| made in one run | tokens/s | GFLOP/s | share of the bf16 matrix ceiling |",
+        "| distilled in one run | tokens/s | GFLOP/s | fraction of the bf16 matrix ceiling |",
         "|---|---|---|---|",
     ]
     for one in clock["making"]:
@@ -98,7 +98,7 @@ def taught_table() -> str:
     """SST-2 with all its train rows and the large model's logits."""
     found = load("shrink/taught.json")
     lines = [
-        "| model | accuracy | DIS | a cascade loses, 90 % leaving early |",
+        "| model | accuracy | DIS | loss of a cascade, 90 % early exits |",
         "|---|---|---|---|",
     ]
     for model in dict.fromkeys(run["model"] for run in found["runs"]):

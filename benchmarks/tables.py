@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 from functools import partial
 
 from table_cascades import (
+    aims_table,
     cascades_table,
     coverage_table,
     demo_table,
@@ -19,7 +20,6 @@ from table_cascades import (
     ece_table,
     engines_table,
     labels_table,
-    promises_table,
     summary_table,
 )
 from table_cells import ROOT
@@ -30,7 +30,7 @@ from table_paper import (
     paper_shallow_table,
     paper_table,
 )
-from table_server import rates_table, served_table, watch_table
+from table_server import monitoring_table, rates_table, served_table
 from table_students import (
     gains_table,
     making_table,
@@ -77,7 +77,7 @@ PAGES: dict[str, dict[str, Callable[[], str]]] = {
         "main results": summary_table,
         "details": detail_table,
         "cascades": cascades_table,
-        "promises": promises_table,
+        "aims": aims_table,
         "engines": engines_table,
         "labels": labels_table,
         "demo results": demo_table,
@@ -93,7 +93,7 @@ PAGES: dict[str, dict[str, Callable[[], str]]] = {
         "paper shallow": paper_shallow_table,
     },
     "docs/server.md": {"served": served_table, "rates": rates_table},
-    "docs/monitoring.md": {"watch": watch_table},
+    "docs/monitoring.md": {"monitoring": monitoring_table},
     "docs/small-models.md": {
         "students": students_table,
         "gains": gains_table,
