@@ -83,7 +83,8 @@ def cascades_table() -> str:
     found = load("inference/tasks.json")
     lines = [
         "| task (test examples) | stages | exits per stage | lost, 95 % interval "
-        "| speed-up over the last stage | fraction of oracle speed-up | over `transformers.pipeline`, batch 32 |",
+        "| speed-up over the last stage | fraction of oracle speed-up "
+        "| over `transformers.pipeline`, batch 32 |",
         "|" + "---|" * 7,
     ]
     ratios, drops = [], []

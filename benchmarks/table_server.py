@@ -12,17 +12,10 @@ def monitoring_table() -> str:
     for one in (*found["false_alarms"], *found["small_shifts"]):
         counts = one["false_alarms"]
         what = f"confidences of {100 * one['shift']:g} % of the texts" if one["shift"] else "nothing"
-        kinds = {kind.replace("recent agreement", "agreement_recent").replace(" ", "_"): kind for kind in counts}
-        alarms = ", ".join(f"`{name}` {counts[kind]}" for name, kind in kinds.items()) or "none"
-            ", ".join(
-                f"`{kind.replace('recent agreement', 'agreement_recent').replace(' ', '_')}` {times}"
-                for kind, times in one["false_alarms"].items()
-            )
-            or "none"
-        )
+        alarms = [f"`{alarm_kind(kind)}` {count}" for kind, count in counts.items()]
         lines.append(
             f"| {what}; agreement at {one['agreement']:g} | {100 * one['rate']:g} % "
-            f"| {one['rows']:,} | {alarms} |"
+            f"| {one['rows']:,} | {', '.join(alarms) or 'none'} |"
         )
     lines += [
         "",
@@ -45,11 +38,16 @@ def monitoring_table() -> str:
     runs, healthy = min(one["runs"] for one in falls), falls[0]["healthy_rows"]
     request = calls["left_8"] + calls["arrives_8"]
     said = (
-        f"Certified: agreement of {found['level']:g}; {found['tune_rows']:,} tuning examples, new in each run. "
-        f"{runs} runs or more of each change, after {healthy:,} healthy texts. A request of 8 texts costs the "
-        f"monitor {request:.0f} microseconds, a shadow evaluation {calls['audited']:.0f}. {origin(found)}"
+        f"Certified: agreement of {found['level']:g}; {found['tune_rows']:,} tuning examples, new in each "
+        f"run. {runs} runs or more of each change, after {healthy:,} healthy texts. A request of 8 texts costs "
+        f"the monitor {request:.0f} microseconds, a shadow evaluation {calls['audited']:.0f}. {origin(found)}"
     )
     return "\n".join([*lines, "", said])
+
+
+def alarm_kind(stored: str) -> str:
+    """Today's name of a kind of alarm in the stored results."""
+    return {"recent agreement": "agreement_recent", "exit rates": "exit_rates"}.get(stored, stored)
 
 
 def served_table() -> str:
