@@ -1,4 +1,4 @@
-"""Whether the thresholds of a cascade hold on a second file: its stages run once on both."""
+"""Drift detection for a saved cascade: runs its stages on two datasets and compares their outputs."""
 
 from __future__ import annotations
 
@@ -22,11 +22,12 @@ from cascadebert.evaluation.drift_test import (
 from cascadebert.evaluation.evaluate import stage_outputs
 from cascadebert.inference.cascade import Cascade
 from cascadebert.persistence.folder import read_used_rows
+from cascadebert.thresholds.certificate import Guarantee
 
 if TYPE_CHECKING:
     import datasets
 
-MANY_REPEATS = 0.1
+MAX_DUPLICATES = 0.1  # fraction of a dataset
 
 
 def detect_drift(
@@ -39,87 +40,78 @@ def detect_drift(
     confidence_level: float = CONFIDENCE_LEVEL,
     columns: Columns | None = None,
 ) -> tuple[DriftResult, tuple[str, ...]]:
-    """Say whether a cascade's thresholds still hold on new rows. Labels are not looked at.
+    """Decide whether a cascade's thresholds still hold on new data, without looking at labels.
 
-    The cascade's answers are compared with its last stage's own, and its exits and confidences on the one
-    file with those on the other. Agreement with the last stage is not accuracy: without labels nobody can
-    say whether the last stage itself is still right.
+    Agreement with the last stage is not accuracy: without labels nobody can tell whether the last stage
+    itself is still right.
 
     Args:
-        cascade: with the thresholds in question.
-        reference: held-out rows on which they were known to hold, such as those they were picked on.
-        new: rows of the traffic in question; both as in `load_examples`.
-        min_agreement: share of rows whose answer must be the last stage's own. None for that of the
-            certificate, or else for that of the reference less the tolerance.
-        tolerance: the change of a share that does not count.
-        confidence_level: at which all intervals hold together.
-        columns: names of the columns in both, where not the usual ones.
+        cascade: the cascade with the thresholds in question.
+        reference: held-out data on which they were known to hold, such as the tuning set.
+        new: a random sample of the traffic in question; both as for `load_examples`.
+        min_agreement: required fraction of predictions that equal the last stage's. None: that of the
+            certificate, or else the reference's minus the tolerance.
+        tolerance: change of a fraction that is ignored.
+        confidence_level: of all intervals jointly.
+        columns: names of the columns in both, where they are not the usual ones.
 
     Returns:
-        The verdict with its figures, and what must be said of the rows themselves, one sentence each.
+        The result, and notices about the data, one sentence each.
 
     Raises:
-        DataError: if rows cannot be used, are empty, or are pairs where the cascade reads single texts (or
-            the other way round), before any stage has run.
-        CascadeError: if the cascade has one stage only, or a number is out of range.
+        DataError: if the data cannot be used, is empty, or holds pairs where the cascade reads single texts
+            (or the reverse); raised before any stage runs.
+        CascadeError: if the cascade has only one stage, or a number is out of range.
     """
-    terms = DriftConfig(
-        _level(cascade, min_agreement), tolerance=tolerance, confidence_level=confidence_level
-    )
-    files = [
+    level = _agreement_target(cascade, min_agreement)
+    config = DriftConfig(level, tolerance=tolerance, confidence_level=confidence_level)
+    samples = [
         load_examples(source, columns=columns, labels=False, groups=False, split="validation")
         for source in (reference, new)
     ]
-    for rows in files:
-        _check_kind(cascade, rows)
-    hashes = [rows.hashes() for rows in files]
-    same = np.array_equal(np.unique(hashes[0]), np.unique(hashes[1]))
-    old, now = (stage_outputs(cascade, rows.texts) for rows in files)
-    found = compare_outputs(old, now, cascade.operating_point.thresholds, terms=terms, same_rows=same)
-    return found, tuple(_notices(cascade, *files))
+    for sample in samples:
+        try:
+            cascade.check_input_kind(sample.texts)
+        except DataError as error:
+            raise DataError(
+                f"{sample.source}: {error}. Name the text column with --text-column (twice for pairs)."
+            ) from None
+    same = np.array_equal(*(np.unique(sample.hashes()) for sample in samples))
+    outputs = [stage_outputs(cascade, sample.texts) for sample in samples]
+    result = compare_outputs(*outputs, cascade.operating_point.thresholds, config=config, same_rows=same)
+    return result, tuple(_notices(cascade, *samples))
 
 
-def _check_kind(cascade: Cascade, rows: Examples) -> None:
-    if cascade.spec is None:
-        return
-    kinds = {1: "single texts", 2: "pairs of texts"}
-    given, wanted = (1 if isinstance(rows.texts[0], str) else 2), cascade.spec.texts_per_row
-    if given != wanted:
-        raise DataError(
-            f"{rows.source}: this cascade was made for {kinds[wanted]}, got {kinds[given]}. Name the text "
-            "column with --text-column (twice for pairs)."
-        )
-
-
-def _level(cascade: Cascade, min_agreement: float | None) -> AgreementTarget | None:
+def _agreement_target(cascade: Cascade, min_agreement: float | None) -> AgreementTarget | None:
     if min_agreement is not None:
-        return AgreementTarget(min_agreement, "asked")
+        return AgreementTarget(min_agreement, "requested")
+    levels = [one.level for one in _guarantees(cascade) if one.name == "min_agreement"]
+    return AgreementTarget(levels[0], "certificate") if levels else None
+
+
+def _guarantees(cascade: Cascade) -> list[Guarantee]:
     certificate = cascade.operating_point.certificate
-    kept = () if certificate is None else certificate.guarantees
-    promised = [one.guarantee.level for one in kept if one.guarantee.name == "min_agreement"]
-    return AgreementTarget(promised[0], "certificate") if promised else None
+    return [] if certificate is None else [result.guarantee for result in certificate.guarantees]
 
 
 def _notices(cascade: Cascade, reference: Examples, new: Examples) -> Iterator[str]:
-    """What makes rows speak less clearly than their number says."""
-    for name, rows in (("reference", reference), ("new", new)):
-        hashes = rows.hashes()
-        repeated = len(hashes) - len(np.unique(hashes))
-        if repeated > MANY_REPEATS * len(hashes):
+    for name, sample in (("reference", reference), ("new", new)):
+        hashes = sample.hashes()
+        duplicates = len(hashes) - len(np.unique(hashes))
+        if duplicates > MAX_DUPLICATES * len(hashes):
             yield (
-                f"{repeated:,} of the {len(rows):,} {name} rows repeat an earlier one. Intervals take each "
-                "row as drawn by itself, which holds for traffic that repeats itself, not for a doubled file."
+                f"{duplicates:,} of the {len(sample):,} {name} examples repeat an earlier one. Intervals "
+                "assume independent draws, as in traffic that repeats itself but not in a duplicated file."
             )
-        seen = {} if cascade.path is None else read_used_rows(cascade.path).seen(hashes)
-        if seen.get("train"):
+        used = {} if cascade.path is None else read_used_rows(cascade.path).count_overlap(hashes)
+        if used.get("train"):
             yield (
-                f"{seen['train']:,} of the {len(rows):,} {name} rows were trained on: stages are surer of "
-                "these, so a difference may be theirs. Give rows that nothing was trained on."
+                f"{used['train']:,} of the {len(sample):,} {name} examples were trained on: stages are more "
+                "confident on them, which can explain a difference. Use data that nothing was trained on."
             )
     shared = int(np.isin(new.hashes(), reference.hashes()).sum())
     if shared:
-        yield f"{shared:,} of the {len(new):,} new rows are in the reference too."
-    certificate = cascade.operating_point.certificate
-    for kept in () if certificate is None else certificate.guarantees:
-        if kept.guarantee.name != "min_agreement":
-            yield f"the folder also promises {kept.guarantee.words}; only labelled rows can test that."
+        yield f"{shared:,} of the {len(new):,} new examples are in the reference too."
+    for guarantee in _guarantees(cascade):
+        if guarantee.name != "min_agreement":
+            yield f"the folder also guarantees {guarantee.description}; that can only be tested with labels."

@@ -1,11 +1,11 @@
-"""Whether thresholds picked on some rows still hold on others. Pure: what stages say in, a verdict out.
+"""Test of whether thresholds selected on one sample still hold on another. Pure functions of stage outputs.
 
-No labels are looked at. A threshold decides how often the cascade answers otherwise than its last stage
-would, and that can be counted on any rows. It is not accuracy: without labels nobody can say whether the
-last stage itself is still right there. But whatever the labels are, the cascade's accuracy is at most the
-share of such rows below the last stage's own.
+No labels are needed. Thresholds decide how often the cascade's prediction differs from its last stage's, and
+that can be counted on any data. It is not accuracy: without labels nobody can tell whether the last stage
+itself is still right. But whatever the labels are, the cascade's accuracy is at most the disagreement rate
+below the last stage's.
 
-All intervals hold together at the confidence level (Bonferroni over figures and files).
+All intervals hold jointly at the confidence level (Bonferroni over figures and samples).
 """
 
 from __future__ import annotations
@@ -16,42 +16,35 @@ from typing import Literal
 import numpy as np
 
 from cascadebert.errors import CascadeError
+from cascadebert.evaluation.templates import render_lines
 from cascadebert.thresholds.intervals import binomial_interval, ks_distance
-from cascadebert.thresholds.risk_control import MOST_ROWS, StageOutputs
+from cascadebert.thresholds.risk_control import MAX_SAMPLE_SIZE, StageOutputs
 from cascadebert.thresholds.select import exit_stages
 from cascadebert.types import Bools, Interval, Ints
 
 TOLERANCE = 0.05
 CONFIDENCE_LEVEL = 0.95
 
-Verdict = Literal["yes", "no", "cannot tell"]
-Traffic = Literal["changed", "unchanged", "cannot tell"]
-Origin = Literal["certificate", "asked", "reference"]
+DriftVerdict = Literal["yes", "no", "inconclusive"]
+Traffic = Literal["changed", "unchanged", "inconclusive"]
+Origin = Literal["certificate", "requested", "reference"]
 
 
 @dataclass(frozen=True)
 class RateComparison:
-    """A share on both files.
-
-    Attributes:
-        reference: of the rows it was known on.
-        new: of the new rows.
-        change: new less reference.
-    """
+    """A fraction on both samples."""
 
     reference: Interval
     new: Interval
-    change: Interval
+    change: Interval  # new minus reference
 
 
 @dataclass(frozen=True)
 class AgreementTarget:
-    """The agreement with the last stage that must hold.
+    """The agreement with the last stage that is required.
 
-    Attributes:
-        value: a share; where it comes from the reference, that of its rows less the tolerance.
-        origin: the "certificate", what was "asked", or the "reference": then no more than the tolerance may
-            be lost, and the interval of the change decides, as the reference is a sample too.
+    With origin "reference" the value is the reference's agreement minus the tolerance. The reference is a
+    sample too, so then the interval of the change decides.
     """
 
     value: float
@@ -60,164 +53,80 @@ class AgreementTarget:
 
 @dataclass(frozen=True)
 class DriftConfig:
-    """What counts as holding.
+    """Criteria of the test. Raises CascadeError if a number is out of range."""
 
-    Attributes:
-        level: of agreement with the last stage; None for that of the reference less the tolerance.
-        tolerance: the change of a share that does not count, in [0, 1).
-        confidence_level: of all intervals together, in [0.5, 1).
-
-    Raises:
-        CascadeError: if a number is out of range.
-    """
-
-    level: AgreementTarget | None = None
-    tolerance: float = TOLERANCE
-    confidence_level: float = CONFIDENCE_LEVEL
+    level: AgreementTarget | None = None  # None: the reference's agreement minus the tolerance
+    tolerance: float = TOLERANCE  # change of a fraction that is ignored, in [0, 1)
+    confidence_level: float = CONFIDENCE_LEVEL  # of all intervals jointly, in [0.5, 1)
 
     def __post_init__(self) -> None:
-        if self.level is not None and not 0 < self.level.value < 1:
-            raise CascadeError(
-                f"the least agreement lies between 0 and 1 (such as 0.98), not at {self.level.value}"
-            )
-        if not 0 <= self.tolerance < 1:
-            raise CascadeError(
-                f"a tolerance is a share of at least 0 and below 1 (such as 0.05), not {self.tolerance}"
-            )
-        if not 0.5 <= self.confidence_level < 1:
-            raise CascadeError(
-                f"a confidence level lies between 0.5 and 1 (such as 0.95), not at {self.confidence_level}"
-            )
+        level = 0.98 if self.level is None else self.level.value
+        for valid, name, interval, example, value in (
+            (0 < level < 1, "minimum agreement", "in (0, 1)", 0.98, level),
+            (0 <= self.tolerance < 1, "tolerance", "in [0, 1)", 0.05, self.tolerance),
+            (
+                0.5 <= self.confidence_level < 1,
+                "confidence level",
+                "in [0.5, 1)",
+                0.95,
+                self.confidence_level,
+            ),
+        ):
+            if not valid:
+                raise CascadeError(f"the {name} must be {interval} (such as {example}), not {value}")
 
 
 @dataclass(frozen=True)
 class StageDrift:
-    """What one stage did on both files.
-
-    Attributes:
-        exit_rate: share of the rows answered there.
-        mean_confidences: on the reference and on the new rows, over all rows.
-        distance: Kolmogorov-Smirnov distance of its confidences over all rows: the most that any threshold
-            would see its share of sure rows change. None for the last stage, which has no threshold.
-    """
+    """Behavior of one stage on both samples."""
 
     exit_rate: RateComparison
-    mean_confidences: tuple[float, float]
+    mean_confidences: tuple[float, float]  # (reference, new), over all examples
+    # Kolmogorov-Smirnov distance of the confidences of all examples: bounds the change in the exit rate for
+    # any threshold. None for the last stage, which has no threshold.
     distance: Interval | None
 
 
 @dataclass(frozen=True)
 class DriftResult:
-    """Whether thresholds hold on new rows, and what has changed there.
+    """Whether thresholds hold on new data, and what has changed there.
 
-    Attributes:
-        verdict: "yes": agreement with the last stage is surely at least the level; "no": surely below;
-            "cannot tell": its interval holds the level, or both files are the same rows.
-        traffic: "changed": an exit rate or a distribution of confidences has surely changed by more than
-            the tolerance; "unchanged": surely none has; else "cannot tell".
-        agreement: share of rows whose answer is the last stage's own.
-        level: what agreement must reach.
-        stages: in order.
-        n_reference: rows there.
-        n_new: rows there.
-        tolerance: the change of a share that does not count.
-        confidence_level: at which all intervals hold together.
-        rows_needed: where the verdict is open, rows after which it would not be, if shares stay as they
-            are: of the new file, and of the reference too where the level comes from there. None if that
-            is more than a million, or the verdict is not open for want of rows.
-        same_rows: whether both files hold the same rows.
+    The verdict is "yes" if agreement with the last stage is significantly at or above the level, "no" if it
+    is significantly below. Traffic is "changed" if an exit rate or a confidence distribution has changed
+    significantly by more than the tolerance, "unchanged" if all are significantly within it.
     """
 
-    verdict: Verdict
+    verdict: DriftVerdict
     traffic: Traffic
-    agreement: RateComparison
+    agreement: RateComparison  # fraction of predictions that equal the last stage's
     level: AgreementTarget
     stages: tuple[StageDrift, ...]
     n_reference: int
     n_new: int
     tolerance: float
     confidence_level: float
-    rows_needed: int | None
+    # Estimate, if inconclusive, of the new examples (and reference examples, if the level comes from there)
+    # that would decide; None above a million, or if more data would not help.
+    examples_needed: int | None
     same_rows: bool
 
     @property
     def headline(self) -> str:
         """The verdict in one sentence."""
-        if self.same_rows:
-            return "cannot tell: both files hold the same rows, so nothing new was seen"
-        changed = self.traffic == "changed"
-        if self.verdict == "yes" and changed:
-            return "yes: the traffic has changed, the promise still holds"
-        said = {
-            "yes": "yes: the thresholds hold there",
-            "no": "no: the thresholds do not hold there",
-            "cannot tell": "cannot tell: these rows do not say whether the thresholds hold",
-        }[self.verdict]
-        return f"{said}; the traffic has changed" if changed else said
+        return self._lines()[0]
 
     @property
     def reasons(self) -> tuple[str, ...]:
-        """What the verdict rests on, one sentence each."""
-        said = [self._agreement_words()]
-        if self.level.origin != "reference" and self.agreement.reference.high < self.level.value:
-            said.append("Agreement on the reference is surely below that level too: this is no change.")
-        if self.verdict == "cannot tell" and not self.same_rows:
-            said.append(self._rows_words())
-        most = 100 * (1 - self.agreement.new.low)
-        said.append(
-            f"Whatever the labels are, the cascade's accuracy there is at most {most:.1f} points below the "
-            "last stage's own. Whether the last stage itself is still right needs labels."
+        """The findings behind the verdict, one sentence each."""
+        return self._lines()[1:]
+
+    def _lines(self) -> tuple[str, ...]:
+        return render_lines(
+            "drift.txt.jinja",
+            result=self,
+            beyond=lambda change: _beyond(change, self.tolerance),
+            exit_rates_within=all(_within(stage.exit_rate.change, self.tolerance) for stage in self.stages),
         )
-        return (*said, *self._traffic_words())
-
-    def _agreement_words(self) -> str:
-        new, old = self.agreement.new, self.agreement.reference
-        seen = f"The answer is the last stage's own on {_percent(new)} of the {self.n_new:,} new rows"
-        if self.level.origin != "reference":
-            whose = "by the certificate" if self.level.origin == "certificate" else "as asked for"
-            return f"{seen}; it must be on {100 * self.level.value:g} % or more, {whose}."
-        return (
-            f"{seen} and on {_percent(old)} of the {self.n_reference:,} reference rows: a change of "
-            f"{_points(self.agreement.change)}; a loss of up to {100 * self.tolerance:g} points is allowed."
-        )
-
-    def _rows_words(self) -> str:
-        where = "in each file" if self.level.origin == "reference" else "in the new file"
-        if self.rows_needed is None:
-            return f"Agreement is so close to its level that even a million rows {where} would not tell."
-        return f"About {self.rows_needed:,} rows {where} would tell, if the shares stay as they are."
-
-    def _traffic_words(self) -> list[str]:
-        limit = f"{100 * self.tolerance:g} points"
-        exits = all(_within(stage.exit_rate.change, self.tolerance) for stage in self.stages)
-        if self.traffic == "unchanged":
-            return [f"No exit rate and no distribution of confidences has changed by more than {limit}."]
-        said = []
-        for number, stage in enumerate(self.stages, start=1):
-            if _beyond(stage.exit_rate.change, self.tolerance):
-                said.append(
-                    f"Stage {number} answers {_percent(stage.exit_rate.new)} of the rows, on the reference "
-                    f"{_percent(stage.exit_rate.reference)}: {_points(stage.exit_rate.change)}."
-                )
-            if stage.distance is not None and _beyond(stage.distance, self.tolerance):
-                old, new = stage.mean_confidences
-                said.append(
-                    f"Confidences of stage {number} differ by {_percent(stage.distance)}, by Kolmogorov and "
-                    f"Smirnov's distance; their mean is {new:.3f}, on the reference {old:.3f}."
-                )
-        if said:
-            return said
-        if exits:
-            return [f"No exit rate has changed by more than {limit}; of the confidences it cannot be told."]
-        return [f"Whether an exit rate or the confidences have changed by more than {limit} cannot be told."]
-
-
-def _percent(one: Interval) -> str:
-    return f"{100 * one.value:.1f} % ({100 * one.low:.1f} to {100 * one.high:.1f})"
-
-
-def _points(one: Interval) -> str:
-    return f"{100 * one.value:+.1f} points ({100 * one.low:+.1f} to {100 * one.high:+.1f})"
 
 
 def compare_outputs(
@@ -225,46 +134,42 @@ def compare_outputs(
     new: StageOutputs,
     thresholds: tuple[float, ...],
     *,
-    terms: DriftConfig = DriftConfig(),
+    config: DriftConfig = DriftConfig(),
     same_rows: bool = False,
 ) -> DriftResult:
-    """Say whether thresholds hold on new rows as they did on the reference.
+    """Test whether (num_stages - 1,) thresholds hold on new outputs as on independent reference outputs.
 
-    Args:
-        reference: what every stage says of rows on which the thresholds were known to hold.
-        new: what every stage says of the rows in question; drawn apart from those.
-        thresholds: (num_stages - 1,).
-        terms: what counts as holding.
-        same_rows: whether both are the same rows, of which nothing can be learnt.
+    With `same_rows` both are the same data, and the verdict is inconclusive. Raises CascadeError if there is
+    only one stage, or the numbers of stages and thresholds do not match.
 
-    Raises:
-        CascadeError: if there is only one stage, or the stages and thresholds do not fit together.
-
-    >>> def rows(n, agreeing):
-    ...     said = np.array([[1] * agreeing + [0] * (n - agreeing), [1] * n])
-    ...     return StageOutputs(np.tile(np.linspace(0.6, 1, n), (2, 1)), said, None, ("no", "yes"))
-    >>> found = compare_outputs(rows(2000, 1980), rows(2000, 1700), (0.5,))
-    >>> found.headline
-    'no: the thresholds do not hold there'
-    >>> compare_outputs(rows(2000, 1980), rows(2000, 1976), (0.5,), terms=DriftConfig(AgreementTarget(0.97, "certificate"))).verdict
+    >>> def outputs(n, agreeing):
+    ...     predictions = np.array([[1] * agreeing + [0] * (n - agreeing), [1] * n])
+    ...     return StageOutputs(np.tile(np.linspace(0.6, 1, n), (2, 1)), predictions, None, ("no", "yes"))
+    >>> result = compare_outputs(outputs(2000, 1980), outputs(2000, 1700), (0.5,))
+    >>> result.headline
+    'no: the thresholds do not hold on the new data'
+    >>> config = DriftConfig(AgreementTarget(0.97, "certificate"))
+    >>> compare_outputs(outputs(2000, 1980), outputs(2000, 1976), (0.5,), config=config).verdict
     'yes'
-    >>> few = compare_outputs(rows(2000, 1980), rows(50, 49), (0.5,))
-    >>> few.verdict, few.rows_needed
-    ('cannot tell', 260)
+    >>> small = compare_outputs(outputs(2000, 1980), outputs(50, 49), (0.5,))
+    >>> small.verdict, small.examples_needed
+    ('inconclusive', 260)
     """
-    _check(reference, new, thresholds)
-    level, tolerance = terms.level, terms.tolerance
+    _check_stages(reference, new, thresholds)
+    level, tolerance = config.level, config.tolerance
     num_stages = len(thresholds) + 1
-    rates = 1 if num_stages == 2 else num_stages  # of two exit rates one is what the other leaves
-    share = (1 - terms.confidence_level) / (2 * (rates + num_stages - 1 + 1))
+    num_rates = 1 if num_stages == 2 else num_stages  # two exit rates sum to 1, so one determines the other
+    num_distances, num_agreements = num_stages - 1, 1
+    delta = (1 - config.confidence_level) / (2 * (num_rates + num_distances + num_agreements))
     exits = exit_stages(reference.confidences, thresholds), exit_stages(new.confidences, thresholds)
-    stages = tuple(_stage(reference, new, exits, stage, share) for stage in range(num_stages))
-    agreement = _compared(_agrees(reference, exits[0]), _agrees(new, exits[1]), share)
+    stages = tuple(_stage_drift(reference, new, exits, stage, delta) for stage in range(num_stages))
+    agreement = _compare_rates(_agrees(reference, exits[0]), _agrees(new, exits[1]), delta)
     if level is None:
         level = AgreementTarget(agreement.reference.value - tolerance, "reference")
-    verdict: Verdict = "cannot tell" if same_rows else _verdict(agreement, level, tolerance)
-    sizes = len(exits[0]), len(exits[1])
-    open_for_rows = verdict == "cannot tell" and not same_rows
+    verdict: DriftVerdict = "inconclusive" if same_rows else _verdict(agreement, level, tolerance)
+    sizes, needed = (len(exits[0]), len(exits[1])), None
+    if verdict == "inconclusive" and not same_rows:
+        needed = _examples_needed(agreement, level, tolerance, delta, sizes)
     return DriftResult(
         verdict=verdict,
         traffic=_traffic(stages, tolerance),
@@ -274,67 +179,61 @@ def compare_outputs(
         n_reference=sizes[0],
         n_new=sizes[1],
         tolerance=tolerance,
-        confidence_level=terms.confidence_level,
-        rows_needed=_rows_needed(agreement, level, tolerance, share, sizes) if open_for_rows else None,
+        confidence_level=config.confidence_level,
+        examples_needed=needed,
         same_rows=same_rows,
     )
 
 
-def _check(reference: StageOutputs, new: StageOutputs, thresholds: tuple[float, ...]) -> None:
+def _check_stages(reference: StageOutputs, new: StageOutputs, thresholds: tuple[float, ...]) -> None:
     if not thresholds:
-        raise CascadeError("a cascade of one stage has no thresholds: there is nothing that could fail")
-    for name, one in (("reference", reference), ("new", new)):
-        if len(one.labels) != len(thresholds) + 1:
+        raise CascadeError("a cascade of one stage has no thresholds, so there is nothing to test")
+    for name, outputs in (("reference", reference), ("new", new)):
+        if len(outputs.predictions) != len(thresholds) + 1:
             raise CascadeError(
-                f"thresholds for {len(thresholds) + 1} stages were given; the {name} rows have answers of "
-                f"{len(one.labels)}"
+                f"expected outputs of {len(thresholds) + 1} stages, one more than there are thresholds; the "
+                f"{name} outputs have {len(outputs.predictions)}"
             )
 
 
-def _agrees(answers: StageOutputs, exits: Ints) -> Bools:
-    """(n,) True where the cascade's answer is the last stage's own."""
-    return np.asarray(answers.labels[exits, np.arange(len(exits))] == answers.labels[-1])
+def _agrees(outputs: StageOutputs, exits: Ints) -> Bools:
+    predictions = outputs.predictions
+    return np.asarray(predictions[exits, np.arange(len(exits))] == predictions[-1])
 
 
-def _stage(
-    reference: StageOutputs, new: StageOutputs, exits: tuple[Ints, Ints], stage: int, share: float
+def _stage_drift(
+    reference: StageOutputs, new: StageOutputs, exits: tuple[Ints, Ints], stage: int, delta: float
 ) -> StageDrift:
-    old_sure, new_sure = reference.confidences[stage], new.confidences[stage]
-    last = stage == len(new.labels) - 1
+    old, now = reference.confidences[stage], new.confidences[stage]
+    last = stage == len(new.predictions) - 1
     return StageDrift(
-        exit_rate=_compared(exits[0] == stage, exits[1] == stage, share),
-        mean_confidences=(float(old_sure.mean()), float(new_sure.mean())),
-        distance=None if last else ks_distance(old_sure, new_sure, share),
+        exit_rate=_compare_rates(exits[0] == stage, exits[1] == stage, delta),
+        mean_confidences=(float(old.mean()), float(now.mean())),
+        distance=None if last else ks_distance(old, now, delta),
     )
 
 
-def _compared(reference: Bools, new: Bools, share: float) -> RateComparison:
-    old = binomial_interval(int(reference.sum()), len(reference), share)
-    now = binomial_interval(int(new.sum()), len(new), share)
+def _compare_rates(reference: Bools, new: Bools, delta: float) -> RateComparison:
+    old = binomial_interval(int(reference.sum()), len(reference), delta)
+    now = binomial_interval(int(new.sum()), len(new), delta)
     return RateComparison(old, now, now.minus(old))
 
 
-def _room(agreement: RateComparison, level: AgreementTarget, tolerance: float) -> Interval:
-    """By how much agreement exceeds what it must reach."""
-    if level.origin == "reference":
-        return agreement.change.plus(tolerance)
-    return agreement.new.plus(-level.value)
-
-
-def _verdict(agreement: RateComparison, level: AgreementTarget, tolerance: float) -> Verdict:
-    room = _room(agreement, level, tolerance)
-    if room.low >= 0:
+def _verdict(agreement: RateComparison, level: AgreementTarget, tolerance: float) -> DriftVerdict:
+    from_reference = level.origin == "reference"
+    slack = agreement.change.plus(tolerance) if from_reference else agreement.new.plus(-level.value)
+    if slack.low >= 0:
         return "yes"
-    return "no" if room.high < 0 else "cannot tell"
+    return "no" if slack.high < 0 else "inconclusive"
 
 
 def _beyond(change: Interval, tolerance: float) -> bool:
-    """Whether a change is surely larger than the tolerance, up or down."""
+    """Significantly larger than the tolerance, up or down."""
     return change.low > tolerance or change.high < -tolerance
 
 
 def _within(change: Interval, tolerance: float) -> bool:
-    """Whether a change is surely no larger than the tolerance."""
+    """Significantly no larger than the tolerance."""
     return -tolerance <= change.low and change.high <= tolerance
 
 
@@ -343,28 +242,29 @@ def _traffic(stages: tuple[StageDrift, ...], tolerance: float) -> Traffic:
     changes += [stage.distance for stage in stages if stage.distance is not None]
     if any(_beyond(change, tolerance) for change in changes):
         return "changed"
-    return "unchanged" if all(_within(change, tolerance) for change in changes) else "cannot tell"
+    return "unchanged" if all(_within(change, tolerance) for change in changes) else "inconclusive"
 
 
-def _rows_needed(
-    agreement: RateComparison, level: AgreementTarget, tolerance: float, share: float, sizes: tuple[int, int]
+def _examples_needed(
+    agreement: RateComparison, level: AgreementTarget, tolerance: float, delta: float, sizes: tuple[int, int]
 ) -> int | None:
-    """Rows of the new file (and of the reference where it sets the level) that close the verdict, roundly."""
+    """Sample size that would decide if the rates stay as they are, rounded up to two digits."""
 
-    def closed(n: int) -> bool:
-        rows = max(sizes[0], n), max(sizes[1], n)
-        old = binomial_interval(round(agreement.reference.value * rows[0]), rows[0], share)
-        new = binomial_interval(round(agreement.new.value * rows[1]), rows[1], share)
-        return _verdict(RateComparison(old, new, new.minus(old)), level, tolerance) != "cannot tell"
+    def decided(n: int) -> bool:
+        old, new = (
+            binomial_interval(round(rate.value * max(size, n)), max(size, n), delta)
+            for rate, size in zip((agreement.reference, agreement.new), sizes, strict=True)
+        )
+        return _verdict(RateComparison(old, new, new.minus(old)), level, tolerance) != "inconclusive"
 
     high = min(sizes) if level.origin == "reference" else sizes[1]
-    while not closed(high):
+    while not decided(high):
         high *= 2
-        if high > MOST_ROWS:
+        if high > MAX_SAMPLE_SIZE:
             return None
     low = high // 2
     while high - low > 1:
         middle = (low + high) // 2
-        low, high = (low, middle) if closed(middle) else (middle, high)
+        low, high = (low, middle) if decided(middle) else (middle, high)
     unit = int(10 ** max(len(str(high)) - 2, 0))
     return -(-high // unit) * unit

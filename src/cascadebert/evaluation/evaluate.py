@@ -1,4 +1,4 @@
-"""How good a predictor is on labelled rows it has never seen."""
+"""Evaluation of predictors on held-out labelled rows."""
 
 from __future__ import annotations
 
@@ -17,26 +17,24 @@ from cascadebert.evaluation.metrics import (
     expected_calibration_error,
     macro_f1,
 )
+from cascadebert.inference.batching import TokenizedTexts
 from cascadebert.inference.cascade import Cascade
-from cascadebert.inference.stage import Stage
 from cascadebert.persistence.folder import read_used_rows
 from cascadebert.thresholds.confidence import log_odds, max_probability, softmax
 from cascadebert.thresholds.risk_control import StageOutputs
 from cascadebert.thresholds.select import exit_stages, speedup
 from cascadebert.thresholds.temperature import scale_logits
-from cascadebert.types import Floats, Ints, Logits, Predictions, Report, StageReport, Texts
+from cascadebert.types import Bools, Floats, Ints, Logits, Predictions, Report, StageReport, Texts
 
 if TYPE_CHECKING:
     import datasets
 
-    from cascadebert.inference.batching import TokenizedTexts
-
 
 class Predictor(Protocol):
-    """Anything that answers texts: a cascade, one stage alone, a baseline."""
+    """Anything that predicts labels of texts: a cascade, a single stage, a baseline."""
 
     def predict(self, texts: Texts) -> Predictions:
-        """Answers in the order of the texts."""
+        """Predictions in the order of the texts."""
         ...
 
 
@@ -45,120 +43,106 @@ def evaluate(
 ) -> Report:
     """Measure a predictor on labelled rows.
 
-    A cascade's stages all run on all rows once, and the cascade's own answers follow from those arrays
-    (they equal `predict`'s), so that each stage alone is reported beside it.
+    All stages of a cascade run once on all rows. The cascade's own predictions follow from these arrays
+    (they equal those of `predict`), so the report also covers each stage alone.
 
     Args:
-        predictor: a `Cascade`, a `Stage`, or anything with `predict`.
-        data: labelled rows, as in `load_examples`.
-        columns: their columns, where not the usual ones.
+        predictor: a `Cascade`, a `Stage`, or any object with `predict`.
+        data: labelled rows, as for `load_examples`.
+        columns: names of their columns, where they are not the usual ones.
+
+    Returns:
+        Accuracy, macro F1 and expected calibration error; for a cascade also exit rates, speed-ups and
+        one `StageReport` per stage.
 
     Raises:
-        DataError: if a row has no label or one the predictor does not know.
+        DataError: if a row has no label, or a label that the predictor does not know.
     """
     examples = load_examples(data, columns=columns, split="validation")
     if isinstance(predictor, Cascade):
         labels = examples.label_ids(predictor.label_names)
-        return report_on_logits(
-            predictor, predictor.stage_logits(examples.texts), predictor.encode(examples.texts), labels
-        )
-    answers = predictor.predict(examples.texts)
-    labels = examples.label_ids(answers.label_names)
-    right = answers.label_ids == labels
+        logits, encoded = predictor.stage_logits(examples.texts), predictor.encode(examples.texts)
+        return report_on_logits(predictor, logits, encoded, labels)
+    predictions = predictor.predict(examples.texts)
+    labels = examples.label_ids(predictions.label_names)
+    confidences = max_probability(predictions.probabilities)
     return Report(
         n=len(labels),
-        accuracy=accuracy(answers.label_ids, labels),
-        macro_f1=macro_f1(answers.label_ids, labels, len(answers.label_names)),
-        ece=expected_calibration_error(max_probability(answers.probabilities), right),
+        accuracy=accuracy(predictions.label_ids, labels),
+        macro_f1=macro_f1(predictions.label_ids, labels, len(predictions.label_names)),
+        ece=expected_calibration_error(confidences, predictions.label_ids == labels),
     )
 
 
 def evaluate_cascade(
     cascade: Cascade, data: str | Path, *, columns: Columns | None = None
 ) -> tuple[Report, dict[str, int]]:
-    """Measure a saved cascade on labelled rows, and count those among them that it was made from.
-
-    Args:
-        cascade: from a folder.
-        data: as for `evaluate`.
-        columns: names of the columns, where not the usual ones.
-
-    Returns:
-        The report, and how many of the rows were used to train, tune and certify.
-    """
+    """Report of a saved cascade, and how many of the rows were used to train, tune and certify it."""
     examples = load_examples(data, columns=columns, split="validation")
     assert cascade.path is not None
-    return evaluate(cascade, examples), read_used_rows(cascade.path).seen(examples.hashes())
+    return evaluate(cascade, examples), read_used_rows(cascade.path).count_overlap(examples.hashes())
 
 
 def report_on_logits(cascade: Cascade, logits: Logits, encoded: list[TokenizedTexts], labels: Ints) -> Report:
-    """The report of a cascade from its cached logits; no model runs.
-
-    Args:
-        cascade: with the operating point to report on.
-        logits: (num_stages, n, num_labels) from `Cascade.stage_logits`.
-        encoded: each stage's tokens of the same rows.
-        labels: (n,) label ids.
-    """
+    """Report of a cascade from cached (num_stages, n, num_labels) logits and (n,) labels; no model runs."""
     probabilities = scaled_probabilities(cascade, logits)
     exits = exit_stages(cascade.score.all_stages(probabilities), cascade.operating_point.thresholds)
-    confidences = max_probability(probabilities)
-    rows = np.arange(len(labels))
+    rows, confidences = np.arange(len(labels)), max_probability(probabilities)
     predicted = probabilities.argmax(axis=2)
-    answers = predicted[exits, rows]
-    rates = np.bincount(exits, minlength=len(cascade.stages)) / len(rows)
+    correct, final = predicted == labels, predicted[exits, rows]
     return Report(
         n=len(rows),
-        accuracy=accuracy(answers, labels),
-        macro_f1=macro_f1(answers, labels, len(cascade.label_names)),
-        ece=expected_calibration_error(confidences[exits, rows], answers == labels),
-        exit_rates=tuple(float(rate) for rate in rates),
-        layers_speedup=_speedup_or_none(cascade.stages, encoded, exits, "layers"),
-        flops_speedup=_speedup_or_none(cascade.stages, encoded, exits, "flops"),
+        accuracy=accuracy(final, labels),
+        macro_f1=macro_f1(final, labels, len(cascade.label_names)),
+        ece=expected_calibration_error(confidences[exits, rows], final == labels),
+        exit_rates=exit_rates(exits, len(cascade.stages)),
+        layers_speedup=_counted_speedup(cascade, encoded, exits, "layers"),
+        flops_speedup=_counted_speedup(cascade, encoded, exits, "flops"),
         stages=tuple(
-            _stage_report(scale_logits(one, temperature), sure, said == labels)
-            for one, temperature, sure, said in zip(
-                logits, cascade.temperatures, confidences, predicted, strict=True
+            StageReport(
+                accuracy=float(correct[stage].mean()),
+                ece=expected_calibration_error(confidences[stage], correct[stage]),
+                dis=dis_or_none(scale_logits(logits[stage], temperature), correct[stage]),
             )
+            for stage, temperature in enumerate(cascade.temperatures)
         ),
     )
 
 
-def stage_outputs(cascade: Cascade, texts: Texts, truth: Ints | None = None) -> StageOutputs:
-    """What every stage says of every row, and how sure it is of it.
-
-    Args:
-        cascade: its stages, temperatures and score.
-        texts: n texts or pairs.
-        truth: (n,) label ids where they are known.
-    """
+def stage_outputs(cascade: Cascade, texts: Texts, labels: Ints | None = None) -> StageOutputs:
+    """Predictions and confidences of every stage for every text; (n,) label ids where known."""
     probabilities = scaled_probabilities(cascade, cascade.stage_logits(texts))
-    sure = cascade.score.all_stages(probabilities)
-    return StageOutputs(sure, probabilities.argmax(axis=2), truth, cascade.label_names)
+    confidences = cascade.score.all_stages(probabilities)
+    return StageOutputs(confidences, probabilities.argmax(axis=2), labels, cascade.label_names)
 
 
 def scaled_probabilities(cascade: Cascade, logits: Logits) -> Floats:
     """(num_stages, n, num_labels) probabilities, each stage at its own temperature."""
-    return np.stack(
-        [softmax(scale_logits(one, t)) for one, t in zip(logits, cascade.temperatures, strict=True)]
-    )
+    return softmax(scale_stages(logits, cascade.temperatures))
 
 
-def _stage_report(logits: Floats, confidences: Floats, right: np.ndarray) -> StageReport:
+def scale_stages(logits: Logits, temperatures: tuple[float, ...]) -> Floats:
+    """(num_stages, n, num_labels) logits, each stage's divided by its temperature, in float64."""
+    return np.stack([scale_logits(stage, t) for stage, t in zip(logits, temperatures, strict=True)])
+
+
+def exit_rates(exits: Ints, num_stages: int) -> tuple[float, ...]:
+    """(num_stages,) fraction of rows that exit at each stage, from (n,) stages counted from 0."""
+    return tuple((np.bincount(exits, minlength=num_stages) / len(exits)).tolist())
+
+
+def dis_or_none(logits: Floats, correct: Bools) -> float | None:
+    """Difficulty inversion score by log-odds, hard = misclassified; None if all rows are or none is."""
     try:
-        dis = difficulty_inversion_score(log_odds(logits), ~right)
+        return difficulty_inversion_score(log_odds(logits), ~correct)
     except UndefinedMetric:
-        dis = None
-    return StageReport(float(right.mean()), expected_calibration_error(confidences, right), dis)
+        return None
 
 
-def _speedup_or_none(
-    stages: tuple[Stage, ...],
-    encoded: list[TokenizedTexts],
-    exits: Ints,
-    cost_unit: Literal["layers", "flops"],
+def _counted_speedup(
+    cascade: Cascade, encoded: list[TokenizedTexts], exits: Ints, cost_unit: Literal["layers", "flops"]
 ) -> float | None:
     try:
-        return speedup(exits, counted_costs(stages, encoded, cost_unit).rows)
+        return speedup(exits, counted_costs(cascade.stages, encoded, cost_unit).rows)
     except CascadeError:
         return None

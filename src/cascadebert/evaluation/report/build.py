@@ -183,7 +183,7 @@ def unused_examples(
     for used in every:
         for rows in (used.train, used.tune, used.certify, used.consumed):
             gone |= np.isin(hashes, rows)
-    seen = every[0].seen(hashes) if every else {}
+    seen = every[0].count_overlap(hashes) if every else {}
     if gone.all():
         raise DataError(
             f"{examples.source}: each of its {len(examples):,} rows was used to make the cascade or is kept "

@@ -34,7 +34,7 @@ def reliability_chart(trust: CalibrationAnalysis) -> str:
         (trust.after, "o", ACCENT, "after scaling"),
     ):
         bins = calibration.bins
-        size = 12 + 110 * np.array(bins.rows) / sum(bins.rows)
+        size = 12 + 110 * np.array(bins.counts) / sum(bins.counts)
         places = bins.confidence, bins.accuracy
         axes.scatter(*places, s=size, marker=mark, color=colour, alpha=0.75, label=name)
     least = min((*trust.before.bins.confidence, *trust.after.bins.confidence))

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from cascadebert.evaluation.calibration_metrics import bin_numbers
+from cascadebert.evaluation.calibration_metrics import bin_indices
 from cascadebert.evaluation.metrics import paired_difference
 from cascadebert.thresholds.select import speedup
 from cascadebert.types import Bools, Floats, Interval, Ints
@@ -174,7 +174,7 @@ def high_confidence_errors(
         last: (n,) whether the last stage is.
     """
     lost, sure = early & last & ~ours, confidences[early]
-    which = bin_numbers(sure, TENTHS, "mass") if early.any() else np.empty(0, dtype=np.int64)
+    which = bin_indices(sure, TENTHS, "mass") if early.any() else np.empty(0, dtype=np.int64)
     rows, bad = np.bincount(which), np.bincount(which, weights=lost[early])
     deciles = [(int(one), int(other)) for one, other in zip(rows, bad, strict=True) if one]
     return HighConfidenceErrors(

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from cascadebert.evaluation.calibration_metrics import (
-    bin_numbers,
+    bin_indices,
     brier_score,
     calibration_error,
     reliability_bins,
@@ -33,7 +33,7 @@ def test_equal_mass_error_of_four_rows_in_two_bins_is_that_worked_out_by_hand():
 
 def test_bins_of_equal_mass_are_even_where_no_confidences_tie():
     rng = np.random.default_rng(0)
-    assert np.bincount(bin_numbers(rng.random(150), 15, "mass")).tolist() == [10] * 15
+    assert np.bincount(bin_indices(rng.random(150), 15, "mass")).tolist() == [10] * 15
 
 
 def test_rows_of_equal_confidence_share_a_bin_whatever_their_order():
@@ -42,7 +42,7 @@ def test_rows_of_equal_confidence_share_a_bin_whatever_their_order():
     one = expected_calibration_error(sure, right, 4, equal="mass")
     other = expected_calibration_error(sure[shuffled], right[shuffled], 4, equal="mass")
     assert one == pytest.approx(other)
-    assert len(np.unique(bin_numbers(np.full(10, 0.7), 4, "mass"))) == 1
+    assert len(np.unique(bin_indices(np.full(10, 0.7), 4, "mass"))) == 1
 
 
 @pytest.mark.parametrize("equal", ["width", "mass"])
@@ -50,8 +50,8 @@ def test_the_diagram_and_the_error_tell_the_same(equal):
     sure, right = calibrated(500, seed=2)
     bins = reliability_bins(sure, right, equal=equal)
     gaps = np.abs(np.array(bins.accuracy) - bins.confidence)
-    assert sum(bins.rows) == 500
-    error = float(np.array(bins.rows) @ gaps / 500)
+    assert sum(bins.counts) == 500
+    error = float(np.array(bins.counts) @ gaps / 500)
     assert expected_calibration_error(sure, right, equal=equal) == pytest.approx(error)
     assert calibration_error(sure, right, equal=equal).value == pytest.approx(error)
 

@@ -1,4 +1,4 @@
-"""Shift from files to a verdict: what is read, which level counts, what must be said of the rows."""
+"""Drift detection from files to a verdict: inputs, required agreement, notices."""
 
 from __future__ import annotations
 
@@ -61,10 +61,10 @@ def test_labels_are_not_needed(cascade, files, tmp_path):
 
 def test_the_level_is_the_one_asked_for_else_the_certificates_else_that_of_the_reference(cascade, files):
     promised = certified(cascade, Guarantee("min_accuracy", 0.6), Guarantee("min_agreement", 0.3))
-    asked, _ = detect_drift(promised, *files, min_agreement=0.2)
+    requested, _ = detect_drift(promised, *files, min_agreement=0.2)
     kept, notices = detect_drift(promised, *files)
     free, _ = detect_drift(cascade, *files)
-    assert (asked.level.value, asked.level.origin) == (0.2, "asked")
+    assert (requested.level.value, requested.level.origin) == (0.2, "requested")
     assert (kept.level.value, kept.level.origin) == (
         0.3,
         "certificate",
@@ -72,32 +72,32 @@ def test_the_level_is_the_one_asked_for_else_the_certificates_else_that_of_the_r
     assert free.level.origin == "reference"
     assert free.level.value == pytest.approx(free.agreement.reference.value - 0.05)
     assert notices == (
-        "the folder also promises accuracy of at least 0.6; only labelled rows can test that.",
+        "the folder also guarantees accuracy of at least 0.6; that can only be tested with labels.",
     )
 
 
 def test_the_same_file_twice_is_said_and_is_never_a_no(cascade, files):
     for level in (None, 0.999):
         found, notices = detect_drift(cascade, files[0], files[0], min_agreement=level)
-        assert found.verdict == "cannot tell" and found.same_rows and "same rows" in found.headline
-        assert "300 of the 300 new rows are in the reference too." in notices
+        assert found.verdict == "inconclusive" and found.same_rows and "same examples" in found.headline
+        assert "300 of the 300 new examples are in the reference too." in notices
 
 
 def test_repeated_rows_and_rows_that_were_trained_on_are_said(cascade, files, tmp_path):
     doubled = load_examples(files[1])
     doubled = replace(doubled, texts=[*doubled.texts, *doubled.texts], labels=None)
     _, notices = detect_drift(cascade, files[0], doubled)
-    assert len(notices) == 1 and "300 of the 600 new rows repeat an earlier one" in notices[0]
+    assert len(notices) == 1 and "300 of the 600 new examples repeat an earlier one" in notices[0]
     shutil.copytree(cascade.path, tmp_path / "trained")
     trained = load_examples(files[0]).hashes()[:40]
     update_folder(tmp_path / "trained", cascade.spec, replace(read_used_rows(cascade.path), train=trained))
     _, notices = detect_drift(replace(cascade, path=tmp_path / "trained"), *files)
-    assert len(notices) == 1 and "40 of the 300 reference rows were trained on" in notices[0]
+    assert len(notices) == 1 and "40 of the 300 reference examples were trained on" in notices[0]
 
 
 def test_one_row_gives_no_verdict(cascade, files, tmp_path):
     one = write_csv(tmp_path / "one.csv", *reviews(1, seed=3))
-    assert detect_drift(cascade, files[0], one)[0].verdict == "cannot tell"
+    assert detect_drift(cascade, files[0], one)[0].verdict == "inconclusive"
 
 
 def test_an_empty_file_and_pairs_for_single_texts_are_refused_by_name(cascade, files, tmp_path):

@@ -1,4 +1,4 @@
-"""Whether thresholds still hold, on arrays: right as often as said, no false alarms, odd inputs defined."""
+"""The drift test on arrays: error rates, false alarms, degenerate inputs."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ def drawn(n: int, seed: int, *, stages: int = 2, harder: float = 0.0) -> StageOu
 
 def some(answers: StageOutputs, rows: np.ndarray) -> StageOutputs:
     """Some of the rows."""
-    return StageOutputs(answers.confidences[:, rows], answers.labels[:, rows], None, answers.names)
+    return StageOutputs(answers.confidences[:, rows], answers.predictions[:, rows], None, answers.label_names)
 
 
 def true_agreement(answers: StageOutputs, thresholds: tuple[float, ...]) -> float:
     """Share of all rows whose answer is the last stage's own."""
     exits = exit_stages(answers.confidences, thresholds)
-    return float((answers.labels[exits, np.arange(len(exits))] == answers.labels[-1]).mean())
+    return float((answers.predictions[exits, np.arange(len(exits))] == answers.predictions[-1]).mean())
 
 
 def counted(n: int, agreeing: int, leaving: int | None = None) -> StageOutputs:
@@ -49,13 +49,13 @@ def counted(n: int, agreeing: int, leaving: int | None = None) -> StageOutputs:
 @pytest.mark.parametrize("stages, sizes", [(2, (1000, 1000)), (3, (3000, 150))])
 def test_the_same_population_twice_is_hardly_ever_called_changed_or_broken(stages, sizes):
     pool, rng = drawn(40_000, 1, stages=stages), np.random.default_rng(2)
-    terms, wrong = (
+    config, wrong = (
         DriftConfig(tolerance=0.0, confidence_level=0.8),
         0,
     )  # with no tolerance at all: the hardest case
     for _ in range(300):
         old, new = (some(pool, rng.integers(0, 40_000, n)) for n in sizes)
-        found = compare_outputs(old, new, THRESHOLDS[stages], terms=terms)
+        found = compare_outputs(old, new, THRESHOLDS[stages], config=config)
         wrong += found.verdict == "no" or found.traffic == "changed"
     assert wrong <= 0.2 * 300
 
@@ -65,10 +65,10 @@ def test_agreement_at_the_edge_of_its_level_is_judged_wrongly_at_most_as_often_a
     pool, rng = drawn(40_000, 1), np.random.default_rng(3)
     level = true_agreement(pool, THRESHOLDS[2]) - step
     wrong_verdict = "no" if step > 0 else "yes"
-    terms, wrong = DriftConfig(AgreementTarget(level, "certificate"), confidence_level=0.6), 0
+    config, wrong = DriftConfig(AgreementTarget(level, "certificate"), confidence_level=0.6), 0
     for _ in range(300):
         old, new = (some(pool, rng.integers(0, 40_000, n)) for n in (200, 400))
-        wrong += compare_outputs(old, new, THRESHOLDS[2], terms=terms).verdict == wrong_verdict
+        wrong += compare_outputs(old, new, THRESHOLDS[2], config=config).verdict == wrong_verdict
     assert wrong <= 0.4 * 300
 
 
@@ -80,7 +80,7 @@ def test_all_intervals_hold_together_as_often_as_was_said():
     gap = ks_distance(pools[0].confidences[0], pools[1].confidences[0], 0.05).value
     for _ in range(300):
         old, new = (some(pool, rng.integers(0, 40_000, 300)) for pool in pools)
-        found = compare_outputs(old, new, THRESHOLDS[2], terms=DriftConfig(confidence_level=0.8))
+        found = compare_outputs(old, new, THRESHOLDS[2], config=DriftConfig(confidence_level=0.8))
         first, both = found.stages[0], found.agreement
         pairs = (
             (first.exit_rate.change, left[1] - left[0]),
@@ -104,12 +104,12 @@ def test_a_shifted_population_is_detected(stages):
 
 def test_a_changed_traffic_whose_agreement_holds_is_told_apart_from_a_broken_promise():
     level = DriftConfig(AgreementTarget(0.95, "certificate"))
-    held = compare_outputs(counted(2000, 1990), counted(2000, 1990, leaving=1200), (0.7,), terms=level)
+    held = compare_outputs(counted(2000, 1990), counted(2000, 1990, leaving=1200), (0.7,), config=level)
     assert (held.verdict, held.traffic) == ("yes", "changed")
-    assert held.headline == "yes: the traffic has changed, the promise still holds"
-    assert any(reason.startswith("Stage 1 answers 60.0 %") for reason in held.reasons)
-    broken = compare_outputs(counted(2000, 1990), counted(2000, 1700), (0.7,), terms=level)
-    assert (broken.verdict, broken.traffic) == ("no", "cannot tell")
+    assert held.headline == "yes: the traffic has changed, the agreement still holds"
+    assert any(reason.startswith("The exit rate of stage 1 is 60.0 %") for reason in held.reasons)
+    broken = compare_outputs(counted(2000, 1990), counted(2000, 1700), (0.7,), config=level)
+    assert (broken.verdict, broken.traffic) == ("no", "inconclusive")
     assert broken.headline.startswith("no: the thresholds do not hold")
 
 
@@ -126,7 +126,7 @@ def test_a_difference_inside_the_tolerance_never_alarms_however_many_rows_show_i
 def test_enough_rows_of_the_same_population_are_surely_unchanged():
     found = compare_outputs(drawn(60_000, 1), drawn(60_000, 2), THRESHOLDS[2])
     assert (found.verdict, found.traffic) == ("yes", "unchanged")
-    assert found.headline == "yes: the thresholds hold there"
+    assert found.headline == "yes: the thresholds hold on the new data"
     assert "No exit rate" in found.reasons[-1]
 
 
@@ -134,54 +134,54 @@ def test_a_loss_within_the_noise_of_a_small_reference_is_not_blamed_on_the_new_r
     lucky = counted(30, 30)  # all of few rows agree: the true share may be far lower
     found = compare_outputs(lucky, counted(20_000, 18_600), (0.7,))
     assert found.level.value == pytest.approx(0.95) and found.agreement.new.high < 0.95
-    assert found.verdict == "cannot tell"
+    assert found.verdict == "inconclusive"
     assert (
         compare_outputs(
-            lucky, counted(20_000, 18_600), (0.7,), terms=DriftConfig(AgreementTarget(0.95, "asked"))
+            lucky, counted(20_000, 18_600), (0.7,), config=DriftConfig(AgreementTarget(0.95, "requested"))
         ).verdict
         == "no"
     )
 
 
-@pytest.mark.parametrize("level", [None, AgreementTarget(0.9, "asked")], ids=["reference", "asked"])
+@pytest.mark.parametrize("level", [None, AgreementTarget(0.9, "requested")], ids=["reference", "requested"])
 @pytest.mark.parametrize("share", [0.98, 0.8])
 def test_the_rows_that_were_said_to_be_needed_do(level, share):
     old, new = counted(400, 380), counted(60, round(60 * share))
-    found = compare_outputs(old, new, (0.7,), terms=DriftConfig(level))
-    assert found.verdict == "cannot tell" and found.rows_needed is not None
-    assert f"About {found.rows_needed:,} rows" in " ".join(found.reasons)
-    more = found.rows_needed
+    found = compare_outputs(old, new, (0.7,), config=DriftConfig(level))
+    assert found.verdict == "inconclusive" and found.examples_needed is not None
+    assert f"About {found.examples_needed:,} examples" in " ".join(found.reasons)
+    more = found.examples_needed
     old = counted(max(400, more), round(0.95 * max(400, more))) if level is None else old
     new = counted(more, round(more * found.agreement.new.value))
-    assert compare_outputs(old, new, (0.7,), terms=DriftConfig(level)).verdict in ("yes", "no")
+    assert compare_outputs(old, new, (0.7,), config=DriftConfig(level)).verdict in ("yes", "no")
 
 
 def test_where_agreement_is_its_level_no_number_of_rows_is_promised_to_do():
     found = compare_outputs(
-        counted(100, 95), counted(100, 95), (0.7,), terms=DriftConfig(AgreementTarget(0.95, "asked"))
+        counted(100, 95), counted(100, 95), (0.7,), config=DriftConfig(AgreementTarget(0.95, "requested"))
     )
-    assert found.verdict == "cannot tell" and found.rows_needed is None
-    assert "even a million rows" in " ".join(found.reasons)
+    assert found.verdict == "inconclusive" and found.examples_needed is None
+    assert "even a million examples" in " ".join(found.reasons)
 
 
 def test_a_level_that_the_reference_misses_as_well_is_no_change():
     found = compare_outputs(
-        counted(2000, 1600), counted(2000, 1600), (0.7,), terms=DriftConfig(AgreementTarget(0.95, "asked"))
+        counted(2000, 1600), counted(2000, 1600), (0.7,), config=DriftConfig(AgreementTarget(0.95, "requested"))
     )
-    assert found.verdict == "no" and "this is no change" in found.reasons[1]
+    assert found.verdict == "no" and "this is not a change" in found.reasons[1]
 
 
 def test_the_same_rows_twice_give_no_verdict():
     rows = counted(3000, 2000)
-    for level in (None, AgreementTarget(0.95, "asked")):
-        found = compare_outputs(rows, rows, (0.7,), terms=DriftConfig(level), same_rows=True)
-        assert found.verdict == "cannot tell" and "same rows" in found.headline
-        assert found.rows_needed is None and found.traffic != "changed"
+    for level in (None, AgreementTarget(0.95, "requested")):
+        found = compare_outputs(rows, rows, (0.7,), config=DriftConfig(level), same_rows=True)
+        assert found.verdict == "inconclusive" and "same examples" in found.headline
+        assert found.examples_needed is None and found.traffic != "changed"
 
 
 def test_one_row_and_constant_confidences_have_defined_results():
     one = compare_outputs(counted(1, 1), counted(1, 0), (0.7,))
-    assert (one.verdict, one.traffic) == ("cannot tell", "cannot tell")
+    assert (one.verdict, one.traffic) == ("inconclusive", "inconclusive")
     assert one.agreement.change.low >= -1 and one.stages[0].distance.value == 0
     same = counted(500, 500)
     assert compare_outputs(same, same, (0.7,)).stages[0].distance.value == 0
@@ -196,19 +196,19 @@ def test_a_threshold_above_one_sends_all_to_the_last_stage_and_agreement_is_whol
 
 
 @pytest.mark.parametrize(
-    "terms",
+    "values",
     [{"tolerance": -0.1}, {"tolerance": 1.0}, {"confidence_level": 0.3}, {"confidence_level": 1.0}]
-    + [{"level": AgreementTarget(value, "asked")} for value in (0.0, 1.0, float("nan"))],
+    + [{"level": AgreementTarget(value, "requested")} for value in (0.0, 1.0, float("nan"))],
 )
-def test_numbers_out_of_range_are_refused(terms):
+def test_numbers_out_of_range_are_refused(values):
     with pytest.raises(CascadeError, match="such as"):
-        DriftConfig(**terms)
+        DriftConfig(**values)
 
 
 def test_one_stage_and_stages_that_do_not_fit_are_refused():
     with pytest.raises(CascadeError, match="no thresholds"):
         compare_outputs(counted(5, 5), counted(5, 5), ())
-    with pytest.raises(CascadeError, match="3 stages were given; the new rows have answers of 2"):
+    with pytest.raises(CascadeError, match="expected outputs of 3 stages, .* the new outputs have 2"):
         compare_outputs(drawn(9, 1, stages=3), counted(5, 5), (0.7, 0.6))
 
 
