@@ -166,7 +166,10 @@ def test_where_agreement_is_its_level_no_number_of_rows_is_promised_to_do():
 
 def test_a_level_that_the_reference_misses_as_well_is_no_change():
     found = compare_outputs(
-        counted(2000, 1600), counted(2000, 1600), (0.7,), config=DriftConfig(AgreementTarget(0.95, "requested"))
+        counted(2000, 1600),
+        counted(2000, 1600),
+        (0.7,),
+        config=DriftConfig(AgreementTarget(0.95, "requested")),
     )
     assert found.verdict == "no" and "this is not a change" in found.reasons[1]
 
@@ -208,7 +211,7 @@ def test_numbers_out_of_range_are_refused(values):
 def test_one_stage_and_stages_that_do_not_fit_are_refused():
     with pytest.raises(CascadeError, match="no thresholds"):
         compare_outputs(counted(5, 5), counted(5, 5), ())
-    with pytest.raises(CascadeError, match="expected outputs of 3 stages, .* the new outputs have 2"):
+    with pytest.raises(CascadeError, match=r"expected outputs of 3 stages, .* the new outputs have 2"):
         compare_outputs(drawn(9, 1, stages=3), counted(5, 5), (0.7, 0.6))
 
 
