@@ -39,8 +39,9 @@ def monitoring_table() -> str:
     request = calls["left_8"] + calls["arrives_8"]
     said = (
         f"Certified: agreement of {found['level']:g}; {found['tune_rows']:,} tuning examples, new in each "
-        f"run. {runs} runs or more of each change, after {healthy:,} healthy texts. A request of 8 texts costs "
-        f"the monitor {request:.0f} microseconds, a shadow evaluation {calls['audited']:.0f}. {origin(found)}"
+        f"run. {runs} runs or more of each change, after {healthy:,} healthy texts. A request of 8 texts "
+        f"costs the monitor {request:.0f} microseconds, a shadow evaluation "
+        f"{calls['audited']:.0f}. {origin(found)}"
     )
     return "\n".join([*lines, "", said])
 
