@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 
 from cascadebert import Cascade
-from cascadebert.cli.render import show_log
+from cascadebert.cli.render import configure_logging
 from cascadebert.data.dataset import load_examples
 from cascadebert.evaluation.cost_model import measure_latency
 from cascadebert.evaluation.evaluate import scaled_probabilities
@@ -64,7 +64,7 @@ def main() -> None:
     parser.add_argument("step", choices=("answers", "draws"))
     parser.add_argument("--data", type=Path, help="folder of data sets")
     asked = parser.parse_args()
-    show_log()
+    configure_logging()
     if asked.step == "answers":
         for task in TASKS:
             keep_answers(task, asked.data)
@@ -152,17 +152,17 @@ def coverage(world: World, guarantee: Guarantee, delta: float) -> dict[str, Any]
     true = np.array([point_losses(world.pool, guarantee, point).mean() for point in path.thresholds])
     losses = stage_losses(world.pool, guarantee)
     every = pareto_front(world.pool.confidences, losses, world.costs, last_stage_cost=world.alone)
-    possible = max(float(every.speedups[every.losses <= guarantee.risk].max(initial=1.0)), 1.0)
+    possible = max(float(every.speedups[every.losses <= guarantee.max_risk].max(initial=1.0)), 1.0)
     rng, broken, naive, kept, refused = np.random.default_rng(0), 0, 0, [], 0
     for _ in range(RUNS):
         rows = taken(world.pool, rng.integers(0, len(world.pool.confidences[0]), N))
         tested = certify(rows, path.thresholds, [guarantee], delta=delta)
-        broken += bool((true[: tested.accepted] > guarantee.risk).any())
+        broken += bool((true[: tested.accepted] > guarantee.max_risk).any())
         refused += not tested.accepted
         kept.append((path.speedups[tested.accepted - 1] if tested.accepted else 1.0) / possible)
         seen = np.array([point_losses(rows, guarantee, point).mean() for point in path.thresholds])
-        good = np.flatnonzero(seen <= guarantee.risk)
-        naive += bool(len(good)) and bool(true[good[-1]] > guarantee.risk)
+        good = np.flatnonzero(seen <= guarantee.max_risk)
+        naive += bool(len(good)) and bool(true[good[-1]] > guarantee.max_risk)
     return {
         "guarantee": guarantee.name,
         "level": guarantee.level,
@@ -179,9 +179,9 @@ def coverage(world: World, guarantee: Guarantee, delta: float) -> dict[str, Any]
 
 def taken(answers: StageOutputs, rows: np.ndarray) -> StageOutputs:
     """Some of the rows."""
-    assert answers.truth is not None
+    assert answers.labels is not None
     return StageOutputs(
-        answers.confidences[:, rows], answers.labels[:, rows], answers.truth[rows], answers.names
+        answers.confidences[:, rows], answers.predictions[:, rows], answers.labels[rows], answers.label_names
     )
 
 

@@ -92,12 +92,12 @@ def test_rows_needed_are_enough_and_one_less_is_not(guarantee):
 
 def evenly_lost(guarantee, expected, n):
     if guarantee.name == "min_agreement":
-        return betainc(n - n * expected, n * expected + 1, 1 - guarantee.risk)
+        return betainc(n - n * expected, n * expected + 1, 1 - guarantee.max_risk)
     losses = np.diff(np.floor(np.arange(n + 1) * expected + 0.5))
-    return betting_p_values(losses[None], guarantee.risk, 0.05)[0]
+    return betting_p_values(losses[None], guarantee.max_risk, 0.05)[0]
 
 
 def test_rows_needed_for_an_expected_share_pass_with_the_whole_number_of_losses_below_it():
     guarantee = Guarantee("min_agreement", 0.98)
     n = required_sample_size(guarantee, 0.01, 0.05)
-    assert binomial_p_values(np.floor(n * 0.01), np.asarray(n), guarantee.risk) <= 0.05
+    assert binomial_p_values(np.floor(n * 0.01), np.asarray(n), guarantee.max_risk) <= 0.05

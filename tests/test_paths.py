@@ -40,8 +40,10 @@ def drawn(n: int, seed: int, *, stages: int = 2, labels: int = 2) -> StageOutput
 
 def some(answers: StageOutputs, rows: np.ndarray) -> StageOutputs:
     """Some of the rows."""
-    truth = None if answers.truth is None else answers.truth[rows]
-    return StageOutputs(answers.confidences[:, rows], answers.labels[:, rows], truth, answers.names)
+    truth = None if answers.labels is None else answers.labels[rows]
+    return StageOutputs(
+        answers.confidences[:, rows], answers.predictions[:, rows], truth, answers.label_names
+    )
 
 
 @pytest.mark.parametrize("stages", [2, 3])
@@ -53,10 +55,10 @@ def test_no_certified_point_breaks_its_promise_more_often_than_was_said(stages, 
     rng, broken, gains = np.random.default_rng(3), 0, []
     for _ in range(draws):
         tested = certify(some(pool, rng.integers(0, 60_000, 2000)), path.thresholds, [guarantee], delta=delta)
-        broken += bool((true[: tested.accepted] > guarantee.risk).any())
+        broken += bool((true[: tested.accepted] > guarantee.max_risk).any())
         gains.append(path.speedups[tested.accepted - 1] if tested.accepted else 1.0)
     assert broken <= draws * (delta + 4 * np.sqrt(delta * (1 - delta) / draws))
-    possible = path.speedups[true <= guarantee.risk].max()
+    possible = path.speedups[true <= guarantee.max_risk].max()
     assert np.median(gains) > 0.8 * possible  # and it does not hold by refusing everything
 
 
@@ -69,7 +71,7 @@ def test_a_naive_pick_on_the_certify_rows_breaks_its_promise_far_more_often():
     for _ in range(100):
         rows = some(pool, rng.integers(0, 60_000, 2000))
         seen = np.array([point_losses(rows, guarantee, point).mean() for point in path.thresholds])
-        broken += bool(true[np.flatnonzero(seen <= guarantee.risk).max()] > guarantee.risk)
+        broken += bool(true[np.flatnonzero(seen <= guarantee.max_risk).max()] > guarantee.max_risk)
     assert broken > 35
 
 
@@ -79,7 +81,7 @@ def test_several_promises_hold_together_and_share_delta():
     both = certify(drawn(4000, 4), path.thresholds, guarantees, delta=0.1)
     apart = [certify(drawn(4000, 4), path.thresholds, [one], delta=0.05) for one in guarantees]
     assert both.accepted == min(one.accepted for one in apart) > 0
-    assert len(both.rows) == len(both.bounds) == 2
+    assert len(both.sample_sizes) == len(both.bounds) == 2
 
 
 @pytest.mark.parametrize("guarantee", PROMISES, ids=lambda one: one.name)
@@ -87,14 +89,14 @@ def test_the_mean_of_the_losses_is_what_the_promise_speaks_of(guarantee):
     rows = drawn(500, 7, stages=3)
     point = (0.8, 0.7)
     exits = np.where(rows.confidences[0] > 0.8, 0, np.where(rows.confidences[1] > 0.7, 1, 2))
-    said = rows.labels[exits, np.arange(500)]
-    right, last = said == rows.truth, rows.labels[-1] == rows.truth
+    said = rows.predictions[exits, np.arange(500)]
+    right, last = said == rows.labels, rows.predictions[-1] == rows.labels
     wanted = {
-        "min_agreement": (said != rows.labels[-1]).mean(),
+        "min_agreement": (said != rows.predictions[-1]).mean(),
         "max_accuracy_drop": last.mean() - right.mean(),
         "min_accuracy": 1 - right.mean(),
         "min_early_exit_accuracy": 1 - right[exits < 2].mean(),
-        "max_false_negative_rate": (said != 0)[rows.truth == 0].mean(),
+        "max_false_negative_rate": (said != 0)[rows.labels == 0].mean(),
     }
     assert point_losses(rows, guarantee, point).mean() == pytest.approx(wanted[guarantee.name])
 
@@ -112,12 +114,12 @@ def test_few_rows_or_many_labels_have_a_defined_result(labels, n):
     rows = drawn(400, 1, labels=labels)
     path = operating_path(rows, [PROMISES[0]], COSTS[2], 0.05)
     tested = certify(drawn(n, 5, labels=labels), path.thresholds, [PROMISES[0]], delta=0.05)
-    assert tested.rows == (n,) and tested.accepted == 0 and 0 < tested.bounds[0] <= 1
+    assert tested.sample_sizes == (n,) and tested.accepted == 0 and 0 < tested.bounds[0] <= 1
 
 
 def test_stages_that_agree_on_every_row_are_certified_at_full_speed():
     rows = drawn(400, 1)
-    same = StageOutputs(rows.confidences, np.stack([rows.labels[-1]] * 2), rows.truth, rows.names)
+    same = StageOutputs(rows.confidences, np.stack([rows.predictions[-1]] * 2), rows.labels, rows.label_names)
     path = operating_path(same, [PROMISES[0]], COSTS[2], 0.05)
     tested = certify(same, path.thresholds, [PROMISES[0]], delta=0.05)
     assert tested.accepted == len(path.speedups) and path.speedups[-1] == pytest.approx(6.0)
@@ -125,7 +127,7 @@ def test_stages_that_agree_on_every_row_are_certified_at_full_speed():
 
 def test_constant_confidences_leave_one_point_where_all_leave():
     rows = drawn(400, 1)
-    flat = StageOutputs(np.full((2, 400), 0.7), rows.labels, rows.truth, rows.names)
+    flat = StageOutputs(np.full((2, 400), 0.7), rows.predictions, rows.labels, rows.label_names)
     path = operating_path(flat, [PROMISES[0]], COSTS[2], 0.05)
     assert len(path.thresholds) == 1 and path.thresholds[0, 0] < 0.7
     assert certify(flat, path.thresholds, [PROMISES[0]], delta=0.05).accepted == 0
@@ -133,11 +135,11 @@ def test_constant_confidences_leave_one_point_where_all_leave():
 
 def test_one_class_only_is_no_trouble_and_an_unseen_label_cannot_be_promised():
     rows = drawn(400, 1)
-    one = StageOutputs(rows.confidences, rows.labels, np.ones(400, dtype=np.int64), rows.names)
+    one = StageOutputs(rows.confidences, rows.predictions, np.ones(400, dtype=np.int64), rows.label_names)
     missed = Guarantee("max_false_negative_rate", 0.1, "0")
     path = operating_path(one, [missed], COSTS[2], 0.05)
     tested = certify(one, path.thresholds, [missed], delta=0.05)
-    assert tested.accepted == 0 and tested.rows == (0,) and tested.bounds == (1.0,)
+    assert tested.accepted == 0 and tested.sample_sizes == (0,) and tested.bounds == (1.0,)
     with pytest.raises(CascadeError, match="there is no such label"):
         stage_losses(one, Guarantee("max_false_negative_rate", 0.1, "nonsense"))
 
@@ -146,7 +148,7 @@ def test_one_class_only_is_no_trouble_and_an_unseen_label_cannot_be_promised():
 def test_confidences_that_are_no_numbers_are_refused_by_stage_and_row(bad):
     sure = np.full((2, 5), 0.5)
     sure[1, 3] = bad
-    with pytest.raises(CascadeError, match="stage 2, row 4"):
+    with pytest.raises(CascadeError, match="stage 2, example 4"):
         StageOutputs(sure, np.zeros((2, 5), dtype=np.int64), None, ("a", "b"))
 
 
@@ -155,7 +157,7 @@ def test_no_rows_and_missing_labels_are_refused():
         StageOutputs(np.empty((2, 0)), np.empty((2, 0), dtype=np.int64), None, ("a", "b"))
     rows = drawn(10, 1)
     with pytest.raises(CascadeError, match="needs labels"):
-        stage_losses(StageOutputs(rows.confidences, rows.labels, None, rows.names), PROMISES[1])
+        stage_losses(StageOutputs(rows.confidences, rows.predictions, None, rows.label_names), PROMISES[1])
 
 
 @pytest.mark.parametrize("level", [0.0, 1.0, -1.0, float("nan")])

@@ -122,7 +122,7 @@ def test_an_infeasible_accuracy_names_the_best_there_is():
     )
 
 
-def test_a_perfect_small_stage_still_passes_on_rows_less_sure_than_all_it_was_tuned_on():
+def test_a_perfect_small_stage_still_defers_texts_of_lower_confidence_than_all_tuning_examples():
     confidences = np.vstack([np.linspace(0.7, 0.99, 500), np.ones(500)])
     choice = select_thresholds(
         confidences, np.zeros((2, 500)), np.array([1.0, 6.0]), target=Target(max_accuracy_drop=0.0)
@@ -132,25 +132,25 @@ def test_a_perfect_small_stage_still_passes_on_rows_less_sure_than_all_it_was_tu
     assert any("later stages are not needed" in notice for notice in choice.notices)
 
 
-def test_a_useless_small_stage_is_said_to_cost_time_for_nothing():
+def test_a_useless_small_stage_gives_a_notice():
     confidences = np.vstack([np.linspace(0.5, 1.0, 500), np.ones(500)])
     losses = np.vstack([np.ones(500), np.zeros(500)])
     choice = select_thresholds(
         confidences, losses, np.array([1.0, 6.0]), target=Target(max_accuracy_drop=0.0)
     )
     assert choice.exit_rates == (0.0, 1.0)
-    assert any("no row leaves at stage 1" in notice for notice in choice.notices)
+    assert any("no text exits at stage 1" in notice for notice in choice.notices)
     assert any("do not cascade here" in notice for notice in choice.notices)
 
 
-def test_fewer_than_100_rows_are_said_to_be_few():
+def test_fewer_than_100_examples_give_a_notice():
     for n, few in ((99, True), (100, False)):
         confidences, losses, costs = rows(2, n)
         choice = select_thresholds(confidences, losses, costs, target=Target(speedup=1.1))
-        assert any("rows only" in notice for notice in choice.notices) == few
+        assert any("examples only" in notice for notice in choice.notices) == few
 
 
-def test_ties_leave_together():
+def test_ties_exit_together():
     confidences = np.array([[0.8] * 6 + [0.6] * 4, [1.0] * 10])
     choice = select_thresholds(
         confidences, np.zeros((2, 10)), np.array([1.0, 6.0]), target=Target(speedup=1.3)
@@ -162,11 +162,11 @@ def test_ties_leave_together():
 def test_a_value_that_is_not_finite_is_named_by_stage_and_row(bad):
     confidences, losses, costs = rows(2, 10)
     confidences[0, 3] = bad
-    with pytest.raises(CascadeError, match="stage 1, row 4"):
+    with pytest.raises(CascadeError, match="stage 1, example 4"):
         select_thresholds(confidences, losses, costs, target=Target(speedup=1.1))
 
 
-def test_no_rows_and_unequal_shapes_are_refused():
+def test_no_examples_and_unequal_shapes_are_rejected():
     confidences, losses, costs = rows(2, 10)
     with pytest.raises(CascadeError, match="n of at least 1"):
         select_thresholds(confidences[:, :0], losses[:, :0], costs, target=Target(speedup=1.1))
@@ -195,7 +195,7 @@ def test_work_that_stages_share_is_paid_once_and_by_the_last_stage_alone_too():
     assert speedup(half, costs, shared + large) == (shared + large) / (shared + small + large / 2)
 
 
-def test_cross_validation_tells_what_the_rows_of_the_choice_flatter():
+def test_cross_validation_removes_the_optimistic_bias_of_the_selection():
     """Over many draws it is close to the loss on fresh rows, and the loss in sample is far below both."""
     told, flattered, fresh = [], [], []
     for seed in range(200):
@@ -218,8 +218,8 @@ def drawn(n, seed):
     return confidences, (rng.uniform(size=(3, n)) < chance).astype(float), np.array([1.0, 3.0, 12.0])
 
 
-def test_a_row_plays_no_part_in_the_thresholds_it_is_read_with():
-    """One error that the choice would avoid if it saw it: it is told all the same."""
+def test_an_example_plays_no_part_in_the_thresholds_that_it_is_evaluated_with():
+    """One error that the search would avoid if it saw it: it is counted nevertheless."""
     confidences = np.stack([np.linspace(0, 1, 20), np.ones(20)])
     losses = np.zeros((2, 20))
     losses[0, -1] = 1

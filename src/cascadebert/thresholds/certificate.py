@@ -14,20 +14,20 @@ GuaranteeName = Literal[
 
 @dataclass(frozen=True)
 class Guarantee:
-    """What is to hold on new data.
+    """A property of the cascade that must hold on new data.
 
     Attributes:
-        name: "min_agreement": the share of rows with the last stage's own answer (needs no labels);
-            "max_accuracy_drop": accuracy of the last stage alone less the cascade's; "min_accuracy": of the
-            cascade; "min_early_exit_accuracy": of the answers given before the last stage; "max_false_negative_rate": the
-            share of the rows of one label that are answered otherwise.
-        level: what it must reach ("min") or stay below ("max"), in (0, 1).
-        label: the label that must not be missed, for "max_false_negative_rate" alone.
+        name: "min_agreement": fraction of texts with the last stage's prediction (needs no labels);
+            "max_accuracy_drop": accuracy of the last stage alone minus the cascade's; "min_accuracy": of the
+            cascade; "min_early_exit_accuracy": of the predictions made before the last stage;
+            "max_false_negative_rate": fraction of the texts of one label that get another prediction.
+        level: lower ("min") or upper ("max") limit, in (0, 1).
+        label: the label of "max_false_negative_rate"; None for the others.
 
     Raises:
-        CascadeError: if the level is out of range, or a label is missing or not asked for.
+        CascadeError: if the level is out of range, or a label is missing or superfluous.
 
-    >>> Guarantee("min_agreement", 0.98).risk
+    >>> Guarantee("min_agreement", 0.98).max_risk
     0.02
     """
 
@@ -37,89 +37,64 @@ class Guarantee:
 
     def __post_init__(self) -> None:
         if not 0 < self.level < 1:
-            raise CascadeError(f"the level of {self.name} lies between 0 and 1, not at {self.level}")
+            raise CascadeError(f"the level of {self.name} must be between 0 and 1, not {self.level}")
         if (self.label is not None) != (self.name == "max_false_negative_rate"):
             raise CascadeError(
-                f"a label belongs to max_false_negative_rate alone; given: {self.name}, {self.label}"
+                f"max_false_negative_rate needs a label, others do not; given: {self.name}, {self.label}"
             )
 
     @property
-    def risk(self) -> float:
-        """The mean loss that must not be exceeded."""
+    def max_risk(self) -> float:
+        """Largest allowed mean loss."""
         return round(1 - self.level, 12) if self.name.startswith("min") else self.level
 
     @property
-    def words(self) -> str:
-        """The promise in words, such as "agreement of at least 0.98"."""
-        kind, _, rest = self.name.partition("_")
-        most = "at least" if kind == "min" else "at most"
+    def description(self) -> str:
+        """The guarantee in words, such as "agreement of at least 0.98"."""
+        kind, _, quantity = self.name.partition("_")
+        limit = "at least" if kind == "min" else "at most"
         label = "" if self.label is None else f" of label {self.label}"
-        return f"{rest.replace('_', ' ')}{label} of {most} {self.level:g}"
+        return f"{quantity.replace('_', ' ')}{label} of {limit} {self.level:g}"
 
     def bound(self, risk: float) -> float:
-        """A bound of the mean loss in the promise's own terms."""
+        """Convert a bound of the mean loss to the quantity that the guarantee is about."""
         return 1 - risk if self.name.startswith("min") else risk
 
 
 @dataclass(frozen=True)
 class GuaranteeResult:
-    """A promise that was tested, and what the test saw.
-
-    Attributes:
-        promise: what was promised.
-        n: certify rows that it speaks of at the chosen point.
-        bound: bound of the same quantity at the chosen point, taken by itself, at its share of delta.
-    """
+    """A tested guarantee."""
 
     guarantee: Guarantee
-    n: int
-    bound: float
+    n: int  # examples of the certification set that it is about at the operating point
+    bound: float  # of its quantity there, tested separately at its equal part of delta
 
 
 @dataclass(frozen=True)
 class CertifiedPoint:
-    """Thresholds at which all promises of a certificate hold.
+    """Thresholds at which all guarantees of a certificate hold."""
 
-    Attributes:
-        thresholds: (num_stages - 1,).
-        exit_rates: (num_stages,) on the tune rows.
-        speedup: on the tune rows, in the cost of the operating point.
-    """
-
-    thresholds: tuple[float, ...]
-    exit_rates: tuple[float, ...]
-    speedup: float
+    thresholds: tuple[float, ...]  # (num_stages - 1,)
+    exit_rates: tuple[float, ...]  # (num_stages,) on the tuning set
+    speedup: float  # on the tuning set, in the cost unit of the operating point
 
 
 @dataclass(frozen=True)
 class Certificate:
-    """What holds on new data drawn like the certify rows, at every one of its points at once.
+    """Guarantees for new data from the distribution of the certification set, at all points simultaneously.
 
-    With probability 1 - delta over the draw of those rows no promise is broken at any point. It belongs to
-    one engine, precision, device, set of stages and temperatures.
-
-    Attributes:
-        promises: what was asked for, with what the test saw; each had an equal share of delta.
-        delta: the chance that any of them is broken anyway.
-        n: certify rows, read once.
-        points: from safest to fastest; the last one is the operating point.
-        engine: that ran the stages.
-        precision: of its matrix products.
-        device: "cpu" or "cuda".
-        source: of the rows.
-        data_sha256: fingerprint of the certify rows.
-        temperatures: (num_stages,) of the confidences.
-        stages_sha256: fingerprint of the stages' files.
+    With probability 1 - delta over the draw of that set, no guarantee is broken at any point. A certificate
+    is valid for one engine, precision, device, set of stages and temperatures.
     """
 
-    guarantees: tuple[GuaranteeResult, ...]
-    delta: float
-    n: int
-    points: tuple[CertifiedPoint, ...]
+    guarantees: tuple[GuaranteeResult, ...]  # each tested at an equal part of delta
+    delta: float  # probability that any of them is broken
+    n: int  # examples of the certification set, read once
+    points: tuple[CertifiedPoint, ...]  # most conservative to fastest; the last is the operating point
     engine: str
-    precision: str
-    device: str
-    source: str
-    data_sha256: str
-    temperatures: tuple[float, ...]
-    stages_sha256: str
+    precision: str  # of the matrix products
+    device: str  # "cpu" or "cuda"
+    source: str  # of the certification set
+    data_sha256: str  # fingerprint of the certification set
+    temperatures: tuple[float, ...]  # (num_stages,)
+    stages_sha256: str  # fingerprint of the files of the stages

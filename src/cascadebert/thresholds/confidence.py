@@ -1,4 +1,4 @@
-"""From logits to a confidence in [0, 1]. Pure: arrays in, arrays out."""
+"""Confidence scores in [0, 1] from logits."""
 
 from __future__ import annotations
 
@@ -11,15 +11,12 @@ from numpy.typing import NDArray
 from cascadebert.types import Floats, Histogram, Ints, ScoreName
 
 SCORES: tuple[ScoreName, ...] = ("max_probability", "margin", "entropy", "learned")
-LEAST = 1e-12
-BINS, DIGITS = 20, 6
+EPSILON = 1e-12
+HISTOGRAM_BINS, EDGE_DIGITS = 20, 6
 
 
 def softmax(logits: NDArray[np.floating]) -> Floats:
     """Probabilities along the last axis, in float64 and without overflow.
-
-    Args:
-        logits: (..., num_labels).
 
     >>> softmax(np.array([[1000.0, 1000.0]])).tolist()
     [[0.5, 0.5]]
@@ -30,10 +27,7 @@ def softmax(logits: NDArray[np.floating]) -> Floats:
 
 
 def max_probability(probabilities: Floats) -> Floats:
-    """The probability of the predicted class: CascadeBERT's confidence (Li et al. 2021, section 3).
-
-    Args:
-        probabilities: (..., num_labels).
+    """Highest probability along the last axis, CascadeBERT's score (Li et al. 2021, section 3).
 
     >>> max_probability(np.array([[0.25, 0.75], [0.5, 0.5]])).tolist()
     [0.75, 0.5]
@@ -42,10 +36,7 @@ def max_probability(probabilities: Floats) -> Floats:
 
 
 def margin(probabilities: Floats) -> Floats:
-    """The highest probability less the second.
-
-    Args:
-        probabilities: (..., num_labels).
+    """Highest probability minus the second along the last axis.
 
     >>> np.round(margin(np.array([[0.5, 0.3, 0.2]])), 4).tolist()
     [0.2]
@@ -55,128 +46,103 @@ def margin(probabilities: Floats) -> Floats:
 
 
 def entropy(probabilities: Floats) -> Floats:
-    """How spread the probabilities are, in nats: 0 is sure, log(num_labels) is even.
-
-    Args:
-        probabilities: (..., num_labels).
+    """Entropy along the last axis in nats, from 0 to log(num_labels).
 
     >>> np.round(entropy(np.array([[0.5, 0.5], [1.0, 0.0]])), 4).tolist()
     [0.6931, 0.0]
     """
-    held = np.clip(probabilities, LEAST, None)
-    return np.asarray(np.abs((probabilities * np.log(held)).sum(axis=-1)))
+    logarithms = np.log(np.clip(probabilities, EPSILON, None))
+    return np.asarray(np.abs((probabilities * logarithms).sum(axis=-1)))
 
 
 def normalized_confidence(probabilities: Floats) -> Floats:
-    """One less the entropy of the probabilities over the most it can be: 1 is sure, 0 is even.
-
-    DeeBERT's rule (Xin et al. 2020, section 3.2) turned round, so that more is surer.
-
-    Args:
-        probabilities: (..., num_labels).
+    """One minus the entropy over its maximum: DeeBERT's score (Xin et al. 2020, section 3.2), reversed.
 
     >>> np.round(normalized_confidence(np.array([[0.5, 0.5], [1.0, 0.0]])), 4).tolist()
     [0.0, 1.0]
     """
-    share = entropy(probabilities) / np.log(probabilities.shape[-1])
-    return np.asarray(np.clip(1 - share, 0.0, 1.0))
+    normalized = entropy(probabilities) / np.log(probabilities.shape[-1])
+    return np.asarray(np.clip(1 - normalized, 0.0, 1.0))
+
+
+def sigmoid_of_linear(weights: Sequence[float], features: Floats) -> Floats:
+    """(m,) probabilities of a logistic regression with `weights` (constant first) on (m, k) features."""
+    constant, *coefficients = weights
+    return np.asarray(1 / (1 + np.exp(-(constant + features @ np.array(coefficients)))))
 
 
 @dataclass(frozen=True)
 class Score:
-    """How sure a stage is of its answer.
-
-    Attributes:
-        name: "max_probability", "margin", "entropy" (see `normalized_confidence`), or "learned": the chance that the last
-            stage would say the same, from the probabilities of all stages so far.
-        weights: of "learned", one row per stage but the last: the constant, then one per column of `deferral_features`.
-    """
+    """A confidence score: one of the closed forms, or learned deferral (see `score_outputs`)."""
 
     name: ScoreName = "max_probability"
+    # of "learned", per stage but the last: the constant, then one weight per column of `deferral_features`
     weights: tuple[tuple[float, ...], ...] = ()
 
-    def confidence(self, seen: Sequence[Floats]) -> Floats:
-        """(m,) how sure the last of the stages seen is of its answers, in [0, 1].
+    def confidence(self, probabilities: Sequence[Floats]) -> Floats:
+        """(m,) confidence in [0, 1] of the last given stage, from (m, num_labels) of each stage up to it.
 
-        Args:
-            seen: (m, num_labels) probabilities of each stage so far, on the same rows. The last stage of a
-                cascade, for which nothing is learned, gives its highest probability.
+        With a learned score, the last stage of a cascade has its highest probability.
 
         >>> Score("margin").confidence([np.array([[0.8, 0.2]])]).round(4).tolist()
         [0.6]
         """
         if self.name == "margin":
-            return margin(seen[-1])
+            return margin(probabilities[-1])
         if self.name == "entropy":
-            return normalized_confidence(seen[-1])
-        if len(seen) > len(self.weights):
-            return max_probability(seen[-1])
-        constant, *others = self.weights[len(seen) - 1]
-        return np.asarray(1 / (1 + np.exp(-(constant + deferral_features(seen) @ np.array(others)))))
+            return normalized_confidence(probabilities[-1])
+        if len(probabilities) > len(self.weights):
+            return max_probability(probabilities[-1])
+        return sigmoid_of_linear(self.weights[len(probabilities) - 1], deferral_features(probabilities))
 
     def all_stages(self, probabilities: Floats) -> Floats:
-        """(num_stages, n) of every stage on every row.
-
-        Args:
-            probabilities: (num_stages, n, num_labels).
-        """
+        """(num_stages, n) confidences from (num_stages, n, num_labels) probabilities."""
         return np.stack([self.confidence(list(probabilities[: i + 1])) for i in range(len(probabilities))])
 
 
-def deferral_features(seen: Sequence[Floats]) -> Floats:
-    """(m, 4 * stages seen - 1) what a learned score goes by.
+def deferral_features(probabilities: Sequence[Floats]) -> Floats:
+    """(m, 4 * stages - 1) features of the learned score, from (m, num_labels) of each stage up to a stage.
 
-    Of each stage so far: log-odds of its answer, margin, certainty; and of each but the last, whether it
-    gave the same answer as the last one seen.
-
-    Args:
-        seen: (m, num_labels) probabilities of each stage so far.
+    Per stage: log-odds of its prediction, margin, `normalized_confidence`; and per stage but the last one,
+    1 where it has the same prediction as that one.
     """
     columns = []
-    for probabilities in seen:
-        top = np.clip(max_probability(probabilities), LEAST, 1 - LEAST)
-        columns += [np.log(top / (1 - top)), margin(probabilities), normalized_confidence(probabilities)]
-    answer = seen[-1].argmax(axis=-1)
-    columns += [(one.argmax(axis=-1) == answer).astype(np.float64) for one in seen[:-1]]
+    for stage in probabilities:
+        top = np.clip(max_probability(stage), EPSILON, 1 - EPSILON)
+        columns += [np.log(top / (1 - top)), margin(stage), normalized_confidence(stage)]
+    predictions = [stage.argmax(axis=-1) for stage in probabilities]
+    columns += [(earlier == predictions[-1]).astype(np.float64) for earlier in predictions[:-1]]
     return np.stack(columns, axis=-1)
 
 
 def log_odds(logits: NDArray[np.floating]) -> Floats:
-    """log(p / (1 - p)) of the predicted class, straight from logits.
+    """log(p / (1 - p)) of the predicted class, from (..., num_labels >= 2) logits.
 
-    It orders rows as the maximum probability does, but stays apart where probabilities saturate
-    at 1.0 and tie.
-
-    Args:
-        logits: (..., num_labels), num_labels >= 2.
+    The order is that of the maximum probability, without its ties where it saturates at 1.0.
 
     >>> np.round(log_odds(np.array([[0.0, np.log(3.0)], [0.0, 50.0]])), 4).tolist()
     [1.0986, 50.0]
     """
     ordered = np.sort(np.asarray(logits, dtype=np.float64), axis=-1)
     top, rest = ordered[..., -1], ordered[..., :-1]
-    others = rest[..., -1] + np.log(np.exp(rest - rest[..., -1:]).sum(axis=-1))
-    return np.asarray(top - others)
+    of_others = rest[..., -1] + np.log(np.exp(rest - rest[..., -1:]).sum(axis=-1))
+    return np.asarray(top - of_others)
 
 
 def histogram(confidences: Floats) -> Histogram:
-    """Confidences in at most 20 bins of about equal counts.
+    """Histogram of (n >= 1,) confidences in at most 20 bins of about equal counts.
 
-    Edges have six digits, so that equal rows whose confidences differ in the last bit share a bin.
+    Edges have six digits, so that equal texts whose confidences differ in the last bit share a bin.
 
-    Args:
-        confidences: (n,) with n of at least 1.
-
-    >>> found = histogram(np.array([0.5, 0.75, 1.0, 1.0]))
-    >>> found.edges, found.counts
+    >>> result = histogram(np.array([0.5, 0.75, 1.0, 1.0]))
+    >>> result.edges, result.counts
     ((0.5, 0.75, 1.0), (1, 1, 2, 0))
     """
-    shares = np.arange(1, BINS) / BINS
-    edges = np.unique(np.quantile(confidences, shares, method="inverted_cdf").round(DIGITS))
-    counts = bin_counts(confidences, edges)
-    return Histogram(tuple(edges.tolist()), tuple(counts.tolist()))
+    quantiles = np.arange(1, HISTOGRAM_BINS) / HISTOGRAM_BINS
+    edges = np.unique(np.quantile(confidences, quantiles, method="inverted_cdf").round(EDGE_DIGITS))
+    return Histogram(tuple(edges.tolist()), tuple(bin_counts(confidences, edges).tolist()))
 
 
 def bin_counts(confidences: Floats, edges: Floats) -> Ints:
-    """(bins,) counts of confidences between edges, as `Histogram` has them."""
+    """(bins,) counts of confidences between edges, as `Histogram` defines them."""
     return np.asarray(np.bincount(np.searchsorted(edges, confidences), minlength=len(edges) + 1))

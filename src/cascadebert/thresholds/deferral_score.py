@@ -1,4 +1,4 @@
-"""Which confidence score to compare with thresholds, and how the learned one is learned. Pure: arrays in."""
+"""Choice of the confidence score, and fitting of the learned one."""
 
 from __future__ import annotations
 
@@ -7,126 +7,114 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from cascadebert.errors import extra
-from cascadebert.thresholds.confidence import SCORES, Score, deferral_features
-from cascadebert.thresholds.select import exit_stages, pareto_front
-from cascadebert.types import Floats, Ints, ScoreName
+from cascadebert.thresholds.confidence import SCORES, Score, deferral_features, sigmoid_of_linear
+from cascadebert.thresholds.select import cost_per_example, exit_stages, pareto_front
+from cascadebert.types import Bools, Floats, Ints, ScoreName
 
 FOLDS = 5
 BUDGETS = 20
 SEED = 0
-SURE = 1.96
+Z_95 = 1.96
 
 
 @dataclass(frozen=True)
 class ScoredOutputs:
-    """A score, and the confidences that thresholds are picked on.
-
-    Attributes:
-        score: to be used on new rows.
-        confidences: (num_stages, n) on the rows at hand; a learned score's come, row by row, from a model
-            that has not seen the row.
-        notices: how it was chosen, one sentence each.
-    """
+    """A score, and the confidences on the tuning set for the threshold search."""
 
     score: Score
-    confidences: Floats
+    confidences: Floats  # (num_stages, n); of a learned score by models that were not fitted to the example
     notices: tuple[str, ...] = ()
 
 
 def score_outputs(name: ScoreName, probabilities: Floats) -> ScoredOutputs:
-    """A score by its name; a learned one is fitted to these rows.
+    """The named score of (num_stages, n, num_labels) probabilities; "learned" is fitted to them.
 
-    Learned deferral: per stage a logistic regression on `deferral_features` of the stages so far tells the chance that
-    the last stage would give the same answer (a post-hoc deferral rule in the sense of Jitkrittum et al.
-    2023, "When Does Confidence-Based Cascade Deferral Suffice?"). No labels are needed.
-
-    Args:
-        name: which.
-        probabilities: (num_stages, n, num_labels) on tune rows.
+    Learned deferral: per stage, a logistic regression on `deferral_features` estimates the probability that
+    the last stage has the same prediction (a post-hoc deferral rule in the sense of Jitkrittum et al. 2023,
+    "When Does Confidence-Based Cascade Deferral Suffice?"). It needs no labels.
     """
-    plain = Score(name)
+    score = Score(name)
+    confidences = score.all_stages(probabilities)
     if name != "learned":
-        return ScoredOutputs(plain, plain.all_stages(probabilities))
-    answers = probabilities.argmax(axis=2)
-    confidences, weights, stuck = plain.all_stages(probabilities), [], []
+        return ScoredOutputs(score, confidences)
+    predictions = probabilities.argmax(axis=2)
+    weights, notices = [], []
     for stage in range(len(probabilities) - 1):
-        columns = deferral_features(list(probabilities[: stage + 1]))
-        same = answers[stage] == answers[-1]
-        weights.append(_fitted(columns, same))
-        for fold in _folds(len(same)):
-            rest = np.setdiff1d(np.arange(len(same)), fold)
-            constant, *others = _fitted(columns[rest], same[rest])
-            confidences[stage, fold] = 1 / (1 + np.exp(-(constant + columns[fold] @ np.array(others))))
-        if same.all() or not same.any():
-            stuck.append(
-                f"stage {stage + 1} agrees with the last on all or none of the {len(same):,} rows: there is "
-                "nothing to learn, and its score is the same for every row"
+        features = deferral_features(list(probabilities[: stage + 1]))
+        agrees = predictions[stage] == predictions[-1]
+        weights.append(_fit_logistic(features, agrees))
+        for fold, rest in _folds(len(agrees)):
+            of_rest = _fit_logistic(features[rest], agrees[rest])
+            confidences[stage, fold] = sigmoid_of_linear(of_rest, features[fold])
+        if agrees.all() or not agrees.any():
+            notices.append(
+                f"stage {stage + 1} agrees with the last stage on all or none of the {len(agrees):,} "
+                "examples: there is nothing to learn, and its score is the same for every text"
             )
-    return ScoredOutputs(replace(plain, weights=tuple(weights)), confidences, tuple(stuck))
+    return ScoredOutputs(replace(score, weights=tuple(weights)), confidences, tuple(notices))
 
 
 def select_score(
     probabilities: Floats, losses: Floats, costs: Floats, *, last_stage_cost: float | None = None
 ) -> ScoredOutputs:
-    """The score with the least loss over all budgets; max probability unless another is surely better.
+    """The score of lowest loss over all budgets; max probability unless another is significantly better.
 
-    For each score, thresholds for 20 budgets between the first stage's cost and the last's are picked on four
-    fifths of the rows and judged on the others; a row's loss is the mean over budgets: the area under the
-    curve of loss against cost. A score must beat max probability by more than 1.96 standard errors of the
-    paired difference over the rows.
+    For each score, thresholds for 20 budgets between the cost of the first stage and that of the last are
+    selected on four fifths of the examples and evaluated on the others. The loss of an example is its mean
+    over budgets, the area under the curve of loss against cost. A score replaces max probability if it is
+    better by more than 1.96 standard errors of the paired difference over the examples.
 
-    Args:
-        probabilities: (num_stages, n, num_labels) on tune rows.
-        losses: (num_stages, n) of the answers.
-        costs: (num_stages, n) or (num_stages,).
-        last_stage_cost: mean cost of a row at the last stage alone, where it is not its part of `costs`.
+    `probabilities` are (num_stages, n, num_labels) on the tuning set; see `select_thresholds` for the rest.
     """
-    found = {name: score_outputs(name, probabilities) for name in SCORES}
-    lost = {name: _row_losses(one.confidences, losses, costs, last_stage_cost) for name, one in found.items()}
-    plain = lost["max_probability"]
-    best = min(SCORES[1:], key=lambda name: lost[name].mean())
-    gains = plain - lost[best]
-    gain, error = float(gains.mean()), SURE * float(gains.std()) / np.sqrt(len(gains))
-    surely = gain - error > 0
-    said = (
-        f"score: {best if surely else 'max_probability'}; the best of the others, {best}, gains "
-        f"{100 * gain:+.2f} points ({100 * (gain - error):+.2f} to {100 * (gain + error):+.2f}), the mean "
-        "over budgets, cross-validated"
+    scored = {name: score_outputs(name, probabilities) for name in SCORES}
+    mean_losses = {
+        name: _loss_over_budgets(outputs.confidences, losses, costs, last_stage_cost)
+        for name, outputs in scored.items()
+    }
+    best = min(SCORES[1:], key=lambda name: mean_losses[name].mean())
+    gains = mean_losses["max_probability"] - mean_losses[best]
+    gain, error = float(gains.mean()), Z_95 * float(gains.std()) / np.sqrt(len(gains))
+    selected = best if gain - error > 0 else "max_probability"
+    notice = (
+        f"score: {selected}; the best of the others, {best}, gains {100 * gain:+.2f} points "
+        f"({100 * (gain - error):+.2f} to {100 * (gain + error):+.2f}), mean over budgets, cross-validated"
     )
-    chosen = found[best] if surely else found["max_probability"]
-    return replace(chosen, notices=(*chosen.notices, said))
+    return replace(scored[selected], notices=(*scored[selected].notices, notice))
 
 
-def _fitted(columns: Floats, same: np.ndarray) -> tuple[float, ...]:
-    """Constant and weights of a logistic regression; a constant alone where all rows are alike."""
-    if same.all() or not same.any():
-        chance = (same.sum() + 1) / (len(same) + 2)
-        return (float(np.log(chance / (1 - chance))), *[0.0] * columns.shape[1])
+def _fit_logistic(features: Floats, agrees: Bools) -> tuple[float, ...]:
+    """Constant and weights of a logistic regression; only a constant where all examples have one class."""
+    if agrees.all() or not agrees.any():
+        chance = (agrees.sum() + 1) / (len(agrees) + 2)
+        return (float(np.log(chance / (1 - chance))), *[0.0] * features.shape[1])
     with extra("tune"):
         from sklearn.linear_model import LogisticRegression
-    middle, spread = columns.mean(axis=0), columns.std(axis=0) + 1e-9
-    model = LogisticRegression(max_iter=1000).fit((columns - middle) / spread, same)
+    mean, spread = features.mean(axis=0), features.std(axis=0) + 1e-9
+    model = LogisticRegression(max_iter=1000).fit((features - mean) / spread, agrees)
     weights = model.coef_[0] / spread
-    constant = float(model.intercept_[0] - weights @ middle)
+    constant = float(model.intercept_[0] - weights @ mean)
     return (constant, *(float(weight) for weight in weights))
 
 
-def _folds(n: int) -> list[Ints]:
-    return [np.asarray(part) for part in np.array_split(np.random.default_rng(SEED).permutation(n), FOLDS)]
+def _folds(n: int) -> list[tuple[Ints, Ints]]:
+    """Indices of each fold and of the rest."""
+    folds = np.array_split(np.random.default_rng(SEED).permutation(n), FOLDS)
+    return [(fold, np.setdiff1d(np.arange(n), fold)) for fold in folds]
 
 
-def _row_losses(confidences: Floats, losses: Floats, costs: Floats, last_stage_cost: float | None) -> Floats:
-    """(n,) mean loss over budgets, at thresholds picked without the row."""
-    stages, n = confidences.shape
-    costs = np.broadcast_to(costs[:, None], (stages, n)) if costs.ndim == 1 else costs
-    whole = float(costs[-1].mean()) if last_stage_cost is None else last_stage_cost
-    budgets = np.linspace(float(costs[0].mean()), whole, BUDGETS + 2)[1:-1]
-    found = np.zeros(n)
-    for fold in _folds(n):
-        rest = np.setdiff1d(np.arange(n), fold)
-        curve = pareto_front(confidences[:, rest], losses[:, rest], costs[:, rest], last_stage_cost=whole)
-        for budget in budgets:
-            place = min(int(np.searchsorted(curve.speedups, whole / budget)), len(curve.speedups) - 1)
-            exits = exit_stages(confidences[:, fold], tuple(curve.thresholds[place].tolist()))
-            found[fold] += losses[exits, fold] / BUDGETS
-    return found
+def _loss_over_budgets(
+    confidences: Floats, losses: Floats, costs: Floats, last_stage_cost: float | None
+) -> Floats:
+    """(n,) mean loss over budgets, at thresholds selected without the example."""
+    n = confidences.shape[1]
+    costs = cost_per_example(costs, n)
+    highest = float(costs[-1].mean()) if last_stage_cost is None else last_stage_cost
+    budgets = np.linspace(float(costs[0].mean()), highest, BUDGETS + 2)[1:-1]
+    mean_loss = np.zeros(n)
+    for fold, rest in _folds(n):
+        front = pareto_front(confidences[:, rest], losses[:, rest], costs[:, rest], last_stage_cost=highest)
+        indices = np.searchsorted(front.speedups, highest / budgets).clip(max=len(front.speedups) - 1)
+        for thresholds in front.thresholds[indices]:
+            exits = exit_stages(confidences[:, fold], tuple(thresholds.tolist()))
+            mean_loss[fold] += losses[exits, fold] / BUDGETS
+    return mean_loss

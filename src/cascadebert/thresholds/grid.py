@@ -1,9 +1,9 @@
-"""Every combination of thresholds at once. Pure: arrays in, tables out.
+"""Loss and cost of every combination of thresholds at once.
 
 Confidences are binned, and cumulative sums over a table of bins give the loss and the cost of each
-combination without going through the rows again. With one threshold every distinct confidence is a candidate,
-so nothing is lost; with more, candidates are quantiles, as many per stage as a table of about a million cells
-allows.
+combination without routing the examples again. With one threshold every distinct confidence is a candidate,
+so the search is exact; with more, candidates are quantiles, as many per stage as a table of about a million
+cells allows.
 """
 
 from __future__ import annotations
@@ -15,66 +15,59 @@ from cascadebert.errors import CascadeError
 from cascadebert.types import Floats
 
 TABLE_CELLS = 2**20
-MOST_THRESHOLDS = 6
+MAX_THRESHOLDS = 6
 
 
 def threshold_candidates(confidences: Floats) -> list[Floats]:
-    """Per stage, thresholds in rising order: all rows leave, midpoints between neighbours, none leaves.
+    """Rising thresholds per stage, from "all exit" over midpoints between neighbours to "none exits".
 
-    The lowest lies just under the least confidence seen, not at 0: a row less sure than all rows that
-    were tuned on is still passed on.
+    The lowest lies just under the least confidence instead of at 0: a new text with a confidence below all
+    that were tuned on is still deferred. Raises CascadeError for more than 6 of the (num_thresholds, n) rows.
     """
     stages = len(confidences)
-    if stages > MOST_THRESHOLDS:
+    if stages > MAX_THRESHOLDS:
         raise CascadeError(
-            f"thresholds for at most {MOST_THRESHOLDS + 1} stages can be searched, not {stages + 1}"
+            f"thresholds for at most {MAX_THRESHOLDS + 1} stages can be searched, not {stages + 1}"
         )
-    most = TABLE_CELLS if stages < 2 else int(TABLE_CELLS ** (1 / stages))
+    size = int(TABLE_CELLS ** (1 / max(stages, 1)))
     grids = []
     for row in confidences:
-        seen = np.sort(row) if stages > 1 else np.unique(row)
+        values = np.sort(row)
         if stages > 1:
-            seen = np.unique(seen[np.linspace(0, len(seen) - 1, min(len(seen), most)).astype(np.int64)])
-        middle = seen[:-1] + (seen[1:] - seen[:-1]) / 2
-        grids.append(np.concatenate([[np.nextafter(seen[0], 0.0)], middle, [1.0]]))
+            values = values[np.linspace(0, len(row) - 1, min(len(row), size)).astype(np.int64)]
+        values = np.unique(values)
+        middle = values[:-1] + (values[1:] - values[:-1]) / 2
+        grids.append(np.concatenate([[np.nextafter(values[0], 0.0)], middle, [1.0]]))
     return grids
 
 
 def evaluate_grid(
     confidences: Floats, losses: Floats, costs: Floats, grids: list[Floats]
 ) -> tuple[Floats, Floats]:
-    """Mean loss and mean cost of every combination of thresholds, one axis per non-final stage.
+    """Mean loss and mean cost of every combination of thresholds, one axis per stage but the last.
 
-    Args:
-        confidences: (num_stages, n).
-        losses: (num_stages, n).
-        costs: (num_stages, n).
-        grids: per non-final stage its thresholds in rising order.
+    Arrays are (num_stages, n); `grids` are the rising thresholds of each stage but the last.
     """
     n, sizes = confidences.shape[1], tuple(len(grid) for grid in grids)
     loss, cost = np.zeros(sizes), np.zeros(sizes)
     cells: NDArray[np.intp] = np.zeros(n, dtype=np.intp)
     for stage in range(len(confidences)):
-        spread = (...,) + (None,) * (len(sizes) - stage)
-        cost += _reaching(cells, sizes[:stage], costs[stage])[spread]
-        loss += _reaching(cells, sizes[:stage], losses[stage])[spread]
+        expand = (...,) + (None,) * (len(sizes) - stage)
+        cost += _deferred_sums(cells, sizes[:stage], costs[stage])[expand]
+        loss += _deferred_sums(cells, sizes[:stage], losses[stage])[expand]
         if stage < len(sizes):
             bins = np.searchsorted(grids[stage], confidences[stage], side="left")
             cells = cells * (sizes[stage] + 1) + bins
-            passed_on = _reaching(cells, sizes[: stage + 1], losses[stage])
-            loss -= passed_on[(...,) + (None,) * (len(sizes) - stage - 1)]
+            deferred = _deferred_sums(cells, sizes[: stage + 1], losses[stage])
+            loss -= deferred[(...,) + (None,) * (len(sizes) - stage - 1)]
     return loss / n, cost / n
 
 
-def _reaching(cells: NDArray[np.intp], sizes: tuple[int, ...], weights: Floats) -> Floats:
-    """Sum of the weights of the rows passed on by the first stages, for every combination of theirs.
+def _deferred_sums(cells: NDArray[np.intp], sizes: tuple[int, ...], weights: Floats) -> Floats:
+    """Sum of the (n,) weights of the examples that the first stages defer, per combination of thresholds.
 
-    A row with bin b exceeds exactly the thresholds 0 .. b - 1, so threshold t passes it on if t >= b.
-
-    Args:
-        cells: (n,) each row's bins at these stages, as a flat index of a table one longer on every axis.
-        sizes: thresholds per stage.
-        weights: (n,).
+    `cells` are the bins at these stages as (n,) flat indices of a table that is one longer on every axis.
+    Bin b exceeds exactly the thresholds 0 .. b - 1, so threshold t defers it if t >= b.
     """
     shape = tuple(size + 1 for size in sizes)
     table = np.bincount(cells, weights=weights, minlength=int(np.prod(shape))).reshape(shape)

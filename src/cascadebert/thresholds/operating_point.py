@@ -14,16 +14,16 @@ from cascadebert.types import CostUnit
 
 @dataclass(frozen=True)
 class Target:
-    """What thresholds are picked for: exactly one of the four.
+    """The goal of a threshold search: exactly one of four quantities.
 
     Attributes:
-        speedup: at least this many times cheaper than the last stage alone, in the chosen cost.
+        speedup: at least this many times cheaper than the last stage alone, in the chosen cost unit.
         max_accuracy_drop: at most this much accuracy below the last stage alone (0.01 = 1 point).
         min_accuracy: at least this accuracy.
-        min_agreement: at least this share of rows with the last stage's own answer (no labels needed).
+        min_agreement: at least this fraction of texts with the last stage's prediction (needs no labels).
 
     Raises:
-        CascadeError: if none or several are given, or one is out of range.
+        CascadeError: if none or several are given, or the value is out of range.
 
     >>> Target(speedup=2.0)
     Target(speedup=2.0)
@@ -46,67 +46,53 @@ min_accuracy, min_agreement; given: speedup, min_accuracy
                 f"a target is exactly one of {', '.join(names)}; given: {', '.join(given) or 'none'}"
             )
         if self.speedup is not None and not 0 < self.speedup < np.inf:
-            raise CascadeError(f"a target speed-up is a positive number, not {self.speedup}")
+            raise CascadeError(f"a target speed-up must be a positive number, not {self.speedup}")
         if self.speedup is None and not 0 <= self.value <= 1:
-            raise CascadeError(f"{given[0]} is a share between 0 and 1, not {self.value}")
+            raise CascadeError(f"{self.name} must be between 0 and 1, not {self.value}")
 
     def __repr__(self) -> str:
         return f"Target({self.name}={self.value})"
 
     @property
     def name(self) -> str:
-        """Which of the four is given."""
+        """Name of the quantity that is given."""
         return next(field.name for field in fields(self) if getattr(self, field.name) is not None)
 
     @property
     def value(self) -> float:
-        """The figure given for it."""
+        """Value of the quantity that is given."""
         return float(getattr(self, self.name))
 
     @property
     def option(self) -> str:
-        """The command-line option that asks for it, such as `--target-speedup`."""
+        """Command-line option of the quantity, such as `--target-speedup`."""
         return "--target-speedup" if self.name == "speedup" else "--" + self.name.replace("_", "-")
 
 
 @dataclass(frozen=True)
 class TuningMetrics:
-    """What an operating point gave on the rows that it was picked on.
+    """Metrics of an operating point on the tuning set."""
 
-    Attributes:
-        n: number of those rows.
-        measure: what `value` is: "accuracy" against labels, "agreement" with the last stage.
-        value: the cascade's, in [0, 1].
-        last_stage: the last stage's alone (1 for agreement).
-        exit_rates: (num_stages,) share of the rows answered at each stage; sums to 1.
-        cost_unit: the unit in which `speedup` is counted.
-        speedup: cost of the last stage alone over the cost of the cascade.
-        target: what the thresholds were selected for; None where guarantees were certified instead.
-        notices: what must be heard about this choice, one sentence each.
-        cross_validated: `value` on rows that thresholds were not picked on, each tenth of them by thresholds
-            of the other nine; None for fewer than ten rows, and where a certificate says more.
-    """
-
-    n: int
-    metric: Literal["accuracy", "agreement"]
-    value: float
-    last_stage: float
-    exit_rates: tuple[float, ...]
+    n: int  # examples
+    metric: Literal["accuracy", "agreement"]  # of `value`: against labels, or with the last stage
+    value: float  # of the cascade, in [0, 1]
+    last_stage: float  # the metric of the last stage alone (1 for agreement)
+    exit_rates: tuple[float, ...]  # (num_stages,) fraction of the examples that exit at each stage
     cost_unit: CostUnit
-    speedup: float
-    target: Target | None
-    notices: tuple[str, ...] = ()
-    cross_validated: float | None = None
+    speedup: float  # cost of the last stage alone over the cost of the cascade
+    target: Target | None  # None where guarantees were certified instead
+    notices: tuple[str, ...] = ()  # warnings, one sentence each
+    cross_validated: float | None = None  # `value`, see `cross_validate`; None where there is a certificate
 
 
 @dataclass(frozen=True)
 class OperatingPoint:
-    """Thresholds and what they gave where they were picked.
+    """Thresholds, with their metrics on the tuning set and their guarantees.
 
     Attributes:
-        thresholds: (num_stages - 1,) a row leaves at a stage if its confidence exceeds the threshold.
-        expected: measured on the tune rows, or None for thresholds set by hand.
-        certificate: what is promised of them on new data, or None.
+        thresholds: (num_stages - 1,) a text exits at a stage if its confidence exceeds the threshold.
+        metrics: metrics on the tuning set, or None for thresholds set by hand.
+        certificate: guarantees for new data, or None.
     """
 
     thresholds: tuple[float, ...]

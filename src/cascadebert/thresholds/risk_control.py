@@ -1,218 +1,209 @@
-"""What holds on new data, with a stated confidence. Pure: losses on rows kept for it in, bounds out.
+"""Distribution-free risk control: guarantees for new data from losses on a certification set.
 
-A promise is that a risk (a mean loss) is at most a level. Operating points are ordered beforehand, safest
-first, on other rows; on the rows kept for it each is tested in turn at the whole of delta until one fails
+A guarantee bounds a risk (a mean loss). Operating points are ordered beforehand on other examples, most
+conservative first; on the certification set each is tested in turn at the full delta until one fails
 (fixed-sequence testing in Learn-then-Test, Angelopoulos et al. 2021, arXiv 2110.01052, section 2.4). With
-probability 1 - delta every accepted point keeps the promise, whatever the data's distribution, if rows are
-independent draws from it.
+probability 1 - delta the guarantee holds at every accepted point, whatever the distribution of the data, if
+examples are independent draws from it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from bisect import bisect_left
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 
 import numpy as np
 
 from cascadebert.errors import CascadeError, extra
 from cascadebert.thresholds.certificate import Guarantee
-from cascadebert.thresholds.select import ParetoFront, exit_stages, pareto_front
+from cascadebert.thresholds.select import ParetoFront, check_finite, exit_stages, pareto_front
 from cascadebert.types import Floats, Ints
 
 ORDER_SEED = 0
-MOST_POINTS = 100
-TIE = 1e-6
-MOST_ROWS = 1_000_000
+MAX_POINTS = 100
+TIE_BREAKER = 1e-6
+MAX_SAMPLE_SIZE = 1_000_000
 
 
 @dataclass(frozen=True)
 class StageOutputs:
-    """What every stage says of every row, before any threshold.
+    """Outputs of every stage for every example, before any threshold.
 
-    Attributes:
-        confidences: (num_stages, n) in [0, 1].
-        labels: (num_stages, n) ids of the answers.
-        truth: (n,) label ids, or None where they are not known.
-        names: the label of each id.
-
-    Raises:
-        CascadeError: if there is no row, shapes differ, or a confidence is not finite.
+    Raises CascadeError if n is 0, shapes differ, or a confidence is not finite.
     """
 
-    confidences: Floats
-    labels: Ints
-    truth: Ints | None
-    names: tuple[str, ...]
+    confidences: Floats  # (num_stages, n) in [0, 1]
+    predictions: Ints  # (num_stages, n) label ids
+    labels: Ints | None  # (n,) true label ids, or None where they are not known
+    label_names: tuple[str, ...]
 
     def __post_init__(self) -> None:
         shape = self.confidences.shape
-        if len(shape) != 2 or not shape[1] or self.labels.shape != shape:
+        if len(shape) != 2 or not shape[1] or self.predictions.shape != shape:
             raise CascadeError(
-                f"confidences and labels must both have shape (num_stages, n) with n of at least 1, not "
-                f"{shape} and {self.labels.shape}"
+                f"confidences and predictions must both have shape (num_stages, n) with n of at least 1, not "
+                f"{shape} and {self.predictions.shape}"
             )
-        if not np.isfinite(self.confidences).all():
-            stage, row = np.argwhere(~np.isfinite(self.confidences))[0]
-            bad = self.confidences[stage, row]
-            raise CascadeError(
-                f"confidences of stage {stage + 1}, row {row + 1}: {bad} is not a finite number"
-            )
+        check_finite(self.confidences, "confidences")
 
 
 @dataclass(frozen=True)
 class CertificationResult:
-    """What the certify rows said of a path.
+    """Result of testing a path: the points accepted, and figures per guarantee at the last of them.
 
-    Attributes:
-        accepted: points of the path, from its start, at which every promise holds.
-        rows: per promise, the rows it speaks of at the last accepted point (or the first, if none is).
-        bounds: per promise, the bound of its mean loss there, by itself, at its share of delta.
+    If none is accepted, the figures are those of the first point.
     """
 
-    accepted: int
-    rows: tuple[int, ...]
-    bounds: tuple[float, ...]
+    accepted: int  # points, from the start of the path, at which every guarantee holds
+    sample_sizes: tuple[int, ...]  # examples that the guarantee is about
+    bounds: tuple[float, ...]  # upper bounds of the mean loss, each at its equal part of delta
 
 
-def stage_losses(answers: StageOutputs, guarantee: Guarantee) -> Floats:
-    """(num_stages, n) loss of each stage's answer, whose mean over the rows as answered is the risk.
+def stage_losses(outputs: StageOutputs, guarantee: Guarantee) -> Floats:
+    """(num_stages, n) loss of each prediction, whose mean over the examples at their exits is the risk.
 
-    For the accuracy of early exits the last stage's answers count as no loss; for a label's misses rows of
-    other labels do.
-
-    Raises:
-        CascadeError: if the promise speaks of labels that are not given, or not known.
+    Predictions of the last stage have no loss for `min_early_exit_accuracy`, nor have examples of other
+    labels for `max_false_negative_rate`. Raises CascadeError if labels are needed but absent or unknown.
     """
+    predictions, labels = outputs.predictions, outputs.labels
     if guarantee.name == "min_agreement":
-        return np.asarray(answers.labels != answers.labels[-1], dtype=np.float64)
-    if answers.truth is None:
+        return np.asarray(predictions != predictions[-1], dtype=np.float64)
+    if labels is None:
         raise CascadeError(
-            f"{guarantee.words} needs labels. Give labelled rows; agreement with the last stage needs none."
+            f"{guarantee.description} needs labels. Give labelled examples; only agreement needs none."
         )
-    wrong = np.asarray(answers.labels != answers.truth, dtype=np.float64)
+    wrong = np.asarray(predictions != labels, dtype=np.float64)
     if guarantee.name == "max_accuracy_drop":
         return np.asarray(wrong - wrong[-1])
     if guarantee.name == "min_early_exit_accuracy":
         wrong[-1] = 0.0
     if guarantee.name == "max_false_negative_rate":
-        wrong[:, answers.truth != _label_id(answers, guarantee)] = 0.0
+        wrong[:, labels != _label_id(outputs, guarantee)] = 0.0
     return wrong
 
 
-def point_losses(answers: StageOutputs, guarantee: Guarantee, thresholds: Sequence[float]) -> Floats:
-    """(m,) losses at one operating point of the m rows that the promise speaks of.
+def point_losses(outputs: StageOutputs, guarantee: Guarantee, thresholds: Sequence[float]) -> Floats:
+    """(m,) losses at one operating point of the m examples that the guarantee is about.
 
-    All rows, but for early exits the rows that leave early, and for a label's misses that label's rows.
+    These are the early exits, or the examples of a label, or else all examples.
     """
-    exits = exit_stages(answers.confidences, tuple(thresholds))
-    losses = stage_losses(answers, guarantee)[exits, np.arange(len(exits))]
+    exits = exit_stages(outputs.confidences, tuple(thresholds))
+    losses = stage_losses(outputs, guarantee)[exits, np.arange(len(exits))]
     if guarantee.name == "min_early_exit_accuracy":
-        return np.asarray(losses[exits < len(answers.labels) - 1])
+        losses = losses[exits < len(outputs.predictions) - 1]
     if guarantee.name == "max_false_negative_rate":
-        return np.asarray(losses[answers.truth == _label_id(answers, guarantee)])
+        losses = losses[outputs.labels == _label_id(outputs, guarantee)]
     return np.asarray(losses)
 
 
-def _label_id(answers: StageOutputs, guarantee: Guarantee) -> int:
-    if guarantee.label not in answers.names:
+def _label_id(outputs: StageOutputs, guarantee: Guarantee) -> int:
+    if guarantee.label not in outputs.label_names:
         raise CascadeError(
-            f"{guarantee.words}: there is no such label. Labels: {', '.join(answers.names[:20])}"
+            f"{guarantee.description}: there is no such label. Labels: {', '.join(outputs.label_names[:20])}"
         )
-    return answers.names.index(guarantee.label)
+    return outputs.label_names.index(guarantee.label)
 
 
 def operating_path(
-    answers: StageOutputs,
+    outputs: StageOutputs,
     guarantees: Sequence[Guarantee],
     costs: Floats,
     delta: float,
     *,
     last_stage_cost: float | None = None,
 ) -> ParetoFront:
-    """The operating points to test, safest first, from tune rows alone.
+    """The operating points to test, most conservative first, from the tuning set alone.
 
-    The best trades of cost against the promises' losses, each in units of what it allows. Losses are
-    smoothed beforehand: per stage an isotonic regression on its confidence, so that points do not look safe
-    by the luck of few rows, and rows without any loss are still told apart. At most 100 points, evenly spaced
-    in cost, that let some row leave early; it starts where the tune rows speak most clearly for all promises.
-
-    Args:
-        answers: on the tune rows.
-        promises: what is to hold.
-        costs: (num_stages, n) or (num_stages,).
-        delta: of the test to come.
-        last_stage_cost: mean cost of a row at the last stage alone, where it is not its part of `costs`.
-
-    Raises:
-        CascadeError: if no thresholds let a row leave early.
+    They are Pareto-optimal in cost and in the losses of the guarantees, each relative to what it allows.
+    Losses are smoothed beforehand by an isotonic regression on the confidence, per stage, so that points do
+    not look safe by the luck of few examples, and examples without any loss still differ. At most 100 points,
+    evenly spaced in cost, at which some example exits early; the first is the one of the lowest p-value for
+    all guarantees. `costs` and `last_stage_cost` are those of `select_thresholds`, `delta` that of the test.
+    Raises CascadeError if no thresholds let an example exit early.
     """
-    losses = np.zeros(answers.confidences.shape)
+    losses = np.zeros(outputs.confidences.shape)
     for guarantee in guarantees:
-        found = stage_losses(answers, guarantee)
-        for stage, sure in enumerate(answers.confidences[:-1]):
-            losses[stage] += _smoothed(sure, found[stage]) / guarantee.risk
-        losses[-1] += found[-1] / guarantee.risk
-    curve = pareto_front(answers.confidences, losses, costs, last_stage_cost=last_stage_cost)
-    leaving = [bool((answers.confidences[:-1] > point[:, None]).any()) for point in curve.thresholds]
-    places = np.flatnonzero(leaving)
-    if not len(places):
-        raise CascadeError("no thresholds let a row leave early")
-    wanted = np.linspace(1 / curve.speedups[places[0]], 1 / curve.speedups[places[-1]], MOST_POINTS)
-    places = places[np.unique(np.searchsorted(-1 / curve.speedups[places], -wanted).clip(0, len(places) - 1))]
-    share = delta / len(guarantees)
-    worst = [
-        max(p_value(guarantee, point_losses(answers, guarantee, point), share) for guarantee in guarantees)
-        for point in curve.thresholds[places]
-    ]
-    kept = places[int(np.argmin(worst)) :]
-    return ParetoFront(curve.thresholds[kept], curve.speedups[kept], curve.losses[kept])
+        of_guarantee = stage_losses(outputs, guarantee)
+        for stage, confidences in enumerate(outputs.confidences[:-1]):
+            losses[stage] += _smoothed(confidences, of_guarantee[stage]) / guarantee.max_risk
+        losses[-1] += of_guarantee[-1] / guarantee.max_risk
+    front = pareto_front(outputs.confidences, losses, costs, last_stage_cost=last_stage_cost)
+    has_exits = [bool((outputs.confidences[:-1] > point[:, None]).any()) for point in front.thresholds]
+    indices = np.flatnonzero(has_exits)
+    if not len(indices):
+        raise CascadeError("no thresholds let a text exit early")
+    relative_costs = 1 / front.speedups[indices]
+    spaced = np.linspace(relative_costs[0], relative_costs[-1], MAX_POINTS)
+    positions = np.searchsorted(-relative_costs, -spaced).clip(0, len(indices) - 1)
+    indices = indices[np.unique(positions)]
+    p_values = list(_p_values(outputs, guarantees, front.thresholds[indices], delta / len(guarantees)))
+    indices = indices[int(np.argmin(p_values)) :]
+    return ParetoFront(front.thresholds[indices], front.speedups[indices], front.losses[indices])
 
 
 def _smoothed(confidences: Floats, losses: Floats) -> Floats:
-    """Expected loss by confidence, falling; rows of like loss are told apart by a trifle."""
+    """Expected loss, non-increasing in the confidence; ties are broken by the confidence."""
     with extra("tune"):
         from sklearn.isotonic import IsotonicRegression
     fitted = IsotonicRegression(increasing=False).fit_transform(confidences, losses)
-    return np.asarray(fitted + TIE * (1 - confidences), dtype=np.float64)
+    return np.asarray(fitted + TIE_BREAKER * (1 - confidences), dtype=np.float64)
+
+
+def _p_values(
+    outputs: StageOutputs, guarantees: Sequence[Guarantee], path: Floats, delta: float
+) -> Iterator[float]:
+    """Largest p-value over the guarantees, point by point."""
+    for point in path:
+        yield max(p_value(item, point_losses(outputs, item, point), delta) for item in guarantees)
 
 
 def certify(
-    answers: StageOutputs, path: Floats, guarantees: Sequence[Guarantee], *, delta: float
+    outputs: StageOutputs, path: Floats, guarantees: Sequence[Guarantee], *, delta: float
 ) -> CertificationResult:
-    """Test a path on rows that had no say in it.
+    """Test operating points on examples that played no part in their selection.
 
     Args:
-        answers: on the certify rows.
-        path: (points, num_stages - 1) thresholds from `operating_path`, frozen.
-        promises: what is to hold; each is tested at an equal share of delta (Bonferroni).
-        delta: the chance that any promise is broken at any accepted point.
+        outputs: of the certification set.
+        path: (points, num_stages - 1) thresholds from `operating_path` on other examples.
+        guarantees: each is tested at an equal part of delta (Bonferroni).
+        delta: probability that any guarantee is broken at any accepted point.
 
     Returns:
-        The points up to the first at which a test fails.
+        The number of accepted points, those before the first at which a test fails, with the bounds there.
+
+    Raises:
+        CascadeError: if a guarantee needs labels that are absent or unknown.
     """
-    share = delta / len(guarantees)
-    accepted = 0
-    for point in path:
-        if any(p_value(one, point_losses(answers, one, point), share) > share for one in guarantees):
-            break
-        accepted += 1
+    delta = delta / len(guarantees)
+    accepted = fixed_sequence(_p_values(outputs, guarantees, path, delta), delta)
     last = path[max(accepted - 1, 0)]
-    seen = [point_losses(answers, guarantee, last) for guarantee in guarantees]
-    bounds = tuple(risk_bound(one, losses, share) for one, losses in zip(guarantees, seen, strict=True))
-    return CertificationResult(accepted, tuple(len(losses) for losses in seen), bounds)
+    losses = [point_losses(outputs, guarantee, last) for guarantee in guarantees]
+    bounds = tuple(risk_bound(*pair, delta) for pair in zip(guarantees, losses, strict=True))
+    return CertificationResult(accepted, tuple(map(len, losses)), bounds)
+
+
+def fixed_sequence(p_values: Iterable[float], delta: float) -> int:
+    """Number of accepted points: those before the first p-value above delta.
+
+    >>> fixed_sequence([0.01, 0.04, 0.2, 0.01], 0.05)
+    2
+    """
+    return sum(1 for _ in takewhile(lambda value: value <= delta, p_values))
 
 
 def p_value(guarantee: Guarantee, losses: Floats, delta: float) -> float:
-    """Of "the promise is broken", from the (m,) losses of the rows it speaks of; 1 without rows."""
+    """p-value of "the guarantee is broken" from (m,) losses of `point_losses`; 1 for m = 0."""
     if not len(losses):
         return 1.0
     if guarantee.name == "max_accuracy_drop":
-        return float(betting_p_values(_shuffled(losses)[None], guarantee.risk, delta)[0])
-    return float(binomial_p_values(losses.sum(), np.asarray(len(losses)), guarantee.risk))
+        return float(betting_p_values(_shuffled(losses)[None], guarantee.max_risk, delta)[0])
+    return float(binomial_p_values(losses.sum(), np.asarray(len(losses)), guarantee.max_risk))
 
 
 def risk_bound(guarantee: Guarantee, losses: Floats, delta: float) -> float:
-    """Upper bound of the mean loss at confidence 1 - delta; the most there is without rows."""
+    """Upper bound of the mean loss at confidence 1 - delta from (m,) losses; 1 for m = 0."""
     if not len(losses):
         return 1.0
     if guarantee.name == "max_accuracy_drop":
@@ -221,20 +212,14 @@ def risk_bound(guarantee: Guarantee, losses: Floats, delta: float) -> float:
 
 
 def _shuffled(losses: Floats) -> Floats:
-    """A file may be sorted; bets are placed in an order that has nothing to do with the rows."""
+    # a file may be sorted, but bets must be placed in an order that is independent of the losses
     return np.random.default_rng(ORDER_SEED).permutation(losses)
 
 
 def binomial_p_values(errors: Ints | Floats, n: Ints, level: float) -> Floats:
-    """Exact p-values of "the risk exceeds the level", for losses of 0 and 1.
+    """Exact p-values of "the risk exceeds the level", for (points,) errors among (points,) examples.
 
-    The chance of so few errors or fewer in n rows if each had the chance `level`: the tail of the binomial
-    distribution, which no other test of these counts beats.
-
-    Args:
-        errors: (points,) rows with loss 1.
-        n: (points,) rows.
-        level: in (0, 1).
+    The lower tail of the binomial distribution, the most powerful test for losses of 0 and 1.
 
     >>> np.round(binomial_p_values(np.array([0, 5]), np.array([100, 100]), 0.05), 4).tolist()
     [0.0059, 0.616]
@@ -245,7 +230,7 @@ def binomial_p_values(errors: Ints | Floats, n: Ints, level: float) -> Floats:
 
 
 def binomial_bound(errors: int, n: int, delta: float) -> float:
-    """The least level that would be accepted: Clopper and Pearson's (1934) upper bound of a share.
+    """Lowest level that `binomial_p_values` accepts: the upper bound of Clopper and Pearson (1934).
 
     >>> round(binomial_bound(0, 100, 0.05), 4)
     0.0295
@@ -256,31 +241,27 @@ def binomial_bound(errors: int, n: int, delta: float) -> float:
 
 
 def betting_p_values(losses: Floats, level: float, delta: float) -> Floats:
-    """p-values of "the mean exceeds the level", for losses in [-1, 1] such as paired differences.
+    """p-values of "the mean exceeds the level" for (points, n) losses in [-1, 1], such as paired differences.
 
-    One bets against the claim, row by row, an amount that only depends on rows before; the capital grows
-    beyond 1 / p with probability at most p if the claim is true (Ville). The amounts are the predictable
-    plug-in of Waudby-Smith & Ramdas (2023, "Estimating means of bounded random variables by betting",
-    section 3.1 and appendix B), which adapts to the variance: differences are mostly 0.
-
-    Args:
-        losses: (points, n) of the same rows in an order that has nothing to do with them.
-        level: in (-1, 1).
-        delta: the error for which the amounts are best.
+    A gambler bets against the claim, example by example, an amount that depends on earlier ones only; the
+    capital exceeds 1 / p with probability at most p if the claim is true (Ville's inequality). The amounts
+    are the predictable plug-in of Waudby-Smith & Ramdas (2023, "Estimating means of bounded random variables
+    by betting", section 3.1 and appendix B) for an error of `delta`; they adapt to the variance, as
+    differences are mostly 0. The order of examples must not depend on losses; `level` is in (-1, 1).
     """
-    shares, mean = (losses + 1) / 2, (level + 1) / 2
-    n = shares.shape[1]
+    scaled, mean = (losses + 1) / 2, (level + 1) / 2
+    n = scaled.shape[1]
     count = np.arange(1, n + 1)
-    means = (0.5 + np.cumsum(shares, axis=1)) / (count + 1)
-    spread = (0.25 + np.cumsum((shares - means) ** 2, axis=1)) / (count + 1)
-    before = np.concatenate([np.full((len(shares), 1), 0.25), spread[:, :-1]], axis=1)
-    amounts = np.minimum(np.sqrt(2 * np.log(1 / delta) / (n * before)), 0.5 / (1 - mean))
-    capital = np.cumsum(np.log1p(amounts * (mean - shares)), axis=1)
+    means = (0.5 + np.cumsum(scaled, axis=1)) / (count + 1)
+    variances = (0.25 + np.cumsum((scaled - means) ** 2, axis=1)) / (count + 1)
+    earlier = np.concatenate([np.full((len(scaled), 1), 0.25), variances[:, :-1]], axis=1)
+    amounts = np.minimum(np.sqrt(2 * np.log(1 / delta) / (n * earlier)), 0.5 / (1 - mean))
+    capital = np.cumsum(np.log1p(amounts * (mean - scaled)), axis=1)
     return np.asarray(np.exp(-np.maximum(capital.max(axis=1), 0.0)))
 
 
 def betting_bound(losses: Floats, delta: float) -> float:
-    """The least level that would be accepted, to four digits, for one point's (n,) losses in [-1, 1]."""
+    """Lowest level that `betting_p_values` accepts, to four digits, for (n,) losses of one point."""
     low, high = float(losses.mean()), 1.0
     while high - low > 1e-4:
         middle = (low + high) / 2
@@ -289,26 +270,10 @@ def betting_bound(losses: Floats, delta: float) -> float:
     return high
 
 
-def fixed_sequence(p_values: Floats, delta: float) -> int:
-    """How many points from the start are accepted: those before the first whose p-value exceeds delta.
-
-    >>> fixed_sequence(np.array([0.01, 0.04, 0.2, 0.01]), 0.05)
-    2
-    """
-    failed = np.flatnonzero(p_values > delta)
-    return int(failed[0]) if len(failed) else len(p_values)
-
-
 def required_sample_size(guarantee: Guarantee, expected: float, delta: float) -> int | None:
-    """Rows after which a promise is accepted if losses come at their expected rate, evenly spread.
+    """Examples after which a guarantee is accepted if losses occur evenly spread at the `expected` mean.
 
-    Args:
-        promise: what is to hold.
-        expected: the mean loss that is believed to be true.
-        delta: of the promise.
-
-    Returns:
-        The number of rows the promise speaks of, or None if it is more than a million.
+    Only examples that the guarantee is about count. None if more than a million are required.
 
     >>> [required_sample_size(Guarantee("min_agreement", 0.98), rate, 0.05) for rate in (0.0, 0.01, 0.02)]
     [149, 569, None]
@@ -316,20 +281,16 @@ def required_sample_size(guarantee: Guarantee, expected: float, delta: float) ->
     with extra("tune"):
         from scipy.special import betainc
 
-    def enough(n: int) -> bool:
+    def is_enough(n: int) -> bool:
         if guarantee.name != "max_accuracy_drop":
-            lost = n * expected  # the binomial tail between whole numbers: the answer rises with n
-            return float(betainc(n - lost, lost + 1, 1 - guarantee.risk)) <= delta
+            errors = n * expected  # the binomial tail is interpolated, so that the result is monotonic in n
+            return float(betainc(n - errors, errors + 1, 1 - guarantee.max_risk)) <= delta
         losses = np.diff(np.floor(np.arange(n + 1) * expected + 0.5))
-        return float(betting_p_values(losses[None], guarantee.risk, delta)[0]) <= delta
+        return float(betting_p_values(losses[None], guarantee.max_risk, delta)[0]) <= delta
 
     high = 1
-    while not enough(high):
+    while not is_enough(high):
         high *= 2
-        if expected >= guarantee.risk or high > MOST_ROWS:
+        if expected >= guarantee.max_risk or high > MAX_SAMPLE_SIZE:
             return None
-    low = high // 2
-    while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (low, middle) if enough(middle) else (middle, high)
-    return high
+    return bisect_left(range(high), True, lo=high // 2 + 1, key=is_enough)
