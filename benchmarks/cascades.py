@@ -29,7 +29,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from cascadebert import Cascade, assemble
-from cascadebert.cli.render import show_log
+from cascadebert.cli.render import configure_logging
 from cascadebert.data.dataset import Examples, label_names, load_examples
 from cascadebert.evaluation.evaluate import scaled_probabilities
 from cascadebert.thresholds.confidence import max_probability
@@ -85,7 +85,7 @@ def main() -> None:
     parser.add_argument("step", choices=("train", "choose"))
     parser.add_argument("--data", type=Path, required=True, help="folder of data sets")
     asked = parser.parse_args()
-    show_log()
+    configure_logging()
     commit = current_commit()
     if asked.step == "train":
         for name in TASKS:
@@ -151,7 +151,7 @@ def train(name: str, data: Path) -> None:
     ids = rows.label_ids(names)
     large = train_stage(
         minilm(), TrainingData(rows.texts, ids, names), config(task, task.learning_rate, task.epochs),
-        work=work, what=f"{name}: {LARGE}",
+        work=work, description=f"{name}: {LARGE}",
     )  # fmt: skip
     link(stages / LARGE, large)
     texts = [*rows.texts, *film_sentences(data, task.sentences)]
@@ -164,7 +164,7 @@ def train(name: str, data: Path) -> None:
             if not source.is_dir():
                 create_static_checkpoint(minilm(), source)
         recipe = config(task, rate or task.learning_rate, task.small_epochs)
-        made = train_stage(source, lesson, recipe, work=work, what=f"{name}: {small}")
+        made = train_stage(source, lesson, recipe, work=work, description=f"{name}: {small}")
         link(stages / small, made)
 
 

@@ -33,7 +33,7 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
 from cascadebert import Cascade
-from cascadebert.cli.render import show_log
+from cascadebert.cli.render import configure_logging
 from cascadebert.data.dataset import Examples, load_examples
 from cascadebert.evaluation.benchmark import benchmark, component_runs
 from cascadebert.evaluation.cost_model import measure_latency
@@ -67,7 +67,7 @@ def main() -> None:
     parser.add_argument("step", choices=STEPS)
     parser.add_argument("--data", type=Path, required=True, help="folder of data sets")
     asked = parser.parse_args()
-    show_log()
+    configure_logging()
     commit = current_commit()
     values = STEPS[asked.step](asked.data)
     files = [asked.data / task / "validation.parquet" for task in TASKS]

@@ -154,7 +154,7 @@ def result(
         "n": report["n"],
         "stages": stages,
         "cascade": cascade,
-        "tuned": {"thresholds": fitted["thresholds"], **fitted["measured_on"]},
+        "tuned": {key: fitted[key] for key in ("thresholds", "n", "metric", "value", "cross_validated")},
         "train_rows_dropped_for_the_test_set": dropped,
         "note": NOTES[name],
     }

@@ -35,7 +35,7 @@ from typing import Any
 import numpy as np
 
 from cascadebert import Cascade
-from cascadebert.cli.render import show_log
+from cascadebert.cli.render import configure_logging
 from cascadebert.data.dataset import load_examples
 from cascadebert.persistence.folder import read_used_rows, write_folder
 from cascadebert.thresholds.confidence import Score
@@ -71,7 +71,7 @@ def main() -> None:
     asked = parser.parse_args()
     signal(SIGTERM, lambda *_: sys.exit(1))  # so that servers are stopped too
     if asked.step != "summary":
-        show_log()
+        configure_logging()
         commit, file = current_commit(), asked.data / "sst2" / "validation.parquet"
         values = STEPS[asked.step]([str(text) for text in load_examples(file).texts])
         write_result(RESULTS / f"{asked.step}.json", values, data=[file], commit=commit)

@@ -28,7 +28,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from cascadebert.cli.render import show_log
+from cascadebert.cli.render import configure_logging
 from cascadebert.data.columns import Columns
 from cascadebert.data.dataset import Examples, label_names, load_examples
 from cascadebert.evaluation.metrics import difficulty_inversion_score
@@ -93,7 +93,7 @@ def main() -> None:
     parser.add_argument("step", choices=STEPS)
     parser.add_argument("--data", type=Path, required=True, help="folder of data sets")
     asked = parser.parse_args()
-    show_log()
+    configure_logging()
     BUILD.mkdir(parents=True, exist_ok=True)
     RESULTS.mkdir(parents=True, exist_ok=True)
     commit = current_commit()
@@ -113,7 +113,7 @@ def distil(
     output: Path,
     sizes: tuple[tuple[int, int], ...],
     config: DistillConfig,
-    transfer: DistillationObjective,
+    objective: DistillationObjective,
 ) -> dict[str, Any]:
     """Run `distill`, or read what it said when it ran."""
     said = output.with_name(f"{output.name}.json")
@@ -126,7 +126,7 @@ def distil(
             corpus=data / "corpus",
             output=output,
             config=config,
-            transfer=transfer,
+            objective=objective,
             overwrite=True,
         )
         values = {**asdict(made), "config": asdict(config), "minutes": (now() - start) / 60}
@@ -141,12 +141,12 @@ def objectives(data: Path) -> tuple[dict[str, Any], list[Path]]:
     """Both objectives on a fourteenth of the text, judged on rows held out of the train sets."""
     sizes, config = ((2, 384), (2, 128)), DistillConfig(max_tokens=PILOT_TOKENS)
     runs = []
-    for name, transfer in (
+    for name, objective in (
         ("hidden states", HiddenStateObjective()),
         ("attention relations", AttentionRelations()),
     ):
-        output = BUILD / f"pilot-{type(transfer).__name__}"
-        made = distil(data, output, sizes, config, transfer)
+        output = BUILD / f"pilot-{type(objective).__name__}"
+        made = distil(data, output, sizes, config, objective)
         for layers, hidden in sizes:
             model = output / f"{layers}x{hidden}"
             for task in PILOT_TASKS:
@@ -213,7 +213,7 @@ def cuts() -> dict[str, Path]:
             teacher, _ = open_encoder(TEACHER)
             size = StudentSize(len(kept), teacher.config.hidden_size)
             with atomic_directory(found[name], overwrite=False, kind="model") as new:
-                make_student(teacher, size, kept=kept).save_pretrained(new)
+                make_student(teacher, size, layers=kept).save_pretrained(new)
                 copy_tokenizer(TEACHER, new)
     return found
 
@@ -248,7 +248,7 @@ def finetune_one(data: Path, model: Path, task: str, seed: int, *, held_out: boo
     lesson = TrainingData(train.texts, train.label_ids(names), names)
     work = BUILD / "work" / key
     work.mkdir(parents=True, exist_ok=True)
-    folder = train_stage(model, lesson, config, work=work, what=name)
+    folder = train_stage(model, lesson, config, work=work, description=name)
     right, dis = judged(folder, recipe.max_length, names, test)
     packed = base64.b64encode(np.packbits(right).tobytes()).decode()
     values = {"accuracy": float(right.mean()), "dis": dis, "n": len(right), "right": packed}

@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from cascadebert.cli.render import show_log
+from cascadebert.cli.render import configure_logging
 from cascadebert.data.dataset import label_names, load_examples
 from cascadebert.evaluation.metrics import difficulty_inversion_score
 from cascadebert.inference.stage import Stage
@@ -42,14 +42,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", type=Path, required=True, help="folder of data sets")
     asked = parser.parse_args()
-    show_log()
+    configure_logging()
     commit, files = current_commit(), files_of(asked.data, ("sst2",))
     train, test = (load_examples(file) for file in files)
     train = train.take(np.flatnonzero(~np.isin(train.hashes(), test.hashes())))
     names, work = label_names(train), BUILD / "taught"
     work.mkdir(parents=True, exist_ok=True)
     ids, labels = train.label_ids(names), test.label_ids(names)
-    large = train_stage(TEACHER, TrainingData(train.texts, ids, names), LARGE, work=work, what="large")
+    large = train_stage(TEACHER, TrainingData(train.texts, ids, names), LARGE, work=work, description="large")
     last, logits = answers(large, test.texts, LENGTH), answers(large, train.texts, LENGTH)
     lesson = TrainingData(train.texts, ids, names, teacher=logits)
     runs = []
@@ -59,7 +59,7 @@ def main() -> None:
             if not said.is_file():
                 source = BUILD / "students" / model if "x" in model else BUILD / model
                 config = FitConfig(**SMALL, seed=seed, distill_weight=1.0)  # type: ignore[arg-type]
-                folder = train_stage(source, lesson, config, work=work, what=f"{model}, seed {seed}")
+                folder = train_stage(source, lesson, config, work=work, description=f"{model}, seed {seed}")
                 write_aside(said, judged(answers(folder, test.texts, LENGTH), last, labels))
             runs.append({"model": model, "seed": seed, **json.loads(said.read_text("utf-8"))})
     values: dict[str, Any] = {

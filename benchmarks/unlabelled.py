@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from cascadebert.cli.render import show_log
+from cascadebert.cli.render import configure_logging
 from cascadebert.data.dataset import Examples, label_names
 from cascadebert.inference.stage import Stage
 from cascadebert.training.config import FitConfig
@@ -38,7 +38,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", type=Path, required=True, help="folder of data sets")
     asked = parser.parse_args()
-    show_log()
+    configure_logging()
     commit = current_commit()
     runs = [
         {"task": task, "seed": seed, **one_run(asked.data, task, seed)} for task in CHOSEN for seed in SEEDS
@@ -70,7 +70,7 @@ def one_run(data: Path, task: str, seed: int) -> dict[str, Any]:
     )
     taught = FitConfig(**{**vars(plain), "distill_weight": 1.0})
     lesson = TrainingData(labelled.texts, ids, names)
-    large = train_stage(TEACHER, lesson, plain, work=work, what=f"{task}-{seed}, large")
+    large = train_stage(TEACHER, lesson, plain, work=work, description=f"{task}-{seed}, large")
     teacher = Stage.from_pretrained(large, max_length=length)
     texts = [*labelled.texts, *more.texts]
     logits = teacher.logits(teacher.encode(texts))
@@ -82,7 +82,7 @@ def one_run(data: Path, task: str, seed: int) -> dict[str, Any]:
     small = BUILD / "students" / "2x384"
     values: dict[str, Any] = {"unlabelled": len(more), "large": figures(large, length, names, test)}
     for arm, (one, config) in zip(ARMS, lessons, strict=True):
-        folder = train_stage(small, one, config, work=work, what=f"{task}-{seed}, {arm}")
+        folder = train_stage(small, one, config, work=work, description=f"{task}-{seed}, {arm}")
         values[arm] = figures(folder, length, names, test)
     write_aside(said, values)
     shutil.rmtree(work)

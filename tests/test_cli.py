@@ -63,7 +63,7 @@ def test_evaluate_keeps_its_contract(run, cascade, rows):
 def test_evaluate_says_so_when_it_is_shown_rows_already_used(run, cascade, saved):
     _, values, said = run("evaluate", cascade, saved.parent / "data.csv", "--json")
     assert values["seen"]["tune"] == 160
-    assert "160 to tune: figures flatter it" in said
+    assert "160 were used to tune: results are optimistically biased" in said
 
 
 def test_tune_keeps_its_contract_and_stores_the_point(run, cascade, rows):
@@ -123,7 +123,7 @@ def test_what_cannot_be_promised_is_said_with_what_can(run, cascade, tmp_path):
 @pytest.mark.parametrize(
     "words, message",
     [
-        (["--target-speedup", 2, "--confidence-level", 0.9], "a speed-up cannot be promised"),
+        (["--target-speedup", 2, "--confidence-level", 0.9], "a speed-up cannot be guaranteed"),
         (["--min-early-exit-accuracy", 0.9], "add --confidence-level"),
         (["--max-false-negative-rate", "positive", "--confidence-level", 0.9], "takes LABEL=R"),
         (["--max-false-negative-rate", "positive=many", "--confidence-level", 0.9], "takes LABEL=R"),
@@ -149,8 +149,8 @@ def test_bench_keeps_its_contract(run, cascade, rows, tmp_path):
     assert values["last_stage"]["agreement"] == 1 and values["last_stage"]["accuracy_drop"]["value"] == 0
     for one in values["others"][1:]:
         assert one["agreement"] > 0.95 and one["n"] == 150
-    assert values["uncertified_reason"] is None and values["padding"] >= 1
-    assert 0 < values["ceiling_share"] < 1 and values["start_seconds"] > 0 and values["peak_memory_mb"] > 0
+    assert values["uncertified_reason"] is None
+    assert values["peak_memory_mb"] > 0
 
 
 def test_shift_keeps_its_contract_and_leaves_the_folder_as_it_was(run, cascade, rows, tmp_path):
@@ -160,11 +160,11 @@ def test_shift_keeps_its_contract_and_leaves_the_folder_as_it_was(run, cascade, 
     )
     code, values, said = run("drift", cascade, rows, new, "--min-agreement", 0.2, "--json")
     assert code == 0 and values["verdict"] == "yes" and values["headline"] in said
-    assert {"traffic", "agreement", "level", "stages", "rows_needed", "reasons", "notices"} <= set(values)
+    assert {"traffic", "agreement", "level", "stages", "examples_needed", "reasons", "notices"} <= set(values)
     assert {"n_reference", "n_new", "tolerance", "confidence_level", "uncertified_reason"} <= set(values)
     assert [set(stage) for stage in values["stages"]] == [{"exit_rate", "mean_confidences", "distance"}] * 2
     assert set(values["agreement"]["new"]) == {"value", "low", "high"}
-    assert values["level"] == {"value": 0.2, "origin": "asked"}
+    assert values["level"] == {"value": 0.2, "origin": "requested"}
     assert (cascade / "cascade.json").read_bytes() == before
 
 
@@ -173,9 +173,9 @@ def test_shift_exits_with_1_for_a_no_and_with_0_and_a_note_where_it_cannot_tell(
     code, values, said = run("drift", cascade, rows, new, "--min-agreement", 0.999, "--json")
     assert code == 1 and values["verdict"] == "no" and "no: the thresholds do not hold" in said
     code, values, said = run("drift", cascade, rows, rows, "--min-agreement", 0.999, "--json")
-    assert code == 0 and values["verdict"] == "cannot tell" and "the exit code is 0" in said
+    assert code == 0 and values["verdict"] == "inconclusive" and "the exit code is 0" in said
     code, _, said = run("drift", cascade, rows, new, "--tolerance", 2)
-    assert code == 2 and "a tolerance is a share" in said
+    assert code == 2 and "the tolerance must be in" in said
 
 
 @pytest.mark.parametrize("ending", ["csv", "tsv", "jsonl", "parquet"])

@@ -1,42 +1,63 @@
-"""The verbs, and how errors leave."""
+"""The `cascadebert` command: its verbs, `--version`, and how errors end it."""
 
 from __future__ import annotations
 
 import sys
+from importlib.metadata import version
+from typing import Annotated
 
 import typer
 
-from cascadebert.cli import making, reproducing, running, serving, tuning
-from cascadebert.cli.render import say_error, show_log
+from cascadebert.cli.assemble import assemble
+from cascadebert.cli.bench import bench
+from cascadebert.cli.demo import demo
+from cascadebert.cli.distill import distill
+from cascadebert.cli.drift import drift
+from cascadebert.cli.evaluate import evaluate
+from cascadebert.cli.fit import fit
+from cascadebert.cli.info import info
+from cascadebert.cli.options import expand_configs
+from cascadebert.cli.predict import predict
+from cascadebert.cli.render import configure_logging, print_error
+from cascadebert.cli.reproduce import reproduce
+from cascadebert.cli.serve import serve
+from cascadebert.cli.tune import tune
 from cascadebert.errors import CascadeError
+
+VERBS = (demo, fit, assemble, distill, tune, predict, evaluate, drift, bench, info, serve, reproduce)
 
 app = typer.Typer(
     name="cascadebert",
-    help="Cascades of complete text classifiers: small first, large only for the unsure rows.",
+    help="Cascades of complete text classifiers: small first, large only for uncertain texts.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-app.command()(making.demo)
-app.command()(making.fit)
-app.command()(making.assemble)
-app.command()(making.distill)
-app.command()(tuning.tune)
-app.command()(running.predict)
-app.command()(running.evaluate)
-app.command()(running.drift)
-app.command()(running.bench)
-app.command()(running.info)
-app.command()(serving.serve)
-app.command()(reproducing.reproduce)
+for verb in VERBS:
+    app.command()(expand_configs(verb))
+
+
+def _print_version(requested: bool) -> None:
+    if requested:
+        typer.echo(f"cascadebert {version('cascadebert')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    _: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    pass
 
 
 def main() -> None:
-    """Run the command line; an error that is the caller's to mend is one message and exit code 2."""
-    show_log()
+    """Run the command line; an error that the user can fix is one message and exit code 2."""
+    configure_logging()
     try:
         app()
     except (CascadeError, OSError) as error:
-        say_error(str(error))
+        print_error(str(error))
         sys.exit(2)

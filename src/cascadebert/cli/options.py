@@ -1,119 +1,184 @@
-"""Options that several verbs share. No heavy import: `--help` must be quick."""
+"""Options shared by several verbs, and options generated from configuration dataclasses.
+
+Imports nothing heavy, so that `--help` is fast.
+"""
 
 from __future__ import annotations
 
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import Field, dataclass, field, fields, is_dataclass
+from functools import wraps
 from pathlib import Path
-from typing import Annotated, Literal, TypeAlias
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias, get_type_hints
 
 import typer
 
 from cascadebert.data.columns import Columns
 from cascadebert.errors import CascadeError
-from cascadebert.thresholds.operating_point import Target
-from cascadebert.types import ScoreChoice
+from cascadebert.types import CostUnit, ScoreChoice
 
-TARGET, ROWS, TRAINING, DIFFICULTY = "Target: exactly one", "Rows and columns", "Training", "Difficulty"
-ENGINE = "Engine: default the fastest here, and then the one that thresholds were picked on"
+if TYPE_CHECKING:
+    from cascadebert.inference.cascade import Cascade
+    from cascadebert.thresholds.operating_point import Target
 
-Folder: TypeAlias = Annotated[
-    Path, typer.Argument(metavar="DIR", help="A saved cascade.", show_default=False)
-]
-Output: TypeAlias = Annotated[Path, typer.Option(metavar="DIR", help="Folder to write.", show_default=False)]
-Overwrite: TypeAlias = Annotated[bool, typer.Option("--overwrite", help="Replace an existing output.")]
-Json: TypeAlias = Annotated[bool, typer.Option("--json", help="Print one machine-readable line last.")]
-CostUnit: TypeAlias = Annotated[
-    Literal["layers", "flops", "measured"],
-    typer.Option(
-        metavar="UNIT",
-        help="Count speed-up in layers, flops, or measured seconds on this machine.",
-        rich_help_panel=TARGET,
+DATA, TARGET = "Data", "Target (exactly one)"
+SELECTION = "Threshold selection"
+ENGINE = "Engine (auto: the fastest available, or the one that the thresholds were selected on)"
+
+
+def option(description: str, metavar: str | None = None, group: str | None = None, *names: str) -> Any:
+    """Annotation of an option; `group` is its panel in `--help`."""
+    return typer.Option(*names, metavar=metavar, help=description, rich_help_panel=group)
+
+
+def flag(name: str, description: str) -> Any:
+    """Annotation of a boolean option without a `--no-` form."""
+    return typer.Option(name, help=description)
+
+
+Folder: TypeAlias = Annotated[Path, typer.Argument(metavar="DIR", help="A saved cascade.")]
+Data: TypeAlias = Annotated[str, typer.Argument(metavar="F", help="csv, tsv, jsonl, parquet or Hub dataset.")]
+Stages: TypeAlias = Annotated[
+    list[str],
+    option(
+        "Folder or Hub repository; repeat it for each stage, small to large. The first may be: static.",
+        "MODEL",
+        None,
+        "--stage",
     ),
 ]
-_SCORE = typer.Option(
-    "--score",
-    metavar="NAME",
-    help="Compare max_probability, margin, entropy or learned (will the last stage agree?) with thresholds; "
-    "auto: the best by cross-validation.",
-    rich_help_panel=TARGET,
-)
-ScoreOption: TypeAlias = Annotated[ScoreChoice, _SCORE]
-KeptScore: TypeAlias = Annotated[ScoreChoice | None, _SCORE]
-EngineName: TypeAlias = Annotated[
-    Literal["auto", "openvino", "onnxruntime", "torch"],
-    typer.Option("--engine", metavar="NAME", help="openvino, onnxruntime or torch.", rich_help_panel=ENGINE),
-]
-Precision: TypeAlias = Annotated[
-    Literal["auto", "float32", "bfloat16"],
-    typer.Option(metavar="P", help="float32 or bfloat16.", rich_help_panel=ENGINE),
-]
+Output: TypeAlias = Annotated[Path, option("Folder to write.", "DIR")]
+Overwrite: TypeAlias = Annotated[bool, flag("--overwrite", "Replace an existing output.")]
+Json: TypeAlias = Annotated[bool, flag("--json", "Print one line of JSON at the end.")]
 TextColumns: TypeAlias = Annotated[
     list[str] | None,
-    typer.Option("--text-column", metavar="NAME", help="Of the text; twice for pairs.", rich_help_panel=ROWS),
+    option("Name of the text column; repeat it for sentence pairs.", "NAME", DATA, "--text-column"),
 ]
-LabelColumn: TypeAlias = Annotated[
-    str | None, typer.Option(metavar="NAME", help="Of the label.", rich_help_panel=ROWS)
+LabelColumn: TypeAlias = Annotated[str | None, option("Name of the label column.", "NAME", DATA)]
+Cost: TypeAlias = Annotated[
+    CostUnit, option("Unit of the speed-up: layers, flops, or measured (seconds here).", "UNIT", SELECTION)
 ]
-GroupColumn: TypeAlias = Annotated[
-    str | None,
-    typer.Option(
-        metavar="NAME",
-        help="Rows with the same value here stay in one part of the data.",
-        rich_help_panel=ROWS,
-    ),
-]
-Speedup: TypeAlias = Annotated[
-    float | None,
-    typer.Option(
-        "--target-speedup",
-        metavar="X",
-        help="At least X times cheaper than the last stage alone.",
-        rich_help_panel=TARGET,
-    ),
-]
-Drop: TypeAlias = Annotated[
-    float | None,
-    typer.Option(
-        "--max-accuracy-drop",
-        metavar="D",
-        help="At most D below the last stage (0.01: one point).",
-        rich_help_panel=TARGET,
-    ),
-]
-Least: TypeAlias = Annotated[
-    float | None,
-    typer.Option("--min-accuracy", metavar="A", help="Accuracy of at least A.", rich_help_panel=TARGET),
-]
-Agreement: TypeAlias = Annotated[
-    float | None,
-    typer.Option(
-        "--min-agreement",
-        metavar="A",
-        help="At least the share A of answers is the last stage's own; needs no labels.",
-        rich_help_panel=TARGET,
-    ),
-]
+_SCORE = option(
+    "Confidence to compare with thresholds: max_probability, margin, entropy, learned (agreement with the "
+    "last stage) or auto (the best by cross-validation).",
+    "NAME",
+    SELECTION,
+)
+ScoreName: TypeAlias = Annotated[ScoreChoice, _SCORE]
+SavedScore: TypeAlias = Annotated[ScoreChoice | None, _SCORE]
 
 
-def target_of(
-    speedup: float | None, drop: float | None, least: float | None, agreement: float | None
-) -> Target:
-    """The one target that was asked for.
+def _documented(default: Any, group: str, metavar: str, description: str) -> Any:
+    return field(default=default, metadata={"help": description, "group": group, "metavar": metavar})
 
-    Raises:
-        CascadeError: if none or several are given, or one is out of range.
-    """
-    options = {
-        "--target-speedup": speedup,
-        "--max-accuracy-drop": drop,
-        "--min-accuracy": least,
-        "--min-agreement": agreement,
-    }
-    given = [name for name, value in options.items() if value is not None]
-    if len(given) != 1:
-        raise CascadeError(f"give exactly one of {', '.join(options)}; given: {', '.join(given) or 'none'}")
-    return Target(speedup=speedup, max_accuracy_drop=drop, min_accuracy=least, min_agreement=agreement)
+
+@dataclass(frozen=True)
+class TargetOptions:
+    """The four targets, of which exactly one is to be given."""
+
+    target_speedup: float | None = _documented(
+        None, TARGET, "X", "At least X times cheaper than the last stage alone."
+    )
+    max_accuracy_drop: float | None = _documented(
+        None, TARGET, "D", "Accuracy at most D below the last stage's (0.01 is one point)."
+    )
+    min_accuracy: float | None = _documented(None, TARGET, "A", "Accuracy of at least A.")
+    min_agreement: float | None = _documented(
+        None, TARGET, "A", "At least the fraction A of predictions equals the last stage's; needs no labels."
+    )
+
+    def build(self) -> Target:
+        """Return the target. Raises CascadeError if none or several are given, or one is out of range."""
+        from cascadebert.thresholds.operating_point import Target
+
+        options = {f"--{name.replace('_', '-')}": value for name, value in vars(self).items()}
+        used = [name for name, value in options.items() if value is not None]
+        if len(used) != 1:
+            raise CascadeError(
+                f"give exactly one of {', '.join(options)}; given: {', '.join(used) or 'none'}"
+            )
+        return Target(self.target_speedup, self.max_accuracy_drop, self.min_accuracy, self.min_agreement)
+
+
+@dataclass(frozen=True)
+class EngineOptions:
+    """The engine that runs the stages, and its precision."""
+
+    engine: Literal["auto", "openvino", "onnxruntime", "torch"] = _documented(
+        "auto", ENGINE, "NAME", "openvino, onnxruntime or torch."
+    )
+    precision: Literal["auto", "float32", "bfloat16"] = _documented(
+        "auto", ENGINE, "P", "float32 or bfloat16."
+    )
+
+    def load(self, folder: Path) -> Cascade:
+        """Load a saved cascade; a note on standard error tells if its certificate does not hold here."""
+        from cascadebert.cli.render import print_notices
+        from cascadebert.inference.cascade import Cascade
+
+        cascade = Cascade.from_pretrained(folder, engine=self.engine, precision=self.precision)
+        if cascade.uncertified_reason is not None:
+            print_notices([f"uncertified: {cascade.uncertified_reason}"])
+        return cascade
 
 
 def columns_of(text: list[str] | None, label: str | None = None, group: str | None = None) -> Columns:
-    """The columns that were named."""
+    """Columns named by `--text-column`, `--label-column` and `--group-column`."""
     return Columns(tuple(text or ()), label, group)
+
+
+def expand_configs(verb: Callable[..., None]) -> Callable[..., None]:
+    """Replace each parameter whose type is a dataclass by one option per field; `verb` gets the dataclass.
+
+    The metadata of a field holds the `help`, `group` and `metavar` of its option; a field without `help`
+    keeps its default. Durations with the metavar "MS" are fields in seconds and options in milliseconds (`--*-ms`).
+    """
+    signature = inspect.signature(verb, eval_str=True)
+    configs = {p.name: p.annotation for p in signature.parameters.values() if is_dataclass(p.annotation)}
+    parameters: list[inspect.Parameter] = []
+    for parameter in signature.parameters.values():
+        config = configs.get(parameter.name)
+        parameters += [parameter] if config is None else _parameters_of(config)
+
+    @wraps(verb)
+    def command(**values: Any) -> None:
+        built = {name: _build(config, values) for name, config in configs.items()}
+        verb(**values, **built)
+
+    command.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
+    command.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+    return command
+
+
+def _exposed(config: type[Any]) -> list[Field[Any]]:
+    return [entry for entry in fields(config) if "help" in entry.metadata]
+
+
+def _in_milliseconds(metadata: Mapping[str, Any]) -> bool:
+    return bool(metadata["metavar"] == "MS")
+
+
+def _parameters_of(config: type[Any]) -> list[inspect.Parameter]:
+    types, parameters = get_type_hints(config), []
+    for entry in _exposed(config):
+        name, default = entry.name, entry.default
+        if _in_milliseconds(entry.metadata):
+            name, default = f"{name}_ms", 1000 * default
+        info = option(entry.metadata["help"], entry.metadata["metavar"], entry.metadata["group"])
+        annotation = Annotated[types[entry.name], info]
+        parameters.append(
+            inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
+        )
+    return parameters
+
+
+def _build(config: type[Any], values: dict[str, Any]) -> Any:
+    """The configuration whose options are in `values`, from which they are removed."""
+    options = {}
+    for entry in _exposed(config):
+        if _in_milliseconds(entry.metadata):
+            options[entry.name] = values.pop(f"{entry.name}_ms") / 1000
+        else:
+            options[entry.name] = values.pop(entry.name)
+    return config(**options)

@@ -1,0 +1,25 @@
+"""`cascadebert demo`: the whole package on a generated task."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+from cascadebert.cli import options as o
+from cascadebert.cli.render import console, print_json
+
+
+def demo(
+    *,
+    output: Annotated[Path, o.option("Folder to write.", "DIR")] = Path("cascadebert-demo"),
+    seed: Annotated[int, o.option("Random seed.", "N")] = 0,
+    overwrite: o.Overwrite = False,
+    json: o.Json = False,
+) -> None:
+    """Train, save, load and time a cascade on a generated task: takes minutes, no network, no data."""
+    from cascadebert.demo.run import demo as run
+
+    result = run(output, seed=seed, overwrite=overwrite)
+    console().print(result.description)
+    print_json(asdict(result), json)

@@ -1,0 +1,60 @@
+"""`cascadebert fit`: train a cascade."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+from cascadebert.cli import options as o
+from cascadebert.cli.render import print_new_cascade
+from cascadebert.timing import now
+from cascadebert.training.config import FitConfig
+
+
+def fit(
+    *,
+    train: Annotated[str, o.option("Training data: csv, tsv, jsonl, parquet or Hub dataset.", "F", o.DATA)],
+    stage: o.Stages,
+    output: o.Output,
+    validation: Annotated[str | None, o.option("Data to tune and certify on.", "F", o.DATA)] = None,
+    unlabelled: Annotated[
+        str | None, o.option("Unlabelled data on which to distill the last stage.", "F", o.DATA)
+    ] = None,
+    target: o.TargetOptions,
+    cost_unit: o.Cost = "flops",
+    score: o.ScoreName = "max_probability",
+    engine: o.EngineOptions,
+    text_column: o.TextColumns = None,
+    label_column: o.LabelColumn = None,
+    group_column: Annotated[
+        str | None, o.option("Column whose equal values stay in one split.", "NAME", o.DATA)
+    ] = None,
+    difficulty: Annotated[
+        list[Path] | None,
+        o.option("Difficulty labels of an earlier run; one file per stage but the last.", "F", "Difficulty"),
+    ] = None,
+    config: FitConfig,
+    overwrite: o.Overwrite = False,
+    json: o.Json = False,
+) -> None:
+    """Train the stages, calibrate them, select thresholds and save one folder."""
+    from cascadebert.training.fit import fit as run
+
+    start = now()
+    cascade = run(
+        train,
+        stages=stage,
+        target=target.build(),
+        output=output,
+        validation=validation,
+        unlabelled=unlabelled,
+        columns=o.columns_of(text_column, label_column, group_column),
+        difficulty=difficulty or (),
+        cost_unit=cost_unit,
+        score=score,
+        overwrite=overwrite,
+        config=config,
+        **asdict(engine),
+    )
+    print_new_cascade(cascade, output, seconds=now() - start, json=json)
