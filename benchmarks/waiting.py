@@ -1,0 +1,78 @@
+"""How long does a small training take on a busy machine, by what OpenMP threads do at barriers?
+
+Each run trains the demo's large model on 1,500 generated sentences in a process of its own, with the waiting of
+libgomp's default (torch is loaded before the package can set anything) or of the package (passive). "Busy" means
+one endless loop per core beside it. Writes results/training/waiting.json; nothing else may run.
+
+python benchmarks/waiting.py
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from itertools import product
+from statistics import median
+
+from stored import ROOT, current_commit, write_result
+
+from cascadebert.environment import cores
+
+ROUNDS = 3
+TRAIN = """
+import tempfile
+from pathlib import Path
+{first}
+import cascadebert.training
+from cascadebert.demo.models import random_encoder
+from cascadebert.demo.run import CONFIG, LARGE
+from cascadebert.demo.task import generate, vocabulary
+from cascadebert.timing import now
+from cascadebert.training.train_stage import TrainingData, train_stage
+import numpy as np
+rows = generate(1500, seed=0)
+labels = np.array([row.label == "positive" for row in rows]).astype(np.int64)
+with tempfile.TemporaryDirectory() as folder:
+    source = random_encoder(Path(folder) / "large", LARGE, vocabulary(), seed=0)
+    data = TrainingData([row.text for row in rows], labels, ("negative", "positive"))
+    start = now()
+    train_stage(source, data, CONFIG, work=Path(folder), description="large")
+    print(now() - start)
+"""
+FIRST = {"default": "import torch", "passive": ""}
+
+
+def main() -> None:
+    """Time both ways of waiting in turn, quiet and busy."""
+    commit = current_commit()
+    seconds: dict[str, list[float]] = {f"{m} {w}": [] for m, w in product(("quiet", "busy"), FIRST)}
+    for _ in range(ROUNDS):
+        for machine, waiting in product(("quiet", "busy"), FIRST):
+            count = cores() if machine == "busy" else 0
+            others = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(count)]
+            try:
+                seconds[f"{machine} {waiting}"].append(train(waiting))
+            finally:
+                for other in others:
+                    other.kill()
+            print(machine, waiting, seconds[f"{machine} {waiting}"][-1], flush=True)
+    ratios = {
+        machine: median(seconds[f"{machine} default"]) / median(seconds[f"{machine} passive"])
+        for machine in ("quiet", "busy")
+    }
+    values = {"seconds": seconds, "default_over_passive": ratios, "rounds": ROUNDS}
+    write_result(ROOT / "results" / "training" / "waiting.json", values, data=[], commit=commit)
+    print(ratios)
+
+
+def train(waiting: str) -> float:
+    """Seconds of one training in a new process."""
+    environment = {k: v for k, v in os.environ.items() if not k.startswith(("OMP_", "GOMP_"))}
+    command = [sys.executable, "-c", TRAIN.format(first=FIRST[waiting])]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    return float(done.stdout.split()[-1])
+
+
+if __name__ == "__main__":
+    main()
