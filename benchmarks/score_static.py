@@ -23,18 +23,18 @@ def main() -> None:
     stage = Stage.from_pretrained(folder / "stage-1")  # the others' memory would hide what grows
     cascade = Cascade((stage,), (1.0,), OperatingPoint(()))
     seconds: list[float] = []
-    rows, answer_one, start = [0], predict_file._answer_one, now()
+    rows, predict_chunk, start = [0], predict_file._predict_chunk, now()
 
     def timed(*given: Any) -> None:
         before = now()
-        answer_one(*given)
+        predict_chunk(*given)
         seconds.append(now() - before)
         rows.append(rows[-1] + len(given[1].numbers))
 
     # batch sizes are not measured: only the first stage runs
     with (
-        patch.object(predict_file, "_answer_one", timed),
-        patch.object(predict_file, "MANY_ROWS", sys.maxsize),
+        patch.object(predict_file, "_predict_chunk", timed),
+        patch.object(predict_file, "MEASURE_FROM_ROWS", sys.maxsize),
     ):
         predict_file.predict_file(cascade, source, output)
     values = {"seconds": seconds, "rows": rows[1:], "whole": now() - start}

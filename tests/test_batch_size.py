@@ -35,14 +35,14 @@ def test_it_is_measured_once_and_remembered(make_cascade, remembered, monkeypatc
     found = with_tuned_batch_sizes(cascade, measure=True)
     assert set(sizes(found)) <= set(BUDGETS)
     assert sorted(json.loads(remembered.read_text("utf-8")).values()) == sorted(sizes(found))
-    monkeypatch.setattr(batch_size, "_best", lambda stage: pytest.fail("measured again"))
+    monkeypatch.setattr(batch_size, "_measure_best", lambda stage: pytest.fail("measured again"))
     assert sizes(with_tuned_batch_sizes(cascade, measure=True)) == sizes(found)
     assert sizes(with_tuned_batch_sizes(cascade, measure=False)) == sizes(found)
 
 
 def test_it_belongs_to_one_machine(make_cascade, remembered, monkeypatch):
     made = iter([512, 8192])
-    monkeypatch.setattr(batch_size, "_best", lambda stage: next(made))
+    monkeypatch.setattr(batch_size, "_measure_best", lambda stage: next(made))
     cascade = make_cascade(1)
     assert sizes(with_tuned_batch_sizes(cascade, measure=True)) == [512]
     monkeypatch.setattr(batch_size, "machine", lambda: "another")
@@ -59,13 +59,13 @@ def test_it_stops_where_more_tokens_gain_nothing(make_cascade, monkeypatch):
         return [[seconds[budget]] * repeats]
 
     monkeypatch.setattr(batch_size, "interleaved", timed)
-    assert batch_size._best(make_cascade(1).stages[0]) == 1024
+    assert batch_size._measure_best(make_cascade(1).stages[0]) == 1024
     assert asked == [512, 1024, 2048]
 
 
 @pytest.mark.parametrize("content", ["", "[]", '{"x": "y"}'])
 def test_a_damaged_memory_is_measured_anew(make_cascade, remembered, monkeypatch, content):
-    monkeypatch.setattr(batch_size, "_best", lambda stage: 1024)
+    monkeypatch.setattr(batch_size, "_measure_best", lambda stage: 1024)
     remembered.parent.mkdir()
     remembered.write_text(content, "utf-8")
     assert sizes(with_tuned_batch_sizes(make_cascade(1), measure=True)) == [1024]
@@ -74,7 +74,7 @@ def test_a_damaged_memory_is_measured_anew(make_cascade, remembered, monkeypatch
 def test_a_folder_that_cannot_be_written_only_costs_the_memory(make_cascade, tmp_path, monkeypatch):
     (tmp_path / "file").write_text("", "utf-8")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
-    monkeypatch.setattr(batch_size, "_best", lambda stage: 1024)
+    monkeypatch.setattr(batch_size, "_measure_best", lambda stage: 1024)
     assert sizes(with_tuned_batch_sizes(make_cascade(1), measure=True)) == [1024]
 
 
@@ -91,5 +91,5 @@ def test_without_a_home_nothing_is_remembered(make_cascade, monkeypatch):
         raise RuntimeError("no home")
 
     monkeypatch.setattr(batch_size.Path, "expanduser", homeless)
-    monkeypatch.setattr(batch_size, "_best", lambda stage: 1024)
+    monkeypatch.setattr(batch_size, "_measure_best", lambda stage: 1024)
     assert sizes(with_tuned_batch_sizes(make_cascade(1), measure=True)) == [1024]

@@ -15,7 +15,7 @@ from cascadebert import Cascade, OperatingPoint, Stage, Target, assemble
 from cascadebert.errors import MissingExtra, StageError
 from cascadebert.inference.batching import TokenizedTexts
 from cascadebert.inference.engines.load import resolve_engine
-from cascadebert.inference.engines.torch import compiled
+from cascadebert.inference.engines.torch import compile_module
 from cascadebert.training.export import export_onnx
 from cascadebert.tuning.engine_parity import check_engine_parity
 from cascadebert.tuning.tune import tune_folder
@@ -75,7 +75,7 @@ def test_a_rows_logits_do_not_depend_on_its_neighbours(exported, engine, precisi
 def test_a_compiled_model_gives_the_same_logits_at_any_shape(make_model):
     stage = Stage.from_pretrained(make_model(layers=2, hidden=32), engine="torch")
     rows, plain, made = stage.encode(TEXTS), stage.engine, copy(stage.engine)
-    made._model = compiled(plain._model)  # what a CUDA device is given
+    made._model = compile_module(plain._model)  # what a CUDA device is given
     for some in (np.arange(3), np.arange(10, 50), np.array([7])):
         batch = rows.batch(some)
         assert np.allclose(made.logits(batch), plain.logits(batch), atol=1e-5)
@@ -138,7 +138,7 @@ def test_a_cascade_opens_on_the_engine_that_its_thresholds_were_picked_on(ready)
 def test_elsewhere_it_says_uncertified_until_it_is_tuned_there(ready, tmp_path):
     other = Cascade.from_pretrained(ready, engine="onnxruntime")
     assert (
-        "picked on openvino float32 cpu" in other.uncertified_reason
+        "selected on openvino float32 cpu" in other.uncertified_reason
         and "this is onnxruntime float32 cpu" in other.uncertified_reason
     )
     assert (

@@ -1,4 +1,4 @@
-"""Tokens of many rows, and the batches they run in. Pure: arrays in, arrays out."""
+"""Tokens of many texts, and the batches that they run in."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ FINE_UP_TO, MIDDLE_UP_TO = 32, 64
 
 
 def padded_length(lengths: Ints) -> Ints:
-    """(n,) tokens that are computed for rows of the given lengths: a function of the row alone.
+    """(n,) tokens computed for texts of the given lengths: a function of the text alone.
 
-    The next multiple of 2 up to 32 tokens, of 4 up to 64, of 8 above: short rows bear little padding, and
-    long ones meet often enough to fill a batch.
+    The next multiple of 2 up to 32 tokens, of 4 up to 64, of 8 above: short texts carry little padding, and
+    long ones are equal often enough to fill a batch.
 
     >>> padded_length(np.array([1, 31, 33, 65])).tolist()
     [2, 32, 36, 72]
@@ -31,18 +31,11 @@ def padded_length(lengths: Ints) -> Ints:
 
 @dataclass(frozen=True)
 class TokenizedTexts:
-    """Tokens of n rows, laid end to end.
+    """Tokens of n texts, concatenated."""
 
-    Attributes:
-        ids: (total,) token numbers.
-        type_ids: (total,) 1 in the second text of a pair.
-        starts: (n + 1,) where each row begins; the last entry is the total.
-        pad_id: the token number that fills a row up.
-    """
-
-    ids: NDArray[np.int32]
-    type_ids: NDArray[np.int8]
-    starts: Ints
+    ids: NDArray[np.int32]  # (total,)
+    type_ids: NDArray[np.int8]  # (total,) 1 in the second text of a pair
+    starts: Ints  # (n + 1,) first token of each text; the last entry is the total
     pad_id: int
 
     def __len__(self) -> int:
@@ -50,32 +43,32 @@ class TokenizedTexts:
 
     @property
     def lengths(self) -> Ints:
-        """(n,) tokens of each row, special tokens included."""
+        """(n,) tokens of each text, special tokens included."""
         return np.diff(self.starts)
 
     @property
     def padded_lengths(self) -> Ints:
-        """(n,) tokens that are computed for each row."""
+        """(n,) tokens that are computed for each text."""
         return padded_length(self.lengths)
 
-    def batch(self, positions: Ints, *, length: int | None = None) -> TokenBatch:
-        """The rows at the given positions, filled up to the longest one's padded length, or the given one."""
-        lengths = self.starts[positions + 1] - self.starts[positions]
+    def batch(self, indices: Ints, *, length: int | None = None) -> TokenBatch:
+        """The texts at `indices`, padded to `length`, by default the padded length of the longest."""
+        lengths = self.starts[indices + 1] - self.starts[indices]
         columns = np.arange(int(padded_length(lengths).max()) if length is None else length)
         mask = columns < lengths[:, None]
-        place = np.where(mask, self.starts[positions][:, None] + columns, 0)
+        tokens = np.where(mask, self.starts[indices][:, None] + columns, 0)
         return TokenBatch(
-            input_ids=np.where(mask, self.ids[place], self.pad_id).astype(np.int64),
+            input_ids=np.where(mask, self.ids[tokens], self.pad_id).astype(np.int64),
             attention_mask=mask.astype(np.int64),
-            token_type_ids=np.where(mask, self.type_ids[place], 0).astype(np.int64),
+            token_type_ids=np.where(mask, self.type_ids[tokens], 0).astype(np.int64),
         )
 
 
 def concatenate_tokens(
     ids: Sequence[Sequence[int]], type_ids: Sequence[Sequence[int]] | None, pad_id: int
 ) -> TokenizedTexts:
-    """Lay the tokens of each row end to end; without token types they are all 0."""
-    lengths = np.fromiter((len(row) for row in ids), dtype=np.int64, count=len(ids))
+    """Concatenate the tokens of each text; without `type_ids` all types are 0."""
+    lengths = np.fromiter((len(tokens) for tokens in ids), dtype=np.int64, count=len(ids))
     starts = np.concatenate([[0], np.cumsum(lengths)])
     flat = np.fromiter(chain.from_iterable(ids), dtype=np.int32, count=int(starts[-1]))
     types = np.zeros(len(flat), dtype=np.int8)
@@ -84,20 +77,17 @@ def concatenate_tokens(
     return TokenizedTexts(flat, types, starts, pad_id)
 
 
-def length_batches(padded_lengths: Ints, positions: Ints, *, tokens: int) -> Iterator[Ints]:
-    """Positions in batches of one padded length each, the longest first.
+def length_batches(padded_lengths: Ints, *, tokens: int) -> Iterator[Ints]:
+    """Indices of texts in batches of one padded length each, the longest first.
 
-    Args:
-        padded_lengths: (n,) of all rows.
-        positions: which rows to run, in any order.
-        tokens: budget of a batch; a row longer than it runs alone.
+    `tokens` is the budget of a batch; a text longer than it is a batch of its own.
 
-    >>> [batch.tolist() for batch in length_batches(np.array([8, 16, 8, 8]), np.arange(4), tokens=16)]
+    >>> [batch.tolist() for batch in length_batches(np.array([8, 16, 8, 8]), tokens=16)]
     [[1], [0, 2], [3]]
     """
-    order = positions[np.argsort(-padded_lengths[positions], kind="stable")]
-    widths = padded_lengths[order]
-    for group in np.split(order, np.flatnonzero(np.diff(widths)) + 1):
+    order = np.argsort(-padded_lengths, kind="stable")
+    ordered = padded_lengths[order]
+    for group in np.split(order, np.flatnonzero(np.diff(ordered)) + 1):
         if len(group):
-            rows = max(1, tokens // int(padded_lengths[group[0]]))
-            yield from np.split(group, range(rows, len(group), rows))
+            size = max(1, tokens // int(padded_lengths[group[0]]))
+            yield from np.split(group, range(size, len(group), size))

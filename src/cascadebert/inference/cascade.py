@@ -1,4 +1,4 @@
-"""The cascade: small stages first, and only the rows they are unsure of go on."""
+"""The cascade: small stages first; only uncertain texts are deferred to larger ones."""
 
 from __future__ import annotations
 
@@ -22,15 +22,19 @@ from cascadebert.types import Floats, Ints, Logits, Predictions, Texts
 
 @dataclass(frozen=True)
 class Cascade:
-    """Complete classifiers from small to large, with the thresholds at which rows leave.
+    """Complete classifiers from small to large, with the thresholds at which texts exit.
 
     Attributes:
-        stages: all with the same labels in the same order.
-        temperatures: (num_stages,) each stage's logits are divided by its own.
-        operating_point: the thresholds and what they gave where they were picked.
-        spec: what the saved folder says of itself, or None before it is saved.
+        stages: the classifiers, all with the same labels in the same order.
+        temperatures: (num_stages,) divisors of each stage's logits.
+        operating_point: the thresholds, and what was measured where they were selected.
+        spec: description of the saved folder, or None before the cascade is saved.
         path: the saved folder, or None.
-        score: what is compared with the thresholds.
+        score: the confidence score that is compared with the thresholds.
+
+    Raises:
+        CascadeError: if the numbers of stages, temperatures and thresholds do not match, or the labels of the
+            stages differ.
     """
 
     stages: tuple[Stage, ...]
@@ -57,46 +61,45 @@ class Cascade:
 
         Args:
             path_or_repo: the folder, or a repository.
-            engine: "openvino", "onnxruntime", "torch", or "auto": the one that thresholds were picked on.
+            engine: "openvino", "onnxruntime", "torch", or "auto": the one that thresholds were selected on.
             precision: "float32", "bfloat16", or "auto": that of the thresholds where the engine is theirs,
                 else the engine's own choice.
 
         Raises:
             FolderError: if the folder is damaged, changed or of an unknown format version.
-            StageError: if the engine or the precision cannot be had here; nothing is put in its place.
+            StageError: if the engine or the precision is not available; no other is used instead.
         """
         path = resolve_checkpoint(path_or_repo)
         spec = read_folder(path)
-        return cls.of_stages(load_stages(path, spec, spec.stages, engine, precision), spec, path)
+        return cls.from_stages(load_stages(path, spec, spec.stages, engine, precision), spec, path)
 
     @classmethod
-    def of_stages(cls, stages: tuple[Stage, ...], spec: CascadeSpec, path: Path) -> Cascade:
-        """The cascade that a folder describes, of stages that are open already."""
+    def from_stages(cls, stages: tuple[Stage, ...], spec: CascadeSpec, path: Path) -> Cascade:
+        """The cascade that a folder describes, with stages that are already loaded."""
         temperatures = tuple(entry.temperature for entry in spec.stages)
         return cls(stages, temperatures, spec.operating_point, spec, path, spec.score)
 
     @property
     def uncertified_reason(self) -> str | None:
-        """Why nothing that was measured or promised of the thresholds holds here; None where it does.
+        """Why the measurements and guarantees of the thresholds do not hold; None where they hold.
 
         They belong to one engine and precision (and to the tokenizers and maximum lengths, which are
         fixed in the folder).
         """
-        tuned = None if self.spec is None else self.spec.tuned_on
+        spec, engine = self.spec, self.stages[-1].engine
         if (
-            self.spec is None
-            or tuned is None
-            or self.operating_point.thresholds not in self.spec.known_points
+            spec is None
+            or spec.tuned_on is None
+            or self.operating_point.thresholds not in spec.known_thresholds
         ):
             return "its thresholds were set by hand"
-        engine = self.stages[-1].engine
-        here = (engine.name, engine.precision, engine.device)
-        there = (tuned.engine, tuned.precision, tuned.device)
-        if here == there:
+        tuned = (spec.tuned_on.engine, spec.tuned_on.precision, spec.tuned_on.device)
+        current = (engine.name, engine.precision, engine.device)
+        if current == tuned:
             return None
         return (
-            f"its thresholds were picked on {' '.join(there)}, this is {' '.join(here)}. Pick them here with "
-            f"`cascadebert tune --engine {engine.name} --precision {engine.precision}`."
+            f"its thresholds were selected on {' '.join(tuned)}, this is {' '.join(current)}. Select them "
+            f"here with `cascadebert tune --engine {engine.name} --precision {engine.precision}`."
         )
 
     @property
@@ -105,62 +108,63 @@ class Cascade:
         return self.stages[-1].label_names
 
     def predict(self, texts: Texts) -> Predictions:
-        """Answer each text or pair at the first stage that is sure of it.
+        """Classify each text or pair at the first stage whose confidence exceeds its threshold.
 
         Args:
             texts: n texts, or n pairs of texts.
 
         Raises:
-            DataError: if it is given one string, something that is no text, or pairs where the cascade was
+            DataError: if it is given one string, something that is not a text, or pairs where the cascade was
                 made for single texts (or the other way round).
         """
         self.check_input_kind(texts)
-        return route(self.stages, self.temperatures, self.operating_point.thresholds, texts, self.score)
+        return route(self, texts)
 
     def predict_proba(self, texts: Texts) -> Floats:
-        """(n, num_labels) probabilities by the stage that answered; each row sums to 1."""
+        """(n, num_labels) probabilities of the stage at which each text exits; each row sums to 1."""
         return self.predict(texts).probabilities
 
     def stage_logits(self, texts: Texts) -> Logits:
-        """(num_stages, n, num_labels): every stage on every row, before scaling.
+        """(num_stages, n, num_labels) logits of every stage for every text, before scaling.
 
-        All that is decided later (thresholds, curves, reports) is decided on these arrays.
+        Thresholds, curves and reports are computed from these arrays, without further forward passes.
         """
         self.check_input_kind(texts)
         encoded = self.encode(texts)
-        return np.stack([s.logits(rows) for s, rows in zip(self.stages, encoded, strict=True)])
+        return np.stack([stage.logits(tokens) for stage, tokens in zip(self.stages, encoded, strict=True)])
 
     def encode(self, texts: Texts) -> list[TokenizedTexts]:
         """Each stage's tokens of the texts, made once for stages that share a tokenizer and a length."""
-        encoded, every = TokenCache(texts), np.arange(len(texts))
-        return [encoded.of(stage, every)[0] for stage in self.stages]
+        cache, indices = TokenCache(texts), np.arange(len(texts))
+        return [cache.get(stage, indices)[0] for stage in self.stages]
 
     def check_input_kind(self, texts: Texts) -> None:
-        """Refuse pairs where the cascade was made for single texts, and the other way round.
+        """Check that pairs are given only where the cascade was made for pairs, and single texts otherwise.
 
         Raises:
-            DataError: then.
+            DataError: if they are not.
         """
         if self.spec is None or isinstance(texts, str) or not len(texts):
             return
-        given = 1 if isinstance(texts[0], str) else 2
-        if given != self.spec.texts_per_row:
+        texts_per_row = 1 if isinstance(texts[0], str) else 2
+        if texts_per_row != self.spec.texts_per_row:
             kinds = {1: "single texts", 2: "pairs of texts"}
-            raise DataError(f"this cascade was made for {kinds[self.spec.texts_per_row]}, got {kinds[given]}")
+            expected, actual = kinds[self.spec.texts_per_row], kinds[texts_per_row]
+            raise DataError(f"this cascade was made for {expected}, got {actual}")
 
     def with_operating_point(self, point: OperatingPoint) -> Cascade:
         """The same stages with other thresholds."""
         return replace(self, operating_point=point)
 
     def save_pretrained(self, path: str | Path, *, overwrite: bool = False) -> None:
-        """Write the whole cascade as one folder, aside first and then renamed.
+        """Write the whole cascade as one folder, atomically.
 
         Args:
             path: a folder that does not exist yet.
             overwrite: replace it if it does.
 
         Raises:
-            FolderError: if it exists, or this cascade never had a folder.
+            FolderError: if it exists, or this cascade was never saved by `fit` or `assemble`.
         """
         copy_folder(self.path, self.spec, self.operating_point, Path(path), overwrite=overwrite)
 
@@ -168,7 +172,7 @@ class Cascade:
         """Upload the saved folder to the Hugging Face Hub; needs a login there.
 
         Args:
-            repo: "owner/name"; made if it does not exist.
+            repo: "owner/name"; created if it does not exist.
             private: visibility of a new repository.
 
         Returns:
@@ -180,29 +184,20 @@ class Cascade:
 def load_stages(
     path: Path, spec: CascadeSpec, entries: Sequence[StageSpec], engine: str, precision: str
 ) -> tuple[Stage, ...]:
-    """Open stages of a saved cascade, on the engine that its thresholds were picked on unless told another.
+    """Load the stages of the given entries of a saved cascade; engine and precision as in `from_pretrained`.
 
-    Args:
-        path: the cascade's folder.
-        spec: what it says of itself.
-        entries: of the stages to open.
-        engine: as for `Cascade.from_pretrained`.
-        precision: as for `Cascade.from_pretrained`.
-
-    Raises:
-        StageError: if the engine or the precision cannot be had here.
+    Raises StageError if the engine or the precision is not available.
     """
     tuned = spec.tuned_on
     if tuned is not None and engine in ("auto", tuned.engine):
         engine, precision = tuned.engine, tuned.precision if precision == "auto" else precision
-    opened = []
+    stages = []
     for entry in entries:
         stage = Stage.from_pretrained(
             path / entry.path, engine=engine, precision=precision, max_length=entry.max_length
         )
-        named = replace(stage, name=entry.name, flops=entry.flops)
-        opened.append(named.with_labels(spec.label_names))
-    return tuple(opened)
+        stages.append(replace(stage, name=entry.name, flops=entry.flops).with_labels(spec.label_names))
+    return tuple(stages)
 
 
 class TokenCache:
@@ -210,62 +205,51 @@ class TokenCache:
 
     def __init__(self, texts: Texts) -> None:
         self._texts = texts
-        self._made: dict[str, tuple[TokenizedTexts, Ints]] = {}
+        self._cache: dict[str, tuple[TokenizedTexts, Ints]] = {}
 
-    def of(self, stage: Stage, active: Ints) -> tuple[TokenizedTexts, Ints]:
-        """Rows that hold the active texts, and their places there.
+    def get(self, stage: Stage, active: Ints) -> tuple[TokenizedTexts, Ints]:
+        """Tokens that include the active texts, and the (m,) indices of these among them.
 
-        Args:
-            stage: whose tokenizer.
-            active: (m,) which texts, in rising order; only these when a tokenizer is first used, and later
-                some of them.
+        `active` is (m,) ascending. Only these texts are tokenized when a tokenizer is first used; later
+        calls ask for some of them.
         """
-        if stage.tokenizer.key not in self._made:
+        if stage.tokenizer.key not in self._cache:
             every = len(active) == len(self._texts)
-            some = self._texts if every else [self._texts[i] for i in active]
-            self._made[stage.tokenizer.key] = stage.encode(some), active
-        rows, where = self._made[stage.tokenizer.key]
-        return rows, np.searchsorted(where, active)
+            texts = self._texts if every else [self._texts[i] for i in active]
+            self._cache[stage.tokenizer.key] = stage.encode(texts), active
+        tokens, tokenized = self._cache[stage.tokenizer.key]
+        return tokens, np.searchsorted(tokenized, active)
 
 
-def route(
-    stages: Sequence[Stage],
-    temperatures: Sequence[float],
-    thresholds: Sequence[float],
-    texts: Texts,
-    score: Score = Score(),  # noqa: B008 - frozen
-) -> Predictions:
-    """Run each stage on the rows that no earlier one was sure of (Li et al. 2021, section 3.1).
+def route(cascade: Cascade, texts: Texts) -> Predictions:
+    """Run each stage on the texts that all earlier stages deferred (Li et al. 2021, section 3.1).
 
-    A later stage sees only the rows that were passed on, packed together, and is not called when there
-    are none. A row's answer does not depend on its neighbours: its padded length is a function of the
-    row alone.
+    A later stage runs only on deferred texts, batched afresh, and is not called if there are none. The
+    prediction for a text does not depend on the others: its padded length is a function of it alone.
     """
-    n, names = len(texts), stages[-1].label_names
-    labels = np.empty(n, dtype=np.int64)
-    probabilities = np.empty((n, len(names)))
-    confidences = np.empty(n)
-    exits = np.empty(n, dtype=np.int64)
-    encoded = TokenCache(texts)
-    active, earlier = np.arange(n), list[Floats]()
-    for number, (stage, temperature, threshold) in enumerate(
-        zip(stages, temperatures, (*thresholds, None), strict=True), start=1
-    ):
+    n, label_names = len(texts), cascade.label_names
+    label_ids, exits = np.empty(n, dtype=np.int64), np.empty(n, dtype=np.int64)
+    probabilities, confidences = np.empty((n, len(label_names))), np.empty(n)
+    cache, active = TokenCache(texts), np.arange(n)
+    earlier: list[Floats] = []  # probabilities of the active texts at earlier stages, for a learned score
+    thresholds = (*cascade.operating_point.thresholds, None)
+    stages = zip(cascade.stages, cascade.temperatures, thresholds, strict=True)
+    for number, (stage, temperature, threshold) in enumerate(stages, start=1):
         if not active.size:
             break
         decision = decide(
-            stage.logits(*encoded.of(stage, active)),
+            stage.logits(*cache.get(stage, active)),
             temperature=temperature,
-            score=score,
+            score=cascade.score,
             threshold=threshold,
             earlier=earlier,
         )
-        leaving = decision.exits
-        done = active[leaving]
-        labels[done] = decision.probabilities[leaving].argmax(axis=1)
-        probabilities[done] = decision.probabilities[leaving]
-        confidences[done] = decision.confidences[leaving]
+        exiting, deferred = decision.exits, ~decision.exits
+        done = active[exiting]
+        label_ids[done] = decision.probabilities[exiting].argmax(axis=1)
+        probabilities[done] = decision.probabilities[exiting]
+        confidences[done] = decision.confidences[exiting]
         exits[done] = number
-        active = active[~leaving]
-        earlier = [p[~leaving] for p in (*earlier, decision.probabilities)] if score.weights else []
-    return Predictions(labels, probabilities, confidences, exits, names)
+        active = active[deferred]
+        earlier = [p[deferred] for p in (*earlier, decision.probabilities)]
+    return Predictions(label_ids, probabilities, confidences, exits, label_names)

@@ -1,11 +1,10 @@
-"""One complete classifier: its own tokenizer, its own configuration, an engine that runs it."""
+"""One complete classifier: its own tokenizer, its own configuration and an engine that runs it."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -32,16 +31,16 @@ class Stage:
     """One complete classifier, ready to run.
 
     Attributes:
-        name: what it was made from, for people.
+        name: the checkpoint it was made from, for display.
         path: its folder, which plain `transformers` opens too.
-        label_names: in the order of the columns of its logits.
+        label_names: the labels, in the order of the columns of its logits.
         layers: number of transformer layers.
         hidden: width of a layer.
-        encoder: its tokenizer.
-        engine: what runs it.
-        flops: of one row, where known.
-        batch_tokens: budget of a batch, in padded tokens; answers do not depend on it.
-        columns: order in which the checkpoint's own labels are given out.
+        tokenizer: its tokenizer.
+        engine: the engine that runs it.
+        flops: floating-point operations of one text, where known.
+        batch_tokens: budget of a batch, in padded tokens; predictions do not depend on it.
+        columns: the checkpoint's own label ids in the order of `label_names`; None if they agree.
     """
 
     name: str
@@ -70,65 +69,64 @@ class Stage:
             path_or_repo: a folder with config.json, model.safetensors and tokenizer.json, or a repository.
             engine: "openvino", "onnxruntime", "torch" or "auto" (see `load_engine`).
             precision: "float32", "bfloat16" or "auto" for the engine's own choice.
-            max_length: longest row in tokens; default 128, or less where the model reads less.
+            max_length: longest text in tokens; default 128, or less where the model reads less.
 
         Raises:
-            StageError: if it is not one complete single-label classifier.
+            StageError: if the checkpoint is not one complete single-label classifier, or the engine or the
+                precision is not available.
         """
         path = resolve_checkpoint(path_or_repo)
         config = read_config(path)
-        labels = config_label_names(config, path)
         return cls(
             name=Path(str(path_or_repo)).name,
             path=path,
-            label_names=labels,
+            label_names=config_label_names(config, path),
             layers=config_int(config, "num_hidden_layers", path),
             hidden=config_int(config, "hidden_size", path),
             tokenizer=StageTokenizer(path, max_length=resolve_max_length(config, max_length, path)),
             engine=load_engine(path, engine=engine, precision=precision),
         )
 
-    @cached_property
+    @property
     def num_labels(self) -> int:
         """Number of labels."""
         return len(self.label_names)
 
     def encode(self, texts: Texts) -> TokenizedTexts:
-        """Tokens of each text or pair."""
+        """Tokens of each text or pair; raises DataError if one is not a text."""
         return self.tokenizer.encode(texts)
 
-    def logits(self, rows: TokenizedTexts, positions: Ints | None = None) -> Logits:
-        """Logits of the rows at the given positions.
+    def logits(self, tokens: TokenizedTexts, indices: Ints | None = None) -> Logits:
+        """Logits of tokenized texts.
 
-        Batches hold rows of one padded length, and as many run at the same time as the engine likes.
+        Batches hold texts of one padded length, and as many run at the same time as the engine has streams.
 
         Args:
-            rows: tokens from `encode`.
-            positions: (m,) which rows; default all.
+            tokens: tokens from `encode`.
+            indices: (m,) which of the texts; default all.
 
         Returns:
-            (m, num_labels) in the order of `positions`.
+            (m, num_labels) in the order of `indices`.
         """
-        wanted = np.arange(len(rows)) if positions is None else positions
-        place = np.empty(len(rows), dtype=np.int64)
-        place[wanted] = np.arange(len(wanted))
-        answers = np.empty((len(wanted), self.num_labels), dtype=np.float32)
+        selected = np.arange(len(tokens)) if indices is None else indices
+        lengths = tokens.padded_lengths[selected]
+        logits = np.empty((len(selected), self.num_labels), dtype=np.float32)
 
         def run(batch: Ints) -> None:
-            answers[place[batch]] = self.run(rows.batch(batch))
+            logits[batch] = self.run(tokens.batch(selected[batch]))
 
-        lengths, streams = rows.padded_lengths, self.engine.streams
-        budget = min(self.batch_tokens, max(1, int(lengths[wanted].sum()) // streams))
-        run_in_parallel(run, list(length_batches(lengths, wanted, tokens=budget)), streams)
-        return answers
+        streams = self.engine.streams
+        budget = min(self.batch_tokens, max(1, int(lengths.sum()) // streams))
+        run_in_parallel(run, list(length_batches(lengths, tokens=budget)), streams)
+        return logits
 
     def run(self, batch: TokenBatch) -> Logits:
-        """(rows, num_labels) logits of one batch, as it is given."""
-        answers = self.engine.logits(batch)
-        return answers if self.columns is None else answers[:, list(self.columns)]
+        """(rows, num_labels) logits of one padded batch."""
+        logits = self.engine.logits(batch)
+        return logits if self.columns is None else logits[:, list(self.columns)]
 
     def predict(self, texts: Texts) -> Predictions:
-        """Answers of this stage alone."""
+        """Predictions of this stage alone, for n texts or pairs of texts."""
         probabilities = softmax(self.logits(self.encode(texts)))
         return Predictions(
             label_ids=probabilities.argmax(axis=1),
@@ -142,7 +140,7 @@ class Stage:
         """This stage with the columns of its logits in the order of `names`, matched by name.
 
         Raises:
-            StageError: if the labels are not the same; shows both lists.
+            StageError: if the labels are not the same; the message shows both lists.
         """
         own = config_label_names(read_config(self.path), self.path)
         if sorted(own) != sorted(names):
@@ -153,12 +151,12 @@ class Stage:
         return replace(self, label_names=tuple(names), columns=tuple(own.index(name) for name in names))
 
 
-def run_in_parallel(run: Callable[[Ints], object], length_batches: Sequence[Ints], streams: int) -> None:
-    """Run each batch, so many at the same time."""
-    if streams == 1 or len(length_batches) < 2:
-        for batch in length_batches:
+def run_in_parallel(run: Callable[[Ints], object], batches: Sequence[Ints], streams: int) -> None:
+    """Run each batch, `streams` of them at the same time."""
+    if streams == 1 or len(batches) < 2:
+        for batch in batches:
             run(batch)
         return
     with ThreadPoolExecutor(streams) as threads:
-        for _ in threads.map(run, length_batches):
+        for _ in threads.map(run, batches):  # exhausted so that an exception of a thread is raised here
             pass

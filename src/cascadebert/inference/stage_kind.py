@@ -1,18 +1,18 @@
 """Kinds of stages: everything that differs between a transformer and a static classifier.
 
-A new kind (such as a remote model) is one more `StageKind` here.
+A further kind (such as a remote model) is one more `StageKind` here.
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from cascadebert.inference.engines.base import Engine
 from cascadebert.inference.engines.static import MODEL_TYPE, StaticEngine
+from cascadebert.persistence.checkpoint_config import read_config
 from cascadebert.types import Flops
 
 
@@ -20,39 +20,25 @@ from cascadebert.types import Flops
 class StageKind:
     """How stages of one kind are loaded, counted and trained."""
 
-    name: str
     own_engine: Callable[[Path], Engine] | None = None  # None: runs on any of the engines
     known_flops: Callable[[int], Flops] | None = None  # of `num_labels`; None: counted by running the model
-    learning_rate: float | None = None  # replaces the configured one
     min_epochs: float = 0.0
-    bf16: bool | None = None
+    training: Mapping[str, Any] = field(default_factory=dict)  # further fields of a FitConfig to replace
 
     def recipe_overrides(self, epochs: float) -> dict[str, Any]:
         """Fields of a training configuration that this kind replaces, given the configured epochs."""
-        if self.learning_rate is None:
-            return {}
-        return {
-            "learning_rate": self.learning_rate,
-            "epochs": max(epochs, self.min_epochs),
-            "bf16": self.bf16,
-        }
+        return {**self.training, "epochs": max(epochs, self.min_epochs)}
 
 
-TRANSFORMER = StageKind("transformer")
+TRANSFORMER = StageKind()
 STATIC = StageKind(
-    MODEL_TYPE,
     own_engine=StaticEngine,
     known_flops=lambda labels: Flops(row=2.0 * labels, token=2.0 * (labels + 1), pair=0.0),
-    learning_rate=5e-3,
     min_epochs=4.0,
-    bf16=False,
+    training={"learning_rate": 5e-3, "bf16": False},
 )
 
 
 def stage_kind(path: Path) -> StageKind:
-    """The kind of the stage in a checkpoint folder, by the `model_type` of its config.json."""
-    try:
-        model_type = json.loads((path / "config.json").read_text("utf-8")).get("model_type")
-    except (OSError, ValueError):
-        return TRANSFORMER
-    return STATIC if model_type == STATIC.name else TRANSFORMER
+    """The kind of the stage in a checkpoint folder. Raises StageError if its config.json is unreadable."""
+    return STATIC if read_config(path).get("model_type") == MODEL_TYPE else TRANSFORMER

@@ -11,25 +11,27 @@ from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntry
 
 from cascadebert.errors import StageError
 
-CHECKPOINT_FILES = ("*.json", "*.safetensors", "*.onnx", "*.txt", "*.model", "*.npz", "*.md", "stage-*/*")
-
-
-PICKLED_WEIGHTS = ("pytorch_model*.bin",)
+CHECKPOINT_FILES = ["*.json", "*.safetensors", "*.onnx", "*.txt", "*.model", "*.npz", "*.md", "stage-*/*"]
+PICKLED_WEIGHTS = ["pytorch_model*.bin"]
+ALIASES = {
+    "num_hidden_layers": ("n_layers", "num_layers", "n_layer"),
+    "hidden_size": ("dim", "d_model", "n_embd", "emb_dim"),
+    "max_position_embeddings": ("n_positions",),
+}  # names of the same sizes in other model families
 
 
 def resolve_checkpoint(path_or_repo: str | Path) -> Path:
     """The folder itself, or the downloaded files of a repository of the Hugging Face Hub.
 
-    Raises:
-        StageError: if there is neither.
+    Raises StageError if there is neither.
     """
     path = Path(path_or_repo)
     if path.is_dir():
         return path
     try:
-        folder = Path(snapshot_download(str(path_or_repo), allow_patterns=list(CHECKPOINT_FILES)))
+        folder = Path(snapshot_download(str(path_or_repo), allow_patterns=CHECKPOINT_FILES))
         if not any(folder.rglob("*.safetensors")):  # older encoders; opened for their tensors only
-            snapshot_download(str(path_or_repo), allow_patterns=list(PICKLED_WEIGHTS))
+            snapshot_download(str(path_or_repo), allow_patterns=PICKLED_WEIGHTS)
         return folder
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         reason = str(error).strip().splitlines()[0]
@@ -39,11 +41,7 @@ def resolve_checkpoint(path_or_repo: str | Path) -> Path:
 
 
 def read_config(path: Path) -> dict[str, Any]:
-    """The checkpoint's config.json.
-
-    Raises:
-        StageError: if it is absent or not JSON.
-    """
+    """The checkpoint's config.json. Raises StageError if it is absent or not JSON."""
     try:
         config: dict[str, Any] = json.loads((path / "config.json").read_text("utf-8"))
     except (OSError, ValueError) as error:
@@ -54,34 +52,26 @@ def read_config(path: Path) -> dict[str, Any]:
 def config_label_names(config: dict[str, Any], path: Path) -> tuple[str, ...]:
     """Label names of a classifier, in the order of its logits; the unnamed `LABEL_3` is "3".
 
-    Raises:
-        StageError: if it is no single-label classifier of two labels or more.
+    Raises StageError unless it is a single-label classifier of two labels or more.
     """
-    named = config.get("id2label") or {"0": "LABEL_0", "1": "LABEL_1"}  # transformers leaves these two out
-    names = tuple(str(named[key]) for key in sorted(named, key=int))
+    labels = config.get("id2label") or {"0": "LABEL_0", "1": "LABEL_1"}  # transformers omits these two
+    names = tuple(str(labels[key]) for key in sorted(labels, key=int))
     if config.get("problem_type") in ("multi_label_classification", "regression"):
         raise StageError(f"{path}: a {config['problem_type']} model; expected a single-label classifier")
     if len(names) < 2 or len(set(names)) < len(names):
         raise StageError(f"{path}: expected two or more distinct labels in id2label, found {list(names)}")
-    if names == tuple(f"LABEL_{i}" for i in range(len(names))):
-        return tuple(str(i) for i in range(len(names)))
-    return names
+    numbers = tuple(str(i) for i in range(len(names)))
+    return numbers if names == tuple(f"LABEL_{number}" for number in numbers) else names
 
 
-ALIASES = {
-    "num_hidden_layers": ("n_layers", "num_layers", "n_layer"),
-    "hidden_size": ("dim", "d_model", "n_embd", "emb_dim"),
-    "max_position_embeddings": ("n_positions",),
-}
-
-
-def config_int(config: dict[str, Any], name: str, path: Path) -> int:
+def config_int(config: dict[str, Any], name: str, path: Path, default: int | None = None) -> int:
     """A size from a configuration, under its usual name or that of another family.
 
-    Raises:
-        StageError: if it is not there.
+    Raises StageError if it is absent and there is no default.
     """
     for key in (name, *ALIASES.get(name, ())):
         if key in config:
             return int(config[key])
-    raise StageError(f"{path}: config.json does not say {name}")
+    if default is None:
+        raise StageError(f"{path}: config.json does not say {name}")
+    return default

@@ -1,4 +1,4 @@
-"""The saved cascade: one folder, written aside and renamed, checked when it is opened.
+"""The saved cascade: one folder, written atomically and checked when it is opened.
 
 The format is specified in docs/folder.md. No file in it is code and none is a pickle.
 """
@@ -31,85 +31,41 @@ from cascadebert.thresholds.operating_point import OperatingPoint
 SPEC_FILE = "cascade.json"
 ROWS_FILE = "rows.npz"
 CARD_FILE = "README.md"
-MODEL_SUFFIXES = (".json", ".safetensors", ".model", ".md")
-MODEL_NAMES = ("vocab.txt", "merges.txt")
+MODEL_SUFFIXES = (".json", ".safetensors", ".model")
+MODEL_NAMES = ("vocab.txt", "merges.txt", CARD_FILE)
 Kind = Literal["cascade", "model"]
 
 
 @dataclass(frozen=True)
 class UsedRows:
-    """Fingerprints of the rows that made a cascade, by what they were used for.
-
-    Attributes:
-        train: that stages were trained on.
-        tune: that thresholds were picked on.
-        certify: kept for guarantees.
-        spent: that a guarantee was tested on; they cannot be used for another.
-    """
+    """Fingerprints of the examples that made a cascade, by purpose."""
 
     train: Hashes
-    tune: Hashes
-    certify: Hashes
+    tune: Hashes  # on which thresholds were selected
+    certify: Hashes  # reserved for guarantees
     consumed: Hashes = field(default_factory=lambda: np.empty(0, dtype=np.uint64))
+    """Examples that a guarantee was tested on; they cannot be used for another."""
 
-    def seen(self, hashes: Hashes) -> dict[str, int]:
-        """How many of the given rows were used for each purpose; kept and spent ones count as one."""
+    def count_overlap(self, hashes: Hashes) -> dict[str, int]:
+        """Number of the examples used for each purpose; reserved and consumed ones count as "certify"."""
         used = {"train": self.train, "tune": self.tune, "certify": np.union1d(self.certify, self.consumed)}
-        return {name: int(np.isin(hashes, rows).sum()) for name, rows in used.items()}
+        return {purpose: int(np.isin(hashes, rows).sum()) for purpose, rows in used.items()}
 
 
-def file_hashes(folder: Path, wanted: Callable[[Path], bool] = Path.exists) -> dict[str, str]:
-    """sha256 of the wanted files of a folder, by name."""
+def file_hashes(folder: Path, include: Callable[[Path], bool] = Path.exists) -> dict[str, str]:
+    """sha256 of the files of a folder, by name. Raises FolderError if there is a folder among them."""
     hashes = {}
-    for file in sorted(filter(wanted, folder.iterdir())):
+    for file in sorted(filter(include, folder.iterdir())):
         if file.is_dir():
             raise FolderError(
                 f"{file} is a folder inside a model folder, where only files belong. Remove it."
             )
+        digest = hashlib.sha256()
         with file.open("rb") as content:
-            whole = hashlib.sha256()
             while block := content.read(1 << 20):
-                whole.update(block)
-        hashes[file.name] = whole.hexdigest()
+                digest.update(block)
+        hashes[file.name] = digest.hexdigest()
     return hashes
-
-
-def read_folder(path: Path, *, check_files: bool = True, but_last: bool = False) -> CascadeSpec:
-    """Read and check a saved cascade.
-
-    Args:
-        path: the folder.
-        check_files: whether the files of the stages are hashed and compared.
-        but_last: whether the last stage may be missing or changed.
-
-    Raises:
-        FolderError: if it is no cascade, has another schema version, or any file of a stage is missing,
-            changed or added.
-    """
-    file = path / SPEC_FILE
-    try:
-        raw = json.loads(file.read_text("utf-8"))
-    except (OSError, ValueError) as error:
-        raise FolderError(f"{path} is not a saved cascade: no readable {SPEC_FILE} ({error})") from error
-    version = raw.get("schema_version") if isinstance(raw, dict) else None
-    if version != SCHEMA_VERSION:
-        raise FolderError(
-            f"{file}: schema version {version!r}; this release reads {SCHEMA_VERSION}. "
-            "Install the release that wrote it, or fit again."
-        )
-    try:
-        spec = CascadeSpec.model_validate(raw)
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        raise FolderError(f"{file}: {where}: {first['msg']}. The file was damaged or edited.") from error
-    entries = spec.stages[:-1] if but_last else spec.stages
-    for entry in entries:
-        _check_stage(path, entry, check_files)
-    if not but_last:
-        _check_labels(path, spec)
-    _check_certificate(file, spec)
-    return spec
 
 
 def stages_sha256(spec: CascadeSpec) -> str:
@@ -117,47 +73,78 @@ def stages_sha256(spec: CascadeSpec) -> str:
     return hashlib.sha256(json.dumps([entry.sha256 for entry in spec.stages]).encode()).hexdigest()
 
 
+def read_folder(path: Path, *, check_files: bool = True, skip_last_stage: bool = False) -> CascadeSpec:
+    """Read and check a saved cascade.
+
+    `check_files` compares the hash of every file of a stage; `skip_last_stage` accepts a missing or changed
+    last stage. Raises FolderError if the folder is not a cascade, has another schema version, or a file of a
+    stage is missing, changed or added.
+    """
+    spec = _read_spec(path)
+    for entry in spec.stages[:-1] if skip_last_stage else spec.stages:
+        _check_stage(path, entry, check_files)
+    if not skip_last_stage:
+        labels = config_label_names(read_config(path / spec.stages[-1].path), path)
+        if labels != spec.label_names:
+            raise FolderError(
+                f"{path}: the label order of {SPEC_FILE} ({', '.join(spec.label_names)}) is not that of the "
+                f"last stage ({', '.join(labels)})"
+            )
+    _check_certificate(path / SPEC_FILE, spec)
+    return spec
+
+
+def _read_spec(path: Path) -> CascadeSpec:
+    file = path / SPEC_FILE
+    try:
+        values = json.loads(file.read_text("utf-8"))
+    except (OSError, ValueError) as error:
+        raise FolderError(f"{path} is not a saved cascade: no readable {SPEC_FILE} ({error})") from error
+    version = values.get("schema_version") if isinstance(values, dict) else None
+    if version != SCHEMA_VERSION:
+        raise FolderError(
+            f"{file}: schema version {version!r}; this release reads {SCHEMA_VERSION}. "
+            "Install the release that wrote it, or fit again."
+        )
+    try:
+        return CascadeSpec.model_validate(values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        location = ".".join(str(part) for part in first["loc"])
+        raise FolderError(f"{file}: {location}: {first['msg']}. The file was damaged or edited.") from error
+
+
+def _check_stage(path: Path, entry: StageSpec, check_files: bool) -> None:
+    folder, saved = path / entry.path, entry.sha256
+    if Path(entry.path).name != entry.path or not folder.is_dir():
+        raise FolderError(f"{path}: the stage folder {entry.path!r} is missing")
+    current = file_hashes(folder) if check_files else saved
+    for name in sorted({*current, *saved}):
+        if current.get(name) != saved.get(name):
+            change = "removed" if name not in current else "added" if name not in saved else "changed"
+            raise FolderError(
+                f"{folder / name} was {change} since the cascade was saved; its thresholds belong to the files "
+                "it was saved with. Restore the file, or make a new cascade with `cascadebert assemble`."
+            )
+
+
 def _check_certificate(file: Path, spec: CascadeSpec) -> None:
     certificate, tuned = spec.operating_point.certificate, spec.tuned_on
     if certificate is None:
         return
-    here = (
-        certificate.stages_sha256 == stages_sha256(spec),
-        certificate.temperatures == tuple(entry.temperature for entry in spec.stages),
-        spec.operating_point.thresholds == certificate.points[-1].thresholds,
+    valid = (
         tuned is not None
         and (certificate.engine, certificate.precision, certificate.device)
-        == (tuned.engine, tuned.precision, tuned.device),
+        == (tuned.engine, tuned.precision, tuned.device)
+        and certificate.stages_sha256 == stages_sha256(spec)
+        and certificate.temperatures == tuple(entry.temperature for entry in spec.stages)
+        and certificate.points[-1].thresholds == spec.operating_point.thresholds
     )
-    if not all(here):
+    if not valid:
         raise FolderError(
             f"{file}: the certificate belongs to other stages, temperatures, thresholds or another engine. "
             "The file was damaged or edited; certify again with `cascadebert tune --confidence-level`, on "
             "new rows."
-        )
-
-
-def _check_stage(path: Path, entry: StageSpec, check_files: bool) -> None:
-    folder = path / entry.path
-    if Path(entry.path).name != entry.path or not folder.is_dir():
-        raise FolderError(f"{path}: the stage folder {entry.path!r} is missing")
-    found = file_hashes(folder) if check_files else entry.sha256
-    for name in sorted(set(found) | set(entry.sha256)):
-        if found.get(name) != entry.sha256.get(name):
-            state = "removed" if name not in found else "added" if name not in entry.sha256 else "changed"
-            raise FolderError(
-                f"{folder / name} was {state} since the cascade was saved; its thresholds belong to "
-                "the files it was saved with. Restore the file, or make a new cascade with "
-                "`cascadebert assemble`."
-            )
-
-
-def _check_labels(path: Path, spec: CascadeSpec) -> None:
-    order = config_label_names(read_config(path / spec.stages[-1].path), path)
-    if order != spec.label_names:
-        raise FolderError(
-            f"{path}: the label order of {SPEC_FILE} ({', '.join(spec.label_names)}) is not that of the last "
-            f"stage ({', '.join(order)})"
         )
 
 
@@ -170,44 +157,29 @@ def write_folder(
     files: Mapping[str, Path] | None = None,
     overwrite: bool = False,
 ) -> None:
-    """Write a new cascade folder.
-
-    Args:
-        path: where to.
-        spec: what it says of itself.
-        stages: sub-folder name to the folder it is copied from.
-        rows: what was used for what.
-        files: further files to copy in, by name.
-        overwrite: replace an existing folder.
-    """
+    """Write a new cascade folder from folders of stages and further files, by name in the new folder."""
     with atomic_directory(path, overwrite=overwrite) as new:
         for name, source in stages.items():
             shutil.copytree(source, new / name)
         for name, source in (files or {}).items():
             shutil.copyfile(source, new / name)
-        np.savez(new / ROWS_FILE, **vars(rows))
-        _write_spec(new, spec)
+        _write_description(new, spec, rows)
 
 
 def read_used_rows(path: Path) -> UsedRows:
-    """The fingerprints stored in a saved cascade.
-
-    Raises:
-        FolderError: if they are missing or unreadable.
-    """
+    """The fingerprints in a saved cascade. Raises FolderError if they are missing or unreadable."""
     try:
-        with (path / ROWS_FILE).open("rb") as file, np.load(file, allow_pickle=False) as stored:
-            return UsedRows(**{entry.name: stored[entry.name] for entry in fields(UsedRows)})
+        with (path / ROWS_FILE).open("rb") as file, np.load(file, allow_pickle=False) as arrays:
+            return UsedRows(**{entry.name: arrays[entry.name] for entry in fields(UsedRows)})
     except (OSError, ValueError, KeyError, EOFError, BadZipFile) as error:
         raise FolderError(f"{path}: no readable {ROWS_FILE} ({error})") from error
 
 
 def update_folder(path: Path, spec: CascadeSpec, rows: UsedRows) -> None:
-    """Replace the operating point of a saved cascade: its description, card and row fingerprints."""
+    """Replace the operating point of a saved cascade: its description, model card and fingerprints."""
     with tempfile.TemporaryDirectory(dir=path, prefix=".update-") as name:
         new = Path(name)
-        np.savez(new / ROWS_FILE, **vars(rows))
-        _write_spec(new, spec)
+        _write_description(new, spec, rows)
         for file in (ROWS_FILE, CARD_FILE, SPEC_FILE):
             (new / file).replace(path / file)
 
@@ -217,14 +189,13 @@ def copy_folder(
 ) -> None:
     """Copy a saved cascade, with the given operating point.
 
-    Raises:
-        FolderError: if there is no source folder, or `path` exists.
+    Raises FolderError if there is no source folder, or `path` exists.
     """
     if source is None or spec is None:
         raise FolderError("this cascade was never saved; make it with fit() or assemble()")
     with atomic_directory(path, overwrite=overwrite) as new:
         shutil.copytree(source, new, dirs_exist_ok=True)
-        _write_spec(new, with_operating_point(spec, point))
+        _write_description(new, spec.with_operating_point(point))
 
 
 def upload_folder(
@@ -232,8 +203,7 @@ def upload_folder(
 ) -> str:
     """Copy a saved cascade to the Hugging Face Hub, with the given operating point.
 
-    Returns:
-        The address of the commit.
+    Returns the address of the commit.
     """
     with tempfile.TemporaryDirectory() as name:
         new = Path(name) / "cascade"
@@ -244,32 +214,30 @@ def upload_folder(
     return str(commit.commit_url)
 
 
-def with_operating_point(spec: CascadeSpec, point: OperatingPoint) -> CascadeSpec:
-    """The description with another operating point; what is known of the old one goes."""
-    if point == spec.operating_point:
-        return spec
-    gone = {"tuned_on": None, "measured": None, "timing": None, "calibration": None}
-    return spec.model_copy(update={"operating_point": point, **gone})
+def _write_description(folder: Path, spec: CascadeSpec, rows: UsedRows | None = None) -> None:
+    if rows is not None:
+        np.savez(folder / ROWS_FILE, **vars(rows))
+    (folder / CARD_FILE).write_text(render_card(spec), "utf-8")
+    (folder / SPEC_FILE).write_text(spec.model_dump_json(indent=2) + "\n", "utf-8")
 
 
 @contextmanager
 def atomic_directory(path: Path, *, overwrite: bool, kind: Kind = "cascade") -> Iterator[Path]:
-    """A new folder beside `path` that takes its name when the block ends without an error.
+    """A temporary folder beside `path`, renamed to `path` if the block raises nothing.
 
-    An existing folder is moved away first and removed last, so that a kill loses neither.
-
-    Raises:
-        FolderError: if `path` may not be written, see `ensure_writable_directory`.
+    An existing folder is moved away first and removed last, so that an interruption loses neither. Raises
+    FolderError if `path` may not be written, see `ensure_writable_directory`.
     """
     ensure_writable_directory(path, overwrite=overwrite, kind=kind)
-    mark = secrets.token_hex(4)
-    new, old = (path.absolute().with_name(f".{path.name}.{mark}.{state}") for state in ("new", "old"))
+    path = path.absolute()
+    token = secrets.token_hex(4)
+    new, old = (path.with_name(f".{path.name}.{token}.{state}") for state in ("new", "old"))
     new.mkdir()
     try:
         yield new
         if path.exists():
-            path.absolute().replace(old)
-        new.replace(path.absolute())
+            path.replace(old)
+        new.replace(path)
     finally:
         shutil.rmtree(new, ignore_errors=True)
         shutil.rmtree(old, ignore_errors=True)
@@ -278,17 +246,11 @@ def atomic_directory(path: Path, *, overwrite: bool, kind: Kind = "cascade") -> 
 def ensure_writable_directory(
     path: Path, *, overwrite: bool, kind: Kind = "cascade", sources: Sequence[Path] = ()
 ) -> None:
-    """Refuse an output folder that could not be made later, before anything costly is done.
+    """Check, before costly work, that an output folder can be written.
 
-    Args:
-        path: the folder to be.
-        overwrite: whether an existing one may be replaced.
-        kind: what it must be to be replaced: a saved cascade, or a folder of nothing but a
-            model's files, or of several such folders.
-        sources: folders that are read to make it, which must not lie in it.
-
-    Raises:
-        FolderError: if it exists and is not to be (or cannot safely be) replaced, or its parent is absent.
+    An existing folder is replaced only if `overwrite` is set and it is empty, a saved cascade, or (with
+    `kind="model"`) holds nothing but the files of a model or several such folders. Raises FolderError if it
+    may not be replaced, its parent is absent, or one of the `sources` lies in it.
     """
     for source in sources:
         if path.resolve() in (source.resolve(), *source.resolve().parents):
@@ -299,11 +261,11 @@ def ensure_writable_directory(
         return
     if not overwrite:
         raise FolderError(f"{path} exists already. Choose another --output, or replace it with --overwrite.")
-    if path.is_symlink() or not path.is_dir() or not _replaceable(path, kind):
+    if path.is_symlink() or not path.is_dir() or not _is_replaceable(path, kind):
         raise FolderError(f"{path} is not a saved {kind}: it is not replaced. Choose another --output.")
 
 
-def _replaceable(path: Path, kind: Kind) -> bool:
+def _is_replaceable(path: Path, kind: Kind) -> bool:
     if not any(path.iterdir()):
         return True
     if kind == "cascade":
@@ -312,17 +274,12 @@ def _replaceable(path: Path, kind: Kind) -> bool:
 
 
 def _is_model(path: Path) -> bool:
-    """Whether a path is a folder of a model's files and of nothing else."""
-    if not ((path / "config.json").is_file() and any(path.glob("model*.safetensors"))):
-        return False
-    return all(file.is_file() and _is_model_file(file) for file in path.iterdir())
-
-
-def _is_model_file(file: Path) -> bool:
-    named = file.suffix in MODEL_SUFFIXES or file.name in MODEL_NAMES
-    return named and (file.suffix != ".md" or file.name == CARD_FILE)
-
-
-def _write_spec(folder: Path, spec: CascadeSpec) -> None:
-    (folder / CARD_FILE).write_text(render_card(spec), "utf-8")
-    (folder / SPEC_FILE).write_text(spec.model_dump_json(indent=2) + "\n", "utf-8")
+    """True for a folder that holds the files of a model and nothing else."""
+    return (
+        (path / "config.json").is_file()
+        and any(path.glob("model*.safetensors"))
+        and all(
+            file.is_file() and (file.suffix in MODEL_SUFFIXES or file.name in MODEL_NAMES)
+            for file in path.iterdir()
+        )
+    )

@@ -1,4 +1,4 @@
-"""What cascade.json holds; checked on the way in and on the way out."""
+"""The schema of cascade.json, validated on reading and on writing."""
 
 from __future__ import annotations
 
@@ -12,77 +12,46 @@ from cascadebert.thresholds.operating_point import OperatingPoint
 from cascadebert.types import Flops, Histogram, LinearLatency, Report
 
 SCHEMA_VERSION = 1
-_STRICT = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
-class StageSpec(BaseModel):
-    """One stage of a saved cascade.
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
-    Attributes:
-        path: its sub-folder.
-        name: what it was made from.
-        layers: number of transformer layers.
-        hidden: width of a layer.
-        max_length: longest row in tokens.
-        temperature: its logits are divided by this.
-        flops: of one row.
-        sha256: of every file of the sub-folder.
-    """
 
-    model_config = _STRICT
+class StageSpec(_Strict):
+    """One stage of a saved cascade."""
 
-    path: str
-    name: str
+    path: str  # its sub-folder
+    name: str  # the checkpoint it was made from
     layers: int
     hidden: int
-    max_length: int
-    temperature: float = Field(gt=0)
-    flops: Flops | None
-    sha256: dict[str, str]
+    max_length: int  # longest text in tokens
+    temperature: float = Field(gt=0)  # its logits are divided by this
+    flops: Flops | None  # of one text
+    sha256: dict[str, str]  # of every file of the sub-folder
 
 
-class TunedOn(BaseModel):
-    """Where the operating point was picked.
-
-    Attributes:
-        engine: that ran the stages.
-        precision: of its matrix products.
-        device: "cpu" or "cuda".
-        source: file name or "train" for carved rows.
-        data_sha256: fingerprint of the rows.
-    """
-
-    model_config = _STRICT
+class TunedOn(_Strict):
+    """The engine and the examples that the operating point was selected on."""
 
     engine: str
-    precision: str
-    device: str
-    source: str
+    precision: str  # of its matrix products
+    device: str  # "cpu" or "cuda"
+    source: str  # file name, or "train" for examples split off the training set
     data_sha256: str
 
 
-class MeasuredTiming(BaseModel):
-    """Seconds measured where the cascade was made; they do not carry over to other machines.
-
-    Attributes:
-        machine: in words.
-        stages: of each stage's model alone, by padded tokens.
-        tokenising: of each stage's tokenizer, by tokens.
-        expected_speedup: of the cascade over the last stage alone, from those seconds and the exits.
-    """
-
-    model_config = _STRICT
+class MeasuredTiming(_Strict):
+    """Seconds measured where the cascade was made; they do not carry over to other machines."""
 
     machine: str
-    stages: tuple[LinearLatency, ...]
-    tokenising: tuple[LinearLatency, ...]
-    expected_speedup: float
+    stages: tuple[LinearLatency, ...]  # of each stage's model alone, by padded tokens
+    tokenising: tuple[LinearLatency, ...]  # of each stage's tokenizer, by tokens
+    expected_speedup: float  # over the last stage alone, from these seconds and the exit rates
 
 
-class CascadeSpec(BaseModel):
-    """The whole of cascade.json; the fields are explained in docs/folder.md."""
-
-    model_config = _STRICT
+class CascadeSpec(_Strict):
+    """The content of cascade.json; the fields are explained in docs/folder.md."""
 
     format: Literal["cascadebert"]
     schema_version: int
@@ -98,19 +67,26 @@ class CascadeSpec(BaseModel):
     provenance: dict[str, Any]
 
     @property
-    def known_points(self) -> set[tuple[float, ...]]:
-        """Thresholds that something was measured or promised of."""
+    def known_thresholds(self) -> set[tuple[float, ...]]:
+        """Thresholds that were measured or certified."""
         certificate = self.operating_point.certificate
-        ladder = () if certificate is None else certificate.points
-        return {self.operating_point.thresholds, *(point.thresholds for point in ladder)}
+        points = () if certificate is None else certificate.points
+        return {self.operating_point.thresholds, *(point.thresholds for point in points)}
+
+    def with_operating_point(self, point: OperatingPoint) -> CascadeSpec:
+        """This description with another operating point, without the measurements at the old one."""
+        if point == self.operating_point:
+            return self
+        measurements = ("tuned_on", "measured", "timing", "calibration")
+        return self.model_copy(update={"operating_point": point, **dict.fromkeys(measurements)})
 
     @model_validator(mode="after")
-    def _one_threshold_less_than_stages(self) -> Self:
+    def _check_sizes(self) -> Self:
         if len(self.operating_point.thresholds) != len(self.stages) - 1:
             raise ValueError("a cascade has one threshold less than stages")
-        wanted = [4 * number for number in range(1, len(self.stages))] if self.score.name == "learned" else []
-        if [len(row) for row in self.score.weights] != wanted:
-            raise ValueError(f"a {self.score.name} score has weights in rows of {wanted}")
+        sizes = [4 * number for number in range(1, len(self.stages))] if self.score.name == "learned" else []
+        if [len(weights) for weights in self.score.weights] != sizes:
+            raise ValueError(f"a {self.score.name} score has weights in rows of {sizes}")
         bins = self.calibration
         if bins is not None and (
             len(bins.counts) != len(bins.edges) + 1

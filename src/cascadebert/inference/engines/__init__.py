@@ -1,1 +1,1 @@
-"""Engines turn a batch of tokens into logits; nothing above this room knows which library does it."""
+"""Engines that run a stage; each is imported only when it is used."""

@@ -1,63 +1,42 @@
-"""What an engine is: token batch in, logits out, NumPy at the border."""
+"""The engine protocol: token batches in, logits out, NumPy arrays at the border."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-import numpy as np
-
 from cascadebert.errors import StageError
-from cascadebert.timing import interleaved
 from cascadebert.types import Ints, Logits
 
 ENGINE_FILE = "model.onnx"
-CEILING_SIZE, CEILING_REPEATS = 2048, 5
 
 
 @dataclass(frozen=True)
 class TokenBatch:
-    """Rows of one padded length.
+    """Tokenized texts, padded to one length."""
 
-    Attributes:
-        input_ids: (rows, length) token numbers.
-        attention_mask: (rows, length) 1 for a token, 0 for padding.
-        token_type_ids: (rows, length) 1 in the second text of a pair.
-    """
-
-    input_ids: Ints
-    attention_mask: Ints
-    token_type_ids: Ints
+    input_ids: Ints  # (rows, length)
+    attention_mask: Ints  # (rows, length) 1 for a token, 0 for padding
+    token_type_ids: Ints  # (rows, length) 1 in the second text of a pair
 
 
 class Engine(Protocol):
-    """One loaded model.
-
-    Attributes:
-        name: the engine, such as "torch".
-        precision: of its matrix products, such as "float32".
-        device: "cpu" or "cuda".
-        streams: batches that are best run at the same time, each in a thread of its own.
-    """
+    """A loaded model."""
 
     name: str
-    precision: str
-    device: str
-    streams: int
+    precision: str  # of its matrix products, such as "float32"
+    device: str  # "cpu" or "cuda"
+    streams: int  # batches that are best run at the same time, each in a thread of its own
 
     def logits(self, batch: TokenBatch) -> Logits:
-        """(rows, num_labels) in the order of the checkpoint's own labels."""
+        """(rows, num_labels) in float32, in the order of the checkpoint's own labels."""
         ...
 
 
 def engine_file(path: Path) -> Path:
-    """The file of a stage that engines without torch run.
-
-    Raises:
-        StageError: if it is not there.
-    """
+    """The model file that engines without torch run. Raises StageError if it is absent."""
     file = path / ENGINE_FILE
     if not file.is_file():
         raise StageError(
@@ -67,13 +46,8 @@ def engine_file(path: Path) -> Path:
     return file
 
 
-def model_feed(batch: TokenBatch, names: Sequence[str]) -> dict[str, Ints]:
-    """A token batch under the names of a model's inputs."""
-    return {name: getattr(batch, name) for name in names}
-
-
-def blas_ceiling(precision: str) -> float:
-    """Operations per second of NumPy's own large float32 matrix products, the best of some."""
-    one = np.ones((CEILING_SIZE, CEILING_SIZE), dtype=np.float32)
-    (seconds,) = interleaved([lambda: one @ one], repeats=CEILING_REPEATS)
-    return float(2 * CEILING_SIZE**3 / min(seconds))
+def check_precision(engine: str, precision: str, supported: Collection[str], note: str = "") -> None:
+    """Raise StageError if an engine does not support a precision."""
+    if precision not in supported:
+        known = ", ".join(supported)
+        raise StageError(f"the {engine} engine has no precision {precision!r}; expected auto, {known}{note}")

@@ -1,4 +1,4 @@
-"""The ONNX Runtime engine: a stage's `model.onnx` anywhere, without torch."""
+"""The ONNX Runtime engine: runs a stage's `model.onnx` on any processor, without torch."""
 
 from __future__ import annotations
 
@@ -8,38 +8,32 @@ import numpy as np
 
 from cascadebert.environment import cores
 from cascadebert.errors import StageError, extra
-from cascadebert.inference.engines.base import ENGINE_FILE, TokenBatch, blas_ceiling, engine_file, model_feed
+from cascadebert.inference.engines.base import ENGINE_FILE, TokenBatch, check_precision, engine_file
 from cascadebert.types import Logits
 
 with extra("onnxruntime"):
     import onnxruntime
-    from onnxruntime.capi import onnxruntime_pybind11_state as faults
+    from onnxruntime.capi import onnxruntime_pybind11_state as state
 
-FAULTS = (
-    faults.Fail,
-    faults.InvalidGraph,
-    faults.InvalidProtobuf,
-    faults.NotImplemented,
-    faults.RuntimeException,
+LOAD_ERRORS = (
+    state.Fail,
+    state.InvalidGraph,
+    state.InvalidProtobuf,
+    state.NotImplemented,
+    state.RuntimeException,
 )
 
 
-def resolve_precision(wanted: str) -> str:
-    """The precision that is meant.
-
-    Raises:
-        StageError: if it is another than float32.
-    """
-    if wanted in ("auto", "float32"):
-        return "float32"
-    raise StageError(
-        f"the onnxruntime engine has no precision {wanted!r}; expected auto, float32 (its dynamic int8 makes "
-        "a row's answer depend on its neighbours)"
-    )
+def resolve_precision(precision: str) -> str:
+    """Float32, the only precision of this engine. Raises StageError if another is requested."""
+    if precision != "auto":
+        reason = " (its dynamic int8 makes a text's prediction depend on its neighbours)"
+        check_precision("onnxruntime", precision, ("float32",), reason)
+    return "float32"
 
 
 class OnnxRuntimeEngine:
-    """A session in float32 that runs a batch on each core."""
+    """A float32 session that runs one batch on each core."""
 
     name = "onnxruntime"
     device = "cpu"
@@ -50,16 +44,15 @@ class OnnxRuntimeEngine:
         options.intra_op_num_threads = 1
         try:
             self._session = onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
-        except FAULTS as error:
+        except LOAD_ERRORS as error:
             raise StageError(f"{path}: {ENGINE_FILE} cannot be run ({error})") from error
         self.streams = cores()
-        self._names = [one.name for one in self._session.get_inputs()]
+        self._inputs = [port.name for port in self._session.get_inputs()]
 
     def logits(self, batch: TokenBatch) -> Logits:
-        """(rows, num_labels), in float32."""
-        (answer,) = self._session.run(None, model_feed(batch, self._names))
-        return np.asarray(answer, dtype=np.float32)
+        """(rows, num_labels) in float32."""
+        (logits,) = self._session.run(None, {name: getattr(batch, name) for name in self._inputs})
+        return np.asarray(logits, dtype=np.float32)
 
 
 ENGINE = OnnxRuntimeEngine
-matrix_ceiling = blas_ceiling

@@ -1,4 +1,4 @@
-"""The static engine: a stage that is no transformer. Each token adds its scores; NumPy only."""
+"""The static engine: a classifier without layers, in NumPy. Each token adds its own scores."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ MODEL_TYPE = "static"
 
 
 class StaticEngine:
-    """A weighted mean of token embeddings and a linear head.
+    """A weighted mean of token embeddings, followed by a linear head.
 
-    Both are linear, so the head is applied to the whole token table once: a row's logits are the weighted
-    mean of its tokens' scores, and its neighbours have no part in them.
+    Both are linear, so the head is applied once to the whole embedding table: the logits of a text are the
+    weighted mean of its tokens' scores, and do not depend on the other texts of a batch.
     """
 
     name = "static"
@@ -29,17 +29,17 @@ class StaticEngine:
 
     def __init__(self, path: Path) -> None:
         try:
-            weights = load_file(path / "model.safetensors")
-            table, head = weights["embeddings.weight"], weights["classifier.weight"]
-            amounts, self._bias = weights["amounts.weight"], weights["classifier.bias"]
+            tensors = load_file(path / "model.safetensors")
+            embeddings, head = tensors["embeddings.weight"], tensors["classifier.weight"]
+            amounts, self._bias = tensors["amounts.weight"], tensors["classifier.bias"]
             amounts = np.exp(amounts - amounts.max())
-            self._table = np.concatenate([amounts * (table @ head.T), amounts], axis=1)
+            self._table = np.concatenate([amounts * (embeddings @ head.T), amounts], axis=1)
         except (OSError, KeyError, ValueError, SafetensorError) as error:
             raise StageError(f"{path}: not the weights of a static stage ({error})") from error
 
     def logits(self, batch: TokenBatch) -> Logits:
-        """(rows, num_labels), in float32."""
-        found = np.take(self._table, batch.input_ids, axis=0)
-        found *= batch.attention_mask[:, :, None].astype(np.float32)
-        total = found.sum(axis=1)
+        """(rows, num_labels) in float32."""
+        scores = np.take(self._table, batch.input_ids, axis=0)
+        scores *= batch.attention_mask[:, :, None].astype(np.float32)
+        total = scores.sum(axis=1)
         return np.asarray(total[:, :-1] / total[:, -1:] + self._bias, dtype=np.float32)

@@ -1,7 +1,7 @@
-"""Opening a checkpoint in torch and refusing one that is not complete.
+"""Opens a checkpoint in torch; rejects one whose encoder weights are missing, unexpected or of another depth.
 
 The method's own release passed the large model's configuration to every stage, so a 2-layer checkpoint
-silently became 12 layers of which ten were random. Here missing or unexpected encoder weights are refused.
+silently became 12 layers, ten of them random.
 """
 
 from __future__ import annotations
@@ -24,30 +24,25 @@ POOLER = "pooler"
 
 @contextlib.contextmanager
 def quiet_transformers() -> Iterator[None]:
-    """Keep `transformers` from printing load reports and bars: what matters is raised as an error."""
-    before = transformers_logging.get_verbosity()
+    """Suppress the load reports and progress bars of `transformers`; its errors still propagate."""
+    verbosity = transformers_logging.get_verbosity()
     bars = transformers_logging.is_progress_bar_enabled()
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
     try:
         yield
     finally:
-        transformers_logging.set_verbosity(before)
+        transformers_logging.set_verbosity(verbosity)
         if bars:
             transformers_logging.enable_progress_bar()
 
 
 def load_classifier(path: Path, **config: Any) -> PreTrainedModel:
-    """A whole classifier in float32 from a checkpoint folder.
+    """Load a complete classifier in float32.
 
-    Args:
-        path: the folder.
-        config: replaces entries of its configuration. Given labels mean a new head may be made
-            (for training); without them the head must be in the checkpoint.
-
-    Raises:
-        StageError: if the folder does not open, encoder weights are missing or unexpected, the depth is
-            not the configuration's, or (without `config`) the head is missing.
+    `config` replaces entries of the checkpoint's configuration. With it a new head may be created (for
+    training); without it the head must be in the checkpoint. Raises StageError if the folder does not open,
+    weights are missing or unexpected, or the depth differs from the configuration's.
     """
     try:
         with quiet_transformers():
@@ -62,44 +57,39 @@ def load_classifier(path: Path, **config: Any) -> PreTrainedModel:
     except (OSError, ValueError, KeyError, RuntimeError) as error:
         raise StageError(f"{path}: not a classifier that transformers can open ({error})") from error
     model: PreTrainedModel = loaded
-    _refuse_incomplete(path, model, info, head_may_be_new=bool(config))
-    _refuse_depth(path, model)
+    _check_complete(path, model, info, new_head=bool(config))
+    _check_depth(path, model)
     return model
 
 
 def layer_lists(model: torch.nn.Module) -> dict[str, torch.nn.ModuleList]:
-    """The lists of layers of a model, by name."""
+    """The `ModuleList`s of a model, by name."""
     return {name: part for name, part in model.named_modules() if isinstance(part, torch.nn.ModuleList)}
 
 
-def _refuse_incomplete(
-    path: Path, model: PreTrainedModel, info: dict[str, Any], head_may_be_new: bool
-) -> None:
-    missing = sorted(info["missing_keys"])
-    mismatched = sorted(str(key[0]) for key in info["mismatched_keys"])
-    lost = [key for key in missing + mismatched if not (head_may_be_new and _is_head(model, key))]
-    extra_weights = [key for key in sorted(info["unexpected_keys"]) if _is_encoder(model, key)]
-    for what, keys in (("missing", lost), ("unexpected", extra_weights)):
+def _check_complete(path: Path, model: PreTrainedModel, info: dict[str, Any], *, new_head: bool) -> None:
+    prefix = f"{model.base_model_prefix}."
+    encoder = {name for name, _ in model.base_model.named_children()} - {POOLER}
+
+    def in_head(key: str) -> bool:
+        return not key.startswith(prefix) or key.removeprefix(prefix).startswith(POOLER)
+
+    def in_encoder(key: str) -> bool:
+        name = key.removeprefix(prefix)
+        return name.split(".")[0] in encoder and not name.endswith(BUFFERS)
+
+    absent = [*sorted(info["missing_keys"]), *sorted(str(key[0]) for key in info["mismatched_keys"])]
+    missing = [key for key in absent if not (new_head and in_head(key))]
+    unexpected = [key for key in sorted(info["unexpected_keys"]) if in_encoder(key)]
+    for problem, keys in (("missing", missing), ("unexpected", unexpected)):
         if keys:
             raise StageError(
-                f"{path}: {len(keys)} weights are {what}, such as {keys[0]}. A stage must be complete: its "
-                "weights and its own config.json belong together."
+                f"{path}: {len(keys)} weights are {problem}, such as {keys[0]}. A stage must be complete: "
+                "its weights and its own config.json belong together."
             )
 
 
-def _is_head(model: PreTrainedModel, key: str) -> bool:
-    inner = key.removeprefix(f"{model.base_model_prefix}.")
-    return inner == key or inner.startswith(POOLER)
-
-
-def _is_encoder(model: PreTrainedModel, key: str) -> bool:
-    inner = key.removeprefix(f"{model.base_model_prefix}.")
-    top = inner.split(".")[0]
-    parts = {name for name, _ in model.base_model.named_children()} - {POOLER}
-    return top in parts and not inner.endswith(BUFFERS)
-
-
-def _refuse_depth(path: Path, model: PreTrainedModel) -> None:
+def _check_depth(path: Path, model: PreTrainedModel) -> None:
     if hasattr(model.config, "num_hidden_groups"):
         return  # ALBERT runs the same layers several times
     depth = max((len(layers) for layers in layer_lists(model.base_model).values()), default=0)

@@ -1,4 +1,4 @@
-"""The usual way to run a classifier, `transformers.pipeline`: what others are compared with."""
+"""The usual way to run a classifier, `transformers.pipeline`: the baseline of benchmarks."""
 
 from __future__ import annotations
 
@@ -24,13 +24,14 @@ class Pipeline:
             )
             tokenizer = AutoTokenizer.from_pretrained(path, local_files_only=True)
             self._run = pipeline("text-classification", model=model, tokenizer=tokenizer)
-        self._length, self._ids = max_length, {name: int(i) for i, name in model.config.id2label.items()}
+        self._max_length = max_length
+        self._label_ids = {name: int(i) for i, name in model.config.id2label.items()}
 
     def __call__(self, texts: Texts, batch_size: int) -> list[int]:
-        """The labels of texts or pairs, as numbers of the checkpoint's own, in batches of so many rows."""
-        rows: list[Any] = [
+        """Label ids of the checkpoint's own, for texts or pairs."""
+        inputs: list[Any] = [
             text if isinstance(text, str) else {"text": text[0], "text_pair": text[1]} for text in texts
         ]
         with quiet_transformers():
-            found = self._run(rows, batch_size=batch_size, truncation=True, max_length=self._length)
-        return [self._ids[one["label"]] for one in found]
+            outputs = self._run(inputs, batch_size=batch_size, truncation=True, max_length=self._max_length)
+        return [self._label_ids[output["label"]] for output in outputs]

@@ -15,7 +15,7 @@ import pytest
 from cascadebert import Cascade, CascadeError
 from cascadebert.data.readers import read_table
 from cascadebert.errors import DataError
-from cascadebert.inference import predict_file as offline
+from cascadebert.inference import predict_file as predict_file_module
 from cascadebert.inference.predict_file import predict_file
 from killing import run_killed
 from samples import sentences
@@ -59,7 +59,7 @@ def test_every_format_in_and_out_holds_the_same_answers_in_order(cascade, tmp_pa
     assert table.columns["text"] == TEXTS and table.columns["label"] == answers.labels.tolist()
     assert [int(n) for n in table.columns["n"]] == list(range(150))
     assert [float(c) for c in table.columns["confidence"]] == np.round(answers.confidences, 6).tolist()
-    assert (done.n, done.bad) == (150, 0)
+    assert (done.n, done.rejected) == (150, 0)
     assert done.exit_counts == tuple(np.bincount(answers.stages - 1, minlength=2))
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted([given, wanted])
 
@@ -81,11 +81,11 @@ def test_a_folder_of_parquet_files_is_one_input(cascade, tmp_path):
 KILLED = """
 from dataclasses import replace
 from pathlib import Path
-import cascadebert.inference.predict_file as stream
+import cascadebert.inference.predict_file as module
 from cascadebert import Cascade
-stream.CHUNK_ROWS = 40
+module.CHUNK_ROWS = 40
 kill_at(Cascade, "predict", 3)
-stream.predict_file(Cascade.from_pretrained(sys.argv[1]), Path(sys.argv[2]), Path(sys.argv[3]))
+module.predict_file(Cascade.from_pretrained(sys.argv[1]), Path(sys.argv[2]), Path(sys.argv[3]))
 """
 
 
@@ -112,7 +112,7 @@ def test_half_finished_work_of_another_run_is_refused(cascade, tmp_path, monkeyp
     predict_file(cascade, source, tmp_path / "out.csv")
     monkeypatch.undo()
     source.write_text(source.read_text() + "150,one more\n")
-    with pytest.raises(CascadeError, match=r"out\.csv\.work is half-finished work of another run"):
+    with pytest.raises(CascadeError, match=r"out\.csv\.work is unfinished work of another run"):
         predict_file(cascade, source, tmp_path / "out.csv")
 
 
@@ -123,7 +123,7 @@ def test_bad_rows_are_set_aside_with_number_and_reason(cascade, tmp_path):
     source = tmp_path / "in.csv"
     source.write_text(BAD, errors="surrogateescape")
     done = predict_file(cascade, source, tmp_path / "out.csv", rejects=tmp_path / "bad.csv")
-    assert (done.n, done.bad) == (2, 4)
+    assert (done.n, done.rejected) == (2, 4)
     with (tmp_path / "out.csv").open(newline="") as file:
         assert [row["n"] for row in csv.DictReader(file)] == ["0", "5"]
     bad = read_table(tmp_path / "bad.csv").columns
@@ -135,7 +135,7 @@ def test_bad_rows_are_set_aside_with_number_and_reason(cascade, tmp_path):
 def test_a_file_of_nothing_but_bad_rows_gives_no_answers_and_says_why(cascade, tmp_path):
     (tmp_path / "in.csv").write_text("n,text\n1,\n2,\n")
     done = predict_file(cascade, tmp_path / "in.csv", tmp_path / "out.csv", rejects=tmp_path / "bad.jsonl")
-    assert (done.n, done.bad) == (0, 2)
+    assert (done.n, done.rejected) == (0, 2)
     assert (tmp_path / "out.csv").read_text() == "n,text,label,confidence,stage\n"
 
 
@@ -146,7 +146,7 @@ def test_a_bad_row_stops_the_run_where_no_file_is_given_for_it_and_work_done_is_
         predict_file(cascade, source, tmp_path / "out.csv")
     assert not (tmp_path / "out.csv").exists()
     done = predict_file(cascade, source, tmp_path / "out.csv", rejects=tmp_path / "bad.csv")
-    assert (done.n, done.bad) == (150, 1)
+    assert (done.n, done.rejected) == (150, 1)
 
 
 def test_answers_and_bad_rows_in_one_file_are_refused(cascade, tmp_path):
@@ -161,7 +161,7 @@ def test_a_column_that_comes_late_goes_into_jsonl_and_is_refused_elsewhere(casca
     (tmp_path / "in.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     predict_file(cascade, tmp_path / "in.jsonl", tmp_path / "out.jsonl")
     assert read_table(tmp_path / "out.jsonl").columns["late"][100] == 1
-    with pytest.raises(DataError, match=r"column 'late' first appears behind row 80, too late for \.csv"):
+    with pytest.raises(DataError, match=r"column 'late' first appears after row 80, too late for \.csv"):
         predict_file(cascade, tmp_path / "in.jsonl", tmp_path / "out.csv")
 
 
@@ -189,7 +189,7 @@ def test_a_run_that_goes_on_keeps_the_batch_sizes_it_began_with(make_cascade, tm
         number = next(known)
         return replace(cascade, stages=tuple(replace(s, batch_tokens=number) for s in cascade.stages))
 
-    monkeypatch.setattr(offline, "with_tuned_batch_sizes", sized)
+    monkeypatch.setattr(predict_file_module, "with_tuned_batch_sizes", sized)
     for _ in range(2):
-        found = offline._sized(cascade, tmp_path, measure=False)
+        found = predict_file_module._with_batch_sizes(cascade, tmp_path / "sizes.json", measure=False)
         assert [stage.batch_tokens for stage in found.stages] == [512, 512]
