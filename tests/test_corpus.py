@@ -76,7 +76,7 @@ def test_a_named_column_is_read(tmp_path):
     ("name", "content", "message"),
     [
         ("a.txt", b"good\nb\xe4d\n", r"a\.txt, line 2: bytes that are not UTF-8"),
-        ("a.txt", "good\n".encode("utf-16"), r"begins as UTF-16"),
+        ("a.txt", "good\n".encode("utf-16"), r"a\.txt is UTF-16 or UTF-32\. Save it as UTF-8"),
         ("a.txt", "good\n".encode("utf-16-le"), r"line 1: bytes that are not UTF-8"),
         ("a.txt", b"\n \n", r"no text in it \(2 empty lines\)"),
         ("a.txt", b"", r"no text in it"),
@@ -104,7 +104,7 @@ def test_an_absent_corpus_and_a_folder_without_text_are_refused(tmp_path):
 
 def test_passages_are_whole_sentences_in_order_of_every_length_and_some_are_pairs():
     document = " ".join(f"This is sentence number {i} of the text." for i in range(4000))
-    cut = list(passages([document], characters=4.0, longest=64, seed=3))
+    cut = list(passages([document], characters_per_token=4.0, max_tokens=64, seed=3))
     told = [" ".join(one) if isinstance(one, tuple) else one for one in cut]
     assert " ".join(told) == document
     assert all(one.endswith(".") for one in told)
@@ -112,14 +112,14 @@ def test_passages_are_whole_sentences_in_order_of_every_length_and_some_are_pair
     assert 0.2 < pairs < 0.3
     single = [len(one) for one in cut if isinstance(one, str)]
     assert min(single) < 60 and max(single) > 200
-    assert cut == list(passages([document], characters=4.0, longest=64, seed=3))
+    assert cut == list(passages([document], characters_per_token=4.0, max_tokens=64, seed=3))
 
 
 def test_a_line_of_ten_megabytes_without_a_full_stop_is_cut_and_nothing_is_lost(tmp_path):
     (tmp_path / "a.txt").write_text("word " * 2_000_000 + "\n", "utf-8")
     found = open_corpus(tmp_path / "a.txt")
     assert found.documents == 1
-    cut = list(passages(found.texts(), characters=4.0, longest=64, seed=0))
+    cut = list(passages(found.texts(), characters_per_token=4.0, max_tokens=64, seed=0))
     told = [" ".join(one) if isinstance(one, tuple) else one for one in cut]
     assert sum(one.count("word") for one in told) == 2_000_000
     assert max(map(len, told)) <= 256 + 1
@@ -128,21 +128,21 @@ def test_a_line_of_ten_megabytes_without_a_full_stop_is_cut_and_nothing_is_lost(
 def test_no_character_but_white_space_is_lost_or_added():
     text = 'He said "Go away!" Then (it was late.) he\u2019d left\u2026 \u201cReally?\u201d Yes.\n\nA title\n'
     document = text * 20 + "no full stop"
-    cut = list(passages([document], characters=4.0, longest=24, seed=1))
+    cut = list(passages([document], characters_per_token=4.0, max_tokens=24, seed=1))
     told = "".join(" ".join(one) if isinstance(one, tuple) else one for one in cut)
     assert "".join(told.split()) == "".join(document.split())
     assert 'He said "Go away!"' in told
 
 
 def test_text_without_spaces_is_cut_too():
-    cut = list(passages(["\u8bcd" * 10_000], characters=1.0, longest=64, seed=0))
+    cut = list(passages(["\u8bcd" * 10_000], characters_per_token=1.0, max_tokens=64, seed=0))
     assert sum(len(text) for one in cut for text in ([one] if isinstance(one, str) else one)) == 10_000
 
 
-def test_a_sample_takes_about_its_share_from_all_over():
-    taken = list(sample(map(str, range(10_000)), share=0.2, seed=0))
+def test_a_sample_takes_about_its_fraction_from_the_entire_corpus():
+    taken = list(sample(map(str, range(10_000)), fraction=0.2, seed=0))
     assert 1800 < len(taken) < 2200 and int(taken[0]) < 50 and int(taken[-1]) > 9950
-    assert list(sample("abc", share=1.0, seed=0)) == ["a", "b", "c"]
+    assert list(sample("abc", fraction=1.0, seed=0)) == ["a", "b", "c"]
 
 
 @pytest.fixture

@@ -261,7 +261,9 @@ def test_further_bad_rows_are_counted(tmp_path):
 @pytest.mark.parametrize("kind", ["csv", "tsv", "jsonl", "parquet"])
 def test_a_text_of_a_megabyte_is_named_with_its_length(tmp_path, kind):
     path = source(kind, tmp_path, {"text": ["a", "x" * 1_000_000], "label": [0, 1]})
-    fault = rf"rows\.{kind}, row 2, column 'text': a text of 1,000,000 characters; at most 131,072 are taken"
+    fault = (
+        rf"rows\.{kind}, row 2, column 'text': a text of 1,000,000 characters; at most 131,072 are allowed"
+    )
     with pytest.raises(DataError, match=fault):
         load_examples(path)
 

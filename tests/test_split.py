@@ -55,7 +55,7 @@ def rows_of(*parts: Examples) -> Counter[tuple[object, ...]]:
 
 def dropped(parts: Splits) -> int:
     """The rows that the notices say were dropped."""
-    counts = [re.match(r"([\d,]+) (?:train|tune) rows? dropped", notice) for notice in parts.notices]
+    counts = [re.match(r"([\d,]+) (?:train|tune) examples dropped", notice) for notice in parts.notices]
     return sum(int(count[1].replace(",", "")) for count in counts if count)
 
 
@@ -226,7 +226,10 @@ def test_train_rows_with_a_text_or_group_of_validation_are_dropped_and_counted()
     validation = Examples(["e ", *"pqrs"], ("x", "y", "x", "y", "x"), tuple("23777"))
     parts = split_examples(train, validation, tune_fraction=0.1, certify_fraction=0.1, seed=0)
     assert parts.train.texts == ["a", "d", "f"]
-    assert [re.split(r" rows? dropped", notice)[0] for notice in parts.notices][:2] == ["2 train", "1 train"]
+    assert [re.split(r" examples dropped", notice)[0] for notice in parts.notices][:2] == [
+        "2 train",
+        "1 train",
+    ]
 
 
 def test_a_validation_label_that_no_train_row_has_is_named():
@@ -239,19 +242,19 @@ def test_a_validation_label_that_no_train_row_has_is_named():
 def test_a_label_without_certify_rows_gives_a_notice():
     rows = Examples([f"t{i}" for i in range(201)], ("rare", *("x", "y") * 100))
     parts = split_examples(rows, None, tune_fraction=0.2, certify_fraction=0.2, seed=0)
-    assert [notice.split(":")[0] for notice in parts.notices] == ["no certify row has the label rare"]
+    assert [notice.split(":")[0] for notice in parts.notices] == ["no certify example has the label rare"]
 
 
 def test_a_declared_label_without_train_rows_is_refused():
     rows = Examples(list("abcdefgh"), ("x", "y") * 4, label_order=("x", "y", "never"))
-    with pytest.raises(DataError, match="no train row has the label never"):
+    with pytest.raises(DataError, match="no train example has the label never"):
         split_examples(rows, None, tune_fraction=0.25, certify_fraction=0.25, seed=0)
 
 
 @pytest.mark.parametrize("texts", [["same"] * 6, list("ab")])
 def test_rows_too_few_for_three_parts_are_refused(texts):
     rows = Examples(texts, ("x", "y") * (len(texts) // 2))
-    with pytest.raises(DataError, match="no tune rows are left"):
+    with pytest.raises(DataError, match="no tune examples are left"):
         split_examples(rows, None, tune_fraction=0.2, certify_fraction=0.2, seed=0)
 
 
@@ -295,5 +298,5 @@ def test_the_generator_decides_the_folds():
 
 
 def test_more_folds_than_groups_are_refused():
-    with pytest.raises(DataError, match=r"3 folds need at least as many groups of rows; there are 2"):
+    with pytest.raises(DataError, match=r"3 folds need at least as many groups of examples; there are 2"):
         assign_folds(Examples(list("aabb"), None), 3, np.random.default_rng(0))

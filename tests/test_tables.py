@@ -141,8 +141,8 @@ def test_a_damaged_parquet_file_is_refused(tmp_path, content):
 
 @pytest.mark.parametrize("encoding", ["utf-16-le", "utf-16-be"])
 @pytest.mark.parametrize("name", ["a.csv", "a.tsv", "a.jsonl"])
-def test_a_utf16_file_is_told_from_a_damaged_one(tmp_path, name, encoding):
-    with pytest.raises(DataError, match=rf"{name} is UTF-16\. Save it as UTF-8"):
+def test_a_utf16_file_is_named_as_such(tmp_path, name, encoding):
+    with pytest.raises(DataError, match=rf"{name} is UTF-16 or UTF-32\. Save it as UTF-8"):
         read_table(put(tmp_path, name, "\ufefftext,label\na,b\n".encode(encoding)))
 
 

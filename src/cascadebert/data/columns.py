@@ -1,29 +1,31 @@
-"""What a table is about: which columns hold the texts, the label and the group."""
+"""Names of the text, label and group columns of a table."""
 
 from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import dataclass
+from itertools import chain
 
 from cascadebert.errors import DataError
 
-PAIRS = (
+USUAL_TEXT_COLUMNS = (
     ("sentence1", "sentence2"),
     ("premise", "hypothesis"),
     ("question", "sentence"),
     ("question1", "question2"),
+    ("text",),
+    ("sentence",),
 )
-SINGLES = ("text", "sentence")
 
 
 @dataclass(frozen=True)
 class Columns:
-    """Names of the columns to use; what is left empty is found by the usual names.
+    """Names of the columns to use; by default the usual names.
 
     Attributes:
         text: one name, or two for pairs of texts.
-        label: the label's.
-        group: rows with the same value never fall into different parts of the data.
+        label: name of the label column.
+        group: name of a column whose equal values are never split apart.
     """
 
     text: tuple[str, ...] = ()
@@ -35,16 +37,10 @@ class Columns:
             raise DataError(f"at most two text columns (a pair) can be named; given: {', '.join(self.text)}")
 
 
-def find_text_columns(found: Collection[str], columns: Columns, source: str) -> tuple[str, ...]:
-    """The text columns of a table: those named, else the first usual name or pair that it has.
+def find_text_columns(available: Collection[str], columns: Columns, source: str) -> tuple[str, ...]:
+    """The text columns of a table: those named, otherwise the first usual name or pair.
 
-    Args:
-        found: the columns of the table.
-        columns: names given by the user.
-        source: what to call the table in messages.
-
-    Raises:
-        DataError: if a named column, or every usual one, is missing.
+    `source` names the table in errors. Raises DataError if a named column, or every usual one, is missing.
 
     >>> find_text_columns(["idx", "premise", "hypothesis", "label"], Columns(), "nli.csv")
     ('premise', 'hypothesis')
@@ -53,30 +49,19 @@ def find_text_columns(found: Collection[str], columns: Columns, source: str) -> 
     cascadebert.errors.DataError: reviews.csv has no column 'text' (columns found: review, stars). \
 Name it with --text-column review.
     """
-    for name in columns.text:
-        require_column(found, name, source, "--text-column")
-    if columns.text:
-        return columns.text
-    for pair in PAIRS:
-        if set(pair) <= set(found):
-            return pair
-    for name in SINGLES:
-        if name in found:
-            return (name,)
-    require_column(found, "text", source, "--text-column")
-    raise AssertionError("unreachable: 'text' is one of the usual names")
+    usual = (names for names in USUAL_TEXT_COLUMNS if set(names) <= set(available))
+    text_columns = columns.text or next(usual, ("text",))
+    for name in text_columns:
+        require_column(available, name, source, "--text-column")
+    return text_columns
 
 
-def require_column(found: Collection[str], name: str, source: str, option: str) -> None:
-    """Refuse a table that lacks a column, naming those it has.
-
-    Raises:
-        DataError: if `name` is not among `found`.
-    """
-    if name not in found:
-        usual = {"label", *SINGLES, *(name for pair in PAIRS for name in pair)}
-        example = next((other for other in found if other not in usual), "NAME")
+def require_column(available: Collection[str], name: str, source: str, option: str) -> None:
+    """Raise DataError with the available columns and the option to use, if `name` is not among them."""
+    if name not in available:
+        usual = {"label", *chain(*USUAL_TEXT_COLUMNS)}
+        example = next((column for column in available if column not in usual), "NAME")
         raise DataError(
-            f"{source} has no column '{name}' (columns found: {', '.join(found) or 'none'}). "
+            f"{source} has no column '{name}' (columns found: {', '.join(available) or 'none'}). "
             f"Name it with {option} {example}."
         )

@@ -1,10 +1,10 @@
-"""Files in: csv, tsv, jsonl and parquet as columns of cells, some rows at a time, nothing interpreted."""
+"""Readers of csv, tsv, jsonl and parquet files: cells as they are, a chunk of rows at a time."""
 
 from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -13,21 +13,16 @@ from typing import Any, TextIO
 from cascadebert.errors import DataError, extra
 
 FORMATS = (".csv", ".tsv", ".jsonl", ".parquet")
+READ_ROWS = 1 << 16
 
 
 @dataclass(frozen=True)
 class Table:
-    """Columns of equal length, as read.
+    """Columns of equal length; `source` names the table in errors."""
 
-    Attributes:
-        columns: name to cells, in file order. Cells of csv and tsv are strings.
-        source: what to call the table in messages.
-        types: Arrow types of the columns that came from parquet.
-    """
-
-    columns: Mapping[str, list[Any]]
+    columns: Mapping[str, list[Any]]  # in file order; cells of csv and tsv are strings
     source: str
-    types: Mapping[str, Any] = field(default_factory=dict, compare=False)
+    types: Mapping[str, Any] = field(default_factory=dict, compare=False)  # Arrow types, from parquet
 
     def __len__(self) -> int:
         return len(next(iter(self.columns.values()), []))
@@ -35,30 +30,19 @@ class Table:
 
 @dataclass(frozen=True)
 class Chunk:
-    """Some rows of a file, in order.
+    """Consecutive rows of a file; row numbers count from 1 without the header."""
 
-    Attributes:
-        table: the rows that are well-formed.
-        numbers: their row numbers, counted from 1 without the header.
-        bad: number and fault of each row that is not.
-    """
-
-    table: Table
-    numbers: list[int]
-    bad: list[tuple[int, str]]
+    table: Table  # the well-formed rows
+    numbers: list[int]  # their row numbers
+    bad: list[tuple[int, str]]  # row number and fault of the other rows
 
 
 def read_table(path: Path) -> Table:
-    """Read a whole csv, tsv, jsonl or parquet file.
+    """Read a complete csv, tsv, jsonl or parquet file.
 
-    Args:
-        path: its ending tells the format.
-
-    Raises:
-        DataError: if the file is absent, empty, of another format, or not well-formed.
+    Raises DataError if the file is missing, empty, of another format, or not well-formed.
     """
-    _check(path)
-    chunks = list(read_chunks(path, rows=1 << 16))
+    chunks = list(read_chunks(path, rows=READ_ROWS))
     for chunk in chunks:
         for number, fault in chunk.bad:
             raise DataError(f"{chunk.table.source}, row {number}: {fault}")
@@ -74,31 +58,26 @@ def read_table(path: Path) -> Table:
 
 
 def read_chunks(path: Path, *, rows: int) -> Iterator[Chunk]:
-    """Read a file in chunks, with memory for one of them.
+    """Read a file, or a folder of parquet files in order of name, in chunks of `rows` good and bad rows.
 
-    Bytes that are not UTF-8 are kept as lone surrogates, so that whoever looks at a cell can name its
-    row and column; a tsv file has no quoting (a quotation mark is text).
-
-    Args:
-        path: a csv, tsv, jsonl or parquet file, or a folder of parquet files, taken in order of name.
-        rows: of a chunk, good and bad together.
-
-    Raises:
-        DataError: if there is no such file, its format is another, or it cannot be read on (an open
-            quotation mark, a damaged parquet file).
+    Bytes that are not UTF-8 become lone surrogates, so that a check of the cell can name its row and column.
+    A tsv file has no quoting (a quotation mark is text). Raises DataError if there is no such file, its
+    format is another, or the rest of it cannot be read (an open quotation mark, a damaged parquet file).
     """
-    for file in _check(path):
-        if _ending(file) == ".parquet":
-            yield from _parquet_chunks(file, rows)
-        else:
-            json_lines = _ending(file) == ".jsonl"  # only a line feed ends one of their lines
-            newline = "\n" if json_lines else ""
-            with file.open(encoding="utf-8", errors="surrogateescape", newline=newline) as lines:
-                yield from (_jsonl_chunks if json_lines else _csv_chunks)(lines, file, rows)
+    for file in _files(path):
+        ending = file_format(file)
+        if ending == ".parquet":
+            yield from read_parquet(file, rows=rows)
+            continue
+        newline = "\n" if ending == ".jsonl" else ""  # other line ends are part of the text in jsonl
+        with file.open(encoding="utf-8", errors="surrogateescape", newline=newline) as lines:
+            if lines.read(1) != "\ufeff":  # skip a byte-order mark
+                lines.seek(0)
+            records = _jsonl_records(lines) if ending == ".jsonl" else _csv_records(lines, file)
+            yield from _chunks(records, file.name, rows)
 
 
-def _check(path: Path) -> Sequence[Path]:
-    """The files behind a path."""
+def _files(path: Path) -> Sequence[Path]:
     if path.is_dir():
         files = sorted(file for file in path.glob("*.parquet") if file.is_file())
         if not files:
@@ -106,52 +85,64 @@ def _check(path: Path) -> Sequence[Path]:
         return files
     if not path.is_file():
         raise DataError(f"{path}: no such file")
-    if _ending(path) not in FORMATS:
+    if file_format(path) not in FORMATS:
         raise DataError(f"{path}: expected a file ending in {', '.join(FORMATS)}")
-    with path.open("rb") as raw:
-        if _ending(path) != ".parquet" and raw.read(2) in (b"\xff\xfe", b"\xfe\xff"):
-            raise DataError(f"{path.name} is UTF-16. Save it as UTF-8.")
+    if file_format(path) != ".parquet":
+        check_not_utf16(path)
     return (path,)
 
 
-def _ending(path: Path) -> str:
+def file_format(path: Path) -> str:
+    """Lower-case suffix, such as ".csv"."""
     return path.suffix.lower()
 
 
-def _skip_mark(lines: TextIO) -> None:
-    """Step over a byte-order mark."""
-    if lines.read(1) != "\ufeff":
-        lines.seek(0)
+def check_not_utf16(path: Path) -> None:
+    """Raise DataError if the file starts with a byte-order mark of UTF-16 or UTF-32."""
+    with path.open("rb") as raw:
+        if raw.read(2) in (b"\xff\xfe", b"\xfe\xff"):
+            raise DataError(f"{path.name} is UTF-16 or UTF-32. Save it as UTF-8.")
 
 
-def _csv_chunks(lines: TextIO, path: Path, rows: int) -> Iterator[Chunk]:
-    tabs = _ending(path) == ".tsv"
-    limit = csv.field_size_limit(2**31 - 1)  # long texts are refused later, by row and column
-    done, body = 0, []
+def _chunks(records: Iterator[dict[str, Any] | str], source: str, rows: int) -> Iterator[Chunk]:
+    """Chunks of records, of which a string is the fault of a bad row."""
+    first = 1
+    while batch := list(islice(records, rows)):
+        bad = [(i, record) for i, record in enumerate(batch, first) if isinstance(record, str)]
+        numbers = [i for i, record in enumerate(batch, first) if not isinstance(record, str)]
+        good = [record for record in batch if not isinstance(record, str)]
+        names = dict.fromkeys(name for record in good for name in record)
+        columns = {name: [record.get(name) for record in good] for name in names}
+        yield Chunk(Table(columns, source), numbers, bad)
+        first += len(batch)
+
+
+def _csv_records(lines: TextIO, path: Path) -> Iterator[dict[str, Any] | str]:
+    tabs = file_format(path) == ".tsv"
+    advice = "A tab inside a cell cannot be kept in tsv." if tabs else "Quote cells that hold commas."
+    limit = csv.field_size_limit(2**31 - 1)  # texts that are too long are rejected later, by row and column
+    number = 0
     try:
-        _skip_mark(lines)
         reader = _csv_rows(lines, tabs)
         header = next(reader, [])
         if len(set(header)) < len(header):
             raise DataError(f"{path.name}: the header names a column twice: {', '.join(header)}")
+        expected = f"but the header names {len(header)} columns ({', '.join(header)}). {advice}"
         for row in reader:
-            body.append(row)
-            if len(body) == rows:
-                yield _csv_chunk(body, header, done, path, tabs)
-                done, body = done + len(body), []
-        if body:
-            yield _csv_chunk(body, header, done, path, tabs)
+            number += 1
+            is_good = len(row) == len(header)
+            yield dict(zip(header, row, strict=True)) if is_good else f"{len(row)} cells, {expected}"
     except csv.Error as error:
         raise DataError(
-            f"{path.name}, row {done + len(body) + 1}: {error}. Look for a quotation mark that is not closed "
-            "or not doubled."
+            f"{path.name}, row {number + 1}: {error}. Look for a quotation mark that is not closed or not "
+            "doubled."
         ) from error
     finally:
         csv.field_size_limit(limit)
 
 
 def _csv_rows(lines: TextIO, tabs: bool) -> Iterator[list[str]]:
-    """Rows of cells, blank lines left out; in a file of one column of tsv they are empty cells."""
+    """Rows of cells without blank lines, which are empty cells in a tsv file of one column."""
     if not tabs:
         yield from filter(None, csv.reader(lines, strict=True))
         return
@@ -161,67 +152,53 @@ def _csv_rows(lines: TextIO, tabs: bool) -> Iterator[list[str]]:
     yield from (row or [""] for row in reader if row or len(header) == 1)
 
 
-def _csv_chunk(body: list[list[str]], header: list[str], done: int, path: Path, tabs: bool) -> Chunk:
-    advice = "A tab inside a cell cannot be kept in tsv." if tabs else "Quote cells that hold commas."
-    good, bad = [], []
-    for number, row in enumerate(body, start=done + 1):
-        if len(row) == len(header):
-            good.append((number, row))
-            continue
-        told = f"{len(row)} cells, but the header names {len(header)} columns ({', '.join(header)}). {advice}"
-        bad.append((number, told))
-    columns = {name: [row[i] for _, row in good] for i, name in enumerate(header)}
-    return Chunk(Table(columns, path.name), [number for number, _ in good], bad)
-
-
-def _jsonl_chunks(lines: TextIO, path: Path, rows: int) -> Iterator[Chunk]:
-    _skip_mark(lines)
-    done = 0
-    filled = (line for line in lines if line.strip())
-    while some := list(islice(filled, rows)):
-        yield _jsonl_chunk(some, done, path)
-        done += len(some)
-
-
-def _jsonl_chunk(lines: list[str], done: int, path: Path) -> Chunk:
-    good: list[tuple[int, dict[str, Any]]] = []
-    bad = []
-    for number, line in enumerate(lines, start=done + 1):
+def _jsonl_records(lines: TextIO) -> Iterator[dict[str, Any] | str]:
+    for line in filter(str.strip, lines):
         try:
-            record = json.loads(line)
-        except (ValueError, RecursionError) as error:
-            bad.append((number, f"not JSON ({error})"))
-            continue
-        if isinstance(record, dict):
-            good.append((number, record))
-        else:
-            bad.append((number, "expected an object, one per line"))
-    names = dict.fromkeys(name for _, record in good for name in record)
-    columns = {name: [record.get(name) for _, record in good] for name in names}
-    return Chunk(Table(columns, path.name), [number for number, _ in good], bad)
+            yield parse_json_line(line)
+        except ValueError as error:
+            yield str(error)
 
 
-def _parquet_chunks(path: Path, rows: int) -> Iterator[Chunk]:
+def parse_json_line(line: str) -> dict[str, Any]:
+    """The object in a line of jsonl. Raises ValueError with the fault if there is none."""
+    try:
+        record = json.loads(line)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"not JSON ({error})") from error
+    if not isinstance(record, dict):
+        raise ValueError("expected an object, one per line")
+    return record
+
+
+def read_parquet(
+    path: Path, *, rows: int, select: Callable[[Sequence[str]], Sequence[str]] | None = None
+) -> Iterator[Chunk]:
+    """Read a parquet file in chunks: all columns, or those of the names that `select` returns.
+
+    Raises DataError if the file is damaged or names a column twice.
+    """
     with extra("tune"):
         import pyarrow
         import pyarrow.parquet
-    done = 0
+    first = 1
     try:
         with pyarrow.parquet.ParquetFile(path) as source:
             schema = source.schema_arrow
             types = dict(zip(schema.names, schema.types, strict=True))
             if len(types) < len(schema.names):
                 raise DataError(f"{path.name}: it names a column twice: {', '.join(schema.names)}")
-            for batch in source.iter_batches(rows):
-                numbers = list(range(done + 1, done + len(batch) + 1))
+            columns = None if select is None else list(select(schema.names))
+            for batch in source.iter_batches(rows, columns=columns):
+                numbers = list(range(first, first + len(batch)))
                 yield Chunk(Table(batch.to_pydict(), path.name, types), numbers, [])
-                done += len(batch)
+                first += len(batch)
     except (pyarrow.ArrowInvalid, OSError, UnicodeDecodeError) as error:
         raise DataError(f"{path.name}: not a readable parquet file ({error})") from error
 
 
 def count_parquet_rows(files: Sequence[Path]) -> int:
-    """Rows of parquet files, from their footers."""
+    """Total rows of parquet files, from their footers."""
     with extra("tune"):
         import pyarrow.parquet
     return sum(int(pyarrow.parquet.read_metadata(file).num_rows) for file in files)
