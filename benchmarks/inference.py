@@ -41,13 +41,14 @@ from cascadebert.evaluation.metrics import paired_difference
 from cascadebert.inference.batch_size import with_tuned_batch_sizes
 from cascadebert.inference.batching import TokenizedTexts
 from cascadebert.inference.engines.base import Engine
-from cascadebert.inference.engines.load import load_engine, matrix_ceiling
+from cascadebert.inference.engines.load import load_engine
 from cascadebert.inference.stage import Stage, run_in_parallel
 from cascadebert.thresholds.select import speedup
-from cascadebert.timing import interleaved
+from cascadebert.timing import interleaved, now
 from cascadebert.training.export import export_onnx
 from cascadebert.types import Texts
 from cascades import BUILD, TASKS
+from matrix_ceiling import matrix_ceiling
 from stored import ROOT, current_commit, write_result
 
 RESULTS = ROOT / "results" / "inference"
@@ -83,7 +84,7 @@ def engines(data: Path) -> dict[str, Any]:
         loaded = [load_engine(folder, engine=engine, precision=p) for engine, p in ENGINES]
         runs: list[Callable[[], object]] = [partial(many, one) for one in loaded]
         seconds = interleaved(runs, repeats=REPEATS)
-        ceilings = [matrix_ceiling(one) for one in loaded]
+        ceilings = [matrix_ceiling(one.name, one.precision) for one in loaded]
         operations = ROWS * LENGTH * layers * (24 * hidden**2 + 4 * LENGTH * hidden)
         found[name] = [
             {
@@ -150,7 +151,8 @@ def tasks(data: Path) -> dict[str, Any]:
         cascade = Cascade.from_pretrained(BUILD / name / "cascade")
         test = load_examples(data / name / "validation.parquet")
         times = max(1, TIMED_ROWS // len(test))
-        clock = asdict(benchmark(cascade, test.take(np.tile(np.arange(len(test)), times))))
+        rows = test.take(np.tile(np.arange(len(test)), times))
+        clock = {**asdict(benchmark(cascade, rows)), **limits(cascade, rows.texts)}
         for one in (clock["cascade"], clock["last_stage"], *clock["others"]):
             one.pop("accuracy_drop")  # its interval would take the same row for several
         found[name] = {
@@ -162,6 +164,30 @@ def tasks(data: Path) -> dict[str, Any]:
             "oracle": oracle(cascade, test),
         }
     return {"tasks": found}
+
+
+def limits(cascade: Cascade, texts: Texts) -> dict[str, float | None]:
+    """Padding of the last stage, its operations per second over the machine's, and the start of a process.
+
+    Padding is tokens computed over tokens there are; a start lasts until the first prediction.
+    """
+    script = Path(__file__).with_name("start.py")
+    command = [sys.executable, str(script), str(cascade.path), json.dumps(texts[0])]
+    start = now()
+    subprocess.run(command, check=True, capture_output=True)
+    start_seconds = now() - start
+    last = with_tuned_batch_sizes(cascade, measure=True).stages[-1]
+    rows = last.encode(texts)
+    (seconds,) = interleaved([partial(last.logits, rows)], repeats=REPEATS)
+    ceiling, fraction = matrix_ceiling(last.engine.name, last.engine.precision), None
+    if last.flops is not None:
+        fraction = float(last.flops.cost_of(rows.padded_lengths).sum() / np.median(seconds) / ceiling)
+    return {
+        "padding": float(rows.padded_lengths.sum() / rows.lengths.sum()),
+        "ceiling": ceiling,
+        "ceiling_share": fraction,
+        "start_seconds": start_seconds,
+    }
 
 
 def paired(cascade: Cascade, test: Examples) -> dict[str, float]:

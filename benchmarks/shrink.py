@@ -25,7 +25,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from cascadebert.cli.render import configure_logging
@@ -44,6 +43,7 @@ from cascadebert.training.distillation.objective import DistillationObjective, H
 from cascadebert.training.distillation.student import StudentSize, make_student, open_encoder
 from cascadebert.training.train_stage import TrainingData, train_stage
 from main import minilm
+from matrix_ceiling import matrix_ceiling
 from relations import AttentionRelations
 from stored import ROOT, current_commit, write_result
 
@@ -309,11 +309,11 @@ def speed(data: Path) -> tuple[dict[str, Any], list[Path]]:
     rates = {name: [len(texts) / s for s in taken] for name, taken in zip(stages, seconds, strict=True)}
     making = []
     for sizes in ((STUDENTS[1],), STUDENTS):
-        before = ceiling()
+        before = matrix_ceiling("torch", "bfloat16", repeats=20)
         output = BUILD / f"timed-{len(sizes)}"
         made = distil(data, output, sizes, DistillConfig(max_tokens=TIMED_TOKENS), HiddenStateObjective())
         done = made["tokens_per_second"] * flops_of_making(models, sizes)
-        best = [before, ceiling()]
+        best = [before, matrix_ceiling("torch", "bfloat16", repeats=20)]
         making.append(
             {
                 "students": [f"{k}x{h}" for k, h in sizes],
@@ -336,14 +336,6 @@ def with_head(name: str, model: Path) -> Stage:
             load_classifier(model, num_labels=2).save_pretrained(new)
             copy_tokenizer(model, new)
     return Stage.from_pretrained(folder)
-
-
-def ceiling() -> float:
-    """Operations per second of a large bfloat16 matrix product, the best of some."""
-    size = 2048
-    one = torch.randn(size, size, dtype=torch.bfloat16)
-    (seconds,) = interleaved([lambda: one @ one], repeats=20)
-    return 2 * size**3 / min(seconds)
 
 
 def flops_of_making(models: dict[str, Path], sizes: Sequence[tuple[int, int]]) -> float:
