@@ -106,8 +106,8 @@ def test_scaling_by_the_true_temperature_mends_every_stage_and_the_cascade():
     found = analyze_cascade_calibration(logits, (3.0, 2.0), rng.integers(0, 2, 4000), labels)
     assert [one.name for one in found] == ["stage 1 alone", "stage 2 alone", "cascade"]
     for one in found:
-        assert one.after.ece.value < 0.03 < one.before.ece.value
-        assert one.after.nll < one.before.nll and one.after.brier < one.before.brier
+        assert one.calibrated.ece.value < 0.03 < one.uncalibrated.ece.value
+        assert one.calibrated.nll < one.uncalibrated.nll and one.calibrated.brier < one.uncalibrated.brier
         assert 0.5 < one.dis < 1
 
 
@@ -116,4 +116,4 @@ def test_degenerate_rows_have_figures_too(n):
     logits = np.zeros((2, n, 2), dtype=np.float32)
     logits[:, :, 0] = 3.0
     for one in analyze_cascade_calibration(logits, (1.0, 1.0), *np.zeros((2, n), dtype=np.int64)):
-        assert one.dis is None and one.risk.area == 0.0 and one.after.ece.value < 0.06
+        assert one.dis is None and one.risk.area == 0.0 and one.calibrated.ece.value < 0.06

@@ -1,9 +1,10 @@
-"""The page of a verdict, from real tiny cascades: complete in itself, honest about its rows."""
+"""The report page of tiny cascades: self-contained, and about unused examples only."""
 
 from __future__ import annotations
 
 import re
 import shutil
+from dataclasses import replace
 from html.parser import HTMLParser
 
 import numpy as np
@@ -16,10 +17,11 @@ from cascadebert.evaluation.report.build import allowed_drop, build_report, unus
 from cascadebert.evaluation.report.html import render_report, write_report
 from cascadebert.inference.cascade import Cascade
 from cascadebert.persistence.folder import read_used_rows
+from cascadebert.thresholds.certificate import Certificate, Guarantee, GuaranteeResult
 from cascadebert.thresholds.operating_point import OperatingPoint, TuningMetrics
 from samples import reviews, write_csv
 
-OTHER = "the other classifier (bert-2-32-9-negative-positive)"
+BASELINE = "the baseline classifier (bert-2-32-9-negative-positive)"
 VOID = {"meta", "br", "img", "link", "input", "hr"}
 
 
@@ -77,7 +79,7 @@ def test_the_page_is_complete_in_itself(judged):
 
 def test_the_page_tells_what_the_verdict_holds_and_no_text_of_any_row(judged, rows):
     page = render_report(judged)
-    assert judged.verdict.word in page.lower()
+    assert judged.verdict.decision in page.lower()
     for reason in judged.verdict.reasons:
         assert reason[1:].replace("'", "&#39;") in page
     for wanted in (
@@ -93,24 +95,26 @@ def test_the_page_tells_what_the_verdict_holds_and_no_text_of_any_row(judged, ro
 
 
 def test_names_from_outside_cannot_add_markup_to_the_page(judged):
-    from dataclasses import replace
-
     evil = "<script>alert('x')</script>"
     verdict = judged.verdict
     groups = (replace(verdict.groups[0], name=evil), *verdict.groups[1:])
-    others = (*verdict.others[:-1], replace(verdict.others[-1], name=evil))
+    alternatives = (*verdict.alternatives[:-1], replace(verdict.alternatives[-1], name=evil))
     page = render_report(
-        replace(judged, name=evil, source=evil, verdict=replace(verdict, groups=groups, others=others))
+        replace(
+            judged, name=evil, source=evil, verdict=replace(verdict, groups=groups, alternatives=alternatives)
+        )
     )
     assert "<script" not in page and "&lt;script&gt;" in page
 
 
 def test_a_classifier_beside_the_cascade_is_scored_and_timed_on_the_same_rows(judged):
-    *_, rival = judged.verdict.others
-    assert [one.name for one in judged.verdict.others] == ["stage 1 alone", OTHER]
+    *_, rival = judged.verdict.alternatives
+    assert [one.name for one in judged.verdict.alternatives] == ["stage 1 alone", BASELINE]
     assert rival.seconds > 0 and rival.range[0] <= rival.measured_speedup <= rival.range[1]
-    assert judged.verdict.repeats == 2 and judged.verdict.timed_rows == 150
-    assert any("trained on is not known" in notice for notice in judged.notices)
+    assert judged.verdict.repeats == 2 and judged.verdict.n_timed == 150
+    assert any(
+        "the training data of the baseline classifier is not known" in notice for notice in judged.notices
+    )
 
 
 def test_rows_that_made_the_cascade_are_left_out_and_that_is_said(run, saved, tmp_path):
@@ -125,11 +129,11 @@ def test_rows_that_made_the_cascade_are_left_out_and_that_is_said(run, saved, tm
     page = tmp_path / "page.html"
     code, values, said = run("evaluate", saved, mixed, "--report", page, "--json")
     assert code == 0 and values["n"] == values["verdict"]["n"] == len(fresh)
-    assert values["seen"]["tune"] == 160
-    assert f"160 of {160 + len(fresh)} rows left out" in said
-    assert f"160 of {160 + len(fresh)} rows left out" in page.read_text("utf-8")
+    assert values["overlap"]["tune"] == 160
+    assert f"160 of {160 + len(fresh)} examples left out" in said
+    assert f"160 of {160 + len(fresh)} examples left out" in page.read_text("utf-8")
     code, _, said = run("evaluate", saved, saved.parent / "data.csv", "--report", page)
-    assert code == 2 and "each of its 160 rows was used" in said
+    assert code == 2 and "each of its 160 examples was used" in said
 
 
 def test_rows_that_made_the_cascade_beside_it_are_left_out_too(saved, rows, tmp_path):
@@ -140,9 +144,9 @@ def test_rows_that_made_the_cascade_beside_it_are_left_out_too(saved, rows, tmp_
     marks["consumed"] = examples.hashes()[:30]
     np.savez(tmp_path / "other" / "rows.npz", **marks)
     judged, other = Cascade.from_pretrained(saved), Cascade.from_pretrained(tmp_path / "other")
-    left, seen, notices = unused_examples(examples, judged, other)
-    assert len(left) == 120 and seen == {"train": 0, "tune": 0, "certify": 0}
-    assert notices[0].startswith("30 of 150 rows left out")
+    left, overlap, notices = unused_examples(examples, judged, other)
+    assert len(left) == 120 and overlap == {"train": 0, "tune": 0, "certify": 0}
+    assert notices[0].startswith("30 of 150 examples left out")
 
 
 def test_evaluate_with_a_report_prints_the_verdict_and_puts_it_in_the_json_line(run, saved, rows, tmp_path):
@@ -150,11 +154,18 @@ def test_evaluate_with_a_report_prints_the_verdict_and_puts_it_in_the_json_line(
     page.write_text("of yesterday")
     code, values, said = run("evaluate", saved, rows, "--report", page, "--json")
     verdict = values["verdict"]
-    assert code == 0 and f"Verdict: {verdict['word']}." in said
-    assert {"accuracy", "macro_f1", "ece", "stages", "seen", "uncertified_reason", "report"} <= set(values)
-    assert {"reasons", "last_stage", "others", "coin", "groups", "oracle", "mistakes", "trust"} <= set(
-        verdict
-    )
+    assert code == 0 and f"Verdict: {verdict['decision']}." in said
+    assert {"accuracy", "macro_f1", "ece", "stages", "overlap", "uncertified_reason", "report"} <= set(values)
+    assert {
+        "reasons",
+        "last_stage",
+        "alternatives",
+        "random_routing",
+        "groups",
+        "oracle",
+        "high_confidence_errors",
+        "calibration",
+    } <= set(verdict)
     assert page.read_text("utf-8").startswith("<!DOCTYPE html>")
     assert [path.name for path in tmp_path.iterdir()] == ["page.html"]
 
@@ -163,22 +174,22 @@ def test_evaluate_with_a_report_prints_the_verdict_and_puts_it_in_the_json_line(
 def test_a_cascade_that_asks_one_stage_alone_is_told_not_to_be_one(saved, rows, threshold, stage):
     cascade = Cascade.from_pretrained(saved).with_operating_point(OperatingPoint((threshold,)))
     judged = build_report(cascade, rows, repeats=1)
-    assert judged.verdict.word == "do not cascade" and judged.uncertified_reason is not None
-    assert judged.verdict.reasons[0] == f"stage {stage} answers every row: use it alone."
+    assert judged.verdict.decision == "do not cascade" and judged.uncertified_reason is not None
+    assert judged.verdict.reasons[0] == f"stage {stage} predicts every text: use it alone."
     page = render_report(judged)
     assert "Do not cascade" in page and "Uncertified: its thresholds were set by hand" in page
 
 
 def test_a_cascade_of_random_stages_is_not_worth_it(judged):
-    assert judged.verdict.word != "cascade"
+    assert judged.verdict.decision != "cascade"
 
 
 def test_against_alone_judges_without_a_page(run, saved, rows):
     code, values, said = run("evaluate", saved, rows, "--baseline", saved, "--json")
     assert code == 0 and values["report"] is None
-    itself = values["verdict"]["others"][-1]
-    assert itself["name"] == "the other cascade (cascade)" and itself["gain"]["value"] == 0
-    assert "Verdict: " in said and values["verdict"]["word"] != "cascade"
+    itself = values["verdict"]["alternatives"][-1]
+    assert itself["name"] == "the baseline cascade (cascade)" and itself["gain"]["value"] == 0
+    assert "Verdict: " in said and values["verdict"]["decision"] != "cascade"
 
 
 @pytest.mark.slow
@@ -192,7 +203,7 @@ def test_a_classifier_is_exported_aside_to_run_as_the_cascade_runs(run, make_mod
     code, values, said = run("evaluate", tmp_path / "c", rows, "--baseline", alone, "--json")
     verdict = values["verdict"]
     assert code == 0 and "ran in" not in said
-    assert verdict["others"][-1]["accuracy"] == verdict["last_stage"]["accuracy"]
+    assert verdict["alternatives"][-1]["accuracy"] == verdict["last_stage"]["accuracy"]
     assert sorted(path.name for path in alone.iterdir()) == before
 
 
@@ -216,13 +227,20 @@ def test_a_page_is_not_left_half_written(judged, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize(
     "target, drop",
-    [
-        ("max_accuracy_drop 0.005", 0.005),
-        ("speedup 2", None),
-        ("min_accuracy 0.9, max_accuracy_drop 0.01", 0.01),
-    ],
+    [(Target(max_accuracy_drop=0.005), 0.005), (Target(speedup=2.0), None), (None, None)],
 )
-def test_what_may_be_lost_is_read_from_the_operating_point(target, drop):
+def test_the_allowed_drop_is_that_of_the_target(target, drop):
     expected = TuningMetrics(10, "accuracy", 0.9, 0.9, (0.5, 0.5), "flops", 2.0, target)
     assert allowed_drop(OperatingPoint((0.5,), expected)) == drop
     assert allowed_drop(OperatingPoint((0.5,))) is None
+
+
+def test_the_allowed_drop_of_a_certified_point_is_that_of_its_guarantee():
+    guarantees = Guarantee("min_accuracy", 0.9), Guarantee("max_accuracy_drop", 0.01)
+    results = tuple(GuaranteeResult(guarantee, 100, 0.5) for guarantee in guarantees)
+    certificate = Certificate(
+        results, 0.05, 100, (), "torch", "float32", "cpu", "rows.csv", "", (1.0, 1.0), ""
+    )
+    assert allowed_drop(OperatingPoint((0.5,), None, certificate)) == 0.01
+    agreement = replace(certificate, guarantees=(GuaranteeResult(Guarantee("min_agreement", 0.9), 100, 0.5),))
+    assert allowed_drop(OperatingPoint((0.5,), None, agreement)) is None

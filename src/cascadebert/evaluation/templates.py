@@ -36,6 +36,15 @@ def points(difference: Interval) -> str:
     return f"{value:+.1f} points ({low:+.1f} to {high:+.1f})"
 
 
+def times(ratio: float, limits: tuple[float, float]) -> str:
+    """A speed-up with its range.
+
+    >>> times(1.825, (1.8, 1.9))
+    '1.82x (1.80 to 1.90)'
+    """
+    return f"{ratio:.2f}x ({limits[0]:.2f} to {limits[1]:.2f})"
+
+
 def capitalized(sentence: str) -> str:
     """The sentence with its first letter in upper case."""
     return sentence[:1].upper() + sentence[1:]
@@ -55,7 +64,7 @@ def render(name: str, **values: object) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    filters = (percent, percent_interval, points, capitalized)
+    filters = (percent, percent_interval, points, times, capitalized)
     environment.filters |= {function.__name__: function for function in filters}
     return environment.get_template(name).render(**values)
 

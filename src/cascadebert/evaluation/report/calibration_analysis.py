@@ -1,4 +1,4 @@
-"""How far confidences can be trusted, before and after scaling. Pure: arrays in, values out."""
+"""Calibration of stages and cascade before and after temperature scaling. Pure functions of arrays."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from cascadebert.errors import UndefinedMetric
 from cascadebert.evaluation.calibration_metrics import (
     ReliabilityBins,
     RiskCoverage,
@@ -15,118 +14,76 @@ from cascadebert.evaluation.calibration_metrics import (
     reliability_bins,
     risk_coverage,
 )
-from cascadebert.evaluation.metrics import difficulty_inversion_score
+from cascadebert.evaluation.evaluate import dis_or_none, scale_stages
 from cascadebert.thresholds.confidence import log_odds, max_probability, softmax
-from cascadebert.thresholds.temperature import negative_log_likelihood, scale_logits
-from cascadebert.types import Bools, Floats, Interval, Ints, Logits
+from cascadebert.thresholds.temperature import negative_log_likelihood
+from cascadebert.types import Floats, Interval, Ints, Logits
 
 
 @dataclass(frozen=True)
 class CalibrationMetrics:
-    """The confidences of one predictor on some rows.
+    """Calibration of one predictor."""
 
-    Attributes:
-        ece: expected calibration error, 15 bins of equal width.
-        ece_mass: the same with 15 bins of about equally many rows.
-        brier: squared distance of the probabilities from the label, 0 to 2.
-        nll: mean of -log p(label), in nats.
-        bins: of the reliability diagram, 15 of equal width.
-    """
-
-    ece: Interval
-    ece_mass: Interval
-    brier: float
-    nll: float
-    bins: ReliabilityBins
+    ece: Interval  # expected calibration error, 15 bins of equal width
+    ece_mass: Interval  # 15 bins of equal mass
+    brier: float  # 0 to 2
+    nll: float  # mean of -log p(label), in nats
+    bins: ReliabilityBins  # 15 of equal width
 
 
 @dataclass(frozen=True)
 class CalibrationAnalysis:
-    """One predictor's confidences before and after temperature scaling.
-
-    Attributes:
-        name: whose.
-        temperature: its logits are divided by this; None for the cascade, whose stages have their own.
-        before: with every temperature 1.
-        after: as it answers.
-        dis: difficulty inversion score by log-odds after scaling, hard = answered wrongly; None where all
-            or no rows are. Scaling moves that of the cascade alone.
-        risk: risk and coverage by the same score.
-    """
+    """Calibration of one predictor before and after temperature scaling."""
 
     name: str
-    temperature: float | None
-    before: CalibrationMetrics
-    after: CalibrationMetrics
+    temperature: float | None  # None for the cascade, whose stages have their own
+    uncalibrated: CalibrationMetrics  # with every temperature 1
+    calibrated: CalibrationMetrics
+    # Difficulty inversion score by log-odds after scaling, hard = misclassified; None if all examples are or
+    # none is. Temperature scaling changes it for the cascade only.
     dis: float | None
-    risk: RiskCoverage
+    risk: RiskCoverage  # by the same score
 
 
 def calibration_metrics(logits: Floats, labels: Ints) -> CalibrationMetrics:
-    """How well the probabilities of the given logits fit the labels.
-
-    Args:
-        logits: (n, num_labels), scaled or not.
-        labels: (n,) label ids.
-    """
+    """Calibration of (n, num_labels) logits, scaled or not, against (n,) label ids."""
     probabilities = softmax(logits)
-    sure, right = max_probability(probabilities), probabilities.argmax(axis=1) == labels
+    confidences, correct = max_probability(probabilities), probabilities.argmax(axis=1) == labels
     return CalibrationMetrics(
-        ece=calibration_error(sure, right),
-        ece_mass=calibration_error(sure, right, equal="mass"),
+        ece=calibration_error(confidences, correct),
+        ece_mass=calibration_error(confidences, correct, equal="mass"),
         brier=brier_score(probabilities, labels),
         nll=negative_log_likelihood(logits, labels),
-        bins=reliability_bins(sure, right),
+        bins=reliability_bins(confidences, correct),
     )
 
 
 def analyze_calibration(
-    name: str, raw: Logits, scaled: Floats, labels: Ints, *, temperature: float | None = None
+    name: str, logits: Logits, scaled: Floats, labels: Ints, temperature: float | None = None
 ) -> CalibrationAnalysis:
-    """One predictor's confidences before and after scaling.
-
-    Args:
-        name: whose.
-        raw: (n, num_labels) before.
-        scaled: (n, num_labels) after.
-        labels: (n,) label ids.
-        temperature: that divides them, if it is one.
-    """
-    right, score = scaled.argmax(axis=1) == labels, log_odds(scaled)
+    """Calibration of one predictor from its (n, num_labels) logits before and after scaling."""
+    correct = scaled.argmax(axis=1) == labels
     return CalibrationAnalysis(
         name=name,
         temperature=temperature,
-        before=calibration_metrics(np.asarray(raw, dtype=np.float64), labels),
-        after=calibration_metrics(scaled, labels),
-        dis=_inversions(score, ~right),
-        risk=risk_coverage(score, right),
+        uncalibrated=calibration_metrics(np.asarray(logits, dtype=np.float64), labels),
+        calibrated=calibration_metrics(scaled, labels),
+        dis=dis_or_none(scaled, correct),
+        risk=risk_coverage(log_odds(scaled), correct),
     )
 
 
 def analyze_cascade_calibration(
     logits: Logits, temperatures: tuple[float, ...], exits: Ints, labels: Ints
 ) -> tuple[CalibrationAnalysis, ...]:
-    """Every stage on all rows, then the cascade: each row with the logits of the stage that answers it.
+    """Calibration of every stage on all examples, then of the cascade, whose logits are those at the exit.
 
-    Before scaling, the cascade's rows leave where they leave after it, so that the same answers are judged.
-
-    Args:
-        logits: (num_stages, n, num_labels) before scaling.
-        temperatures: (num_stages,).
-        exits: (n,) the stage, counted from 0, that answers each row.
-        labels: (n,) label ids.
+    `logits` are (num_stages, n, num_labels) before scaling, `exits` (n,) stages counted from 0. The exits are
+    the same before and after scaling, so both describe the same predictions.
     """
-    scaled = np.stack([scale_logits(one, t) for one, t in zip(logits, temperatures, strict=True)])
-    rows = np.arange(len(labels))
+    scaled, rows = scale_stages(logits, temperatures), np.arange(len(labels))
     stages = [
-        analyze_calibration(f"stage {i} alone", raw, after, labels, temperature=t)
-        for i, (raw, after, t) in enumerate(zip(logits, scaled, temperatures, strict=True), start=1)
+        analyze_calibration(f"stage {i + 1} alone", logits[i], scaled[i], labels, temperature)
+        for i, temperature in enumerate(temperatures)
     ]
     return (*stages, analyze_calibration("cascade", logits[exits, rows], scaled[exits, rows], labels))
-
-
-def _inversions(score: Floats, hard: Bools) -> float | None:
-    try:
-        return difficulty_inversion_score(score, hard)
-    except UndefinedMetric:
-        return None

@@ -1,4 +1,4 @@
-"""A cascade against other ways to answer the same rows, and who wins. Pure: values in, values out."""
+"""Comparison of a cascade with its alternatives, and the decision. Pure functions of values."""
 
 from __future__ import annotations
 
@@ -9,121 +9,84 @@ from typing import Literal
 import numpy as np
 
 from cascadebert.evaluation.metrics import paired_difference
+from cascadebert.evaluation.templates import points, times
 from cascadebert.thresholds.intervals import bootstrap_mean
 from cascadebert.types import Bools, Floats, Interval
 
-NOTICEABLE = 0.005
-FEW_ROWS = 100
-Decision = Literal["cascade", "do not cascade", "cannot tell"]
+NEGLIGIBLE_GAIN = 0.005
+MIN_EXAMPLES = 100
+Decision = Literal["cascade", "do not cascade", "inconclusive"]
 
 
 @dataclass(frozen=True)
 class WallClock:
-    """Seconds of whole runs over the same rows, taken in turn; run i of each belongs together.
+    """Seconds of interleaved runs over the same texts; run i of each predictor belongs together."""
 
-    Attributes:
-        n: number of rows in each run.
-        cascade: (repeats,) seconds.
-        stages: (num_stages, repeats), each stage alone.
-        rival: (repeats,), if there is one.
-    """
-
-    n: int
-    cascade: Floats
-    stages: Floats
-    rival: Floats | None = None
+    n: int  # texts per run
+    cascade: Floats  # (repeats,)
+    stages: Floats  # (num_stages, repeats), each stage alone
+    baseline: Floats | None = None  # (repeats,)
 
 
 @dataclass(frozen=True)
 class Alternative:
-    """Another way to answer the same rows.
-
-    Attributes:
-        name: of it.
-        accuracy: its own.
-        gain: accuracy of the cascade less its own, on the same rows.
-        seconds: of a row, median over the runs.
-        measured_speedup: its seconds over the cascade's, median over the runs; above 1 the cascade is faster.
-        range: lowest and highest of these ratios.
-    """
+    """Another predictor on the same examples, compared with the cascade."""
 
     name: str
     accuracy: float
-    gain: Interval
-    seconds: float
-    measured_speedup: float
-    range: tuple[float, float]
+    gain: Interval  # accuracy of the cascade minus its own
+    seconds: float  # per text, median over the runs
+    measured_speedup: float  # its seconds over the cascade's, median over the runs
+    range: tuple[float, float]  # lowest and highest of these ratios
 
 
 @dataclass(frozen=True)
 class RandomRouting:
-    """Two stages alone, one of them drawn for each row, such that the mean time is the cascade's.
+    """Two stages alone, one drawn at random for each text such that the mean time is the cascade's.
 
-    A confidence that does not beat it is not worth looking at.
-
-    Attributes:
-        fast: name of the faster one.
-        slow: name of the slower one.
-        share: of the rows that the faster one answers.
-        accuracy: expected.
-        gain: accuracy of the cascade less that.
+    A confidence that does not beat it is useless.
     """
 
-    fast: str
+    fast: str  # name of the faster stage
     slow: str
-    share: float
-    accuracy: float
-    gain: Interval
+    fraction: float  # of the texts, for the faster stage
+    accuracy: float  # expected
+    gain: Interval  # accuracy of the cascade minus that
 
 
 def compare_alternative(
-    name: str, ours: Bools, right: Bools, clock: WallClock, seconds: Floats
+    name: str, correct: Bools, alternative_correct: Bools, clock: WallClock, seconds: Floats
 ) -> Alternative:
-    """Another way to answer, beside the cascade.
-
-    Args:
-        name: of it.
-        ours: (n,) whether the cascade is right.
-        right: (n,) whether it is.
-        clock: of the cascade.
-        seconds: (repeats,) of it, on the clock's rows.
-    """
+    """Compare (n,) correctness of the cascade and an alternative that took (repeats,) seconds."""
     ratios = seconds / clock.cascade
     return Alternative(
         name=name,
-        accuracy=float(right.mean()),
-        gain=paired_difference(ours, right),
+        accuracy=float(alternative_correct.mean()),
+        gain=paired_difference(correct, alternative_correct),
         seconds=float(np.median(seconds)) / clock.n,
         measured_speedup=float(np.median(ratios)),
         range=(float(ratios.min()), float(ratios.max())),
     )
 
 
-def random_routing_baseline(ours: Bools, right: Bools, clock: WallClock) -> RandomRouting | None:
-    """The most accurate mix by chance of two stages alone that takes the cascade's time.
+def random_routing_baseline(correct: Bools, stages_correct: Bools, clock: WallClock) -> RandomRouting | None:
+    """The most accurate random routing between two stages that takes the cascade's time, if there is one.
 
-    Args:
-        ours: (n,) whether the cascade is right.
-        right: (num_stages, n) whether each stage alone is.
-        clock: of all of them.
+    `correct` is (n,) for the cascade, `stages_correct` (num_stages, n) for each stage alone.
     """
-    limit, taken = float(np.median(clock.cascade)), np.median(clock.stages, axis=1)
-    found = []
-    for fast in np.flatnonzero(taken <= limit).tolist():
-        for slow in np.flatnonzero(taken > limit).tolist():
-            share = float((taken[slow] - limit) / (taken[slow] - taken[fast]))
-            found.append((share * right[fast].mean() + (1 - share) * right[slow].mean(), share, fast, slow))
-    if not found:
+    limit, seconds = float(np.median(clock.cascade)), np.median(clock.stages, axis=1)
+    accuracies, candidates = stages_correct.mean(axis=1), []
+    for fast in np.flatnonzero(seconds <= limit).tolist():
+        for slow in np.flatnonzero(seconds > limit).tolist():
+            fraction = float((seconds[slow] - limit) / (seconds[slow] - seconds[fast]))
+            accuracy = float(fraction * accuracies[fast] + (1 - fraction) * accuracies[slow])
+            candidates.append((accuracy, fraction, fast, slow))
+    if not candidates:
         return None
-    accuracy, share, fast, slow = max(found)
-    gain = _mean(ours - share * right[fast] - (1 - share) * right[slow])
-    return RandomRouting(f"stage {fast + 1} alone", f"stage {slow + 1} alone", share, float(accuracy), gain)
-
-
-def _mean(values: Floats) -> Interval:
-    """Mean of values of few kinds, with the percentile bootstrap over rows as in `paired_difference`."""
-    kinds, counts = np.unique(np.round(values, 12), return_counts=True)
-    return bootstrap_mean(kinds, counts)
+    accuracy, fraction, fast, slow = max(candidates)
+    gains = correct - fraction * stages_correct[fast] - (1 - fraction) * stages_correct[slow]
+    gain = bootstrap_mean(*np.unique(np.round(gains, 12), return_counts=True))
+    return RandomRouting(f"stage {fast + 1} alone", f"stage {slow + 1} alone", fraction, accuracy, gain)
 
 
 def decide(
@@ -131,76 +94,58 @@ def decide(
     exit_rates: Sequence[float],
     last: Alternative,
     others: Sequence[Alternative],
-    coin: RandomRouting | None,
+    random_routing: RandomRouting | None,
     allowed_drop: float | None = None,
 ) -> tuple[Decision, tuple[str, ...]]:
-    """The answer and its reasons.
+    """The decision and its reasons.
 
-    *Do not cascade* if one stage answers every row; if in no run the cascade was faster than its last stage
-    alone; if something else was at least as fast in every run and is at least as accurate on these rows, or
-    surely (95 %) less than half a point behind; if a coin does as well in the same time; or if surely more is
-    lost than the cascade was allowed to lose. Otherwise *cannot tell* if one of these could still be so, or
-    there are fewer than 100 rows (of which only one stage and the clock count against it). Otherwise
-    *cascade*.
-
-    Args:
-        n: number of rows.
-        exit_rates: (num_stages,).
-        last: the last stage alone.
-        others: other ways to answer.
-        coin: two of the stages mixed by chance.
-        allowed_drop: accuracy that may be lost against the last stage.
+    *Do not cascade* if one stage predicts every text; if the cascade was not faster than its last stage in
+    any run; if an alternative was at least as fast in every run and is at least as accurate, or significantly
+    (95 %) less than half a point behind; if random routing does as well in the same time; or if the accuracy
+    drop is significantly larger than allowed. Otherwise *inconclusive* if one of these is still possible, or
+    there are fewer than 100 examples (then only the first two rules can decide against the cascade).
+    Otherwise *cascade*.
     """
-    against, unsure = _on_speed(exit_rates, last)
-    poorly = unsure if n < FEW_ROWS else against  # of so few rows only the clock tells something
-    for one in others:
-        nothing = one.gain.value <= 0 or one.gain.high < NOTICEABLE
-        if one.range[1] <= 1 and (nothing or one.gain.low <= 0):
-            said = f"{one.name} is no slower; the cascade's accuracy beside it: {points(one.gain)}."
-            (poorly if nothing else unsure).append(said)
-        elif one.range[0] <= 1 < one.range[1] and one.gain.low <= 0:
-            unsure.append(f"{one.name} is about as fast; the cascade beside it: {points(one.gain)}.")
-    if coin is not None and coin.gain.low <= 0:
-        (poorly if coin.gain.value <= 0 else unsure).append(
-            f"drawing {coin.fast} or {coin.slow} by chance takes as long; the cascade's accuracy beside it: "
-            f"{points(coin.gain)}, so its confidence says too little."
+    against, open_questions = _speed_reasons(exit_rates, last)
+    accuracy_against = open_questions if n < MIN_EXAMPLES else against
+    for alternative in others:
+        gain, (low, high) = alternative.gain, alternative.range
+        no_gain = gain.value <= 0 or gain.high < NEGLIGIBLE_GAIN
+        relative = f"the cascade's accuracy relative to it: {points(gain)}."
+        if high <= 1 and (no_gain or gain.low <= 0):
+            target = accuracy_against if no_gain else open_questions
+            target.append(f"{alternative.name} is at least as fast; {relative}")
+        elif low <= 1 < high and gain.low <= 0:
+            open_questions.append(f"{alternative.name} is about as fast; {relative}")
+    if random_routing is not None and random_routing.gain.low <= 0:
+        (accuracy_against if random_routing.gain.value <= 0 else open_questions).append(
+            f"random routing between {random_routing.fast} and {random_routing.slow} takes as long; "
+            f"the cascade's accuracy relative to it: {points(random_routing.gain)}, so its confidence tells "
+            "too little."
         )
-    beyond = allowed_drop is not None and last.gain.value < -allowed_drop
-    more = f"it loses more than the {100 * (allowed_drop or 0):g} points that its thresholds were picked for"
-    if beyond and last.gain.high < -(allowed_drop or 0):
-        poorly.append(f"{more}: {points(last.gain)}. Pick them again on rows like these.")
-    if n < FEW_ROWS:
-        unsure.append(f"{n} rows are too few; give {FEW_ROWS} or more.")
+    limit = np.inf if allowed_drop is None else allowed_drop
+    exceeded = f"the accuracy drop exceeds the allowed {100 * limit:g} points"
+    if last.gain.value < -limit and last.gain.high < -limit:
+        accuracy_against.append(f"{exceeded}: {points(last.gain)}. Tune the thresholds on data like this.")
+    if n < MIN_EXAMPLES:
+        open_questions.append(f"{n} examples are too few; give {MIN_EXAMPLES} or more.")
     if against:
         return "do not cascade", tuple(against)
-    if unsure:
-        return "cannot tell", tuple(unsure)
-    won = f"it is {faster(last)} as fast as its last stage alone, at {points(last.gain)}."
-    return "cascade", (won, f"{more}, which may be chance.") if beyond else (won,)
+    if open_questions:
+        return "inconclusive", tuple(open_questions)
+    speed = times(last.measured_speedup, last.range)
+    reason = f"it is {speed} as fast as its last stage alone, at {points(last.gain)}."
+    not_significant = (f"{exceeded}, but not significantly.",) if last.gain.value < -limit else ()
+    return "cascade", (reason, *not_significant)
 
 
-def points(gain: Interval) -> str:
-    """A difference of accuracies in words, with its interval.
-
-    >>> points(Interval(-0.003, -0.013, 0.005))
-    '-0.3 points (-1.3 to +0.5)'
-    """
-    return f"{100 * gain.value:+.1f} points ({100 * gain.low:+.1f} to {100 * gain.high:+.1f})"
-
-
-def faster(one: Alternative) -> str:
-    """How many times faster than it the cascade is, with the range of the runs."""
-    return f"{one.measured_speedup:.2f}x ({one.range[0]:.2f} to {one.range[1]:.2f})"
-
-
-def _on_speed(exit_rates: Sequence[float], last: Alternative) -> tuple[list[str], list[str]]:
+def _speed_reasons(exit_rates: Sequence[float], last: Alternative) -> tuple[list[str], list[str]]:
+    """Reasons against the cascade, and open questions, by its exits and its speed."""
+    speed = times(last.measured_speedup, last.range)
     if max(exit_rates) == 1:
-        only = f"stage {int(np.argmax(exit_rates)) + 1}"
-        return [f"{only} answers every row: use it alone."], []
+        return [f"stage {int(np.argmax(exit_rates)) + 1} predicts every text: use it alone."], []
     if last.range[1] <= 1:
-        return [f"it is not faster than its last stage alone: {faster(last)}."], []
+        return [f"it is not faster than its last stage alone: {speed}."], []
     if last.range[0] <= 1:
-        return [], [
-            f"whether it is faster than its last stage alone differs from run to run: {faster(last)}."
-        ]
+        return [], [f"it is faster than its last stage alone in some runs only: {speed}."]
     return [], []

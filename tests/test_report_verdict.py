@@ -1,4 +1,4 @@
-"""The verdict on made-up evidence whose answer is known."""
+"""The verdict on constructed measurements with a known decision."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 from cascadebert.errors import CascadeError
 from cascadebert.evaluation.report.comparison import Alternative, WallClock, decide
 from cascadebert.evaluation.report.error_analysis import length_buckets
-from cascadebert.evaluation.report.verdict import ReportInputs, reach_verdict, summary
+from cascadebert.evaluation.report.verdict import ReportInputs, compute_verdict, summary
 from cascadebert.types import Interval
 
 SURE, UNSURE = 3.0, 0.2
@@ -42,7 +42,7 @@ def evidence(right, sure, *, clock=None, labels=None, **changes):
         label_names=("bad", "good"),
         lengths=np.arange(n) % 7 + 3,
         seconds=seconds,
-        alone=4.0,
+        last_stage_seconds=4.0,
         clock=clock,
     )
     return replace(given, **changes)
@@ -55,48 +55,52 @@ def known(n=1000, wrong=0.3, last_wrong=0.1):
 
 
 def test_a_confidence_that_knows_its_errors_makes_a_cascade_worth_it():
-    found = reach_verdict(evidence(*known()))
-    assert found.word == "cascade"
+    found = compute_verdict(evidence(*known()))
+    assert found.decision == "cascade"
     assert found.accuracy == 0.9 and found.last_stage.gain == Interval(0.0, 0.0, 0.0)
     assert found.last_stage.measured_speedup == pytest.approx(4 / 2.2)
     assert found.both_wrong == 0.1 and found.exit_rates == (0.7, 0.3)
-    assert found.coin.accuracy < found.accuracy and found.coin.share == pytest.approx(0.6)
-    assert found.mistakes.lost == 0 and found.mistakes.above_median is None
+    assert found.random_routing.accuracy < found.accuracy and found.random_routing.fraction == pytest.approx(
+        0.6
+    )
+    assert found.high_confidence_errors.regressions == 0 and found.high_confidence_errors.above_median is None
 
 
 def test_a_confidence_drawn_by_chance_is_beaten_by_a_coin():
     right, _ = known(4000)
     sure = np.random.default_rng(0).random(4000) < 0.7
-    found = reach_verdict(evidence(right, sure))
-    assert found.word == "do not cascade"
-    assert "drawing stage 1 alone or stage 2 alone by chance takes as long" in found.reasons[0]
+    found = compute_verdict(evidence(right, sure))
+    assert found.decision == "do not cascade"
+    assert "random routing between stage 1 alone and stage 2 alone takes as long" in found.reasons[0]
 
 
 def test_slower_than_the_last_stage_in_every_run_means_no():
     right, sure = known()
     clock = WallClock(1000, np.array([5.0, 5.1]), np.array([[1.0, 1.0], [4.0, 4.9]]))
-    found = reach_verdict(evidence(right, sure, clock=clock))
-    assert found.word == "do not cascade" and "not faster than its last stage alone" in found.reasons[0]
+    found = compute_verdict(evidence(right, sure, clock=clock))
+    assert found.decision == "do not cascade" and "not faster than its last stage alone" in found.reasons[0]
 
 
 def test_now_faster_and_now_slower_cannot_be_told():
     right, sure = known()
     clock = WallClock(1000, np.array([4.0, 4.1]), np.array([[1.0, 1.0], [4.2, 3.9]]))
-    assert reach_verdict(evidence(right, sure, clock=clock)).word == "cannot tell"
+    assert compute_verdict(evidence(right, sure, clock=clock)).decision == "inconclusive"
 
 
 def test_a_smaller_stage_that_is_as_good_means_no():
     right, sure = known()
-    found = reach_verdict(evidence(np.stack([right[1], right[1]]), sure))
-    assert found.word == "do not cascade" and found.reasons[0].startswith("stage 1 alone is no slower")
+    found = compute_verdict(evidence(np.stack([right[1], right[1]]), sure))
+    assert found.decision == "do not cascade" and found.reasons[0].startswith(
+        "stage 1 alone is at least as fast"
+    )
 
 
 def test_one_stage_that_answers_every_row_means_no():
     right, _ = known()
     for sure, name in ((np.ones(1000), "stage 1"), (np.zeros(1000), "stage 2")):
-        found = reach_verdict(evidence(right, sure))
-        assert found.word == "do not cascade"
-        assert found.reasons[0] == f"{name} answers every row: use it alone."
+        found = compute_verdict(evidence(right, sure))
+        assert found.decision == "do not cascade"
+        assert found.reasons[0] == f"{name} predicts every text: use it alone."
 
 
 def test_a_rival_that_is_as_fast_and_as_good_means_no_and_a_slow_or_poor_one_does_not():
@@ -105,37 +109,37 @@ def test_a_rival_that_is_as_fast_and_as_good_means_no_and_a_slow_or_poor_one_doe
     half = np.where(np.arange(1000) < 500, 1 - labels, labels)
 
     def against(said, seconds):
-        clock = replace(given.clock, rival=np.full(3, seconds))
-        return reach_verdict(replace(given, clock=clock, rival=("rival", said)))
+        clock = replace(given.clock, baseline=np.full(3, seconds))
+        return compute_verdict(replace(given, clock=clock, baseline=("rival", said)))
 
-    assert against(labels, 2000.0).word == "do not cascade"
-    assert against(labels, 9000.0).word == "cascade"
+    assert against(labels, 2000.0).decision == "do not cascade"
+    assert against(labels, 9000.0).decision == "cascade"
     poor = against(half, 2000.0)
-    assert poor.word == "cascade" and poor.others[-1].gain.low > 0
-    assert [one.name for one in poor.others] == ["stage 1 alone", "rival"]
+    assert poor.decision == "cascade" and poor.alternatives[-1].gain.low > 0
+    assert [one.name for one in poor.alternatives] == ["stage 1 alone", "rival"]
 
 
 def test_losing_more_than_was_allowed_means_no():
     right, sure = known()
     sure = sure | (np.arange(1000) >= 250)  # a quarter of what stage 2 would mend leaves early
-    assert reach_verdict(evidence(right, sure, allowed_drop=0.2)).word == "cascade"
-    found = reach_verdict(evidence(right, sure, allowed_drop=0.01))
-    assert found.word == "do not cascade" and "more than the 1 points" in found.reasons[-1]
+    assert compute_verdict(evidence(right, sure, allowed_drop=0.2)).decision == "cascade"
+    found = compute_verdict(evidence(right, sure, allowed_drop=0.01))
+    assert found.decision == "do not cascade" and "exceeds the allowed 1 points" in found.reasons[-1]
 
 
 def test_a_small_lead_on_few_rows_cannot_be_told_from_none():
     contender = Alternative("stage 1 alone", 0.8, Interval(0.01, -0.02, 0.04), 1.0, 0.5, (0.4, 0.6))
     last = Alternative("stage 2 alone", 0.81, Interval(0.0, -0.01, 0.01), 4.0, 2.0, (1.9, 2.1))
-    assert decide(500, (0.5, 0.5), last, [contender], None)[0] == "cannot tell"
+    assert decide(500, (0.5, 0.5), last, [contender], None)[0] == "inconclusive"
     sure = replace(contender, gain=Interval(0.03, 0.01, 0.05))
     assert decide(500, (0.5, 0.5), last, [sure], None)[0] == "cascade"
-    assert decide(99, (0.5, 0.5), last, [sure], None)[0] == "cannot tell"
+    assert decide(99, (0.5, 0.5), last, [sure], None)[0] == "inconclusive"
 
 
 def test_the_oracle_passes_on_exactly_the_rows_whose_label_would_change():
     right, _ = known()
     sure = np.arange(1000) < 500  # sure of all its errors, unsure of half that it has right
-    found = reach_verdict(evidence(right, sure))
+    found = compute_verdict(evidence(right, sure))
     oracle = found.oracle
     assert oracle.accuracy == 0.9 and oracle.exit_rates == (0.8, 0.2)
     assert oracle.expected_speedup == pytest.approx(4 / (1 + 0.2 * 4))
@@ -148,16 +152,18 @@ def test_lost_answers_are_shared_out_over_classes_lengths_and_stages():
     right = np.ones((2, 400), dtype=bool)
     labels = np.arange(400) % 2
     right[0] = labels == 0  # stage 1 is wrong on every "good" row
-    found = reach_verdict(evidence(right, np.arange(400) < 100, labels=labels))
+    found = compute_verdict(evidence(right, np.arange(400) < 100, labels=labels))
     by_name = {one.name: one for one in found.groups}
-    assert [by_name[name].share_of_lost for name in ("bad", "good")] == [0.0, 1.0]
-    assert by_name["good"].lost == 50 and by_name["good"].accuracy == 0.75
-    assert by_name["answered by stage 1"].share_of_lost == 1.0
+    assert [by_name[name].fraction_of_regressions for name in ("bad", "good")] == [0.0, 1.0]
+    assert by_name["good"].regressions == 50 and by_name["good"].accuracy == 0.75
+    assert by_name["exit at stage 1"].fraction_of_regressions == 1.0
     for kind in ("class", "length", "stage"):
         here = [one for one in found.groups if one.kind == kind]
-        assert sum(one.rows for one in here) == 400
-        assert sum(one.share_of_lost for one in here) == pytest.approx(1)
-    assert "Of those lost 100.0 % fall on class 'good' (50.0 % of the rows)" in " ".join(summary(found))
+        assert sum(one.n for one in here) == 400
+        assert sum(one.fraction_of_regressions for one in here) == pytest.approx(1)
+    assert "Of the regressions 100.0 % are in class 'good' (50.0 % of the examples)" in " ".join(
+        summary(found)
+    )
 
 
 def test_confident_mistakes_are_counted_by_how_sure_they_were():
@@ -166,10 +172,10 @@ def test_confident_mistakes_are_counted_by_how_sure_they_were():
     given = evidence(right, np.ones(100))
     logits = given.logits.copy()
     logits[0] *= np.linspace(2.0, 1.0, 100)[:, None]  # the wrong ones are the surest
-    found = reach_verdict(replace(given, logits=logits)).mistakes
-    assert (found.early, found.lost, found.won, found.above_median) == (100, 10, 0, 1.0)
-    assert [rows for rows, _ in found.deciles] == [10] * 10
-    assert [lost for _, lost in found.deciles] == [0] * 9 + [10]
+    found = compute_verdict(replace(given, logits=logits)).high_confidence_errors
+    assert (found.early_exits, found.regressions, found.corrections, found.above_median) == (100, 10, 0, 1.0)
+    assert [count for count, _ in found.deciles] == [10] * 10
+    assert [regressions for _, regressions in found.deciles] == [0] * 9 + [10]
 
 
 @pytest.mark.parametrize("n", [1, 2, 7])
@@ -178,15 +184,17 @@ def test_degenerate_rows_are_judged_too(n, case):
     right = np.zeros((2, n)) if case == "all wrong" else np.ones((2, n))
     sure = np.zeros(n) if case == "late" else np.ones(n) if case == "early" else np.arange(n) % 2
     labels = np.zeros(n, dtype=np.int64) if case == "one class" else None
-    found = reach_verdict(evidence(right, sure, labels=labels))
-    assert found.word != "cascade"
+    found = compute_verdict(evidence(right, sure, labels=labels))
+    assert found.decision != "cascade"
     assert json.loads(json.dumps(asdict(found), allow_nan=False))["n"] == n
-    assert summary(found)[0].startswith(f"Verdict: {found.word}. ")
+    assert summary(found)[0].startswith(f"Verdict: {found.decision}. ")
 
 
 def test_no_row_at_all_is_refused():
-    with pytest.raises(CascadeError, match="needs labelled rows"):
-        reach_verdict(evidence(np.ones((2, 0)), np.ones(0), clock=WallClock(1, np.ones(1), np.ones((2, 1)))))
+    with pytest.raises(CascadeError, match="needs labelled examples"):
+        compute_verdict(
+            evidence(np.ones((2, 0)), np.ones(0), clock=WallClock(1, np.ones(1), np.ones((2, 1))))
+        )
 
 
 def test_equal_lengths_share_a_bucket():
@@ -197,5 +205,5 @@ def test_equal_lengths_share_a_bucket():
 def test_stages_timed_only_on_some_rows_are_told_per_row():
     right, sure = known()
     clock = WallClock(10, np.full(2, 20.0), np.array([[10.0, 10.0], [40.0, 40.0]]))
-    found = reach_verdict(evidence(right, sure, clock=clock))
-    assert (found.seconds, found.last_stage.seconds, found.timed_rows) == (2.0, 4.0, 10)
+    found = compute_verdict(evidence(right, sure, clock=clock))
+    assert (found.seconds, found.last_stage.seconds, found.n_timed) == (2.0, 4.0, 10)
