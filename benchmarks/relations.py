@@ -36,7 +36,7 @@ class AttentionRelations:
                 hook.remove()
         return torch.stack(seen)
 
-    def bridge(self, teacher: PreTrainedModel, student: PreTrainedModel) -> nn.Module:
+    def projection(self, teacher: PreTrainedModel, student: PreTrainedModel) -> nn.Module:
         """Nothing to train; it knows the number of relation heads."""
         return Heads(student.config.num_attention_heads)
 
@@ -44,11 +44,11 @@ class AttentionRelations:
         """The features themselves: their relations depend on the student's number of heads."""
         return features
 
-    def loss(self, bridge: nn.Module, own: Tensor, target: Tensor, mask: Tensor) -> Tensor:
+    def loss(self, projection: nn.Module, features: Tensor, target: Tensor, mask: Tensor) -> Tensor:
         """The divergence, averaged over tokens, relation heads and the three kinds."""
-        assert isinstance(bridge, Heads)
-        heads = bridge.count
-        theirs, ours = (_relations(side.float(), heads, mask) for side in (target, own))
+        assert isinstance(projection, Heads)
+        heads = projection.count
+        theirs, ours = (_relations(side.float(), heads, mask) for side in (target, features))
         each = functional.kl_div(ours, theirs, reduction="none", log_target=True)
         each = each.masked_fill(~mask[:, None, None, :], 0.0).sum(dim=-1)  # (3, rows, heads, tokens)
         return each.mean(dim=(0, 2))[mask].mean()

@@ -17,9 +17,9 @@ from cascadebert.errors import DataError, StageError
 from cascadebert.inference.stage import Stage
 from cascadebert.persistence.folder import file_hashes, read_used_rows
 from cascadebert.training.difficulty import DifficultyLabels, label_difficulty
-from cascadebert.training.fit import _more_rows
+from cascadebert.training.fit import _load_unlabelled
 from cascadebert.training.losses import NO_LABEL
-from cascadebert.training.train_stage import TrainingData, row_order, train_stage
+from cascadebert.training.train_stage import TrainingData, train_stage, training_order
 from killing import run_killed
 from samples import reviews, sentences, write_csv
 
@@ -76,7 +76,7 @@ def test_the_parts_of_the_data_are_disjoint_and_complete(fitted):
 
 KILLED = """
 from cascadebert import Target
-from cascadebert.training.loop import LossTrainer
+from cascadebert.training.trainer import LossTrainer
 import test_fit
 kill_at(LossTrainer, sys.argv[1], int(sys.argv[2]))
 target, config = Target(speedup=1.5), test_fit.QUICK
@@ -211,11 +211,12 @@ def test_distillation_trains_a_stage_on_rows_without_labels(stages, fitted, tmp_
     texts, labels = reviews(400, seed=8)
     logits = teacher.logits(teacher.encode(texts))
     unlabelled = np.full(400, NO_LABEL, dtype=np.int64)
-    lesson = TrainingData(texts, unlabelled, ("negative", "positive"), teacher=logits)
+    data = TrainingData(texts, unlabelled, ("negative", "positive"), teacher=logits)
     config = FitConfig(
         epochs=6, batch_size=16, learning_rate=2e-3, bf16=False, max_length=32, distill_weight=1.0
     )
-    student = Stage.from_pretrained(train_stage(stages[0], lesson, config, work=tmp_path, what="student"))
+    folder = train_stage(stages[0], data, config, work=tmp_path, description="student")
+    student = Stage.from_pretrained(folder)
     assert np.mean(student.predict(texts).labels == np.array(labels)) > 0.8
 
 
@@ -250,7 +251,7 @@ def test_unlabelled_rows_of_a_held_out_group_are_left_out(stages, tmp_path):
     more, _ = reviews(60, seed=31)
     groups = [parts.tune.groups[0], parts.certify.groups[0], parts.train.groups[0]] * 20
     rows = Examples([f"{text} again" for text in more], None, tuple(groups))
-    kept, said = _more_rows(rows, None, parts)
+    kept, said = _load_unlabelled(rows, None, parts)
     assert set(kept.groups) == {parts.train.groups[0]} and "40 of 60" in said[0]
 
 
@@ -282,12 +283,12 @@ def test_three_stages_distilled_without_dar_in_bfloat16(make_model, train_file, 
 
 def test_training_order_visits_each_row_once_per_pass_in_batches_of_like_length():
     lengths = np.random.default_rng(0).integers(4, 64, size=5000)
-    order = row_order(lengths, batch_size=16, epochs=2, seed=1)
+    order = training_order(lengths, batch_size=16, epochs=2, seed=1)
     assert np.bincount(order).tolist() == [2] * 5000
     spread = [np.ptp(lengths[order[i : i + 16]]) for i in range(0, 9984, 16)]
     assert np.mean(spread) < 5
-    assert order.tolist() == row_order(lengths, batch_size=16, epochs=2, seed=1).tolist()
-    assert len(row_order(lengths, batch_size=16, epochs=0.5, seed=1)) == 2500
+    assert order.tolist() == training_order(lengths, batch_size=16, epochs=2, seed=1).tolist()
+    assert len(training_order(lengths, batch_size=16, epochs=0.5, seed=1)) == 2500
 
 
 @pytest.mark.slow

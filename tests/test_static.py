@@ -69,7 +69,7 @@ def test_its_logits_do_not_depend_on_neighbours(cascade):
 
 KILLED = """
 from cascadebert import Target, fit
-from cascadebert.training.loop import LossTrainer
+from cascadebert.training.trainer import LossTrainer
 import test_static
 kill_at(LossTrainer, sys.argv[1], int(sys.argv[2]))
 stages, target = ["static", sys.argv[5]], Target(speedup=1.5)

@@ -1,4 +1,4 @@
-"""Where a number was measured: the machine and the versions of what ran on it."""
+"""The machine and the library versions that results are measured with."""
 
 from __future__ import annotations
 
@@ -22,61 +22,61 @@ LIBRARIES = (
 
 
 def cores() -> int:
-    """Processor cores that this process may use."""
+    """Number of processor cores available to this process."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def peak_memory_mb() -> float | None:
-    """The most memory that this process has held, in MB; None where the system does not tell.
+def _system_values(file: str, key: str) -> list[str]:
+    """Values of a key in a file of "key: value" lines of Linux; none on other systems."""
+    path = Path(file)
+    lines = path.read_text("utf-8").splitlines() if path.is_file() else []
+    return [line.split(":", 1)[1].strip() for line in lines if line.startswith(key)]
 
-    Linux's `ru_maxrss` would also count what the process held that started this one.
-    """
-    status = Path("/proc/self/status")
-    if status.is_file():
-        lines = status.read_text("utf-8").splitlines()
-        kilobytes = [line.split()[1] for line in lines if line.startswith("VmHWM:")]
-        if kilobytes:
-            return int(kilobytes[0]) / 2**10
+
+def peak_memory_mb() -> float | None:
+    """Peak memory of this process in MB; None where the system does not report it."""
+    # on Linux `ru_maxrss` would include the memory of the parent process before the fork
+    if kilobytes := _system_values("/proc/self/status", "VmHWM"):
+        return int(kilobytes[0].split()[0]) / 2**10
     try:
         import resource
     except ImportError:
         return None
-    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return most / 2**20 if platform.system() == "Darwin" else most / 2**10
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / 2**20 if platform.system() == "Darwin" else peak / 2**10
 
 
 def machine() -> str:
-    """The processor, its cores and the system, in words."""
-    name = platform.processor() or platform.machine()
-    information = Path("/proc/cpuinfo")
-    if information.is_file():
-        lines = information.read_text("utf-8").splitlines()
-        name = next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), name)
+    """Description of the processor, its cores and the operating system."""
+    names = _system_values("/proc/cpuinfo", "model name")
+    name = names[0] if names else platform.processor() or platform.machine()
     count = "1 core" if cores() == 1 else f"{cores()} cores"
     return f"{name}, {count}, {platform.system()} {platform.machine()}"
 
 
 def versions() -> dict[str, str]:
-    """Python and the installed ones of the libraries that decide results."""
-    found = {"python": platform.python_version()}
+    """Versions of Python and of the installed libraries that affect results."""
+    installed = {"python": platform.python_version()}
     for name in LIBRARIES:
         try:
-            found[name] = metadata.version(name)
+            installed[name] = metadata.version(name)
         except metadata.PackageNotFoundError:
             continue
-    return found
+    return installed
 
 
 def commit() -> str | None:
-    """The commit of the checkout that this package runs from, "-dirty" where it differs; None elsewhere."""
-    here = Path(__file__)
+    """Git commit of this package, with "-dirty" after local changes; None outside of its own checkout."""
+    file = Path(__file__)
 
-    def git(*words: str) -> str:
-        done = subprocess.run(["git", *words], cwd=here.parent, capture_output=True, text=True, check=True)
-        return done.stdout.strip()
+    def git(*arguments: str) -> str:
+        command = ["git", *arguments]
+        return subprocess.run(
+            command, cwd=file.parent, capture_output=True, text=True, check=True
+        ).stdout.strip()
 
     try:
-        git("ls-files", "--error-unmatch", here.name)  # a package installed within another's checkout
+        git("ls-files", "--error-unmatch", file.name)  # fails if installed inside another project's checkout
         return git("rev-parse", "HEAD") + ("-dirty" if git("status", "--porcelain", "--", ".") else "")
     except (OSError, subprocess.CalledProcessError):
         return None

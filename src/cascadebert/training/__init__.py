@@ -1,1 +1,5 @@
-"""From labelled rows to a saved cascade; needs the `train` extra."""
+"""From labelled examples to a saved cascade; needs the `train` extra."""
+
+from cascadebert.environment import use_passive_waiting
+
+use_passive_waiting()  # before a module of this package imports torch

@@ -1,4 +1,4 @@
-"""Make a cascade of classifiers that exist already: only thresholds are picked."""
+"""Makes a cascade of existing classifiers: only thresholds are selected."""
 
 from __future__ import annotations
 
@@ -46,34 +46,34 @@ def assemble(
     precision: str = "auto",
     overwrite: bool = False,
 ) -> Cascade:
-    """Take fine-tuned classifiers as they are, pick thresholds on held-out rows, save one folder.
+    """Take fine-tuned classifiers as they are, select thresholds on held-out examples, and save one folder.
 
     Args:
-        stages: two or more fine-tuned checkpoints from small to large: folders or repositories of the Hub,
-            whose labels are the same by name, in any order.
-        data: rows that none of them was trained on. Without labels the target is a speed-up or agreement
-            with the last stage.
-        target: what must hold on those rows.
-        output: the folder to write.
-        columns: names of the columns, where not the usual ones.
-        max_length: longest row in tokens; default 128.
-        cost_unit: what speed-up is counted in.
-        score: what to compare with thresholds; "auto" picks one on the tune rows.
-        engine: what will run it: "openvino", "onnxruntime", "torch", or "auto": the first that is
+        stages: Two or more fine-tuned checkpoints from small to large: folders or repositories of the Hub,
+            whose labels have the same names, in any order.
+        data: Examples that no stage was trained on. Without labels the target must be a speed-up or
+            agreement with the last stage.
+        target: The requirement to meet on those examples.
+        output: The folder to write.
+        columns: Names of the columns, if they are not the usual ones.
+        max_length: Maximum tokens per text; by default 128.
+        cost_unit: The unit of cost that the speed-up refers to.
+        score: The score to compare with thresholds; "auto" selects one on the examples.
+        engine: The engine to run on: "openvino", "onnxruntime", "torch", or "auto": the first that is
             installed, but torch where there is a CUDA device.
         precision: "float32", "bfloat16", or "auto" for the engine's own choice on this processor.
-        overwrite: replace an existing output folder.
-
-    Raises:
-        CascadeError: one of its kinds, for data, stages or targets that cannot be used; nothing is written.
+        overwrite: Replace an existing output folder.
 
     Returns:
         The saved cascade, loaded.
+
+    Raises:
+        CascadeError: If data, stages or target cannot be used; nothing is written.
     """
     output = Path(output)
     ensure_writable_directory(output, overwrite=overwrite)
     engine, precision = resolve_engine(engine, precision)
-    rows = load_examples(data, columns=columns, labels=needs_labels(target), split="validation")
+    examples = load_examples(data, columns=columns, labels=needs_labels(target), split="validation")
     names = [str(stage) for stage in stages]
     sources = [resolve_checkpoint(stage) for stage in stages]
     ensure_writable_directory(output, overwrite=overwrite, sources=sources)
@@ -81,31 +81,31 @@ def assemble(
         weight_files(source)
         check_tokenizer(source)
     check_stage_order(names, [count_flops(source) for source in sources])
-    with tempfile.TemporaryDirectory(dir=output.absolute().parent, prefix=f".{output.name}-") as folder:
-        copies = [Path(folder) / f"stage-{number}" for number in range(1, len(sources) + 1)]
+    with tempfile.TemporaryDirectory(dir=output.absolute().parent, prefix=f".{output.name}-") as temporary:
+        copies = [Path(temporary) / f"stage-{number}" for number in range(1, len(sources) + 1)]
         for source, copy in zip(sources, copies, strict=True):
             copy_checkpoint(source, copy)
-        opened = prepare_stages(copies, names, max_length=max_length, engine=engine, precision=precision)
-        _refuse_labels(rows, opened[-1].label_names, names[-1])
-        none = np.empty(0, dtype=np.uint64)
+        loaded = prepare_stages(copies, names, max_length=max_length, engine=engine, precision=precision)
+        _check_labels(examples, loaded[-1].label_names, names[-1])
+        empty = np.empty(0, dtype=np.uint64)
         return build_cascade(
-            opened,
-            rows,
+            loaded,
+            examples,
             target=target,
             cost_unit=cost_unit,
             score=score,
             output=output,
-            rows=UsedRows(none, rows.hashes(), none),
-            provenance={"made_by": "assemble", "rows": {"tune": len(rows)}},
+            rows=UsedRows(empty, examples.hashes(), empty),
+            provenance={"made_by": "assemble", "rows": {"tune": len(examples)}},
             overwrite=overwrite,
         )
 
 
-def _refuse_labels(rows: Examples, names: tuple[str, ...], stage: str) -> None:
-    unknown = sorted(set(rows.labels or ()) - set(names))
-    if unknown:
+def _check_labels(examples: Examples, names: tuple[str, ...], stage: str) -> None:
+    labels = sorted(set(examples.labels or ()))
+    if not set(labels) <= set(names):
         raise StageError(
-            f"the labels of {rows.source} are not those of the stages. {rows.source}, column "
-            f"'{rows.label_column}': {shorten(sorted(set(rows.labels or ())))}. {stage}: {shorten(names)}. "
+            f"the labels of {examples.source} are not those of the stages. {examples.source}, column "
+            f"'{examples.label_column}': {shorten(labels)}. {stage}: {shorten(names)}. "
             "Write the stages' names into the data."
         )

@@ -1,4 +1,4 @@
-"""Checkpoints on their way into a stage: found, copied, measured."""
+"""Copies, fingerprints and costs of checkpoints that become stages."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import numpy as np
 from cascadebert.errors import StageError, extra
 from cascadebert.inference.engines.torch_checkpoint import load_classifier, quiet_transformers
 from cascadebert.inference.stage_kind import stage_kind
-from cascadebert.persistence.checkpoint_config import config_int, config_label_names, read_config
+from cascadebert.persistence.checkpoint_config import config_label_names, read_config
 from cascadebert.persistence.folder import file_hashes
 from cascadebert.types import Flops
 
@@ -23,43 +23,34 @@ with extra("train"):
     from torch.utils.flop_counter import FlopCounterMode
     from transformers import AutoTokenizer
 
+VOCABULARY_FILES = ("tokenizer.json", "vocab.txt", "vocab.json", "tokenizer.model", "spiece.model")
 TOKENIZER_FILES = (
-    "tokenizer.json",
-    "token_map.json",
+    *VOCABULARY_FILES,
     "tokenizer_config.json",
     "special_tokens_map.json",
     "added_tokens.json",
-    "vocab.txt",
-    "vocab.json",
     "merges.txt",
-    "tokenizer.model",
-    "spiece.model",
 )
-VOCABULARY_FILES = ("tokenizer.json", "vocab.txt", "vocab.json", "tokenizer.model", "spiece.model")
 COUNTED_LENGTHS = (8, 16, 24)
 
 
 def fingerprint(*parts: object) -> str:
-    """Twelve hexadecimal digits that stand for a combination of plain values."""
+    """Twelve hexadecimal digits that identify a combination of plain values."""
     return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()[:12]
 
 
 def display_name(source: str) -> str:
-    """What to call a model: its folder's own name, or the repository of the Hub with its owner."""
+    """The name of a model: of its folder without the path, or of its repository on the Hub with the owner."""
     return Path(source).name if Path(source).is_dir() else source
 
 
 def checkpoint_fingerprint(path: Path) -> str:
-    """Fingerprint of what a checkpoint is: all its files but the README."""
+    """Fingerprint of all files of a checkpoint but the README."""
     return fingerprint(file_hashes(path, lambda file: file.is_file() and file.name != "README.md"))
 
 
 def check_tokenizer(source: Path) -> None:
-    """Refuse a checkpoint that was saved without its tokenizer, for which an empty one would be made up.
-
-    Raises:
-        StageError: if none of the files that hold a vocabulary is there.
-    """
+    """Raise StageError if no file holds a vocabulary: transformers would make up an empty tokenizer."""
     if not any((source / name).is_file() for name in VOCABULARY_FILES):
         raise StageError(
             f"{source}: no tokenizer (of {', '.join(VOCABULARY_FILES)}). Save the checkpoint with the "
@@ -68,10 +59,9 @@ def check_tokenizer(source: Path) -> None:
 
 
 def copy_tokenizer(source: Path, target: Path) -> None:
-    """Copy a checkpoint's tokenizer as it is; make the fast form where only the slow one is there.
+    """Copy a tokenizer as it is, and convert it to the fast form if only the slow one is there.
 
-    Raises:
-        StageError: if there is no tokenizer, or none with a fast form.
+    Raises StageError if there is no tokenizer, or none with a fast form.
     """
     check_tokenizer(source)
     for name in TOKENIZER_FILES:
@@ -90,11 +80,7 @@ def copy_tokenizer(source: Path, target: Path) -> None:
 
 
 def weight_files(source: Path) -> list[Path]:
-    """A checkpoint's weights in safetensors.
-
-    Raises:
-        StageError: if there are none.
-    """
+    """The files of a checkpoint's weights. Raises StageError if there are none in safetensors."""
     files = sorted([*source.glob("model*.safetensors"), *source.glob("model*.safetensors.index.json")])
     if not files:
         raise StageError(
@@ -105,10 +91,9 @@ def weight_files(source: Path) -> list[Path]:
 
 
 def copy_checkpoint(source: Path, target: Path) -> None:
-    """Copy a fine-tuned classifier as it is: configuration, weights in safetensors, tokenizer.
+    """Copy configuration, weights and tokenizer of a fine-tuned classifier into a new folder.
 
-    Raises:
-        StageError: if its weights are not in safetensors, or it has no tokenizer.
+    Raises StageError if its weights are not in safetensors, or it has no tokenizer.
     """
     target.mkdir()
     for file in (source / "config.json", *weight_files(source)):
@@ -117,14 +102,9 @@ def copy_checkpoint(source: Path, target: Path) -> None:
 
 
 def count_flops(path: Path, **config: Any) -> Flops:
-    """Floating-point operations of one row as a function of its tokens, counted by torch as it runs.
+    """Floating-point operations per text as a function of its tokens; `config` is that of `load_classifier`.
 
-    Matrix products are counted (two operations per multiply-add), at three lengths; the polynomial through
-    them is exact, as attention is quadratic in the length and all else linear.
-
-    Args:
-        path: a checkpoint folder; a static stage's multiplications and additions are known.
-        config: as for `load_classifier`.
+    Those of a static stage are known; those of others are counted by torch as the model runs.
     """
     known_flops = stage_kind(path).known_flops
     if known_flops is not None:
@@ -135,11 +115,10 @@ def count_flops(path: Path, **config: Any) -> Flops:
 
 
 def flops_polynomial(run: Callable[[torch.Tensor], object], device: str = "cpu") -> Flops:
-    """Operations of whatever is done with the tokens of one row.
+    """Operations of what `run` does with (1, length) token ids; on the device "meta" nothing is computed.
 
-    Args:
-        run: given (1, length) token numbers; attention in it must be by plain matrix products.
-        device: of the token numbers; on "meta" nothing is computed.
+    Matrix products (two operations per multiply-add) are counted at three lengths. The polynomial through
+    them is exact: attention, which must be eager, is quadratic in the length and all else linear.
     """
     counts = []
     for length in COUNTED_LENGTHS:
@@ -152,22 +131,13 @@ def flops_polynomial(run: Callable[[torch.Tensor], object], device: str = "cpu")
 
 
 def check_stage_order(names: Sequence[str], flops: Sequence[Flops]) -> None:
-    """Refuse stages that do not grow.
-
-    Raises:
-        StageError: if a stage costs as much as the next, or there are fewer than two.
-    """
+    """Raise StageError if there are fewer than two stages, or one costs as much as the next."""
     if len(names) < 2:
         raise StageError(f"a cascade needs two stages or more; given: {', '.join(names) or 'none'}")
-    sizes = [float(one.cost_of(np.array([32]))[0]) for one in flops]
-    for i in range(len(sizes) - 1):
-        if sizes[i] >= sizes[i + 1]:
+    mflops = [float(stage.cost_of(np.array([32]))[0]) / 1e6 for stage in flops]
+    for i in range(len(mflops) - 1):
+        if mflops[i] >= mflops[i + 1]:
             raise StageError(
-                f"stages go from small to large, but {names[i]} ({sizes[i] / 1e6:,.1f} MFLOPs per row of 32 "
-                f"tokens) does not cost less than {names[i + 1]} ({sizes[i + 1] / 1e6:,.1f})"
+                f"stages go from small to large, but {names[i]} ({mflops[i]:,.1f} MFLOPs per text of 32 "
+                f"tokens) does not cost less than {names[i + 1]} ({mflops[i + 1]:,.1f})"
             )
-
-
-def depth(path: Path) -> int:
-    """Number of layers that a checkpoint's configuration names."""
-    return config_int(read_config(path), "num_hidden_layers", path)

@@ -1,122 +1,164 @@
-"""Every default of training, in one place."""
+"""Every default of training, in one place.
+
+The metadata of each field holds its documentation, from which `--help` and the docstring are made.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field, fields
+from inspect import getdoc
 from math import isfinite
+from typing import Any, NamedTuple, TypeVar
 
 from cascadebert.errors import CascadeError
 
+ConfigT = TypeVar("ConfigT")
 
+
+class Rule(NamedTuple):
+    """A condition on the value of an option."""
+
+    holds: Callable[[float], bool]
+    description: str  # completes "must be ..."
+
+
+_POSITIVE = Rule(lambda value: value > 0, "above 0")
+_NOT_NEGATIVE = Rule(lambda value: value >= 0, "0 or more")
+_FRACTION = Rule(lambda value: 0 <= value <= 1, "a fraction between 0 and 1")
+_PART = Rule(lambda value: 0 < value < 1, "a fraction above 0 and below 1")
+_TWO_OR_MORE = Rule(lambda value: value >= 2, "at least 2")
+_REPEATS = Rule(lambda value: 1 <= value <= 1000, "1 to 1000")
+_FIT_SEED = Rule(lambda value: 0 <= value < 2**32 - 1000, "0 to 2**32 - 1001")  # repeats add up to 999
+_SEED = Rule(lambda value: 0 <= value < 2**32, "0 to 2**32 - 1")
+_PASSAGE = Rule(lambda value: value >= 16, "at least 16")
+_CORPUS = Rule(lambda value: value >= 10_000, "at least 10,000")
+
+
+def _option(
+    default: Any, description: str, rule: Rule | None = None, group: str = "Training", metavar: str = "X"
+) -> Any:
+    """A field with its help text, the condition it must satisfy, and how the command line shows it."""
+    metadata = {"help": description, "rule": rule, "group": group, "metavar": metavar}
+    return field(default=default, metadata=metadata)
+
+
+def _learning_rate(default: float) -> Any:
+    return _option(default, "Peak learning rate of AdamW; it decays linearly to 0.", _POSITIVE)
+
+
+def _warmup_ratio(default: float) -> Any:
+    return _option(default, "Fraction of the steps during which the learning rate rises from 0.", _FRACTION)
+
+
+def _bf16() -> Any:
+    return _option(None, "Train in bfloat16; by default where the hardware supports it.", metavar="")
+
+
+def _documented(config: type[ConfigT]) -> type[ConfigT]:
+    """Append the help texts of a configuration's fields to its docstring."""
+    lines = [f"    {entry.name}: {entry.metadata['help']}" for entry in fields(config)]  # type: ignore[arg-type]
+    config.__doc__ = "\n".join([getdoc(config) or "", "", "Attributes:", *lines])
+    return config
+
+
+def _check_rules(config: Any) -> None:
+    for entry in fields(config):
+        value, rule = getattr(config, entry.name), entry.metadata["rule"]
+        if rule is None or (value is None and entry.default is None):
+            continue
+        if value is None or not isfinite(value) or not rule.holds(value):
+            raise CascadeError(f"{entry.name} must be {rule.description}, not {value}")
+
+
+@_documented
 @dataclass(frozen=True)
 class FitConfig:
-    """How stages are trained; all of it is stored in the saved folder.
+    """Options of training a cascade; all of them are stored in the saved folder.
 
-    Attributes:
-        max_length: longest row in tokens; longer texts are cut.
-        epochs: passes over the train rows; fractions are allowed.
-        batch_size: rows per step.
-        learning_rate: of AdamW, falling linearly to 0.
-        warmup_ratio: share of the steps in which it rises linearly from 0.
-        bf16: matrix products of training in bfloat16; None asks the processor.
-        dar_weight: lambda of difficulty-aware regularisation, on every stage but the last; 0 turns it
-            off (Li et al. 2021; 0.5 as in their release).
-        dar_margin: epsilon, by how much an easy row's confidence should exceed a hard row's (0.3 as in
-            their release).
-        difficulty_folds: folds of the cross-prediction behind difficulty labels.
-        difficulty_seeds: how often it is repeated with another seed (the paper: 5).
-        difficulty_votes: a row is easy if at least this share of the repeats predicts it rightly.
-        distill_weight: weight of learning the last stage's logits, in the earlier stages; 0 is off; None
-            is 1 where unlabelled rows are given and else 0.
-        distill_temperature: both sides' logits are divided by it.
-        tune_share: share of the train rows to tune on, where no validation rows are given.
-        certify_share: share of the train rows kept for guarantees, where none are given.
-        seed: of everything random.
+    The defaults of `dar_weight` and `dar_margin` are those of the code released by Li et al. (2021).
 
     >>> FitConfig(epochs=0)
     Traceback (most recent call last):
     cascadebert.errors.CascadeError: epochs must be above 0, not 0
     """
 
-    max_length: int = 128
-    epochs: float = 3.0
-    batch_size: int = 32
-    learning_rate: float = 5e-5
-    warmup_ratio: float = 0.0
-    bf16: bool | None = None
-    dar_weight: float = 0.5
-    dar_margin: float = 0.3
-    difficulty_folds: int = 3
-    difficulty_seeds: int = 1
-    difficulty_votes: float = 1.0
-    distill_weight: float | None = None
-    distill_temperature: float = 2.0
-    tune_fraction: float = 0.1
-    certify_fraction: float = 0.1
-    seed: int = 1234
+    max_length: int = _option(128, "Maximum tokens per example; longer texts are truncated.", metavar="N")
+    epochs: float = _option(3.0, "Passes over the training examples; may be fractional.", _POSITIVE)
+    batch_size: int = _option(32, "Examples per step.", _POSITIVE, metavar="N")
+    learning_rate: float = _learning_rate(5e-5)
+    warmup_ratio: float = _warmup_ratio(0.0)
+    bf16: bool | None = _bf16()
+    dar_weight: float = _option(
+        0.5,
+        "Weight (lambda) of difficulty-aware regularisation on all but the last stage; 0: off.",
+        _NOT_NEGATIVE,
+        "Difficulty",
+    )
+    dar_margin: float = _option(
+        0.3,
+        "Margin (epsilon) by which easy examples should exceed hard ones in confidence.",
+        _NOT_NEGATIVE,
+        "Difficulty",
+    )
+    difficulty_folds: int = _option(
+        3, "Folds of the cross-validation that labels difficulty.", _TWO_OR_MORE, "Difficulty", "N"
+    )
+    difficulty_seeds: int = _option(
+        1, "Repeats of that cross-validation with other seeds; 5 in the paper.", _REPEATS, "Difficulty", "N"
+    )
+    difficulty_votes: float = _option(
+        1.0,
+        "Fraction of the repeats that must predict an example correctly for it to be easy.",
+        _FRACTION,
+        "Difficulty",
+    )
+    distill_weight: float | None = _option(
+        None,
+        "Weight of distilling the last stage's logits; by default 1 with unlabelled examples, else 0.",
+        _NOT_NEGATIVE,
+        "Distillation",
+    )
+    distill_temperature: float = _option(
+        2.0, "Temperature that divides the logits of teacher and student.", _POSITIVE, "Distillation"
+    )
+    tune_fraction: float = _option(
+        0.1, "Fraction of the training examples to tune on if there is no validation data.", _PART, "Data"
+    )
+    certify_fraction: float = _option(
+        0.1,
+        "Fraction of the training examples to reserve for guarantees if there is no validation data.",
+        _PART,
+        "Data",
+    )
+    seed: int = _option(1234, "Random seed.", _FIT_SEED, metavar="N")
 
     def __post_init__(self) -> None:
-        _check(self, _RULES)
+        _check_rules(self)
         if self.tune_fraction + self.certify_fraction >= 1:
-            raise CascadeError("tune_share and certify_share together must leave rows to train on")
+            raise CascadeError(
+                f"tune_fraction + certify_fraction must be below 1, to leave examples to train on, not "
+                f"{self.tune_fraction + self.certify_fraction:g}"
+            )
 
 
+@_documented
 @dataclass(frozen=True)
 class DistillConfig:
-    """How smaller models are made from a large one; all of it is stored in their README.
+    """Options of distilling small models from a large one; all of them are stored in their model cards."""
 
-    Attributes:
-        max_tokens: to train on, in all; default the corpus once. More than the corpus has means several passes,
-            fewer that documents are drawn from all over it.
-        vocabulary: keep this many tokens, the most frequent of the corpus; default all.
-        max_length: longest passage in tokens.
-        batch_tokens: tokens per step.
-        learning_rate: of AdamW, falling linearly to 0.
-        warmup_ratio: share of the steps in which it rises linearly from 0.
-        bf16: matrix products in bfloat16; None asks the processor.
-        seed: of everything random.
-    """
-
-    max_tokens: int | None = None
-    vocabulary: int | None = None
-    max_length: int = 128
-    batch_tokens: int = 4096
-    learning_rate: float = 2e-3
-    warmup_ratio: float = 0.05
-    bf16: bool | None = None
-    seed: int = 1234
+    max_tokens: int | None = _option(
+        None,
+        "Tokens to train on: the corpus is sampled or repeated to have so many; by default one pass.",
+        _CORPUS,
+        metavar="N",
+    )
+    max_length: int = _option(128, "Maximum tokens per passage.", _PASSAGE, metavar="N")
+    batch_tokens: int = _option(4096, "Tokens per step, padding included.", _POSITIVE, metavar="N")
+    learning_rate: float = _learning_rate(2e-3)
+    warmup_ratio: float = _warmup_ratio(0.05)
+    bf16: bool | None = _bf16()
+    seed: int = _option(1234, "Random seed.", _SEED, metavar="N")
 
     def __post_init__(self) -> None:
-        _check(self, _SHRINK_RULES)
-
-
-Rules = tuple[tuple[tuple[str, ...], Callable[[float], bool], str], ...]
-
-
-def _check(config: FitConfig | DistillConfig, rules: Rules) -> None:
-    for names, holds, words in rules:
-        for name in names:
-            value = getattr(config, name)
-            optional = value is None and type(config).__dataclass_fields__[name].default is None
-            if not optional and not (value is not None and isfinite(value) and holds(value)):
-                raise CascadeError(f"{name} must be {words}, not {value}")
-
-
-_SHRINK_RULES: Rules = (
-    (("max_tokens",), lambda v: v >= 10_000, "at least 10,000"),
-    (("max_length",), lambda v: v >= 16, "at least 16"),
-    (("vocabulary", "batch_tokens", "learning_rate"), lambda v: v > 0, "above 0"),
-    (("warmup_ratio",), lambda v: 0 <= v <= 1, "a share between 0 and 1"),
-    (("seed",), lambda v: 0 <= v < 2**32, "0 to 2**32 - 1"),
-)
-
-_RULES: Rules = (
-    (("epochs", "batch_size", "learning_rate", "distill_temperature"), lambda v: v > 0, "above 0"),
-    (("dar_weight", "dar_margin", "distill_weight"), lambda v: v >= 0, "0 or more"),
-    (("warmup_ratio", "difficulty_votes"), lambda v: 0 <= v <= 1, "a share between 0 and 1"),
-    (("tune_fraction", "certify_fraction"), lambda v: 0 < v < 1, "a share above 0 and below 1"),
-    (("difficulty_folds",), lambda v: v >= 2, "at least 2"),
-    (("difficulty_seeds",), lambda v: 1 <= v <= 1000, "1 to 1000"),
-    (("seed",), lambda v: 0 <= v < 2**32 - 1000, "0 to 2**32 - 1001"),
-)
+        _check_rules(self)

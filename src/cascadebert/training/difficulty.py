@@ -1,4 +1,4 @@
-"""Which rows are hard for a stage: cross-prediction, so that no row is judged by a model trained on it."""
+"""Difficulty labels by cross-prediction: no example is predicted by a model that was trained on it."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from zipfile import BadZipFile
 
 import numpy as np
 
+from cascadebert.atomic import atomic_file
 from cascadebert.data.columns import Columns
 from cascadebert.data.dataset import Examples, Hashes, label_names, load_examples
 from cascadebert.data.splits import assign_folds
@@ -21,7 +22,7 @@ from cascadebert.inference.stage import Stage
 from cascadebert.persistence.checkpoint_config import resolve_checkpoint
 from cascadebert.training.checkpoints import checkpoint_fingerprint, fingerprint
 from cascadebert.training.config import FitConfig
-from cascadebert.training.train_stage import TrainingData, recipe, train_stage
+from cascadebert.training.train_stage import TrainingData, train_stage, training_recipe
 from cascadebert.training.trainer import log
 from cascadebert.types import Bools, Floats, Ints
 
@@ -31,39 +32,22 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class DifficultyLabels:
-    """Easy or hard, for every train row, relative to one stage.
+    """Easy or hard, for every training example, relative to one stage."""
 
-    Attributes:
-        hard: (n,) True where too few of the repeats predicted the row rightly.
-        votes: (n,) share of the repeats that did.
-        hashes: (n,) fingerprint of each row's texts and label, to find it again.
-        provenance: stage, folds, seeds, vote share and data they come from.
-    """
-
-    hard: Bools
-    votes: Floats
-    hashes: Hashes
-    provenance: dict[str, Any]
+    hard: Bools  # (n,) True where too few of the repeats predicted the example correctly
+    votes: Floats  # (n,) fraction of the repeats that did
+    hashes: Hashes  # (n,) fingerprint of text and label, to find the example again
+    provenance: dict[str, Any]  # stage, folds, seeds, votes and data
 
     def save(self, path: Path) -> None:
-        """Write them to one .npz file (arrays and text only, no pickle)."""
-        aside = path.with_suffix(".part.npz")
-        np.savez(
-            aside,
-            hard=self.hard,
-            votes=self.votes,
-            hashes=self.hashes,
-            provenance=np.array(json.dumps(self.provenance, sort_keys=True)),
-        )
-        aside.replace(path)
+        """Write one .npz file (arrays and text only, no pickle)."""
+        provenance = np.array(json.dumps(self.provenance, sort_keys=True))
+        with atomic_file(path) as file:
+            np.savez(file, hard=self.hard, votes=self.votes, hashes=self.hashes, provenance=provenance)
 
     @classmethod
     def load(cls, path: Path) -> DifficultyLabels:
-        """Read what `save` wrote.
-
-        Raises:
-            DataError: if it cannot be read.
-        """
+        """Read what `save` wrote. Raises DataError if the file cannot be read."""
         try:
             with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
                 provenance = json.loads(str(stored["provenance"]))
@@ -72,23 +56,19 @@ class DifficultyLabels:
             raise DataError(f"{path}: not a file of difficulty labels ({error})") from error
 
     def of(self, examples: Examples) -> Bools:
-        """(n,) the labels of the given rows.
-
-        Raises:
-            DataError: if a row has none.
-        """
-        order = np.argsort(self.hashes, kind="stable")
-        wanted = examples.hashes(labels=True)
-        if np.array_equal(self.hashes, wanted):
+        """(n,) the labels of the given examples. Raises DataError if one has none."""
+        hashes = examples.hashes(labels=True)
+        if np.array_equal(self.hashes, hashes):
             return self.hard
-        place = np.minimum(np.searchsorted(self.hashes, wanted, sorter=order), len(order) - 1)
-        found = self.hashes[order[place]] == wanted
-        if not found.all():
+        order = np.argsort(self.hashes, kind="stable")
+        index = order[np.minimum(np.searchsorted(self.hashes, hashes, sorter=order), len(order) - 1)]
+        missing = int((self.hashes[index] != hashes).sum())
+        if missing:
             raise DataError(
-                f"{int((~found).sum()):,} of {len(examples):,} train rows have no difficulty label in the "
+                f"{missing:,} of {len(examples):,} train rows have no difficulty label in the "
                 "file given. Make it from the same rows, or leave it out to have it made."
             )
-        return np.asarray(self.hard[order[place]])
+        return np.asarray(self.hard[index])
 
 
 def label_difficulty(
@@ -100,23 +80,26 @@ def label_difficulty(
     names: tuple[str, ...] | None = None,
     work: Path | None = None,
 ) -> DifficultyLabels:
-    """Call a row hard if models like the stage, trained on other rows, get it wrong.
+    """Label examples as hard if models like the stage, trained on other examples, predict them wrongly.
 
-    For each of `difficulty_seeds` repeats the rows are cut into `difficulty_folds` folds (groups stay
-    together, every row is in one), the stage is trained on all folds but one by plain cross-entropy, and
-    predicts the one left out. A row is easy if at least `difficulty_votes` of the repeats were right
+    For each of `difficulty_seeds` repeats the examples are split into `difficulty_folds` folds (groups stay
+    together, every example is in one), the stage is trained on all folds but one by plain cross-entropy, and
+    predicts the one left out. An example is easy if at least `difficulty_votes` of the repeats were right
     (Li et al. 2021, section 3.2; how the paper combines its five seeds is not known).
 
     Args:
-        train: labelled rows.
-        stage: checkpoint to start from: the small stage.
-        config: training and difficulty settings.
-        columns: names of the columns, where not the usual ones.
-        names: the labels in order; default those of the rows.
-        work: folder for half-finished work, so that a killed run goes on; default a temporary one.
+        train: Labelled examples.
+        stage: The checkpoint to start from: the small stage.
+        config: Training and difficulty options.
+        columns: Names of the columns, if they are not the usual ones.
+        names: The labels in order; by default those of the examples.
+        work: Folder for unfinished work, from which an interrupted run resumes; by default a temporary one.
+
+    Returns:
+        The labels, with the fraction of correct repeats and the provenance.
 
     Raises:
-        DataError: if rows cannot be used, or there are fewer groups than folds.
+        DataError: If examples cannot be used, or there are fewer groups than folds.
     """
     config = config or FitConfig()
     examples = load_examples(train, columns=columns)
@@ -125,63 +108,65 @@ def label_difficulty(
     with ExitStack() as stack:
         folder = work or Path(stack.enter_context(tempfile.TemporaryDirectory()))
         settings = (config.difficulty_folds, config.difficulty_seeds, config.difficulty_votes, config.seed)
-        rows = (examples.sha256(), examples.groups, names)
-        key = fingerprint(checkpoint_fingerprint(source), rows, recipe(config), settings)
+        data = (examples.sha256(), examples.groups, names)
+        key = fingerprint(checkpoint_fingerprint(source), data, training_recipe(config), settings)
         file = folder / f"difficulty-{key}.npz"
         if file.is_file():
-            log.info("difficulty labels: made already")
+            log.info("difficulty labels: already made")
             return DifficultyLabels.load(file)
-        labels = _cross_predict(examples, names, source, config, folder, str(stage))
+        votes = _cross_predict(examples, names, source, config, folder)
+        hard = votes < config.difficulty_votes - 1e-9
+        log.info("difficulty: %.1f %% of %d examples are hard", 100 * hard.mean(), len(hard))
+        provenance = _provenance(examples, config, str(stage), hard)
+        labels = DifficultyLabels(hard, votes, examples.hashes(labels=True), provenance)
         labels.save(file)
         return labels
 
 
 def _cross_predict(
-    examples: Examples, names: tuple[str, ...], source: Path, config: FitConfig, work: Path, stage: str
-) -> DifficultyLabels:
+    examples: Examples, names: tuple[str, ...], source: Path, config: FitConfig, work: Path
+) -> Floats:
+    """(n,) fraction of the repeats that predict each example correctly."""
     ids = examples.label_ids(names)
-    right = np.zeros((config.difficulty_seeds, len(examples)), dtype=np.bool_)
-    for repeat in range(config.difficulty_seeds):
+    repeats, count = config.difficulty_seeds, config.difficulty_folds
+    correct = np.zeros((repeats, len(examples)), dtype=np.bool_)
+    for repeat in range(repeats):
         seed = config.seed + repeat
-        fold = assign_folds(examples, config.difficulty_folds, np.random.default_rng(seed))
-        for held_out in range(config.difficulty_folds):
-            what = f"difficulty, repeat {repeat + 1}/{config.difficulty_seeds}, fold {held_out + 1}"
-            what = f"{what}/{config.difficulty_folds}"
-            inside, outside = np.flatnonzero(fold != held_out), np.flatnonzero(fold == held_out)
-            lesson = TrainingData(examples.take(inside).texts, ids[inside], names)
-            answers = _predict_once(source, lesson, examples.take(outside), config, work, what, seed)
-            right[repeat, outside] = answers == ids[outside]
-    votes = right.mean(axis=0)
-    hard = votes < config.difficulty_votes - 1e-9
-    log.info("difficulty: %.1f %% of %d rows are hard", 100 * hard.mean(), len(hard))
-    return DifficultyLabels(
-        hard, votes, examples.hashes(labels=True), _provenance(examples, config, stage, hard)
-    )
+        folds = assign_folds(examples, count, np.random.default_rng(seed))
+        for fold in range(count):
+            train, held_out = np.flatnonzero(folds != fold), np.flatnonzero(folds == fold)
+            data = TrainingData(examples.take(train).texts, ids[train], names)
+            description = f"difficulty, repeat {repeat + 1}/{repeats}, fold {fold + 1}/{count}"
+            predictions = _predict_fold(
+                source, data, examples.take(held_out), config, work, seed=seed, description=description
+            )
+            correct[repeat, held_out] = predictions == ids[held_out]
+    return np.asarray(correct.mean(axis=0))
 
 
-def _predict_once(
+def _predict_fold(
     source: Path,
-    lesson: TrainingData,
+    data: TrainingData,
     held_out: Examples,
     config: FitConfig,
     work: Path,
-    what: str,
+    *,
     seed: int,
+    description: str,
 ) -> Ints:
-    """Label ids for the rows left out; the model goes, its answers stay."""
-    key = fingerprint(checkpoint_fingerprint(source), lesson.key(), held_out.sha256(), recipe(config), seed)
+    """Label ids of the held-out examples. They are stored in the work folder, the model is deleted."""
+    recipe = training_recipe(config)
+    key = fingerprint(checkpoint_fingerprint(source), data.key(), held_out.sha256(), recipe, seed)
     file = work / f"fold-{key}.npy"
     if file.is_file():
         return np.asarray(np.load(file, allow_pickle=False))
-    folder = train_stage(source, lesson, config, work=work, what=what, seed=seed)
+    folder = train_stage(source, data, config, work=work, description=description, seed=seed)
     stage = Stage.from_pretrained(folder, engine="torch", precision="float32", max_length=config.max_length)
-    stage = stage.with_labels(lesson.label_names)
-    answers = stage.predict(held_out.texts).label_ids
-    aside = file.with_suffix(".part.npy")
-    np.save(aside, answers)
-    aside.replace(file)
+    label_ids = stage.with_labels(data.label_names).predict(held_out.texts).label_ids
+    with atomic_file(file) as temporary:
+        np.save(temporary, label_ids)
     shutil.rmtree(folder)
-    return answers
+    return label_ids
 
 
 def _provenance(examples: Examples, config: FitConfig, stage: str, hard: Bools) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""What a stage learns: the labels, to be sure where it may be, and optionally the last stage's logits."""
+"""Loss terms of a stage: labels, difficulty-aware regularisation, distillation and Gatekeeper."""
 
 from __future__ import annotations
 
@@ -12,94 +12,74 @@ with extra("train"):
     from torch import Tensor
     from torch.nn import functional
 
-NO_LABEL = -100
-"""Label id of a row without a label: it takes no part in the cross-entropy."""
+NO_LABEL = -100  # label id of an unlabelled example, which takes no part in the cross-entropy
 
 
 def dar_loss(logits: Tensor, hard: Tensor, *, margin: float) -> Tensor:
-    """Difficulty-aware regularisation (Li et al. 2021, section 3.2).
+    """Difficulty-aware regularisation (Li et al. 2021, section 3.2) of (rows, num_labels) logits.
 
     L_DAR = mean over easy rows i of max(0, -(c_i - c_j(i)) + margin), where c is the confidence (maximum
-    softmax probability, right or wrong) and j(i) a hard row of the batch drawn uniformly with replacement.
-    Gradients flow into both sides. Without easy or without hard rows the term is 0.
-
-    Args:
-        logits: (rows, num_labels).
-        hard: (rows,) True where the row is difficult.
-        margin: epsilon.
+    softmax probability, right or wrong) and j(i) a row of the batch with `hard` (rows,) set, drawn uniformly
+    with replacement. Gradients flow into both sides. Without easy or without hard rows the term is 0.
 
     >>> logits = torch.log(torch.tensor([[0.6, 0.4], [0.9, 0.1]]))
     >>> round(dar_loss(logits, torch.tensor([False, True]), margin=0.3).item(), 4)
     0.6
     """
-    confidence = logits.softmax(dim=-1).amax(dim=-1)
-    easy_side, hard_side = confidence[~hard], confidence[hard]
+    confidences = logits.softmax(dim=-1).amax(dim=-1)
+    easy_side, hard_side = confidences[~hard], confidences[hard]
     if not len(easy_side) or not len(hard_side):
-        return confidence.sum() * 0.0
-    partner = torch.randint(len(hard_side), (len(easy_side),), device=logits.device)
-    return functional.relu(margin - (easy_side - hard_side[partner])).mean()
+        return confidences.sum() * 0.0
+    partners = torch.randint(len(hard_side), (len(easy_side),), device=logits.device)
+    return functional.relu(margin - (easy_side - hard_side[partners])).mean()
 
 
 def distillation_loss(logits: Tensor, teacher: Tensor, *, temperature: float) -> Tensor:
-    """Kullback-Leibler divergence from the teacher's to the own softened answer, times temperature squared.
+    """KL(teacher || student) of softened predictions times temperature^2 (Hinton et al. 2015, section 2).
 
-    Hinton et al. 2015, section 2. Needs no label.
-
-    Args:
-        logits: (rows, num_labels).
-        teacher: (rows, num_labels).
-        temperature: divides both.
+    Both logits are (rows, num_labels). No labels are needed.
     """
-    own = functional.log_softmax(logits / temperature, dim=-1)
-    wanted = functional.log_softmax(teacher / temperature, dim=-1)
-    return functional.kl_div(own, wanted, reduction="batchmean", log_target=True) * temperature**2
+    student_log_probs = functional.log_softmax(logits / temperature, dim=-1)
+    teacher_log_probs = functional.log_softmax(teacher / temperature, dim=-1)
+    divergence = functional.kl_div(
+        student_log_probs, teacher_log_probs, reduction="batchmean", log_target=True
+    )
+    return divergence * temperature**2
 
 
 def gatekeeper_loss(logits: Tensor, labels: Tensor, *, alpha: float) -> Tensor:
-    """Be sure where right, unsure where wrong (Gatekeeper: Rabanser et al. 2025).
+    """Loss that raises the confidence of correct predictions and lowers it elsewhere (Rabanser et al. 2025).
 
-    alpha * CE over the rows answered rightly + (1 - alpha) * KL(answer || uniform) over those answered
-    wrongly, both divided by the number of all rows. It is for a model that has learned the task already: one
-    that has not is wrong everywhere, and would be taught to know nothing.
-
-    Args:
-        logits: (rows, num_labels).
-        labels: (rows,) label ids; rows with `NO_LABEL` take no part.
-        alpha: in [0, 1].
+    alpha * CE over the correctly predicted rows + (1 - alpha) * KL(prediction || uniform) over the others,
+    both divided by the number of all rows. `logits` are (rows, num_labels), `labels` (rows,), those with
+    `NO_LABEL` left out; alpha is in [0, 1]. It is for a model that has learned the task already: an untrained
+    one is wrong everywhere, and would learn to predict uniformly.
 
     >>> logits = torch.log(torch.tensor([[0.8, 0.2], [0.8, 0.2]]))
     >>> round(gatekeeper_loss(logits, torch.tensor([0, 1]), alpha=0.5).item(), 4)
     0.104
     """
-    known = labels != NO_LABEL
-    right = known & (logits.argmax(dim=-1) == labels)
-    said = functional.log_softmax(logits, dim=-1)
-    surer = functional.cross_entropy(logits, labels, ignore_index=NO_LABEL, reduction="none")
-    uneven = (said.exp() * said).sum(dim=-1) + math.log(logits.shape[-1])
-    each = alpha * surer * right + (1 - alpha) * uneven * (known & ~right)
-    return each.sum() / len(labels)
+    labelled = labels != NO_LABEL
+    correct = labelled & (logits.argmax(dim=-1) == labels)
+    log_probs = functional.log_softmax(logits, dim=-1)
+    cross_entropy = functional.cross_entropy(logits, labels, ignore_index=NO_LABEL, reduction="none")
+    divergence = (log_probs.exp() * log_probs).sum(dim=-1) + math.log(logits.shape[-1])
+    losses = alpha * cross_entropy * correct + (1 - alpha) * divergence * (labelled & ~correct)
+    return losses.sum() / len(labels)
 
 
 @dataclass(frozen=True)
 class Objective:
-    """The sum of the terms, for one stage.
+    """The weighted sum of the loss terms of one stage."""
 
-    Attributes:
-        dar_weight: lambda of `dar_loss`.
-        dar_margin: its margin.
-        distill_weight: weight of `distillation_loss`.
-        distill_temperature: its temperature.
-        gatekeeper: alpha of `gatekeeper_loss`, which then stands in place of the cross-entropy; None is off.
-    """
-
-    dar_weight: float = 0.0
+    dar_weight: float = 0.0  # lambda of `dar_loss`
     dar_margin: float = 0.3
     distill_weight: float = 0.0
     distill_temperature: float = 2.0
-    gatekeeper: float | None = None
+    gatekeeper: float | None = None  # alpha of `gatekeeper_loss`, which then replaces the cross-entropy
 
     def key(self) -> dict[str, float]:
-        """What decides the weights; an option that is off leaves no trace."""
+        """The options that decide the weights, without those that are None."""
         return {name: value for name, value in asdict(self).items() if value is not None}
 
     def __call__(
@@ -107,22 +87,17 @@ class Objective:
     ) -> Tensor:
         """The loss of a batch: L = CE + dar_weight * L_DAR + distill_weight * L_distill.
 
-        CE is summed over the rows with a label and divided by the number of all rows.
-
-        Args:
-            logits: (rows, num_labels).
-            labels: (rows,) label ids; `NO_LABEL` where there is none.
-            hard: (rows,) True where the row is difficult; counts only where there is a label.
-            teacher: (rows, num_labels) of the last stage.
+        CE is summed over the labelled rows and divided by the number of all rows; L_DAR is that of the
+        labelled rows. `logits` and `teacher` are (rows, num_labels), `labels` and `hard` (rows,).
         """
-        known = labels != NO_LABEL
+        labelled = labels != NO_LABEL
         if self.gatekeeper is None:
             loss = functional.cross_entropy(logits, labels, ignore_index=NO_LABEL, reduction="sum")
             loss = loss / len(labels)
         else:
             loss = gatekeeper_loss(logits, labels, alpha=self.gatekeeper)
         if hard is not None and self.dar_weight:
-            loss = loss + self.dar_weight * dar_loss(logits[known], hard[known], margin=self.dar_margin)
+            loss = loss + self.dar_weight * dar_loss(logits[labelled], hard[labelled], margin=self.dar_margin)
         if teacher is not None and self.distill_weight:
             loss = loss + self.distill_weight * distillation_loss(
                 logits, teacher, temperature=self.distill_temperature

@@ -1,4 +1,4 @@
-"""Fine-tune one checkpoint into one stage."""
+"""Fine-tunes one checkpoint into one stage."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 
 from cascadebert.errors import extra
 from cascadebert.inference.batching import TokenizedTexts
-from cascadebert.inference.engines.torch import model_inputs, takes_token_types
+from cascadebert.inference.engines.torch import takes_token_types
 from cascadebert.inference.engines.torch_checkpoint import load_classifier, quiet_transformers
 from cascadebert.inference.stage_kind import stage_kind
 from cascadebert.inference.tokenizer import StageTokenizer, resolve_max_length
@@ -19,8 +19,10 @@ from cascadebert.training.checkpoints import checkpoint_fingerprint, copy_tokeni
 from cascadebert.training.config import FitConfig
 from cascadebert.training.losses import Objective
 from cascadebert.training.trainer import (
+    Inputs,
     OptimizerConfig,
     log,
+    padded_inputs,
     restrict_embeddings,
     train_steps,
     use_bf16,
@@ -37,70 +39,62 @@ SORTED_BATCHES = 50
 
 @dataclass(frozen=True)
 class TrainingData:
-    """What one stage is trained on.
+    """The examples that one stage is trained on."""
 
-    Attributes:
-        texts: n texts or pairs.
-        label_ids: (n,) `NO_LABEL` where there is none.
-        label_names: the labels, in order.
-        hard: (n,) difficulty, or None for no difficulty-aware term.
-        teacher: (n, num_labels) logits of the last stage, or None for no distillation.
-    """
-
-    texts: Texts
-    label_ids: Ints
+    texts: Texts  # n texts or pairs
+    label_ids: Ints  # (n,), `NO_LABEL` for unlabelled examples
     label_names: tuple[str, ...]
-    hard: Bools | None = None
-    teacher: Logits | None = None
+    hard: Bools | None = None  # (n,) difficulty; None: no difficulty-aware term
+    teacher: Logits | None = None  # (n, num_labels) of the last stage; None: no distillation
 
     def key(self) -> str:
         """Fingerprint of all of it."""
-        arrays = [self.label_ids, self.hard, self.teacher]
-        return fingerprint(
-            self.texts,
-            self.label_names,
-            [None if a is None else fingerprint(a.tobytes().hex()) for a in arrays],
-        )
+        arrays = [
+            array if array is None else fingerprint(array.tobytes().hex())
+            for array in (self.label_ids, self.hard, self.teacher)
+        ]
+        return fingerprint(self.texts, self.label_names, arrays)
 
 
 def train_stage(
     source: Path,
-    lesson: TrainingData,
+    data: TrainingData,
     config: FitConfig,
     *,
     work: Path,
-    what: str,
+    description: str,
     seed: int | None = None,
     objective: Objective | None = None,
 ) -> Path:
-    """Fine-tune a checkpoint into one stage, or find it already done in the work folder.
+    """Fine-tune a checkpoint into one stage, or reuse the one that is finished in the work folder.
 
-    Killed half-way and called again, it goes on from its last checkpoint and ends in the same weights:
-    the order of the rows is drawn beforehand from the seed, and the random state is restored.
+    After an interruption the same call resumes from the last checkpoint and ends in the same weights: the
+    order of the examples is drawn beforehand from the seed, and the random state is restored.
 
     Args:
-        source: the encoder or classifier to start from, with its own configuration and tokenizer.
-        lesson: what to learn.
-        config: how.
-        work: folder of finished and half-finished products, named by the content they come from.
-        what: the stage in words, for the progress bar.
-        seed: instead of the configuration's.
-        objective: instead of the one that lesson and configuration make.
+        source: The encoder or classifier to start from, with its own configuration and tokenizer.
+        data: The examples.
+        config: Training options.
+        work: Folder of finished and unfinished work, named by its fingerprint.
+        description: Label of the progress bar.
+        seed: Replaces that of the configuration.
+        objective: Replaces the one that follows from data and configuration.
 
     Returns:
         The stage's folder within `work`.
 
     Raises:
-        StageError: if the checkpoint is not complete.
+        StageError: If the checkpoint is not complete.
     """
     seed = config.seed if seed is None else seed
     config = replace(config, **stage_kind(source).recipe_overrides(config.epochs))
-    objective = objective or _objective(lesson, config)
-    precision = use_bf16(config.bf16)
-    key = fingerprint(checkpoint_fingerprint(source), lesson.key(), recipe(config), seed, objective.key())
+    objective = objective or _objective(data, config)
+    key = fingerprint(
+        checkpoint_fingerprint(source), data.key(), training_recipe(config), seed, objective.key()
+    )
     done, part = work / f"stage-{key}", work / f"stage-{key}.part"
     if done.is_dir():
-        log.info("%s: trained already", what)
+        log.info("%s: already trained", description)
         return done
     model_folder = part / "model"
     shutil.rmtree(model_folder, ignore_errors=True)
@@ -108,16 +102,18 @@ def train_stage(
     set_seed(seed)
     model = load_classifier(
         source,
-        num_labels=len(lesson.label_names),
-        id2label=dict(enumerate(lesson.label_names)),
-        label2id={name: i for i, name in enumerate(lesson.label_names)},
+        num_labels=len(data.label_names),
+        id2label=dict(enumerate(data.label_names)),
+        label2id={name: i for i, name in enumerate(data.label_names)},
         problem_type=None,
     )
     copy_tokenizer(source, model_folder)
     model.config.save_pretrained(model_folder)
     length = resolve_max_length(read_config(source), config.max_length, source)
-    rows = StageTokenizer(model_folder, max_length=length).encode(lesson.texts)
-    _run(model, rows, lesson, objective, config, seed=seed, bf16=precision, part=part, what=what)
+    texts = StageTokenizer(model_folder, max_length=length).encode(data.texts)
+    _run(
+        model, texts, data, objective, config, seed=seed, folder=part / "checkpoints", description=description
+    )
     with quiet_transformers():
         model.save_pretrained(model_folder)
     model_folder.replace(done)
@@ -125,26 +121,17 @@ def train_stage(
     return done
 
 
-def recipe(config: FitConfig) -> tuple[float | bool, ...]:
-    """What of a configuration decides the weights of a plainly trained stage, but for the seed."""
+def training_recipe(config: FitConfig) -> tuple[float | bool, ...]:
+    """Settings that decide the weights of a stage trained without extra loss terms, besides the seed."""
     sizes = (config.max_length, config.epochs, config.batch_size)
     return (*sizes, config.learning_rate, config.warmup_ratio, use_bf16(config.bf16))
 
 
-def row_order(lengths: Ints, *, batch_size: int, epochs: float, seed: int) -> Ints:
-    """Positions of the rows in training order: random, but a batch holds rows of like length.
+def training_order(lengths: Ints, *, batch_size: int, epochs: float, seed: int) -> Ints:
+    """(round(n * epochs),) positions in training order: random, but with batches of similar length.
 
-    Passes over the rows are shuffled one by one and laid end to end; stretches of 50 batches are sorted by
-    length and cut into batches, and the batches of a stretch are shuffled.
-
-    Args:
-        lengths: (n,) tokens of each row.
-        batch_size: rows per batch.
-        epochs: passes; a fraction cuts the last one short.
-        seed: decides the order.
-
-    Returns:
-        (round(n * epochs),) positions.
+    Shuffled passes over the n examples are concatenated (a fraction cuts the last one short); stretches of 50
+    batches are sorted by length and cut into batches, and the batches of a stretch are shuffled.
     """
     rng = np.random.default_rng(seed)
     passes = [rng.permutation(len(lengths)) for _ in range(int(np.ceil(epochs)))]
@@ -153,70 +140,64 @@ def row_order(lengths: Ints, *, batch_size: int, epochs: float, seed: int) -> In
     for start in range(0, len(order), SORTED_BATCHES * batch_size):
         stretch = order[start : start + SORTED_BATCHES * batch_size]
         stretch = stretch[np.argsort(-lengths[stretch], kind="stable")]
-        whole = len(stretch) // batch_size * batch_size
-        shuffled = rng.permutation(stretch[:whole].reshape(-1, batch_size)).ravel()
-        stretches.append(np.concatenate([shuffled, stretch[whole:]]))
+        full = len(stretch) // batch_size * batch_size
+        shuffled = rng.permutation(stretch[:full].reshape(-1, batch_size)).ravel()
+        stretches.append(np.concatenate([shuffled, stretch[full:]]))
     return np.concatenate(stretches)
 
 
-def _objective(lesson: TrainingData, config: FitConfig) -> Objective:
-    """The terms that this lesson has data for."""
-    made = Objective()
-    if lesson.hard is not None:
-        made = replace(made, dar_weight=config.dar_weight, dar_margin=config.dar_margin)
-    if lesson.teacher is not None:
-        made = replace(
-            made, distill_weight=config.distill_weight or 0.0, distill_temperature=config.distill_temperature
-        )
-    return made
+def _objective(data: TrainingData, config: FitConfig) -> Objective:
+    """The loss terms that there is data for."""
+    objective = Objective()
+    if data.hard is not None:
+        objective = replace(objective, dar_weight=config.dar_weight, dar_margin=config.dar_margin)
+    if data.teacher is not None:
+        weight, temperature = config.distill_weight or 0.0, config.distill_temperature
+        objective = replace(objective, distill_weight=weight, distill_temperature=temperature)
+    return objective
 
 
 def _run(
     model: PreTrainedModel,
-    rows: TokenizedTexts,
-    lesson: TrainingData,
+    texts: TokenizedTexts,
+    data: TrainingData,
     objective: Objective,
     config: FitConfig,
     *,
     seed: int,
-    bf16: bool,
-    part: Path,
-    what: str,
+    folder: Path,
+    description: str,
 ) -> None:
-    def loss(module: torch.nn.Module, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
+    def loss(module: torch.nn.Module, inputs: Inputs) -> torch.Tensor:
         labels, hard, teacher = (inputs.pop(name, None) for name in ("labels", "hard", "teacher"))
         assert labels is not None
         return objective(module(**inputs).logits.float(), labels, hard, teacher)
 
-    order = row_order(rows.lengths, batch_size=config.batch_size, epochs=config.epochs, seed=seed)
+    order = training_order(texts.lengths, batch_size=config.batch_size, epochs=config.epochs, seed=seed)
     use_eager_attention(model)
-    with restrict_embeddings(model, rows) as seen:
+    with restrict_embeddings(model, texts) as restricted:
         train_steps(
             model,
             np.split(order, range(config.batch_size, len(order), config.batch_size)),
-            collate=Collator(seen, lesson, takes_token_types(model)),
+            collate=Collator(restricted, data, takes_token_types(model)),
             loss=loss,
-            steps=OptimizerConfig(config.learning_rate, config.warmup_ratio, bf16, seed),
-            folder=part / "checkpoints",
-            what=what,
+            optimizer=OptimizerConfig(config.learning_rate, config.warmup_ratio, use_bf16(config.bf16), seed),
+            folder=folder,
+            description=description,
         )
 
 
 class Collator:
-    """Positions to a padded batch with its labels, difficulty and teacher logits."""
+    """Makes a padded batch with labels, difficulty and teacher logits from (rows,) positions."""
 
-    def __init__(self, rows: TokenizedTexts, lesson: TrainingData, token_types: bool) -> None:
-        self._rows, self._lesson, self._token_types = rows, lesson, token_types
+    def __init__(self, texts: TokenizedTexts, data: TrainingData, token_types: bool) -> None:
+        self._texts, self._token_types = texts, token_types
+        self._arrays = {"labels": data.label_ids, "hard": data.hard, "teacher": data.teacher}
 
-    def __call__(self, where: Ints) -> dict[str, torch.Tensor]:
-        """The inputs of a step from (rows,) positions."""
-        batch = model_inputs(
-            self._rows.batch(where, length=int(self._rows.lengths[where].max())), self._token_types
-        )
-        extras = {
-            "labels": self._lesson.label_ids,
-            "hard": self._lesson.hard,
-            "teacher": self._lesson.teacher,
-        }
-        batch.update({k: torch.from_numpy(v[where]) for k, v in extras.items() if v is not None})
+    def __call__(self, positions: Ints) -> Inputs:
+        """The inputs of a step."""
+        batch = padded_inputs(self._texts, positions, self._token_types)
+        for name, array in self._arrays.items():
+            if array is not None:
+                batch[name] = torch.from_numpy(array[positions])
         return batch

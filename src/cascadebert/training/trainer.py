@@ -1,99 +1,91 @@
-"""Training steps that survive a kill: the Hugging Face `Trainer`, only its `compute_loss` hook overridden."""
+"""Training steps that survive an interruption: the Hugging Face `Trainer`, only `compute_loss` overridden."""
 
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import json
 import logging
 import shutil
+import sys
 import warnings
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from cascadebert.errors import extra
+from cascadebert.inference.batching import TokenizedTexts
+from cascadebert.inference.engines.torch import model_inputs
 from cascadebert.inference.engines.torch_checkpoint import quiet_transformers
 from cascadebert.progress import progress_bar
 from cascadebert.types import Ints
 
 with extra("train"):
     import torch
+    from torch import nn
     from torch.utils.data import Dataset
     from transformers import PreTrainedModel, Trainer, TrainerCallback, TrainerControl, TrainerState
     from transformers import TrainingArguments as Arguments
     from transformers.trainer_callback import PrinterCallback, ProgressCallback
     from transformers.trainer_utils import get_last_checkpoint
-import ctypes
-import sys
-from collections.abc import Iterator
-from dataclasses import replace
-
-from cascadebert.errors import extra
-from cascadebert.inference.batching import TokenizedTexts
-
-with extra("train"):
-    import torch
-    from torch import nn
 
 log = logging.getLogger("cascadebert")
-CHECKPOINTS = 10
-FEWEST_STEPS_BETWEEN = 50
+
+CHECKPOINTS, MIN_STEPS_BETWEEN_CHECKPOINTS = 10, 50
+TOKEN_TABLE = "word_embeddings"
+MAX_PAD_ID = 1000
+TRIM_THRESHOLD, TOP_PAD, MMAP_MAX = -1, -2, -4  # parameters of glibc's `mallopt`
+MALLOC_DEFAULTS = {TRIM_THRESHOLD: 128 * 1024, TOP_PAD: 128 * 1024, MMAP_MAX: 65_536}
+MALLOC_RETAINING = {TRIM_THRESHOLD: 2**31 - 1, TOP_PAD: 64 * 1024 * 1024, MMAP_MAX: 0}
 
 Inputs = dict[str, torch.Tensor]
 
 
 @dataclass(frozen=True)
 class OptimizerConfig:
-    """How a run of training steps is optimised.
-
-    Attributes:
-        learning_rate: of AdamW, falling linearly to 0.
-        warmup_ratio: share of the steps in which it rises linearly from 0.
-        bf16: whether matrix products are in bfloat16.
-        seed: of what is random in a step.
-    """
+    """AdamW with a rate that rises linearly from 0 during the warm-up and falls linearly to 0 after it."""
 
     learning_rate: float
-    warmup_ratio: float
+    warmup_ratio: float  # fraction of the steps
     bf16: bool
     seed: int
 
 
 def train_steps(
-    module: torch.nn.Module,
+    module: nn.Module,
     batches: Sequence[Ints],
     *,
     collate: Callable[[Ints], Inputs],
-    loss: Callable[[torch.nn.Module, Inputs], torch.Tensor],
-    steps: OptimizerConfig,
+    loss: Callable[[nn.Module, Inputs], torch.Tensor],
+    optimizer: OptimizerConfig,
     folder: Path,
-    what: str,
+    description: str,
     amounts: Ints | None = None,
     unit: str = "steps",
-    clipped: Sequence[torch.nn.Module] | None = None,
+    clipped: Sequence[nn.Module] | None = None,
 ) -> int:
     """Train a module in place, one step per batch, from the newest checkpoint in the folder if there is one.
 
-    The batches are drawn beforehand and the random state is restored, so a run that was killed and called
+    The batches are drawn beforehand and the random state is restored, so an interrupted run that is called
     again ends in the same weights.
 
     Args:
-        module: what is trained.
-        batches: positions of the rows of each step.
-        collate: positions to the inputs of a step.
-        loss: the loss of a step.
-        steps: how it is optimised.
-        folder: for the checkpoints.
-        what: the run in words, for the progress bar.
-        amounts: (steps,) how much of `unit` each step is; default 1.
-        unit: what progress is counted in.
-        clipped: parts whose gradients are clipped to a norm of 1, each by itself; default the whole.
+        module: The module to train.
+        batches: Positions of the examples of each step.
+        collate: Makes the inputs of a step from positions.
+        loss: Computes the loss of a step.
+        optimizer: Options of the optimiser.
+        folder: Where checkpoints are kept.
+        description: Label of the progress bar.
+        amounts: (steps,) amount of `unit` in each step; by default 1.
+        unit: Unit of progress.
+        clipped: Parts whose gradients are each clipped to a norm of 1; by default the whole module.
 
     Returns:
-        How much of `unit` was left to do and is done now.
+        The amount of `unit` that this call did.
     """
     done = np.cumsum(np.ones(len(batches), dtype=np.int64) if amounts is None else amounts)
     arguments = Arguments(
@@ -101,81 +93,87 @@ def train_steps(
         num_train_epochs=1,
         per_device_train_batch_size=1,
         train_sampling_strategy="sequential",
-        learning_rate=steps.learning_rate,
-        warmup_steps=min(steps.warmup_ratio, 1 - 1e-9),
+        learning_rate=optimizer.learning_rate,
+        warmup_steps=min(optimizer.warmup_ratio, 1 - 1e-9),  # from 1 on it would be a number of steps
         lr_scheduler_type="linear",
-        max_grad_norm=0.0,
-        bf16=steps.bf16,
+        max_grad_norm=0.0,  # clipped in the callback
+        bf16=optimizer.bf16,
         use_cpu=not torch.cuda.is_available(),
-        seed=steps.seed,
+        seed=optimizer.seed,
         save_strategy="steps",
-        save_steps=max(FEWEST_STEPS_BETWEEN, len(batches) // CHECKPOINTS),
+        save_steps=max(MIN_STEPS_BETWEEN_CHECKPOINTS, len(batches) // CHECKPOINTS),
         save_total_limit=1,
         logging_strategy="no",
         report_to="none",
         remove_unused_columns=False,
         dataloader_pin_memory=False,
     )
-    with progress_bar(what, int(done[-1]), unit) as show, _calm(), retain_malloc_arena():
-        each = _EachStep(lambda step: show(int(done[step - 1])), clipped or [module])
+    with progress_bar(description, int(done[-1]), unit) as show, _quiet(), retain_malloc_arena():
+        callback = _StepCallback(lambda step: show(int(done[step - 1])), clipped or [module])
         trainer = LossTrainer(
             model=module,
             args=arguments,
             train_dataset=_Batches(batches),
-            data_collator=lambda several: collate(np.concatenate(several)),
-            callbacks=[each],
+            data_collator=lambda items: collate(np.concatenate(items)),
+            callbacks=[callback],
         )
         trainer.loss = loss
         for noisy in (ProgressCallback, PrinterCallback):
             trainer.remove_callback(noisy)
-        trainer.train(resume_from_checkpoint=_last_whole(folder))
-    return int(done[-1] - (done[each.first - 2] if each.first > 1 else 0)) if each.first else 0
+        trainer.train(resume_from_checkpoint=_last_complete_checkpoint(folder))
+    first = callback.first_step
+    return 0 if first == 0 else int(done[-1] - (done[first - 2] if first > 1 else 0))
 
 
-def use_bf16(wanted: bool | None) -> bool:
-    """Whether training multiplies in bfloat16: as wanted, else where the processor has it."""
-    if wanted is not None:
-        return wanted
+def padded_inputs(texts: TokenizedTexts, positions: Ints, token_types: bool) -> Inputs:
+    """The texts at (rows,) positions as a model's inputs, padded to the longest of them."""
+    return model_inputs(texts.batch(positions, length=int(texts.lengths[positions].max())), token_types)
+
+
+def use_bf16(requested: bool | None) -> bool:
+    """Decide whether to train in bfloat16: as requested, else where the hardware supports it."""
+    if requested is not None:
+        return requested
     if torch.cuda.is_available():
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     return bool(torch.cpu.get_capabilities().get("avx512_bf16", False))
 
 
 def use_eager_attention(model: PreTrainedModel) -> None:
-    """On a processor, attend by plain matrix products: torch's fused kernel is slow backwards there."""
+    """Avoid torch's fused attention on a CPU, where its backward pass is slow."""
     if not torch.cuda.is_available():
         model.set_attn_implementation("eager")
 
 
-def _last_whole(checkpoints: Path) -> str | None:
-    """The newest checkpoint that was written to its end; a kill may have cut the writing of one short."""
-    for folder in checkpoints.glob("checkpoint-*"):
+def _last_complete_checkpoint(folder: Path) -> str | None:
+    """The newest checkpoint. Those whose writing was interrupted are deleted."""
+    for checkpoint in folder.glob("checkpoint-*"):
         try:  # the state is what `Trainer` writes last
-            json.loads((folder / "trainer_state.json").read_text("utf-8"))
+            json.loads((checkpoint / "trainer_state.json").read_text("utf-8"))
         except (OSError, ValueError):
-            shutil.rmtree(folder)
-    return get_last_checkpoint(str(checkpoints)) if checkpoints.is_dir() else None
+            shutil.rmtree(checkpoint)
+    return get_last_checkpoint(str(folder)) if folder.is_dir() else None
 
 
 class LossTrainer(Trainer):
-    """The `Trainer` with a loss of our own."""
+    """The `Trainer` with the loss that is assigned to it."""
 
-    loss: Callable[[torch.nn.Module, Inputs], torch.Tensor]
+    loss: Callable[[nn.Module, Inputs], torch.Tensor]
 
     def compute_loss(
         self,
-        model: torch.nn.Module,
+        model: nn.Module,
         inputs: dict[str, Any],
         return_outputs: bool = False,
         num_items_in_batch: torch.Tensor | int | None = None,
     ) -> Any:
-        """The given loss."""
+        """The loss of a step; see `Trainer.compute_loss`."""
         value = self.loss(model, inputs)
         return (value, None) if return_outputs else value
 
 
 class _Batches(Dataset[Ints]):
-    """The batches in training order; one is one item."""
+    """A dataset of which each item is a batch."""
 
     def __init__(self, batches: Sequence[Ints]) -> None:
         self._batches = batches
@@ -183,93 +181,79 @@ class _Batches(Dataset[Ints]):
     def __len__(self) -> int:
         return len(self._batches)
 
-    def __getitem__(self, place: int) -> Ints:
-        return self._batches[place]
+    def __getitem__(self, index: int) -> Ints:
+        return self._batches[index]
 
 
-class _EachStep(TrainerCallback):
-    """Clip each part's gradients before a step; tell the progress bar after it."""
+class _StepCallback(TrainerCallback):
+    """Clips the gradients of each part before a step, and reports progress after it."""
 
-    def __init__(self, show: Callable[[int], None], clipped: Sequence[torch.nn.Module]) -> None:
-        self._show, self._clipped = show, clipped
-        self.first = 0
+    def __init__(self, report: Callable[[int], None], clipped: Sequence[nn.Module]) -> None:
+        self._report, self._clipped = report, clipped
+        self.first_step = 0
 
     def on_pre_optimizer_step(
         self, args: Arguments, state: TrainerState, control: TrainerControl, **_: Any
     ) -> None:
         for part in self._clipped:
-            torch.nn.utils.clip_grad_norm_(part.parameters(), 1.0)
+            nn.utils.clip_grad_norm_(part.parameters(), 1.0)
 
     def on_step_end(self, args: Arguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        self.first = self.first or state.global_step
-        self._show(state.global_step)
+        self.first_step = self.first_step or state.global_step
+        self._report(state.global_step)
 
 
 @contextlib.contextmanager
-def _calm() -> Any:
-    """Without the prints and the warnings of libraries about their own innards."""
+def _quiet() -> Iterator[None]:
+    """Suppress what libraries print and warn about their own internals."""
     with quiet_transformers(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield
 
 
-TRIM_THRESHOLD, TOP_PAD, MMAP_MAX = -1, -2, -4
-"""Numbers of glibc's `mallopt`; their usual values are below."""
-USUAL = {TRIM_THRESHOLD: 128 * 1024, TOP_PAD: 128 * 1024, MMAP_MAX: 65_536}
-KEEPING = {TRIM_THRESHOLD: 2**31 - 1, TOP_PAD: 64 * 1024 * 1024, MMAP_MAX: 0}
-
-
 @contextlib.contextmanager
 def retain_malloc_arena() -> Iterator[None]:
-    """Let the C library keep large blocks that are freed, where it is glibc.
+    """Make glibc keep large freed blocks; without glibc, do nothing.
 
-    Each step makes gradients as large as the token table anew; asking the system for fresh pages every time
-    costs as much as a third of the step. At the end what is free goes back.
+    Each step allocates gradients as large as the token table: fresh pages from the system every time cost up
+    to a third of the step. Free memory is returned at the end.
     """
     library = ctypes.CDLL(None) if sys.platform == "linux" else None
     if library is None or not hasattr(library, "mallopt"):
         yield
         return
-    for name, value in KEEPING.items():
+    for name, value in MALLOC_RETAINING.items():
         library.mallopt(name, value)
     try:
         yield
     finally:
-        for name, value in USUAL.items():
+        for name, value in MALLOC_DEFAULTS.items():
             library.mallopt(name, value)
         library.malloc_trim(0)
 
 
-TABLE = "word_embeddings"
-HIGHEST_PAD = 1000
-
-
 @contextlib.contextmanager
-def restrict_embeddings(module: nn.Module, rows: TokenizedTexts) -> Iterator[TokenizedTexts]:
-    """Train with a token table of the tokens in the rows; at the end what it learned is in the whole one.
+def restrict_embeddings(module: nn.Module, texts: TokenizedTexts) -> Iterator[TokenizedTexts]:
+    """Replace a model's token table by the rows that the texts use, and write them back at the end.
 
-    A token that does not occur has a gradient of 0, and AdamW without weight decay leaves it alone. Weights
-    come out as with the whole table, but for the order of the sums in the norm of the gradients.
+    Other tokens have a gradient of 0, and AdamW without weight decay does not change them, so the weights are
+    those of training with the full table, but for the order of the sums in the norm of the gradients.
 
-    Args:
-        module: a model with one table named `word_embeddings`; any other is left as it is.
-        rows: all that it is trained on.
-
-    Yields:
-        The rows in the table's own numbers; those up to the padding token's keep theirs.
+    Yields the texts with ids of the small table; ids up to the padding id stay as they are. A model without
+    exactly one `word_embeddings` table, or with a frozen one, is left unchanged.
     """
-    found = [name for name, part in module.named_modules() if name.rpartition(".")[2] == TABLE]
-    whole = module.get_submodule(found[0]) if len(found) == 1 else None
-    if not isinstance(whole, nn.Embedding) or not whole.weight.requires_grad or rows.pad_id > HIGHEST_PAD:
-        yield rows
+    names = [name for name, _ in module.named_modules() if name.rpartition(".")[2] == TOKEN_TABLE]
+    full = module.get_submodule(names[0]) if len(names) == 1 else None
+    if not isinstance(full, nn.Embedding) or not full.weight.requires_grad or texts.pad_id > MAX_PAD_ID:
+        yield texts
         return
-    seen = np.union1d(np.arange(rows.pad_id + 1), rows.ids)
-    where = torch.from_numpy(seen).to(whole.weight.device)
-    part = nn.Embedding.from_pretrained(
-        whole.weight.detach()[where], freeze=False, padding_idx=whole.padding_idx
+    used = np.union1d(np.arange(texts.pad_id + 1), texts.ids)
+    index = torch.from_numpy(used).to(full.weight.device)
+    small = nn.Embedding.from_pretrained(
+        full.weight.detach()[index], freeze=False, padding_idx=full.padding_idx
     )
-    module.set_submodule(found[0], part)
-    yield replace(rows, ids=np.searchsorted(seen, rows.ids).astype(np.int32))
-    module.set_submodule(found[0], whole)
+    module.set_submodule(names[0], small)
+    yield replace(texts, ids=np.searchsorted(used, texts.ids).astype(np.int32))
+    module.set_submodule(names[0], full)
     with torch.no_grad():
-        whole.weight[where] = part.weight.to(whole.weight.device)
+        full.weight[index] = small.weight.to(full.weight.device)

@@ -1,15 +1,20 @@
-"""Small models out of a large one: distilled on unlabelled text, or its first layers as they are."""
+"""Makes small models from a large one: distilled on unlabelled text, or its first layers as they are."""
 
 from __future__ import annotations
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
+
+from huggingface_hub import ModelCard, ModelCardData
 
 from cascadebert.atomic import work_directory, work_directory_path
 from cascadebert.data.columns import Columns
-from cascadebert.data.corpus import Corpus, open_corpus
+from cascadebert.data.corpus import open_corpus
+from cascadebert.environment import versions
 from cascadebert.errors import CascadeError, extra
 from cascadebert.inference.engines.torch_checkpoint import POOLER, quiet_transformers
 from cascadebert.inference.tokenizer import resolve_max_length
@@ -19,10 +24,10 @@ from cascadebert.training.checkpoints import (
     check_tokenizer,
     checkpoint_fingerprint,
     copy_tokenizer,
+    display_name,
     fingerprint,
 )
 from cascadebert.training.config import DistillConfig
-from cascadebert.training.distillation.model_card import card, cut_card
 from cascadebert.training.distillation.objective import DistillationObjective, HiddenStateObjective
 from cascadebert.training.distillation.student import (
     StudentSize,
@@ -31,51 +36,39 @@ from cascadebert.training.distillation.student import (
     open_encoder,
     spread_layers,
 )
-from cascadebert.training.distillation.trainer import TokenizedCorpus, recipe, tokenize_corpus, train_students
-from cascadebert.training.trainer import log
-from cascadebert.types import Ints
+from cascadebert.training.distillation.trainer import tokenize_corpus, train_students, training_recipe
+from cascadebert.training.trainer import log, use_bf16
 
 with extra("train"):
     from transformers import PreTrainedConfig, PreTrainedModel
 
+CARD_TEMPLATE = Path(__file__).with_name("model_card.md.j2")
+
 
 @dataclass(frozen=True)
 class DistilledModel:
-    """One model that was made.
-
-    Attributes:
-        path: its folder.
-        layers: its depth.
-        hidden: its width.
-        parameters: how many numbers it is made of.
-        held_out_loss: of what it learned, on passages held out: with the default, the share of the variance
-            of the large model's last hidden states that it does not reproduce; None if it was not trained.
-    """
+    """One model made by `distill`."""
 
     path: Path
     layers: int
     hidden: int
     parameters: int
+    # of the objective, on held-out passages; with the default, the fraction of the variance of the large
+    # model's last hidden states that is not reproduced; None if the model was not trained
     held_out_loss: float | None
 
 
 @dataclass(frozen=True)
 class DistilledModels:
-    """What `distill` made.
-
-    Attributes:
-        students: the models, in the order asked for.
-        complete: whether they are complete models; False for layers cut off as they are.
-        tokens: that were learned from, padding not counted.
-        padding: share of the computed tokens that was padding.
-        tokens_per_second: of this call, teacher's pass included; None if nothing was left to train.
-    """
+    """All models made by one call of `distill`, in the order asked for."""
 
     students: tuple[DistilledModel, ...]
-    complete: bool
-    tokens: int = 0
-    padding: float = 0.0
-    tokens_per_second: float | None = None
+    complete: bool  # False for truncated models
+    tokens: int = 0  # trained on, without padding
+    padding: float = 0.0  # fraction of the computed tokens that was padding
+    tokens_per_second: float | None = (
+        None  # of this call, teacher included; None if nothing was left to train
+    )
 
 
 def distill(
@@ -89,89 +82,94 @@ def distill(
     columns: Columns | None = None,
     overwrite: bool = False,
     config: DistillConfig | None = None,
-    transfer: DistillationObjective | None = None,
+    objective: DistillationObjective | None = None,
 ) -> DistilledModels:
     """Make complete small models from a large encoder and unlabelled text, whatever the task will be.
 
     A student starts from evenly spaced layers of the large model where the width is the same, and learns
-    its last hidden states (see `HiddenStateObjective`). Several students learn from one pass of the large model,
-    each as if it were alone. Killed and called again, it goes on and ends in the same weights; half-finished
-    work lies in `OUTPUT.work`.
+    its last hidden states (see `HiddenStateObjective`). Several students learn from one pass of the large
+    model, with the weights that each would get alone. After an interruption the same call resumes and ends
+    in the same weights; unfinished work lies in `OUTPUT.work`.
 
-    Without a corpus the first layers are copied as they are ("BERT-kL" in Li et al. 2021), which is no
-    complete model.
+    Without a corpus the first layers are copied as they are ("BERT-kL" in Li et al. 2021), which does not
+    make a complete model.
 
     Args:
-        large: the encoder: a folder or a repository of the Hub.
-        num_layers: depth; several for several students.
-        hidden_size: width, a multiple of the large model's head size; as many as `layers`, or one for all;
-            default the large model's. The inner layer and the number of heads follow in proportion.
-        embedding_size: width of the token table, for families that keep it apart (ELECTRA).
-        corpus: txt (a document per line), jsonl or parquet, or a folder of them (see `open_corpus`).
-        output: the folder to write: the model, or for several students a folder each (`2x384`).
-        columns: name of the corpus's text column, where not a usual one.
-        overwrite: replace an existing one.
-        config: how to train.
-        transfer: what is learned; default `HiddenStateObjective`.
+        large: The encoder: a folder or a repository of the Hub.
+        num_layers: Depth; several for several students.
+        hidden_size: Width, a multiple of the large model's head size; as many as `num_layers`, or one for
+            all; by default the large model's. The inner layer and the number of heads follow in proportion.
+        embedding_size: Width of the token table, for families that keep it apart (ELECTRA).
+        corpus: A txt (one document per line), jsonl or parquet file, or a folder of them (see
+            `open_corpus`).
+        output: The folder to write: the model, or for several students a folder each (`2x384`).
+        columns: Name of the corpus's text column, if it is not one of the usual ones.
+        overwrite: Replace an existing output.
+        config: Training options.
+        objective: What the students learn; by default `HiddenStateObjective`.
+
+    Returns:
+        Paths, sizes and held-out losses of the models.
 
     Raises:
-        CascadeError: one of its kinds, for a model, size or corpus that cannot be used; nothing is written.
+        CascadeError: If the model, a size or the corpus cannot be used; nothing is written.
     """
-    config, transfer = config or DistillConfig(), transfer or HiddenStateObjective()
+    config, objective = config or DistillConfig(), objective or HiddenStateObjective()
     source, output = resolve_checkpoint(large), Path(output)
-    read = [source] if corpus is None else [source, Path(corpus)]
-    ensure_writable_directory(output, overwrite=overwrite, kind="model", sources=read)
+    sources = [source] if corpus is None else [source, Path(corpus)]
+    ensure_writable_directory(output, overwrite=overwrite, kind="model", sources=sources)
     if corpus is not None and Path(corpus).resolve() in output.resolve().parents:
         raise CascadeError(f"{output} lies in {corpus}, which is read. Choose another --output.")
-    teacher, pooled = open_encoder(source)
-    sizes = _sizes(teacher.config, num_layers, hidden_size, embedding_size)
+    teacher, has_pooler = open_encoder(source)
+    sizes = _student_sizes(teacher.config, num_layers, hidden_size, embedding_size)
     check_tokenizer(source)
+    name, depth = display_name(str(large)), teacher.config.num_hidden_layers
     if corpus is None:
-        if (
-            config != DistillConfig()
-            or embedding_size
-            or any(s.hidden != teacher.config.hidden_size for s in sizes)
-        ):
-            raise CascadeError("without a corpus layers are only cut off, nothing is trained. Give --corpus.")
-        return _cut(teacher, pooled, sizes, str(large), source, output, overwrite)
+        _check_truncation(teacher.config, sizes, config)
+        students = [_student(teacher, has_pooler, size, range(size.layers), config.seed) for size in sizes]
+        cards = [_card(student, large=name, depth=depth) for student in students]
+        losses = [None] * len(sizes)
+        return DistilledModels(_write(students, sizes, losses, source, cards, output, overwrite), False)
     resolve_max_length(read_config(source), config.max_length, source)
     text = open_corpus(corpus, columns=columns)
-    log.info("%s", text.words())
-    work, passages = _prepared(text, source, config, output)
-    students = [_start(teacher, pooled, size, passages.kept, config.seed) for size in sizes]
-    key = fingerprint(passages.key, recipe(config), [asdict(size) for size in sizes], transfer.name)
-    taught = train_students(teacher, students, passages, config, transfer, folder=work / f"students-{key}")
-    told = {"key": checkpoint_fingerprint(source), "objective": transfer.name}
-    words = [
-        card(str(large), student, text, taught, config, loss=loss, **told)
-        for student, loss in zip(students, taught.losses, strict=True)
+    log.info("%s", text.description)
+    with _work_directory(output) as work:
+        tokens = tokenize_corpus(text, source, config, work)
+    students = [
+        _student(teacher, has_pooler, size, spread_layers(depth, size.layers), config.seed) for size in sizes
     ]
-    made = _write(students, sizes, taught.losses, passages.tokenizer, words, output, overwrite)
+    key = fingerprint(tokens.key, training_recipe(config), [asdict(size) for size in sizes], objective.name)
+    folder = work / f"students-{key}"
+    result = train_students(teacher, students, tokens.passages, config, objective, folder=folder)
+    facts: dict[str, Any] = {"large": name, "corpus": text, "result": result, "config": config}
+    facts |= {"fingerprint": checkpoint_fingerprint(source), "objective": objective.name}
+    cards = [
+        _card(student, loss=loss, **facts) for student, loss in zip(students, result.losses, strict=True)
+    ]
+    models = _write(students, sizes, result.losses, source, cards, output, overwrite)
     shutil.rmtree(work)
-    return DistilledModels(made, True, taught.tokens, taught.padding, taught.tokens_per_second)
+    return DistilledModels(models, True, result.tokens, result.padding, result.tokens_per_second)
 
 
-def _prepared(
-    corpus: Corpus, source: Path, config: DistillConfig, output: Path
-) -> tuple[Path, TokenizedCorpus]:
-    """The work folder with the tokenised corpus in it; no folder is left where the corpus is refused."""
+@contextmanager
+def _work_directory(output: Path) -> Iterator[Path]:
+    """The work folder; a new one is removed again if the block raises CascadeError."""
     new = not work_directory_path(output).exists()
     work = work_directory(output)
     try:
-        return work, tokenize_corpus(corpus, source, config, work)
+        yield work
     except CascadeError:
         if new:
             shutil.rmtree(work)
         raise
 
 
-def _sizes(
+def _student_sizes(
     config: PreTrainedConfig,
     num_layers: int | Sequence[int],
     hidden_size: int | Sequence[int] | None,
     embedding_size: int | None,
 ) -> list[StudentSize]:
-    """The students asked for, each checked."""
     depths = [num_layers] if isinstance(num_layers, int) else list(num_layers)
     hidden_size = config.hidden_size if hidden_size is None else hidden_size
     widths = list(hidden_size) if isinstance(hidden_size, Sequence) else [hidden_size]
@@ -188,40 +186,36 @@ def _sizes(
     return sizes
 
 
-def _start(
-    teacher: PreTrainedModel, pooled: bool, size: StudentSize, tokens: Ints | None, seed: int
+def _check_truncation(large: PreTrainedConfig, sizes: Sequence[StudentSize], config: DistillConfig) -> None:
+    truncated = all(size.hidden == large.hidden_size and not size.embedding for size in sizes)
+    if config != DistillConfig() or not truncated:
+        raise CascadeError("without a corpus layers are only cut off, nothing is trained. Give --corpus.")
+
+
+def _student(
+    teacher: PreTrainedModel, has_pooler: bool, size: StudentSize, layers: Sequence[int], seed: int
 ) -> PreTrainedModel:
-    """A student before it learns; without a pooler where there is none to start from."""
-    kept = spread_layers(teacher.config.num_hidden_layers, size.layers)
-    student = make_student(teacher, size, kept=kept, tokens=tokens, seed=seed)
-    if not pooled or size.hidden != teacher.config.hidden_size:
-        _drop_pooler(student)
+    student = make_student(teacher, size, layers=layers, seed=seed)
+    narrower = size.hidden != teacher.config.hidden_size
+    if (not has_pooler or narrower) and getattr(student, POOLER, None) is not None:
+        setattr(student, POOLER, None)  # it would be noise; fine-tuning makes a new one
     return student
 
 
-def _drop_pooler(student: PreTrainedModel) -> None:
-    """It would be noise; fine-tuning starts a new one."""
-    if getattr(student, POOLER, None) is not None:
-        setattr(student, POOLER, None)
-
-
-def _cut(
-    teacher: PreTrainedModel,
-    pooled: bool,
-    sizes: Sequence[StudentSize],
-    large: str,
-    source: Path,
-    output: Path,
-    overwrite: bool,
-) -> DistilledModels:
-    """The first layers as they are."""
-    students = [make_student(teacher, size, kept=tuple(range(size.layers))) for size in sizes]
-    for student in () if pooled else students:
-        _drop_pooler(student)
-    words = [cut_card(large, size.layers, teacher.config.num_hidden_layers) for size in sizes]
-    return DistilledModels(
-        _write(students, sizes, [None] * len(sizes), source, words, output, overwrite), False
+def _card(student: PreTrainedModel, **facts: Any) -> str:
+    """The model card; without a `corpus` among the facts, that of a truncated model."""
+    config = facts.get("config")
+    if isinstance(config, DistillConfig):
+        facts["precision"] = "bfloat16" if use_bf16(config.bf16) else "float32"
+    card = ModelCard.from_template(
+        ModelCardData(library_name="transformers", tags=["cascadebert", "distillation"]),
+        template_path=str(CARD_TEMPLATE),
+        size=student.config,
+        parameters=student.num_parameters(),
+        versions=versions(),
+        **facts,
     )
+    return str(card)
 
 
 def _write(
@@ -233,18 +227,17 @@ def _write(
     output: Path,
     overwrite: bool,
 ) -> tuple[DistilledModel, ...]:
-    """One folder a model; a single one is the output itself."""
-    made = []
+    """Write one folder per model; a single model is the output itself."""
+    models = []
     with atomic_directory(output, overwrite=overwrite, kind="model") as new:
-        for student, size, loss, words in zip(students, sizes, losses, cards, strict=True):
-            inner = "" if len(students) == 1 else size.name
-            folder = new / inner
+        for student, size, loss, card in zip(students, sizes, losses, cards, strict=True):
+            name = "" if len(students) == 1 else size.name
+            folder = new / name
             folder.mkdir(exist_ok=True)
             with quiet_transformers():
                 student.save_pretrained(folder)
             copy_tokenizer(tokenizer, folder)
-            (folder / "README.md").write_text(words, "utf-8")
-            made.append(
-                DistilledModel(output / inner, size.layers, size.hidden, student.num_parameters(), loss)
-            )
-    return tuple(made)
+            (folder / "README.md").write_text(card, "utf-8")
+            parameters = student.num_parameters()
+            models.append(DistilledModel(output / name, size.layers, size.hidden, parameters, loss))
+    return tuple(models)

@@ -1,4 +1,4 @@
-"""What a student learns from a large encoder, whatever the task: its last hidden states."""
+"""Task-agnostic distillation objectives, and the students that are trained with one."""
 
 from __future__ import annotations
 
@@ -15,110 +15,95 @@ with extra("train"):
 
 
 class DistillationObjective(Protocol):
-    """A task-agnostic objective: features of both models, and how far apart they are.
+    """Features of both models and their distance; masks are (rows, tokens), True at tokens."""
 
-    Attributes:
-        name: what is learned, in words.
-    """
-
-    name: str
+    name: str  # description for the model card
 
     def features(self, model: PreTrainedModel, inputs: dict[str, Tensor]) -> Tensor:
-        """What is compared, of a padded batch."""
+        """Features of a padded batch."""
 
-    def bridge(self, teacher: PreTrainedModel, student: PreTrainedModel) -> nn.Module:
-        """What maps the student's features to the teacher's width; trained with it, then thrown away."""
+    def projection(self, teacher: PreTrainedModel, student: PreTrainedModel) -> nn.Module:
+        """A map to the teacher's width, trained with the student and then discarded."""
 
     def target(self, features: Tensor, mask: Tensor) -> Any:
-        """What of the teacher's features every student is compared with; made once for all of them.
+        """The teacher's features in the form that `loss` takes; computed once for all students."""
 
-        Args:
-            features: the teacher's.
-            mask: (rows, tokens) True where there is a token.
-        """
-
-    def loss(self, bridge: nn.Module, own: Tensor, target: Any, mask: Tensor) -> Tensor:
-        """How far a student is from the teacher; a scalar.
-
-        Args:
-            bridge: as made by `bridge`.
-            own: the student's features.
-            target: as made by `target`.
-            mask: (rows, tokens) True where there is a token.
-        """
+    def loss(self, projection: nn.Module, features: Tensor, target: Any, mask: Tensor) -> Tensor:
+        """Distance of a student's features from the target; a scalar."""
 
 
 class HiddenStateObjective:
-    """Mean squared error between last hidden states, as a share of the variance of the teacher's.
+    """Mean squared error between last hidden states, as a fraction of the variance of the teacher's.
 
-    0 is a perfect copy, 1 is no better than a constant. Where the widths differ a linear map stands between
-    (as in TinyBERT, Jiao et al. 2020, equation 8; of all layers only the last is matched, as the student's
-    layers are too few to follow the others). benchmarks/shrink.py compares it with attention relations
-    (MiniLMv2, Wang et al. 2021).
+    0 is a perfect copy, 1 is no better than a constant. Where the widths differ, a linear projection is
+    learned (as in TinyBERT, Jiao et al. 2020, equation 8; only the last layer is matched, because the
+    student's layers are too few to follow the others). benchmarks/shrink.py compares it with attention
+    relations (MiniLMv2, Wang et al. 2021).
     """
 
     name = "last hidden states; held-out loss is the share of their variance not reproduced"
 
     def features(self, model: PreTrainedModel, inputs: dict[str, Tensor]) -> Tensor:
-        """(rows, tokens, width) the last hidden states."""
+        """(rows, tokens, width) last hidden states."""
         hidden: Tensor = model(**inputs).last_hidden_state
         return hidden
 
-    def bridge(self, teacher: PreTrainedModel, student: PreTrainedModel) -> nn.Module:
-        """A linear map that starts at 0, or nothing where the widths are equal.
+    def projection(self, teacher: PreTrainedModel, student: PreTrainedModel) -> nn.Module:
+        """A linear map that starts at 0, or the identity where the widths are equal.
 
-        Drawn at random it would first be noise, and a student removes noise fastest by becoming constant.
+        Random weights would start as noise, which a student removes fastest by becoming constant.
         """
         wide, narrow = teacher.config.hidden_size, student.config.hidden_size
         if wide == narrow:
             return nn.Identity()
-        made = nn.Linear(narrow, wide)
-        nn.init.zeros_(made.weight)
-        nn.init.zeros_(made.bias)
-        return made
+        linear = nn.Linear(narrow, wide)
+        nn.init.zeros_(linear.weight)
+        nn.init.zeros_(linear.bias)
+        return linear
 
     def target(self, features: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-        """(all tokens, width) the states of real tokens, and their mean variance over the tokens."""
+        """(all tokens, width) states without padding, and their mean variance over the tokens."""
         states = features[mask].float()
         return states, states.var(dim=0).mean()
 
-    def loss(self, bridge: nn.Module, own: Tensor, target: tuple[Tensor, Tensor], mask: Tensor) -> Tensor:
-        """The share of the teacher's variance that is not explained."""
+    def loss(
+        self, projection: nn.Module, features: Tensor, target: tuple[Tensor, Tensor], mask: Tensor
+    ) -> Tensor:
+        """Fraction of the teacher's variance that is not explained."""
         states, variance = target
-        return functional.mse_loss(bridge(own[mask]).float(), states) / variance
+        return functional.mse_loss(projection(features[mask]).float(), states) / variance
 
 
 class Students(nn.Module):
-    """Several students that learn from the same features of one teacher."""
+    """Several students of one teacher, with their projections."""
 
     def __init__(
         self,
         teacher: PreTrainedModel,
         students: Sequence[PreTrainedModel],
-        transfer: DistillationObjective,
+        objective: DistillationObjective,
         *,
         seed: int,
     ) -> None:
         super().__init__()
-        self.transfer = transfer
+        self.objective = objective
         self.students = nn.ModuleList(students)
-        bridges = []
+        self.projections = nn.ModuleList()
         for student in students:
             with torch.random.fork_rng():
-                torch.manual_seed(seed)  # each as if it were alone
-                bridges.append(transfer.bridge(teacher, student))
-        self.bridges = nn.ModuleList(bridges)
+                torch.manual_seed(seed)  # the weights must not depend on how many students there are
+                self.projections.append(objective.projection(teacher, student))
 
-    def forward(self, wanted: Tensor, **inputs: Tensor) -> Tensor:
+    def forward(self, teacher_features: Tensor, **inputs: Tensor) -> Tensor:
         """(students,) the loss of each."""
         mask = inputs["attention_mask"].bool()
-        target = self.transfer.target(wanted, mask)
+        target = self.objective.target(teacher_features, mask)
         losses = []
-        for student, bridge in zip(self.students, self.bridges, strict=True):
-            own = self.transfer.features(student, inputs)  # type: ignore[arg-type]
-            losses.append(self.transfer.loss(bridge, own, target, mask))
+        for student, projection in zip(self.students, self.projections, strict=True):
+            features = self.objective.features(student, inputs)  # type: ignore[arg-type]
+            losses.append(self.objective.loss(projection, features, target, mask))
         return torch.stack(losses)
 
     def train(self, mode: bool = True) -> Students:
-        """Never on: the features to copy are without dropout, so the copies are made without it."""
+        """Stay in evaluation mode: the teacher's features are without dropout, so are the students'."""
         return super().train(False)
