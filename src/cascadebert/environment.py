@@ -22,7 +22,7 @@ LIBRARIES = (
 
 
 def use_passive_waiting() -> None:
-    """Let OpenMP threads sleep at barriers unless the user chose otherwise. Call it before importing torch."""
+    """Let OpenMP threads sleep at barriers unless the user chose otherwise. Call before importing torch."""
     # threads that spin at barriers make small trainings 10 to 30 times slower beside other work
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 

@@ -1,6 +1,6 @@
-"""What can go wrong and is the caller's to mend: one base, few kinds.
+"""Exceptions for invalid input; all derive from CascadeError.
 
-Every message says what was given, what was expected and what to do. The command line prints it
+Every message contains what was given, what was expected and what to do. The command line prints it
 without a traceback and exits with 2.
 """
 
@@ -11,38 +11,32 @@ from contextlib import contextmanager
 
 
 class CascadeError(Exception):
-    """The base of every error that this package raises on purpose."""
+    """Base class of all errors that this package raises on purpose."""
 
 
 class DataError(CascadeError):
-    """A file, column, row or label that cannot be used."""
+    """A file, column, row or label cannot be used."""
 
 
 class StageError(CascadeError):
-    """A checkpoint that is not one complete classifier, or whose labels differ."""
+    """A checkpoint is not one complete classifier, or its labels differ."""
 
 
 class FolderError(CascadeError):
-    """A saved cascade that is damaged, changed or of another format version."""
+    """A saved cascade is damaged, changed or of another format version."""
 
 
 class UndefinedMetric(CascadeError):
-    """A metric that the given rows leave undefined, such as a share of no pairs."""
+    """A metric is undefined for these examples, such as a fraction of no pairs."""
 
 
 class MissingExtra(CascadeError):
-    """A part of the package whose libraries are not installed."""
+    """An optional library is not installed."""
 
 
 @contextmanager
 def extra(name: str) -> Iterator[None]:
-    """Turn a failed import of an optional library into the command that installs it.
-
-    Args:
-        name: the extra that brings the library, such as `"train"`.
-
-    Raises:
-        MissingExtra: if a module imported inside the block is not installed.
+    """Raise MissingExtra with the command that installs the extra, if an import in the block fails.
 
     >>> with extra("train"):
     ...     import a_library_nobody_has

@@ -1,4 +1,4 @@
-"""How far a long task is: a bar on a terminal, elsewhere a line a minute."""
+"""Progress of long tasks: a bar on a terminal, otherwise one log line per minute."""
 
 from __future__ import annotations
 
@@ -18,47 +18,31 @@ SECONDS_BETWEEN_LINES = 60.0
 
 
 class ShowProgress(Protocol):
-    """Is told how much is done so far, and what else there is to say."""
+    """A function that displays the amount done so far, and a note."""
 
     def __call__(self, done: int, note: str = "") -> None:
-        """Show it."""
+        """Display it."""
 
 
 @contextmanager
-def progress_bar(what: str, total: int, unit: str) -> Iterator[ShowProgress]:
-    """Show how much of a task is done, how fast it goes and how long it will take, on standard error.
-
-    Args:
-        what: the task in words.
-        total: its size.
-        unit: what is counted.
-
-    Yields:
-        A function that is told how much is done so far.
-    """
+def progress_bar(task: str, total: int, unit: str) -> Iterator[ShowProgress]:
+    """Display progress, speed and remaining time of a task of `total` units on standard error."""
     console = Console(stderr=True)
     if not console.is_terminal:
-        yield _Lines(what, total, unit)
+        yield _LogLines(task, total, unit)
         return
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        _Rate(unit),
-        TimeRemainingColumn(compact=True, elapsed_when_finished=True),
-    )
+    remaining = TimeRemainingColumn(compact=True, elapsed_when_finished=True)
+    columns = (TextColumn("{task.description}"), BarColumn(), _RateColumn(unit), remaining)
     with Progress(*columns, console=console) as progress:
-        task = progress.add_task(what, total=total)
+        task_id = progress.add_task(task, total=total)
 
         def show(done: int, note: str = "") -> None:
-            told = f"{what} ({note})" if note else what
-            progress.update(task, completed=done, description=told)
+            progress.update(task_id, completed=done, description=f"{task} ({note})" if note else task)
 
         yield show
 
 
-class _Rate(ProgressColumn):
-    """Done, total and speed."""
-
+class _RateColumn(ProgressColumn):
     def __init__(self, unit: str) -> None:
         super().__init__()
         self._unit = unit
@@ -69,31 +53,29 @@ class _Rate(ProgressColumn):
         return Text(f"{_short(task.completed)} of {_short(task.total or 0)} {self._unit}{rate}")
 
 
-class _Lines:
-    """A line in the log when a minute has passed since the last."""
-
-    def __init__(self, what: str, total: int, unit: str) -> None:
-        self._what, self._total, self._unit = what, total, unit
-        self._begun: tuple[float, int] | None = None
-        self._said = 0.0
+class _LogLines:
+    def __init__(self, task: str, total: int, unit: str) -> None:
+        self._task, self._total, self._unit = task, total, unit
+        self._start: tuple[float, int] | None = None
+        self._last_line = 0.0
 
     def __call__(self, done: int, note: str = "") -> None:
         time = now()
-        if self._begun is None:  # a task that goes on from a checkpoint does not begin at 0
-            self._begun, self._said = (time, done), time
-        if time - self._said < SECONDS_BETWEEN_LINES:
+        if self._start is None:  # a task resumed from a checkpoint does not start at 0
+            self._start, self._last_line = (time, done), time
+        if time - self._last_line < SECONDS_BETWEEN_LINES:
             return
-        self._said = time
-        start, before = self._begun
-        speed = (done - before) / (time - start)
-        left = f"{(self._total - done) / speed / 60:.0f} min left" if speed else "no end in sight"
-        share, rate = f"{100 * done / self._total:.0f} % of {_short(self._total)}", _short(speed)
-        told = ", ".join([f"{share} {self._unit}", f"{rate}/s", left, *filter(None, [note])])
-        log.info("%s: %s", self._what, told)
+        self._last_line = time
+        start_time, start_done = self._start
+        speed = (done - start_done) / (time - start_time)
+        left = f"{(self._total - done) / speed / 60:.0f} min left" if speed else "remaining time unknown"
+        percent = f"{100 * done / self._total:.0f} % of {_short(self._total)} {self._unit}"
+        parts = [percent, f"{_short(speed)}/s", left, *filter(None, [note])]
+        log.info("%s: %s", self._task, ", ".join(parts))
 
 
 def _short(number: float) -> str:
-    """A count, cut to what a reader needs.
+    """A number with the digits that a reader needs.
 
     >>> _short(950), _short(14_360_000)
     ('950', '14.4 M')

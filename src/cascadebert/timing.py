@@ -7,21 +7,14 @@ from collections.abc import Callable, Sequence
 
 
 def now() -> float:
-    """Seconds on a clock that never runs backwards; only differences mean something."""
+    """Seconds of a monotonic clock; only differences are meaningful."""
     return time.perf_counter()
 
 
 def interleaved(runs: Sequence[Callable[[], object]], *, repeats: int) -> list[list[float]]:
-    """Seconds of each run, all of them timed in turn, `repeats` times, after one warm-up each.
+    """Seconds of `repeats` calls of each run, in turn (A B A B ...) after one warm-up call each.
 
-    Timing A B A B ... keeps a change of the machine's speed from falling on one of them alone.
-
-    Args:
-        runs: what to time.
-        repeats: how often.
-
-    Returns:
-        For each run its `repeats` seconds, in order.
+    In turn, a change of the machine's speed affects all runs.
 
     >>> [len(seconds) for seconds in interleaved([lambda: 1, lambda: 2], repeats=3)]
     [3, 3]
@@ -30,8 +23,8 @@ def interleaved(runs: Sequence[Callable[[], object]], *, repeats: int) -> list[l
         run()
     seconds: list[list[float]] = [[] for _ in runs]
     for _ in range(repeats):
-        for taken, run in zip(seconds, runs, strict=True):
+        for run_seconds, run in zip(seconds, runs, strict=True):
             start = now()
             run()
-            taken.append(now() - start)
+            run_seconds.append(now() - start)
     return seconds

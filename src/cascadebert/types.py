@@ -1,4 +1,4 @@
-"""The frozen values that rooms hand to one another."""
+"""Immutable values that several packages exchange."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ COST_UNITS: tuple[CostUnit, ...] = ("layers", "flops", "measured")
 
 @dataclass(frozen=True)
 class Predictions:
-    """Answers for `n` rows, in the order of the input.
+    """Predictions for `n` texts, in the order of the input.
 
     Attributes:
-        label_ids: (n,) position of the answer in `label_names`.
-        probabilities: (n, num_labels) of the stage that answered, each row sums to 1.
-        confidences: (n,) in [0, 1], what the exit decision looked at.
-        stages: (n,) number of the stage that answered, counted from 1.
+        label_ids: (n,) index of the predicted label in `label_names`.
+        probabilities: (n, num_labels) of the stage at which the text exited; each row sums to 1.
+        confidences: (n,) in [0, 1], compared with the threshold of that stage.
+        stages: (n,) number of that stage, counted from 1.
         label_names: the labels, in the order of the columns of `probabilities`.
     """
 
@@ -41,7 +41,7 @@ class Predictions:
 
     @property
     def labels(self) -> NDArray[np.str_]:
-        """(n,) the answers by name."""
+        """(n,) predicted labels by name."""
         return np.asarray(self.label_names, dtype=np.str_)[self.label_ids]
 
     def __len__(self) -> int:
@@ -50,14 +50,14 @@ class Predictions:
 
 @dataclass(frozen=True)
 class Flops:
-    """Floating-point operations of one row of `L` tokens at one stage: `row + token * L + pair * L * L`."""
+    """Floating-point operations of a stage for one text of `L` tokens: `row + token * L + pair * L * L`."""
 
     row: float
     token: float
     pair: float
 
     def cost_of(self, lengths: Ints) -> Floats:
-        """(n,) operations of rows with the given token counts.
+        """(n,) operations for texts of these token counts.
 
         >>> Flops(row=10, token=2, pair=1).cost_of(np.array([3])).tolist()
         [25.0]
@@ -68,13 +68,13 @@ class Flops:
 
 @dataclass(frozen=True)
 class LinearLatency:
-    """Seconds of one row of `L` tokens on one machine: `row + token * L`."""
+    """Seconds for one text of `L` tokens on one machine: `row + token * L`."""
 
     row: float
     token: float
 
     def cost_of(self, lengths: Ints) -> Floats:
-        """(n,) seconds of rows with the given token counts.
+        """(n,) seconds for texts of these token counts.
 
         >>> LinearLatency(row=1, token=0.5).cost_of(np.array([4])).tolist()
         [3.0]
@@ -84,10 +84,10 @@ class LinearLatency:
 
 @dataclass(frozen=True)
 class Histogram:
-    """Values counted between edges.
+    """Counts of values between edges.
 
     Attributes:
-        edges: (bins - 1,) rising; a value equal to an edge lies below it.
+        edges: (bins - 1,) rising; a value equal to an edge is below it.
         counts: (bins,) values below the first edge, between each two, and above the last.
     """
 
@@ -97,12 +97,12 @@ class Histogram:
 
 @dataclass(frozen=True)
 class StageReport:
-    """One stage alone, on all rows.
+    """Metrics of one stage alone, on all examples.
 
     Attributes:
-        accuracy: share of rows answered rightly.
+        accuracy: fraction of correct predictions.
         ece: expected calibration error of the scaled probabilities, 15 equal-width bins.
-        dis: difficulty inversion score, hard = answered wrongly; None where all or no row is.
+        dis: difficulty inversion score, where wrong predictions are hard; None if all or none are wrong.
     """
 
     accuracy: float
@@ -112,17 +112,17 @@ class StageReport:
 
 @dataclass(frozen=True)
 class Report:
-    """A predictor on labelled rows; what only a cascade has is empty or None for others.
+    """Metrics of a predictor on labelled examples; those of cascades are empty or None for others.
 
     Attributes:
-        n: number of rows.
-        accuracy: share of rows answered rightly.
-        macro_f1: F1 per label, averaged without weights.
+        n: number of examples.
+        accuracy: fraction of correct predictions.
+        macro_f1: unweighted mean of the F1 scores of the labels.
         ece: expected calibration error, 15 equal-width bins.
-        exit_rates: (num_stages,) share of rows answered at each stage.
-        layers_speedup: layers of the last stage over layers paid per row; None where widths differ.
-        flops_speedup: operations of the last stage over operations paid; None where not known.
-        stages: each stage alone, with its temperature, on all rows.
+        exit_rates: (num_stages,) fraction of the examples that exit at each stage.
+        layers_speedup: layers of the last stage over mean layers per example; None where widths differ.
+        flops_speedup: operations of the last stage over operations of the cascade; None where unknown.
+        stages: each stage alone, with its temperature, on all examples.
     """
 
     n: int
@@ -137,14 +137,14 @@ class Report:
 
 @dataclass(frozen=True)
 class Interval:
-    """A figure read off some rows, with the interval in which the true one lies."""
+    """An estimate with its confidence interval."""
 
     value: float
     low: float
     high: float
 
     def minus(self, other: Interval) -> Interval:
-        """This less another of other rows; holds where both hold.
+        """Difference from the estimate of another sample; covers the true one where both intervals do.
 
         >>> Interval(0.5, 0.25, 0.75).minus(Interval(0.5, 0.375, 0.625))
         Interval(value=0.0, low=-0.375, high=0.375)
@@ -152,5 +152,5 @@ class Interval:
         return Interval(self.value - other.value, self.low - other.high, self.high - other.low)
 
     def plus(self, number: float) -> Interval:
-        """The figure and its interval moved."""
+        """The estimate and its interval, shifted."""
         return Interval(self.value + number, self.low + number, self.high + number)
