@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 
-from cascadebert.errors import CascadeError, DataError
+from cascadebert.errors import CascadeError, DataError, FolderError
 from cascadebert.inference.batching import TokenizedTexts
 from cascadebert.inference.stage import Stage
 from cascadebert.persistence.checkpoint_config import resolve_checkpoint
@@ -166,7 +167,10 @@ class Cascade:
         Raises:
             FolderError: if it exists, or this cascade was never saved by `fit` or `assemble`.
         """
-        copy_folder(self.path, self.spec, self.operating_point, Path(path), overwrite=overwrite)
+        if self.path is None or self.spec is None:
+            raise FolderError("this cascade was never saved; make it with fit() or assemble()")
+        spec = self.spec.with_operating_point(self.operating_point)
+        copy_folder(self.path, Path(path), spec, overwrite=overwrite)
 
     def push_to_hub(self, repo: str, *, private: bool | None = None) -> str:
         """Upload the saved folder to the Hugging Face Hub; needs a login there.
@@ -178,7 +182,10 @@ class Cascade:
         Returns:
             The address of the commit.
         """
-        return upload_folder(self.path, self.spec, self.operating_point, repo, private=private)
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "cascade"
+            self.save_pretrained(path)
+            return upload_folder(path, repo, private=private)
 
 
 def load_stages(

@@ -26,7 +26,6 @@ from cascadebert.errors import FolderError
 from cascadebert.persistence.checkpoint_config import config_label_names, read_config
 from cascadebert.persistence.model_card import render_card
 from cascadebert.persistence.schema import SCHEMA_VERSION, CascadeSpec, StageSpec
-from cascadebert.thresholds.operating_point import OperatingPoint
 
 SPEC_FILE = "cascade.json"
 ROWS_FILE = "rows.npz"
@@ -68,11 +67,6 @@ def file_hashes(folder: Path, include: Callable[[Path], bool] = Path.exists) -> 
     return hashes
 
 
-def stages_sha256(spec: CascadeSpec) -> str:
-    """Fingerprint of all files of all stages."""
-    return hashlib.sha256(json.dumps([entry.sha256 for entry in spec.stages]).encode()).hexdigest()
-
-
 def read_folder(path: Path, *, check_files: bool = True, skip_last_stage: bool = False) -> CascadeSpec:
     """Read and check a saved cascade.
 
@@ -90,7 +84,6 @@ def read_folder(path: Path, *, check_files: bool = True, skip_last_stage: bool =
                 f"{path}: the label order of {SPEC_FILE} ({', '.join(spec.label_names)}) is not that of the "
                 f"last stage ({', '.join(labels)})"
             )
-    _check_certificate(path / SPEC_FILE, spec)
     return spec
 
 
@@ -110,8 +103,9 @@ def _read_spec(path: Path) -> CascadeSpec:
         return CascadeSpec.model_validate(values)
     except ValidationError as error:
         first = error.errors()[0]
-        location = ".".join(str(part) for part in first["loc"])
-        raise FolderError(f"{file}: {location}: {first['msg']}. The file was damaged or edited.") from error
+        location = "".join(f"{part}: " for part in first["loc"])
+        problem = first["msg"].removeprefix("Value error, ")
+        raise FolderError(f"{file}: {location}{problem}. The file was damaged or edited.") from error
 
 
 def _check_stage(path: Path, entry: StageSpec, check_files: bool) -> None:
@@ -123,46 +117,23 @@ def _check_stage(path: Path, entry: StageSpec, check_files: bool) -> None:
         if current.get(name) != saved.get(name):
             change = "removed" if name not in current else "added" if name not in saved else "changed"
             raise FolderError(
-                f"{folder / name} was {change} since the cascade was saved; its thresholds belong to the files "
-                "it was saved with. Restore the file, or make a new cascade with `cascadebert assemble`."
+                f"{folder / name} was {change} since the cascade was saved; its thresholds belong to the "
+                "saved files. Restore the file, or make a new cascade with `cascadebert assemble`."
             )
-
-
-def _check_certificate(file: Path, spec: CascadeSpec) -> None:
-    certificate, tuned = spec.operating_point.certificate, spec.tuned_on
-    if certificate is None:
-        return
-    valid = (
-        tuned is not None
-        and (certificate.engine, certificate.precision, certificate.device)
-        == (tuned.engine, tuned.precision, tuned.device)
-        and certificate.stages_sha256 == stages_sha256(spec)
-        and certificate.temperatures == tuple(entry.temperature for entry in spec.stages)
-        and certificate.points[-1].thresholds == spec.operating_point.thresholds
-    )
-    if not valid:
-        raise FolderError(
-            f"{file}: the certificate belongs to other stages, temperatures, thresholds or another engine. "
-            "The file was damaged or edited; certify again with `cascadebert tune --confidence-level`, on "
-            "new rows."
-        )
 
 
 def write_folder(
     path: Path,
     spec: CascadeSpec,
-    stages: Mapping[str, Path],
+    sources: Mapping[str, Path],
     rows: UsedRows,
     *,
-    files: Mapping[str, Path] | None = None,
     overwrite: bool = False,
 ) -> None:
     """Write a new cascade folder from folders of stages and further files, by name in the new folder."""
     with atomic_directory(path, overwrite=overwrite) as new:
-        for name, source in stages.items():
-            shutil.copytree(source, new / name)
-        for name, source in (files or {}).items():
-            shutil.copyfile(source, new / name)
+        for name, source in sources.items():
+            (shutil.copytree if source.is_dir() else shutil.copyfile)(source, new / name)
         _write_description(new, spec, rows)
 
 
@@ -184,33 +155,18 @@ def update_folder(path: Path, spec: CascadeSpec, rows: UsedRows) -> None:
             (new / file).replace(path / file)
 
 
-def copy_folder(
-    source: Path | None, spec: CascadeSpec | None, point: OperatingPoint, path: Path, *, overwrite: bool
-) -> None:
-    """Copy a saved cascade, with the given operating point.
-
-    Raises FolderError if there is no source folder, or `path` exists.
-    """
-    if source is None or spec is None:
-        raise FolderError("this cascade was never saved; make it with fit() or assemble()")
+def copy_folder(source: Path, path: Path, spec: CascadeSpec, *, overwrite: bool) -> None:
+    """Copy a saved cascade, with another description. Raises FolderError if `path` exists."""
     with atomic_directory(path, overwrite=overwrite) as new:
         shutil.copytree(source, new, dirs_exist_ok=True)
-        _write_description(new, spec.with_operating_point(point))
+        _write_description(new, spec)
 
 
-def upload_folder(
-    source: Path | None, spec: CascadeSpec | None, point: OperatingPoint, repo: str, *, private: bool | None
-) -> str:
-    """Copy a saved cascade to the Hugging Face Hub, with the given operating point.
-
-    Returns the address of the commit.
-    """
-    with tempfile.TemporaryDirectory() as name:
-        new = Path(name) / "cascade"
-        copy_folder(source, spec, point, new, overwrite=False)
-        api = HfApi()
-        api.create_repo(repo, private=private, exist_ok=True)
-        commit = api.upload_folder(repo_id=repo, folder_path=new, commit_message="Upload a cascade")
+def upload_folder(path: Path, repo: str, *, private: bool | None) -> str:
+    """Upload a saved cascade to the Hugging Face Hub and return the address of the commit."""
+    api = HfApi()
+    api.create_repo(repo, private=private, exist_ok=True)
+    commit = api.upload_folder(repo_id=repo, folder_path=path, commit_message="Upload a cascade")
     return str(commit.commit_url)
 
 

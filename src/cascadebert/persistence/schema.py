@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -67,6 +69,11 @@ class CascadeSpec(_Strict):
     provenance: dict[str, Any]
 
     @property
+    def stages_sha256(self) -> str:
+        """Fingerprint of all files of all stages."""
+        return hashlib.sha256(json.dumps([stage.sha256 for stage in self.stages]).encode()).hexdigest()
+
+    @property
     def known_thresholds(self) -> set[tuple[float, ...]]:
         """Thresholds that were measured or certified."""
         certificate = self.operating_point.certificate
@@ -95,4 +102,22 @@ class CascadeSpec(_Strict):
             or not sum(bins.counts)
         ):
             raise ValueError("a histogram has rising edges and one count more than edges")
+        return self
+
+    @model_validator(mode="after")
+    def _check_certificate(self) -> Self:
+        certificate, tuned = self.operating_point.certificate, self.tuned_on
+        if certificate is not None and not (
+            tuned is not None
+            and certificate.engine == tuned.engine
+            and certificate.precision == tuned.precision
+            and certificate.device == tuned.device
+            and certificate.stages_sha256 == self.stages_sha256
+            and certificate.temperatures == tuple(stage.temperature for stage in self.stages)
+            and certificate.points[-1].thresholds == self.operating_point.thresholds
+        ):
+            raise ValueError(
+                "the certificate belongs to other stages, temperatures, thresholds or another engine; "
+                "certify again with `cascadebert tune --confidence-level`, on new examples"
+            )
         return self
