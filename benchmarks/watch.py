@@ -1,11 +1,12 @@
-"""How often does the watch on a server's quality cry wolf, and how soon does it see what there is to see?
+"""How often does the quality monitor raise a false alarm, and how soon does it detect a change?
 
-Simulated traffic of a cascade of two stages goes through `cascadebert.server.monitoring.monitor.Watch` in requests, as a
-server would send it. Where agreement with the last stage is at its certified level, or above, and confidences
-are drawn as those of the tune rows were, every alarm is a false one. What the watch promises: agreement over
-all time, ever a false alarm with probability 0.01 at most; recent agreement, within n audited rows with
-probability n / 1,000,000 at most; exit rates and confidences, within n blocks of 256 rows with probability
-0.01 (a bad sample of tune rows) and n / 1,000,000 at most, also where the difference is within the tolerance.
+Simulated traffic of a cascade of two stages goes through `QualityMonitor` in requests, as a server would send
+it. Where agreement with the last stage is at its certified level, or above, and confidences are drawn as
+those of the tuning set were, every alarm is a false one. The guarantees of the monitor: agreement over all
+time, ever a false alarm with probability at most 0.01; recent agreement, within n evaluated texts with
+probability at most n / 1,000,000; exit rates and confidences, within n blocks of 256 texts with probability
+at most 0.01 (a bad sample as tuning set) and n / 1,000,000, also where the difference is within the
+tolerance.
 
     python benchmarks/watch.py        # goes on after a kill; some minutes on one core
 
@@ -26,9 +27,9 @@ import numpy as np
 from cascadebert.evaluation.drift_test import TOLERANCE
 from cascadebert.server.config import ServerConfig
 from cascadebert.server.monitoring.monitor import QualityMonitor
-from cascadebert.server.monitoring.sequential_tests import Tally, confidence_sequence
+from cascadebert.server.monitoring.sequential_tests import LossCounts, confidence_sequence
 from cascadebert.server.monitoring.state import Reference
-from cascadebert.server.scheduling.shadow_queue import OrderedReporter, PendingResult
+from cascadebert.server.scheduling.ordered_reporter import OrderedReporter, PendingResult
 from cascadebert.thresholds.confidence import histogram
 from cascadebert.timing import interleaved
 from cascadebert.types import Bools, Floats, Ints
@@ -129,7 +130,7 @@ def send(
 
 def alarms(of: QualityMonitor) -> dict[str, int]:
     """Rows until each kind of alarm was first raised."""
-    return {one.kind: one.rows for one in of.state().breaches} if of.wants_safest_point() else {}
+    return {alarm.kind: alarm.texts for alarm in of.state().alarms} if of.wants_safest_point() else {}
 
 
 def quiet(world: World, rate: float) -> dict[str, Any]:
@@ -141,8 +142,8 @@ def quiet(world: World, rate: float) -> dict[str, Any]:
         one = watch(rng, rate, seed)
         send(one, world, rng, LONG)
         state = one.state()
-        false.update({breach.kind: breach.times for breach in state.breaches})
-        audited += state.points[0].audited
+        false.update({alarm.kind: alarm.count for alarm in state.alarms})
+        audited += state.operating_points[0].shadow_evaluations
     return {
         "agreement": world.agreement,
         "shift": world.shift,
@@ -161,12 +162,12 @@ def falls(to: float, rate: float) -> dict[str, Any]:
         rng = np.random.default_rng([seed, 2])
         one = watch(rng, rate, seed)
         send(one, World(LEVEL), rng, HEALTHY)
-        sent, early = one.state().rows, alarms(one)
+        sent, early = one.state().texts, alarms(one)
         false += len(early)
         if not early:
-            send(one, World(to), rng, MOST, "recent agreement")
+            send(one, World(to), rng, MOST, "agreement_recent")
             found = {kind: rows - sent for kind, rows in alarms(one).items()}
-            recent.append(found.get("recent agreement", MOST))
+            recent.append(found.get("agreement_recent", MOST))
             either.append(min(found.values(), default=MOST))
     return {
         "from": LEVEL,
@@ -187,7 +188,7 @@ def shifts(shift: float) -> dict[str, Any]:
         rng = np.random.default_rng([seed, 3])
         one = watch(rng, 0.0, seed)
         send(one, World(LEVEL), rng, HEALTHY)
-        sent = one.state().rows
+        sent = one.state().texts
         send(one, World(LEVEL, shift), rng, LONG, "confidences")
         found.append(alarms(one).get("confidences", sent + LONG) - sent)
     return {"shift": shift, "runs": DRAWS, "healthy_rows": HEALTHY, "rows": spread(found, LONG)}
@@ -210,7 +211,7 @@ def order() -> dict[str, Any]:
         line = OrderedReporter(other.record_shadow_result)
         burst: list[tuple[PendingResult, bool]] = []
         for stage, said in zip(stages.tolist(), agreed.tolist(), strict=True):
-            turn = line.enter(0, other.weight())
+            turn = line.add(0, other.weight())
             if stage == 2:
                 one.record_shadow_result(0, True, one.weight())
                 line.resolve(turn, True)
@@ -222,7 +223,7 @@ def order() -> dict[str, Any]:
                     line.resolve(kept, verdict)
                 burst = []
         for watched, false in ((one, at_once), (other, in_turns)):
-            false.update({breach.kind: breach.times for breach in watched.state().breaches})
+            false.update({alarm.kind: alarm.count for alarm in watched.state().alarms})
     return {
         "burst": BURST,
         "audited": REPEATS * LONG // 20,
@@ -239,7 +240,8 @@ def coverage() -> dict[str, Any]:
     widths = []
     for seed in range(runs):
         lost = np.random.default_rng([seed, 5]).random(rows) < 1 - LEVEL
-        ends = [confidence_sequence(Tally((1.0,), (int(lost[:n].sum()),), (int(n),)), alpha) for n in looks]
+        counts = [LossCounts((1.0,), (int(lost[:n].sum()),), (int(n),)) for n in looks]
+        ends = [confidence_sequence(losses, alpha) for losses in counts]
         low += any(one[0] > 1 - LEVEL for one in ends)
         high += any(one[1] < 1 - LEVEL for one in ends)
         widths.append(ends[-1][1] - ends[-1][0])

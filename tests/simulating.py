@@ -46,7 +46,7 @@ class Load:
             ids = np.zeros(64, np.int32)
             wide = (-(-lengths // 2) * 2).tolist()
             made = [Tokens(ids[:n], ids[:n], w) for n, w in zip(lengths.tolist(), wide, strict=True)]
-            self.board.was_read(task, made, at)
+            self.board.tokenized(task, made, at)
             return
         n = len(task.rows)
         said, gone = np.full((n, 2), 0.5), self.rng.random(n) < self.leaves[task.stage]
@@ -58,12 +58,12 @@ class Load:
         try:
             request = self.board.admit(
                 ["x"] * self.rows,
-                100 * self.rows,
                 RequestOptions(),
                 at,
-                point=0,
+                characters=100 * self.rows,
+                operating_point=0,
                 thresholds=(1.0,) * 2,
-                outside=None,
+                uncertified_reason=None,
             )
         except Overloaded:
             self.refused += 1
@@ -91,9 +91,9 @@ class Load:
 
     def settle(self, at):
         """Note how long answers took."""
-        for future, outcome in self.board.settled:
+        for future, outcome in self.board.completed:
             if isinstance(outcome, RequestResult):
                 self.waits.append(at - self.arrived[future])
             else:
                 self.failed += 1
-        self.board.settled.clear()
+        self.board.completed.clear()

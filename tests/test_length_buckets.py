@@ -48,15 +48,15 @@ def test_but_no_group_in_which_a_single_number_differs(make_cascade, length, los
 
 
 def test_short_rows_wait_at_multiples_of_eight_where_they_may():
-    assert [GROUPS.waits_at(one) for one in (2, 8, 10, 30, 36, 48)] == [8, 8, 16, 32, 36, 48]
-    assert LengthBuckets().waits_at(10) == 10
+    assert [GROUPS.bucket_for(one) for one in (2, 8, 10, 30, 36, 48)] == [8, 8, 16, 32, 36, 48]
+    assert LengthBuckets().bucket_for(10) == 10
 
 
 def test_the_next_lengths_join_until_a_batch_is_worth_it():
-    assert GROUPS.together(24, {24: 16, 16: 5}.get) == (24,)
-    assert GROUPS.together(24, {24: 3, 16: 15, 8: 5}.get) == (24, 16)
-    assert set(GROUPS.together(24, {24: 3, 16: 2, 8: 5, 36: 4}.get)) == {24, 16, 8}
-    assert GROUPS.together(48, {48: 1, 44: 5}.get) == (48,)
+    assert GROUPS.mergeable(24, {24: 16, 16: 5}.get) == (24,)
+    assert GROUPS.mergeable(24, {24: 3, 16: 15, 8: 5}.get) == (24, 16)
+    assert set(GROUPS.mergeable(24, {24: 3, 16: 2, 8: 5, 36: 4}.get)) == {24, 16, 8}
+    assert GROUPS.mergeable(48, {48: 1, 44: 5}.get) == (48,)
 
 
 def test_rows_that_share_a_batch_are_answered_as_alone(make_cascade):

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from cascadebert.server.operating_points import (
-    CALM_SECONDS,
-    LONGEST_CALM,
-    PRESSED_SECONDS,
+    COOLDOWN_SECONDS,
+    MAX_COOLDOWN_SECONDS,
+    OVERLOADED_SECONDS,
     LoadState,
     distinct_points,
     next_state,
@@ -30,7 +30,7 @@ def trace(state, delays, *, step=0.05, points=3, start=0.0, **others):
 def test_a_delay_that_stays_too_long_leads_one_point_faster_at_a_time_and_never_off_the_ladder():
     points = [one.operating_point for one in trace(LoadState(0), [0.2] * 40)]
     assert points == sorted(points) and set(points) == {0, 1, 2}
-    assert points.index(1) * 0.05 == pytest.approx(PRESSED_SECONDS)
+    assert points.index(1) * 0.05 == pytest.approx(OVERLOADED_SECONDS)
 
 
 def test_a_short_burst_moves_nothing():
@@ -40,7 +40,7 @@ def test_a_short_burst_moves_nothing():
 def test_calm_leads_back_to_the_safest_point_one_at_a_time():
     points = [one.operating_point for one in trace(LoadState(2), [0.0] * 250)]
     assert points == sorted(points, reverse=True) and points[-1] == 0
-    assert points.index(1) * 0.05 == pytest.approx(CALM_SECONDS)
+    assert points.index(1) * 0.05 == pytest.approx(COOLDOWN_SECONDS)
 
 
 def test_between_the_two_limits_nothing_moves():
@@ -58,7 +58,7 @@ def test_a_move_back_that_the_load_undoes_is_made_later_each_time():
         while state.operating_point == 0:
             state, at = next_state(state, 0.2, at, points=2, limit=0.1), at + 0.05
     assert waits == sorted(waits)
-    assert waits[0] == CALM_SECONDS and waits[-1] == LONGEST_CALM
+    assert waits[0] == COOLDOWN_SECONDS and waits[-1] == MAX_COOLDOWN_SECONDS
 
 
 def test_when_the_safest_point_is_wanted_it_is_taken_at_once_and_kept_whatever_the_load():

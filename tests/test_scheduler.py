@@ -10,13 +10,12 @@ import pytest
 from cascadebert import Cascade
 from cascadebert.inference.batching import padded_length
 from cascadebert.server.config import ServerConfig
-from cascadebert.server.scheduling.batching_plan import SIZES, BatchingPlan, autotune, warm_up
+from cascadebert.server.scheduling.batching_plan import SIZES, BatchingPlan, StagePlan, autotune, warm_up
 from cascadebert.server.scheduling.dispatcher import BatchDispatcher
-from cascadebert.server.scheduling.length_buckets import LengthBuckets
 from cascadebert.server.scheduling.load_estimator import AdmissionLimit, LoadEstimator
-from cascadebert.server.scheduling.request_tracker import USUAL_DEADLINE, RequestTracker
-from cascadebert.server.scheduling.requests import BatchTask, TokenizeTask, judge, read, token_batch
-from cascadebert.server.scheduling.scheduler import AUDIT_PATIENCE, AUDIT_ROWS, PATIENCE
+from cascadebert.server.scheduling.request_tracker import RequestTracker
+from cascadebert.server.scheduling.requests import BatchTask, TokenizeTask, route_batch, token_batch, tokenize
+from cascadebert.server.scheduling.scheduler import SHADOW_BATCH_ROWS, SHADOW_YIELD_SECONDS, URGENT_FRACTION
 from cascadebert.server.types import DeadlineExceeded, Overloaded, RequestOptions
 from cascadebert.thresholds.certificate import Certificate, CertifiedPoint, Guarantee, GuaranteeResult
 from dispatching import Notebook, TableEngine, exact, started
@@ -24,8 +23,8 @@ from samples import sentences
 from simulating import Load
 
 SHORT, LONG = "fine", "the film was very great and not dull"
-PLAN = BatchingPlan(1, (64, 64), (1e-5, 1e-4), (False, False), (LengthBuckets(), LengthBuckets()))
-SETTINGS = ServerConfig(latency_target=1.0)
+PLAN = BatchingPlan(1, (StagePlan(64, 1e-5), StagePlan(64, 1e-4)))
+CONFIG = ServerConfig(latency_target=1.0)
 
 
 @pytest.fixture
@@ -34,14 +33,25 @@ def cascade(make_cascade):
     return exact(make_cascade(2, thresholds=(1.0,)))
 
 
+def admit(tracker, texts, at, *, characters, **options):
+    """Let a request in."""
+    return tracker.admit(
+        texts,
+        RequestOptions(**options),
+        at,
+        characters=characters,
+        operating_point=0,
+        thresholds=tracker.thresholds,
+        uncertified_reason=None,
+    )
+
+
 def ask(board, texts, at, **options):
     """Let a request in, and have its texts read."""
-    request = board.admit(
-        texts, 20, RequestOptions(**options), at, point=0, thresholds=board.thresholds, outside=None
-    )
+    request = admit(board, texts, at, characters=20, **options)
     task = board.take(at)
     assert isinstance(task, TokenizeTask)
-    board.was_read(task, read(board.cascade, task), at)
+    board.tokenized(task, tokenize(board.cascade, task), at)
     return request
 
 
@@ -49,12 +59,12 @@ def run(board, task, at):
     """What a worker does with a batch."""
     stage = board.cascade.stages[task.stage]
     logits = stage.run(token_batch(task, stage.tokenizer.key, stage.tokenizer.pad_id))
-    board.ran(task, judge(board.cascade, task, logits[: len(task.rows)]), at)
+    board.ran(task, route_batch(board.cascade, task, logits[: len(task.rows)]), at)
 
 
 def board_of(cascade, *, monitor=None, plan=PLAN):
     """A board that remembers what these helpers need."""
-    made = RequestTracker(cascade, plan, SETTINGS, monitor)
+    made = RequestTracker(cascade, plan, CONFIG, monitor)
     made.cascade, made.thresholds = cascade, cascade.operating_point.thresholds
     return made
 
@@ -72,20 +82,20 @@ def test_rows_of_different_requests_and_one_padded_length_share_a_batch(cascade)
     requests = [ask(board, [SHORT, LONG], 0.1 * i) for i in range(4)]
     first, second = board.take(1.0), board.take(1.0)
     assert [[row.request for row in one.rows] for one in (first, second)] == [requests, requests]
-    assert first.length != second.length and {row.place for row in first.rows} == {0}
+    assert first.length != second.length and {row.index for row in first.rows} == {0}
 
 
 def test_a_row_that_has_waited_long_comes_first_whatever_its_stage(cascade):
     board = board_of(cascade)
     ask(board, [SHORT], 0.0)
     run(board, board.take(0.0), 0.0)
-    waited = 1.1 * PATIENCE * SETTINGS.latency_target
+    waited = 1.1 * URGENT_FRACTION * CONFIG.latency_target
     ask(board, [LONG], waited)
     assert [board.take(waited).stage, board.take(waited).stage] == [1, 0]
 
 
 def test_before_that_rows_gather_at_the_later_stage_until_they_fill_a_batch(cascade):
-    board, full = board_of(cascade), PLAN.most(1, 4)
+    board, full = board_of(cascade), PLAN.stages[1].max_rows(4)
     for i in range(full):
         ask(board, [SHORT], 0.001 * i)
         task = board.take(0.001 * i)
@@ -101,15 +111,15 @@ def test_rows_past_their_deadline_are_never_given_to_a_stage(cascade):
     gone = ask(board, [SHORT] * 3, 0.0, deadline=1.0)
     kept = ask(board, [SHORT], 0.5)
     assert [row.request for row in board.take(1.5).rows] == [kept]
-    ((future, outcome),) = board.settled
+    ((future, outcome),) = board.completed
     assert future is gone.future and isinstance(outcome, DeadlineExceeded)
-    assert board.rows == 1
+    assert board.inflight == 1
 
 
 def test_a_text_past_its_deadline_is_not_even_read(cascade):
     board = board_of(cascade)
-    board.admit([SHORT], 4, RequestOptions(deadline=1.0), 0.0, point=0, thresholds=(1.0,), outside=None)
-    assert board.take(2.0) is None and not board.requests and board.delay == 0
+    admit(board, [SHORT], 0.0, characters=4, deadline=1.0)
+    assert board.take(2.0) is None and not board.requests and board.estimated_delay == 0
 
 
 def test_audited_rows_yield_to_requests_but_not_for_ever_and_take_one_worker(cascade):
@@ -119,13 +129,13 @@ def test_audited_rows_yield_to_requests_but_not_for_ever_and_take_one_worker(cas
         ask(board, [SHORT, LONG], 0.0)
     while (task := board.take(0.0)).stage == 0:
         run(board, task, 0.0)
-    assert task.audit and board.take(0.0) is None, "one batch of audited rows at a time"
+    assert task.shadow and board.take(0.0) is None, "one batch of audited rows at a time"
     run(board, task, 0.0)
     ask(board, [SHORT], 0.5)
-    assert not board.take(0.5).audit
-    overdue = USUAL_DEADLINE * SETTINGS.latency_target + AUDIT_PATIENCE
+    assert not board.take(0.5).shadow
+    overdue = CONFIG.default_deadline + SHADOW_YIELD_SECONDS
     ask(board, [SHORT], overdue)
-    assert board.take(overdue).audit
+    assert board.take(overdue).shadow
 
 
 def test_while_requests_are_in_flight_audited_rows_wait_for_others_of_their_length(cascade):
@@ -133,22 +143,22 @@ def test_while_requests_are_in_flight_audited_rows_wait_for_others_of_their_leng
     board = board_of(sure, monitor=Notebook())
     ask(board, [LONG], 0.0)
     in_flight = board.take(0.0)
-    for _ in range(AUDIT_ROWS):
+    for _ in range(SHADOW_BATCH_ROWS):
         assert board.take(0.0) is None
         ask(board, [SHORT], 0.0)
         run(board, board.take(0.0), 0.0)
     task = board.take(0.0)
-    assert task.audit and len(task.rows) == AUDIT_ROWS
+    assert task.shadow and len(task.rows) == SHADOW_BATCH_ROWS
     run(board, in_flight, 0.0)
 
 
 def test_the_expected_delay_counts_what_rows_still_need_and_refuses_by_it(cascade):
-    board = board_of(cascade, plan=replace(PLAN, seconds=(1e-3, 1e-2)))
-    assert board.delay == 0
+    board = board_of(cascade, plan=BatchingPlan(1, (StagePlan(64, 1e-3), StagePlan(64, 1e-2))))
+    assert board.estimated_delay == 0
     ask(board, [SHORT] * 8, 0.0)
     tokens = 8 * 4
     passed = 0.5  # half of all rows are passed on, as far as is known
-    assert board.delay == pytest.approx(tokens * (1e-3 + passed * 1e-2), rel=0.05)
+    assert board.estimated_delay == pytest.approx(tokens * (1e-3 + passed * 1e-2), rel=0.05)
     ask(board, [LONG] * 8, 0.0)
     with pytest.raises(Overloaded) as refused:
         for _ in range(9):
@@ -160,8 +170,8 @@ def test_the_expected_delay_counts_what_rows_still_need_and_refuses_by_it(cascad
 
 
 def test_a_batch_is_filled_up_to_a_size_that_is_prepared_and_never_wider_than_its_budget(cascade):
-    plan = BatchingPlan(1, (64, 64), (0.0, 0.0), (True, True), (LengthBuckets(), LengthBuckets()))
-    board = board_of(cascade, plan=plan)
+    plan = StagePlan(64, compiles_per_shape=True)
+    board = board_of(cascade, plan=BatchingPlan(1, (plan, plan)))
     ask(board, [SHORT] * 5, 0.0)
     task = board.take(0.0)
     assert (len(task.rows), task.size) == (5, 6)
@@ -169,34 +179,34 @@ def test_a_batch_is_filled_up_to_a_size_that_is_prepared_and_never_wider_than_it
     filled = token_batch(task, stage.tokenizer.key, stage.tokenizer.pad_id)
     assert filled.input_ids.shape == (6, task.length)
     for rows in range(1, SIZES[-1] + 1):
-        count, size = plan.size(0, rows)
+        count, size = plan.batch_size(rows)
         assert 1 <= count <= rows and count <= size <= 1.25 * count and size in SIZES
 
 
 def test_a_pace_forgets(cascade):
     pace = LoadEstimator([1e-3, 1e-2], [0.5])
     for _ in range(600):
-        pace.ran(0, 100, 0.3)
-        pace.passed(0, 10, 100)
-    first, last = pace.onward([True, True])
+        pace.record_batch(0, 100, 0.3, deferred=10)
+    first, last = pace.remaining_costs([True, True])
     assert first == pytest.approx(3e-3 + 0.1 * 1e-2, rel=0.01) and last == pytest.approx(1e-2)
-    assert pace.onward([True, False]) == pytest.approx([3e-3, 0.0], rel=0.01)
+    assert pace.remaining_costs([True, False]) == pytest.approx([3e-3, 0.0], rel=0.01)
 
 
 def test_a_plan_is_measured_and_dear_shapes_are_run_before_the_first_request(cascade):
     plan = autotune(cascade.stages, (True, True), latency_target=0.1)
-    assert plan.workers >= 1 and all(tokens >= 32 for tokens in plan.tokens)
+    assert plan.workers >= 1 and all(stage.tokens >= 32 for stage in plan.stages)
     engine = TableEngine(0)
     stage = replace(cascade.stages[0], engine=engine)
-    warm_up(stage, replace(plan, tokens=(64, 64), dear=(True, True)), 0)
+    plan = replace(plan.stages[0], tokens=64, compiles_per_shape=True)
+    warm_up(stage, plan)
     lengths = {shape[1] for shape in engine.seen}
     assert lengths == {
-        plan.lengths[0].waits_at(int(one))
+        plan.buckets.bucket_for(int(one))
         for one in padded_length(np.arange(1, stage.tokenizer.max_length + 1))
     }
     assert all(rows in SIZES and rows * length <= 64 for rows, length in engine.seen if rows > 1)
     engine.seen.clear()
-    warm_up(stage, replace(plan, dear=(False, False)), 0)
+    warm_up(stage, replace(plan, compiles_per_shape=False))
     assert not engine.seen
 
 
@@ -222,7 +232,11 @@ def test_a_certified_cascade_starts_at_its_safest_point_and_stays_at_its_own_wit
     for following, point in ((True, 0), (False, 2)):
         pool = started(certified, adaptive=following)
         answer = pool.submit(texts).result(10)
-        assert (answer.operating_point, answer.uncertified_reason, pool.state().uncertified_reason) == (point, None, None)
+        assert (answer.operating_point, answer.uncertified_reason, pool.state().uncertified_reason) == (
+            point,
+            None,
+            None,
+        )
         thresholds = pool.state().operating_points[point]
         at_point = certified.with_operating_point(replace(certified.operating_point, thresholds=thresholds))
         stages = [row.stage_results[-1].stage for row in answer.rows]
@@ -244,9 +258,9 @@ def test_under_pressure_a_pool_moves_along_the_certified_points_and_rows_keep_th
     pool = BatchDispatcher(certified, ServerConfig(latency_target=1e-4), clock=lambda: times[0])
     points = []
     for _ in range(20):
-        pool._board._tokens[0] = 10**9  # as if very much waited
-        pool._board.pace.ran(0, 1, 1.0)
-        pool._follow(times[0])
+        pool._tracker._tokens[0] = 10**9  # as if very much waited
+        pool._tracker.load.record_batch(0, 1, 1.0)
+        pool._adapt(times[0])
         points.append(pool.state().operating_point)
         times[0] += 0.1
     assert points == sorted(points) and set(points) == {0, 1, 2}
@@ -255,9 +269,8 @@ def test_under_pressure_a_pool_moves_along_the_certified_points_and_rows_keep_th
 
 @pytest.mark.parametrize("share", [0.5, 2.0, 5.0])
 def test_whatever_the_load_what_is_let_in_is_answered_in_time(make_cascade, share):
-    plan = BatchingPlan(
-        2, (2048, 1024, 128), (3e-8, 1.05e-5, 8.6e-5), (False, True, True), (LengthBuckets(),) * 3
-    )
+    stages = StagePlan(2048, 3e-8), StagePlan(1024, 1.05e-5, True), StagePlan(128, 8.6e-5, True)
+    plan = BatchingPlan(2, stages)
     costs = ((2e-5, 2e-8), (5e-4, 1e-5), (2e-3, 7e-5))
     cascade, settings = make_cascade(3), ServerConfig(latency_target=0.1)
     load = Load(RequestTracker(cascade, plan, settings), costs, leaves=(0.4, 0.7, 1.0))
@@ -276,7 +289,7 @@ def test_no_task_is_lost_among_batches(cascade):
     while isinstance(task := board.take(0.1), BatchTask):
         seen += len(task.rows)
         run(board, task, 0.1)
-    assert seen == 120 and not board.requests and len(board.settled) == 60 and board.delay == 0
+    assert seen == 120 and not board.requests and len(board.completed) == 60 and board.estimated_delay == 0
 
 
 def test_the_limit_settles_where_one_answer_in_200_is_late_and_large_requests_do_not_move_it():
@@ -284,15 +297,15 @@ def test_the_limit_settles_where_one_answer_in_200_is_late_and_large_requests_do
     for _ in range(60_000):
         taken = limit.seconds + 0.03 + rng.exponential(0.01)
         late.append(taken > 0.1)
-        limit.answered(taken, own=0.003)
+        limit.record(taken, cost=0.003)
     assert np.mean(late[20_000:]) == pytest.approx(0.005, abs=0.0015)
     before = limit.seconds
     for _ in range(100):
-        limit.answered(9.0, own=0.05)
+        limit.record(9.0, cost=0.05)
     assert limit.seconds == before
     for _ in range(1000):
-        limit.answered(9.0, own=0.003)
+        limit.record(9.0, cost=0.003)
     assert limit.seconds == pytest.approx(0.01)
     for _ in range(100_000):
-        limit.answered(0.01, own=0.003)
+        limit.record(0.01, cost=0.003)
     assert limit.seconds == pytest.approx(0.05)

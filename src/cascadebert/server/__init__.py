@@ -1,1 +1,1 @@
-"""Answers over HTTP: pooled queues, load-following, a watch on the quality."""
+"""HTTP server: pooled batching, load-adaptive operating points, quality monitoring."""

@@ -8,6 +8,7 @@ from typing import Any, Literal
 from cascadebert.errors import CascadeError
 
 SERVER, OVERLOAD, MONITORING = "Server", "Overload and failure", "Quality monitoring"
+DEADLINE_FACTOR = 10  # default deadline, in latency targets
 
 
 def _option(default: Any, group: str, metavar: str | None, description: str) -> Any:
@@ -69,3 +70,8 @@ class ServerConfig:
                 f"max_client_batch_size ({self.max_client_batch_size}) must not exceed "
                 f"max_queue_size ({self.max_queue_size}): such a request would never fit into the queue"
             )
+
+    @property
+    def default_deadline(self) -> float:
+        """Seconds after arrival at which a request without a deadline of its own expires."""
+        return DEADLINE_FACTOR * self.latency_target

@@ -1,4 +1,4 @@
-"""Opening a cascade to serve it, also one whose last stage cannot be had."""
+"""Opens a cascade for serving, if allowed without its last stage."""
 
 from __future__ import annotations
 
@@ -19,65 +19,55 @@ log = logging.getLogger("cascadebert")
 
 
 def open_cascade(
-    path_or_repo: str | Path, settings: ServerConfig, *, engine: str = "auto", precision: str = "auto"
+    path_or_repo: str | Path, config: ServerConfig, *, engine: str = "auto", precision: str = "auto"
 ) -> Cascade:
-    """Open a saved cascade; a last stage that cannot be opened is one that is down, if so set.
+    """Open a saved cascade; the other arguments are those of `Cascade.from_pretrained`.
 
-    Where `settings.on_last_stage_failure` is "degrade" and only the last stage is missing, changed or cannot be
-    loaded, it stays down until the server is started again.
-
-    Args:
-        path_or_repo: the folder, or a repository.
-        settings: of the server.
-        engine: as for `Cascade.from_pretrained`.
-        precision: as for `Cascade.from_pretrained`.
-
-    Raises:
-        CascadeError: if it cannot be opened; the earlier stages have to be whole in any case.
+    Where `config.on_last_stage_failure` is "degrade" and only the last stage is missing, changed or fails to
+    load, it stays down until the server is restarted. Raises CascadeError if an earlier stage fails to load.
     """
     try:
         return Cascade.from_pretrained(path_or_repo, engine=engine, precision=precision)
     except CascadeError as error:
-        if settings.on_last_stage_failure == "error":
+        if config.on_last_stage_failure == "error":
             raise
-        found = _but_last(resolve_checkpoint(path_or_repo), str(error), engine, precision)
-        if found is None:
+        cascade = _without_last_stage(resolve_checkpoint(path_or_repo), str(error), engine, precision)
+        if cascade is None:
             raise
         log.error("serving without the last stage: %s", error)
-        return found
+        return cascade
 
 
-class _Absent:
-    """In the place of an engine that could not be had."""
+class _UnavailableEngine:
+    """Stands in for the engine of a stage that failed to load; always raises StageError."""
 
     streams = 1
 
-    def __init__(self, stage: Stage, why: str) -> None:
-        like = stage.engine
-        self.name, self.precision, self.device = like.name, like.precision, like.device
-        self._why = why
+    def __init__(self, stage: Stage, reason: str) -> None:
+        self.name, self.precision = stage.engine.name, stage.engine.precision
+        self.device, self._reason = stage.engine.device, reason
 
     def logits(self, batch: TokenBatch) -> Logits:
-        raise StageError(self._why)
+        raise StageError(self._reason)
 
 
-def _but_last(path: Path, why: str, engine: str, precision: str) -> Cascade | None:
-    """The cascade with a last stage that always fails; None where an earlier one cannot be opened either."""
+def _without_last_stage(path: Path, reason: str, engine: str, precision: str) -> Cascade | None:
+    """The cascade with a last stage that always fails; None if an earlier stage does not open either."""
     try:
-        spec = read_folder(path, but_last=True)
+        spec = read_folder(path, skip_last_stage=True)
         stages = load_stages(path, spec, spec.stages[:-1], engine, precision)
     except CascadeError:
         return None
     if not stages:
         return None
-    entry, before = spec.stages[-1], stages[-1]
+    entry, previous = spec.stages[-1], stages[-1]
     last = replace(
-        before,
+        previous,
         name=entry.name,
         path=path / entry.path,
         layers=entry.layers,
         hidden=entry.hidden,
-        engine=_Absent(before, why),
+        engine=_UnavailableEngine(previous, reason),
         flops=entry.flops,
     )
-    return Cascade.of_stages((*stages, last), spec, path)
+    return Cascade.from_stages((*stages, last), spec, path)

@@ -1,12 +1,13 @@
-"""How the machine is shared: batch sizes and threads, found by a short measurement at the start."""
+"""Autotuning: batch sizes, length buckets and the number of threads, measured briefly at the start."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from itertools import product
+from statistics import median
 from threading import Barrier
 
 import numpy as np
@@ -18,195 +19,164 @@ from cascadebert.inference.stage import Stage
 from cascadebert.server.scheduling.length_buckets import LengthBuckets, find_length_buckets
 from cascadebert.timing import interleaved, now
 
-LENGTH = 32
-BATCH_SHARE = 0.125
-AS_FAST, WORTH_THREAD = 1.15, 1.1
+TRIAL_LENGTH = 32
+BATCH_FRACTION = 0.125  # longest batch, in latency targets
+MAX_SLOWDOWN, MIN_THREAD_GAIN = 1.15, 1.1
 ROUNDS, REPEATS = 3, 3
 SIZES = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64)
-"""Rows of a batch, where an engine prepares itself for each shape: few, so that all are prepared early."""
-FULL_ENOUGH = 0.8
-DEAR_SHAPE = 1e-3
-SHAPE_SECONDS = 60.0
+"""Batch sizes where an engine compiles for each shape: few, so that all are compiled at the start."""
+MIN_FILL = 0.8
+COMPILE_SECONDS = 1e-3
+WARM_UP_SECONDS = 60.0
 
 
 @dataclass(frozen=True)
-class BatchingPlan:
-    """How batches are run.
+class StagePlan:
+    """Batching of one stage."""
 
-    Attributes:
-        workers: threads that run them.
-        tokens: (num_stages,) budget of a batch, in padded tokens.
-        seconds: (num_stages,) of a token in such a batch.
-        dear: (num_stages,) a batch of a new shape costs a good deal more the first time.
-        lengths: (num_stages,) at which padded lengths rows wait, and which may be mixed.
-    """
+    tokens: int = 1  # budget of a batch, in padded tokens
+    seconds: float = 0.0  # per token in such a batch
+    compiles_per_shape: bool = False  # the first batch of each shape takes much longer
+    buckets: LengthBuckets = field(default_factory=LengthBuckets)
 
-    workers: int
-    tokens: tuple[int, ...]
-    seconds: tuple[float, ...]
-    dear: tuple[bool, ...]
-    lengths: tuple[LengthBuckets, ...]
+    def max_rows(self, length: int) -> int:
+        """Maximum number of texts of a padded length in a batch."""
+        rows = max(1, self.tokens // length)
+        return max(size for size in SIZES if size <= rows) if self.compiles_per_shape else rows
 
-    def most(self, stage: int, length: int) -> int:
-        """Rows of a padded length in a batch at most."""
-        most = max(1, self.tokens[stage] // length)
-        return max(size for size in SIZES if size <= most) if self.dear[stage] else most
+    def batch_size(self, rows: int) -> tuple[int, int]:
+        """The number of `rows` (at most `max_rows`) to run together, and the size of their batch.
 
-    def size(self, stage: int, rows: int) -> tuple[int, int]:
-        """How many of some rows to run together, and in a batch of which size.
+        Where shapes are compiled, a size that is nearly full is filled up, else some texts are left waiting.
 
-        Where shapes are dear, rows that nearly fill a size are filled up to it; else some are left.
-
-        Args:
-            stage: counted from 0.
-            rows: that there are, up to `most`.
-
-        >>> plan = BatchingPlan(1, (512,), (0.0,), (True,), (LengthBuckets(),))
-        >>> [plan.size(0, rows) for rows in (3, 5, 9)]
+        >>> plan = StagePlan(tokens=512, compiles_per_shape=True)
+        >>> [plan.batch_size(rows) for rows in (3, 5, 9)]
         [(3, 3), (5, 6), (8, 8)]
         """
-        if not self.dear[stage]:
+        if not self.compiles_per_shape:
             return rows, rows
         above = min(size for size in SIZES if size >= rows)
-        if rows >= FULL_ENOUGH * above:
+        if rows >= MIN_FILL * above:
             return rows, above
         below = max(size for size in SIZES if size <= rows)
         return below, below
 
 
-def autotune(stages: Sequence[Stage], up: Sequence[bool], *, latency_target: float) -> BatchingPlan:
+@dataclass(frozen=True)
+class BatchingPlan:
+    """Batching of all stages; they share the worker threads."""
+
+    workers: int
+    stages: tuple[StagePlan, ...]
+
+
+def autotune(stages: Sequence[Stage], available: Sequence[bool], *, latency_target: float) -> BatchingPlan:
     """Measure budgets and the number of threads; takes a second or less where stages are quick.
 
-    All stages share the worker threads. A batch takes at most an eighth of the latency target, where one
-    row does not take more, so that the batches of a large stage do not keep the rows of a small one waiting.
-
-    Args:
-        stages: of the cascade.
-        up: (num_stages,) which of them can be run.
-        latency_target: seconds.
+    A batch takes at most an eighth of `latency_target` (seconds), where one text does not take more, so that
+    batches of a large stage do not keep texts of a small one waiting. Unavailable stages are not run.
     """
-    most = BATCH_SHARE * latency_target
-    budgets = [
-        _budget(stage, most_seconds=most) if runs else (stage.batch_tokens, 0.0)
-        for stage, runs in zip(stages, up, strict=True)
-    ]
-    runs = [
-        partial(stage.run, _batch(stage, max(1, tokens // _length(stage)), _length(stage)))
-        for stage, (tokens, _), there in zip(stages, budgets, up, strict=True)
-        if there
-    ]
-    return BatchingPlan(
-        _workers(runs, stages),
-        tuple(tokens for tokens, _ in budgets),
-        tuple(seconds for _, seconds in budgets),
-        tuple(there and _shapes_are_dear(stage) for stage, there in zip(stages, up, strict=True)),
-        tuple(
-            find_length_buckets(stage) if there else LengthBuckets()
-            for stage, there in zip(stages, up, strict=True)
-        ),
-    )
+    plans, runs = [], list[Callable[[], object]]()
+    for stage, up in zip(stages, available, strict=True):
+        plan = StagePlan(stage.batch_tokens)
+        if up:
+            plan = _plan_stage(stage, max_seconds=BATCH_FRACTION * latency_target)
+            length = _trial_length(stage)
+            runs.append(partial(stage.run, _trial_batch(stage, max(1, plan.tokens // length), length)))
+        plans.append(plan)
+    max_workers = max(cores(), *(stage.engine.streams for stage in stages))
+    return BatchingPlan(_num_workers(runs, max_workers), tuple(plans))
 
 
-def warm_up(stage: Stage, plan: BatchingPlan, number: int) -> None:
-    """Run every shape of batch once on every stream, where the engine prepares itself for each shape.
-
-    Args:
-        stage: the stage.
-        plan: that says which shapes there are.
-        number: of the stage, counted from 0.
-    """
-    if not plan.dear[number]:
+def warm_up(stage: Stage, plan: StagePlan) -> None:
+    """Run every shape of batch once on every stream, where the engine compiles for each shape."""
+    if not plan.compiles_per_shape:
         return
-    own = padded_length(np.arange(1, stage.tokenizer.max_length + 1)).tolist()
-    lengths = sorted({plan.lengths[number].waits_at(one) for one in own})
-    streams, until = stage.engine.streams, now() + SHAPE_SECONDS
-    with ThreadPoolExecutor(streams) as threads:
-        for count, length in product(SIZES, lengths):
-            if count <= plan.most(number, length) and now() < until:
-                _together(threads, streams, partial(stage.run, _batch(stage, count, length)))
+    padded = padded_length(np.arange(1, stage.tokenizer.max_length + 1)).tolist()
+    lengths = sorted({plan.buckets.bucket_for(length) for length in padded})
+    streams, end = stage.engine.streams, now() + WARM_UP_SECONDS
+    with ThreadPoolExecutor(streams) as executor:
+        for rows, length in product(SIZES, lengths):
+            if rows <= plan.max_rows(length) and now() < end:
+                _run_concurrently(executor, streams, partial(stage.run, _trial_batch(stage, rows, length)))
 
 
-def probe(stage: Stage) -> TokenBatch:
-    """A batch of one short row, to see whether a stage answers."""
-    return _batch(stage, 1, 2)
+def probe_batch(stage: Stage) -> TokenBatch:
+    """A batch of one short text, to test whether a stage responds."""
+    return _trial_batch(stage, 1, 2)
 
 
-def _length(stage: Stage) -> int:
-    return min(LENGTH, stage.tokenizer.max_length)
+def _trial_length(stage: Stage) -> int:
+    return min(TRIAL_LENGTH, stage.tokenizer.max_length)
 
 
-def _batch(stage: Stage, count: int, length: int) -> TokenBatch:
-    """Rows of equal tokens: which ones they are does not change the time."""
-    starts = np.arange(count + 1, dtype=np.int64) * length
-    ids = np.ones(count * length, np.int32)
-    return TokenizedTexts(ids, np.zeros(len(ids), np.int8), starts, stage.tokenizer.pad_id).batch(
-        np.arange(count)
-    )
+def _trial_batch(stage: Stage, rows: int, length: int) -> TokenBatch:
+    # all tokens are equal: which ones they are does not change the time
+    ids, starts = np.ones(rows * length, np.int32), np.arange(rows + 1, dtype=np.int64) * length
+    texts = TokenizedTexts(ids, np.zeros(len(ids), np.int8), starts, stage.tokenizer.pad_id)
+    return texts.batch(np.arange(rows))
 
 
-def _seconds(run: Callable[[], object]) -> float:
-    """The best of some, after a warm-up."""
-    (taken,) = interleaved([run], repeats=REPEATS)
-    return min(taken)
+def _best_seconds(run: Callable[[], object]) -> float:
+    return min(interleaved([run], repeats=REPEATS)[0])
 
 
-def _budget(stage: Stage, *, most_seconds: float) -> tuple[int, float]:
-    """The largest budget that is about as fast by the token as the best, and the seconds of a token there.
+def _plan_stage(stage: Stage, *, max_seconds: float) -> StagePlan:
+    """The plan with the largest budget that is about as fast per token as the fastest one.
 
-    A batch is only as large as there are rows waiting, so a large budget keeps nobody waiting.
+    A batch is only as large as there are texts waiting, so a large budget keeps nobody waiting.
     """
-    length, count, each = _length(stage), 1, dict[int, float]()
-    while count == 1 or (count <= SIZES[-1] and count * length <= stage.batch_tokens):
-        seconds = _seconds(partial(stage.run, _batch(stage, count, length)))
-        if each and seconds > most_seconds:
+    length, rows, per_token = _trial_length(stage), 1, dict[int, float]()
+    while rows == 1 or (rows <= SIZES[-1] and rows * length <= stage.batch_tokens):
+        seconds = _best_seconds(partial(stage.run, _trial_batch(stage, rows, length)))
+        if per_token and seconds > max_seconds:
             break
-        each[count] = seconds / (count * length)
-        count *= 2
-    best = max(count for count, seconds in each.items() if seconds <= AS_FAST * min(each.values()))
-    return best * length, each[best]
+        per_token[rows] = seconds / (rows * length)
+        rows *= 2
+    fast = MAX_SLOWDOWN * min(per_token.values())
+    best = max(rows for rows, seconds in per_token.items() if seconds <= fast)
+    return StagePlan(best * length, per_token[best], _compiles_per_shape(stage), find_length_buckets(stage))
 
 
-def _workers(runs: Sequence[Callable[[], object]], stages: Sequence[Stage]) -> int:
-    """The last number of threads, going up, that ran a tenth more batches a second."""
-    most = max(cores(), *(stage.engine.streams for stage in stages))
-    counts = sorted({*(1 << i for i in range(most.bit_length())), most})
-    with ThreadPoolExecutor(most) as threads:
-        trials = [partial(_together, threads, count, partial(_rounds, runs)) for count in counts]
+def _num_workers(runs: Sequence[Callable[[], object]], max_workers: int) -> int:
+    """The last number of threads, going up, that gave a tenth more batches per second."""
+
+    def run_rounds() -> None:
+        for _ in range(ROUNDS):
+            for run in runs:
+                run()
+
+    counts = sorted({*(1 << i for i in range(max_workers.bit_length())), max_workers})
+    with ThreadPoolExecutor(max_workers) as executor:
+        trials = [partial(_run_concurrently, executor, count, run_rounds) for count in counts]
         seconds = [min(taken) for taken in interleaved(trials, repeats=REPEATS)]
     chosen, best = 1, 0.0
     for count, taken in zip(counts, seconds, strict=True):
-        if count / taken < WORTH_THREAD * best:
+        if count / taken < MIN_THREAD_GAIN * best:
             break
         chosen, best = count, count / taken
     return chosen
 
 
-def _rounds(runs: Sequence[Callable[[], object]]) -> None:
-    """Some rounds of one batch of each stage."""
-    for _ in range(ROUNDS):
-        for run in runs:
-            run()
-
-
-def _together(pool: ThreadPoolExecutor, threads: int, run: Callable[[], object]) -> None:
-    """Run the same on each thread at the same time."""
+def _run_concurrently(executor: ThreadPoolExecutor, threads: int, run: Callable[[], object]) -> None:
+    """Run the same call on each of so many threads at the same time."""
     barrier = Barrier(threads)
 
-    def one() -> None:
+    def start() -> None:
         barrier.wait()
         run()
 
-    for done in [pool.submit(one) for _ in range(threads)]:
-        done.result()
+    for future in [executor.submit(start) for _ in range(threads)]:
+        future.result()
 
 
-def _shapes_are_dear(stage: Stage) -> bool:
-    """Whether a batch of a new shape costs a good deal more the first time than the next."""
-    more = []
-    for count in (3, 5, 7, 9, 11):
-        run = partial(stage.run, _batch(stage, count, stage.tokenizer.max_length))
+def _compiles_per_shape(stage: Stage) -> bool:
+    """Whether the first batch of a shape takes much longer than the next ones."""
+    extra = []
+    for rows in (3, 5, 7, 9, 11):
+        run = partial(stage.run, _trial_batch(stage, rows, stage.tokenizer.max_length))
         start = now()
         run()
         first = now() - start
-        more.append(first - _seconds(run))
-    return sorted(more)[len(more) // 2] > DEAR_SHAPE
+        extra.append(first - _best_seconds(run))
+    return median(extra) > COMPILE_SECONDS

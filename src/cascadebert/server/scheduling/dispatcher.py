@@ -1,10 +1,11 @@
-"""Worker threads over pooled queues: texts in, answers out, whatever the load and whatever breaks."""
+"""Batch dispatcher: texts in, futures out, over pooled queues and worker threads."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
+from functools import partial
 from threading import Thread
 
 from cascadebert.errors import DataError
@@ -13,10 +14,15 @@ from cascadebert.inference.stage import Stage
 from cascadebert.server.config import ServerConfig
 from cascadebert.server.monitoring.monitor import QualityMonitor
 from cascadebert.server.operating_points import LoadState, certified_operating_points, next_state
-from cascadebert.server.scheduling.batching_plan import BatchingPlan, autotune, probe, warm_up
-from cascadebert.server.scheduling.length_buckets import LengthBuckets
+from cascadebert.server.scheduling.batching_plan import (
+    BatchingPlan,
+    StagePlan,
+    autotune,
+    probe_batch,
+    warm_up,
+)
 from cascadebert.server.scheduling.request_tracker import RequestTracker
-from cascadebert.server.scheduling.worker_pool import TICK, WorkerPool
+from cascadebert.server.scheduling.worker_pool import TICK, WorkerPool, failure_reason
 from cascadebert.server.types import (
     DispatcherState,
     RequestOptions,
@@ -29,236 +35,230 @@ from cascadebert.types import Texts
 
 log = logging.getLogger(__name__)
 
-FIRST_CALL_SECONDS = 120.0
-"""A stage may prepare itself during its first batch, as a compiled one does."""
-FOLLOW_SHARE = 0.5
-"""Of the delay at which requests are refused: above it a faster operating point is taken."""
+FIRST_CALL_SECONDS = 120.0  # a stage may compile itself during its first batch
+SWITCH_FRACTION = 0.5  # of the admission limit; a longer delay switches to a faster operating point
 
 
 class BatchDispatcher:
-    """Answers texts by a cascade, many requests at a time.
+    """Runs a cascade on the texts of many concurrent requests.
 
-    Rows of all requests share batches of one padded length, so a row's answer is the one that
-    `Cascade.predict` gives it.
-
-    Args:
-        cascade: whose stages answer.
-        settings: how to behave.
-        watch: is told what is answered, and audits some of it.
-        clock: gives the time in seconds.
+    Texts of all requests share batches of one padded length, so each result is the one that `Cascade.predict`
+    gives. `clock` returns seconds.
     """
 
     def __init__(
         self,
         cascade: Cascade,
-        settings: ServerConfig,
+        config: ServerConfig,
         *,
         monitor: QualityMonitor | None = None,
         clock: Callable[[], float] = now,
     ) -> None:
-        self._cascade, self._settings, self._monitor, self._clock = cascade, settings, monitor, clock
-        certificate = cascade.operating_point.certificate
+        self._cascade, self._config, self._monitor, self._clock = cascade, config, monitor, clock
+        self._uncertified_reason = cascade.uncertified_reason
+        if self._uncertified_reason is None and cascade.operating_point.certificate is None:
+            self._uncertified_reason = "this cascade has no certificate"
         own = cascade.operating_point.thresholds
-        self._uncertified = cascade.uncertified_reason
-        if self._uncertified is None and certificate is None:
-            self._uncertified = "this cascade has no certificate"
-        self._ladder = tuple(point.thresholds for point in certified_operating_points(cascade)) or (own,)
-        at = self._ladder.index(own) if own in self._ladder else 0
-        self._following = LoadState(0 if settings.adaptive else at)
+        points = certified_operating_points(cascade)
+        self._operating_points = tuple(point.thresholds for point in points) or (own,)
+        known = own in self._operating_points and not config.adaptive
+        self._load_state = LoadState(self._operating_points.index(own) if known else 0)
         self._accepting = False
-        self._told = 0
-        count = len(cascade.stages)
-        self._use(BatchingPlan(1, (1,) * count, (0.0,) * count, (False,) * count, (LengthBuckets(),) * count))
+        self._reported_backlog = 0
+        self._set_plan(BatchingPlan(1, (StagePlan(),) * len(cascade.stages)))
 
-    def _use(self, plan: BatchingPlan, whys: Sequence[str | None] = ()) -> None:
+    def _set_plan(self, plan: BatchingPlan) -> None:
         self._plan = plan
-        self._board = RequestTracker(self._cascade, plan, self._settings, self._monitor)
-        for health, why in zip(self._board.health, whys, strict=False):
-            health.why = why
-        self._crew = WorkerPool(self._cascade, plan, self._settings, self._board, self._clock)
+        self._tracker = RequestTracker(self._cascade, plan, self._config, self._monitor)
+        self._pool = WorkerPool(self._cascade, plan, self._config, self._tracker, self._clock)
 
     def start(self) -> None:
-        """Measure how the machine is best shared, warm every stage up, and start to answer.
+        """Measure the batching plan, warm up the stages, and start to accept requests.
 
-        A stage that cannot be run is down from the start, and tried again from time to time.
+        A stage that fails is down from the start, and probed from time to time.
         """
         stages = self._cascade.stages
-        whys = [_first_call(stage) for stage in stages]
-        up = [why is None for why in whys]
-        plan = autotune(stages, up, latency_target=self._settings.latency_target)
-        for number, stage in enumerate(stages):
-            if up[number]:
-                warm_up(stage, plan, number)
-        self._use(plan, whys)
-        self._crew.start(self._tick)
+        reasons = [_first_call(stage) for stage in stages]
+        up = [reason is None for reason in reasons]
+        plan = autotune(stages, up, latency_target=self._config.latency_target)
+        for stage, stage_plan, reason in zip(stages, plan.stages, reasons, strict=True):
+            if reason is None:
+                warm_up(stage, stage_plan)
+        self._set_plan(plan)
+        for health, reason in zip(self._tracker.health, reasons, strict=True):
+            health.reason, health.warmed_up = reason, reason is None
+        self._pool.start(self._on_tick)
         self._accepting = True
 
     def submit(self, texts: Texts, options: RequestOptions = RequestOptions()) -> Future[RequestResult]:  # noqa: B008 - frozen
-        """Have texts answered.
+        """Submit texts, or pairs of texts, all of one kind.
 
-        Args:
-            texts: n texts, or n pairs of texts.
-            options: of this request.
-
-        Returns:
-            A future of the answer. It may also get Expired, StageDown, NotReady (a drain ended first) or
-            DataError (a text has no tokens). Cancelled, its rows are dropped.
+        The future may also raise DeadlineExceeded, StageUnavailable, ServiceUnavailable (`drain` ended first)
+        or DataError (a text has no tokens). If it is cancelled, its texts are dropped.
 
         Raises:
-            DataError: if the texts or the options cannot be used.
-            Overloaded: if there is no room, or the wait would be too long.
-            StageDown: if the first stage does not answer.
-            NotReady: before `start` and after `drain`.
+            DataError: if the texts or the options are invalid.
+            Overloaded: if the queue is full, or the wait would be too long.
+            StageUnavailable: if the first stage is down.
+            ServiceUnavailable: before `start` and after `drain`.
         """
-        characters = self._checked(texts, options)
-        with self._crew.lock:
+        characters = self._validate(texts, options)
+        uncertified_reason = self._why_uncertified(options)
+        with self._pool.lock:
             if not self._accepting:
                 raise ServiceUnavailable("the server is starting or stopping")
             at = self._clock()
-            self._follow(at)
-            point = self._following.operating_point
+            self._adapt(at)
+            point = self._load_state.operating_point
             if not len(texts):
-                answer: Future[RequestResult] = Future()
-                answer.set_result(RequestResult((), point, self._outside(options)))
-                return answer
-            request = self._board.admit(
+                future: Future[RequestResult] = Future()
+                future.set_result(RequestResult((), point, uncertified_reason))
+                return future
+            request = self._tracker.admit(
                 texts,
-                characters,
                 options,
                 at,
-                point=point,
-                thresholds=self._ladder[point],
-                outside=self._outside(options),
+                characters=characters,
+                operating_point=point,
+                thresholds=self._operating_points[point],
+                uncertified_reason=uncertified_reason,
             )
-            self._crew.wake.notify()
+            self._pool.wake.notify()
         return request.future
 
     def drain(self, seconds: float) -> bool:
-        """Accept nothing more, answer all that is in flight, and stop.
+        """Accept nothing more, complete what is in flight, and stop.
 
-        Args:
-            seconds: after which what is still open gets NotReady.
-
-        Returns:
-            Whether every request was answered. Audited rows that the last stage has not seen by then stay
-            counted in `state`.
+        Requests that are open after so many seconds fail with ServiceUnavailable; False if there were any.
+        Texts that still wait for shadow evaluation stay counted in `state`.
         """
-        until = now() + seconds
-        with self._crew.lock:
+        end = now() + seconds
+        with self._pool.lock:
             self._accepting = False
-            while self._open() and (left := until - now()) > 0:
-                self._crew.quiet.wait(min(left, TICK))
-            answered = not self._board.requests
-            for request in list(self._board.requests.values()):
-                self._board.end(request, ServiceUnavailable("the server stopped before an answer was there"))
-        self._crew.settle()
-        self._crew.close(max(0.1, until - now()))
-        return answered
+            while self._has_work() and (left := end - now()) > 0:
+                self._pool.idle.wait(min(left, TICK))
+            completed = not self._tracker.requests
+            for request in list(self._tracker.requests):
+                self._tracker.end(
+                    request, ServiceUnavailable("the server stopped before the result was complete")
+                )
+        self._pool.resolve_futures()
+        self._pool.close(max(0.1, end - now()))
+        return completed
 
     def state(self) -> DispatcherState:
-        """How everything is just now."""
-        with self._crew.lock:
-            board, at = self._board, self._clock()
-            stages = []
-            for number, stage in enumerate(self._cascade.stages):
-                queue, why = board.schedule.queues[number], board.health[number].why
-                first = queue.first()
-                delay = 0.0 if first is None else at - first[1].entered
-                stages.append(
-                    StageState(stage.name, queue.waiting, delay, why is None, why, board.exits[number])
-                )
+        """A snapshot."""
+        with self._pool.lock:
+            tracker, stages = self._tracker, tuple(map(self._stage_state, range(len(self._cascade.stages))))
             return DispatcherState(
                 ready=self._accepting and stages[0].up,
-                operating_point=self._following.operating_point,
-                operating_points=self._ladder,
-                uncertified_reason=self._uncertified,
-                switches=self._following.switches,
-                estimated_delay=board.delay,
-                admission_delay_limit=board.limit.seconds,
-                inflight_texts=board.rows,
-                stages=tuple(stages),
-                shadow_backlog=0 if board.audits is None else board.audits.open,
+                operating_point=self._load_state.operating_point,
+                operating_points=self._operating_points,
+                uncertified_reason=self._uncertified_reason,
+                switches=self._load_state.switches,
+                estimated_delay=tracker.estimated_delay,
+                admission_delay_limit=tracker.admission.seconds,
+                inflight_texts=tracker.inflight,
+                stages=stages,
+                shadow_backlog=self._shadow_backlog,
                 workers=self._plan.workers,
             )
 
-    def _checked(self, texts: Texts, options: RequestOptions) -> int:
-        """How many characters there are."""
+    def _stage_state(self, number: int) -> StageState:
+        tracker, queue = self._tracker, self._tracker.scheduler.queues[number]
+        first, reason = queue.first(), tracker.health[number].reason
+        age = 0.0 if first is None else self._clock() - first[1].entered
+        name = self._cascade.stages[number].name
+        return StageState(name, queue.size, age, reason is None, reason, tracker.exits[number])
+
+    @property
+    def _shadow_backlog(self) -> int:
+        return 0 if self._tracker.shadow is None else self._tracker.shadow.unresolved
+
+    def _has_work(self) -> bool:
+        # shadow rows of a last stage that is down would wait for ever
+        shadow = self._shadow_backlog > 0 and self._tracker.health[-1].reason is None
+        return bool(self._tracker.requests) or shadow
+
+    def _validate(self, texts: Texts, options: RequestOptions) -> int:
+        """Validate a request; returns the number of characters."""
         if isinstance(texts, str):
             raise DataError("expected a list of texts (or of pairs), got one string: put it in a list")
-        if len(texts) > self._settings.max_queue_size:
-            raise DataError(f"{len(texts)} texts in one request; at most {self._settings.max_queue_size}")
-        latest = options.max_stage
-        if latest is not None and not 1 <= latest <= len(self._cascade.stages):
-            raise DataError(f"max_stage is from 1 to {len(self._cascade.stages)}, not {latest}")
+        if len(texts) > self._config.max_queue_size:
+            raise DataError(
+                f"{len(texts)} texts in one request; at most {self._config.max_queue_size} fit the queue"
+            )
+        stage, count = options.max_stage, len(self._cascade.stages)
+        if stage is not None and not 1 <= stage <= count:
+            raise DataError(f"max_stage must be from 1 to {count}, the number of stages, not {stage}")
         if options.deadline is not None and options.deadline <= 0:
-            raise DataError(f"a deadline is a number of seconds above 0, not {options.deadline}")
-        total, kinds = 0, set[int]()
-        for place, text in enumerate(texts, start=1):
-            parts = (text,) if isinstance(text, str) else tuple(text)
-            if len(parts) not in (1, 2) or not all(isinstance(part, str) for part in parts):
-                raise DataError(f"text {place}: expected a string or a pair of strings, got {text!r:.40}")
-            kinds.add(len(parts))
-            total += sum(map(len, parts))
-        if len(kinds) > 1:
-            raise DataError("expected all texts, or all pairs of texts; got both")
+            raise DataError(f"the deadline must be a number of seconds above 0, not {options.deadline}")
+        characters = _count_characters(texts)
         self._cascade.check_input_kind(texts)
-        return total
+        return characters
 
-    def _outside(self, options: RequestOptions) -> str | None:
-        said = [] if self._uncertified is None else [f"nothing is certified here: {self._uncertified}"]
+    def _why_uncertified(self, options: RequestOptions) -> str | None:
+        reasons = []
+        if self._uncertified_reason is not None:
+            reasons.append(f"nothing is certified here: {self._uncertified_reason}")
         if options.max_stage is not None and options.max_stage < len(self._cascade.stages):
-            said.append(f"stage {options.max_stage} was asked to answer at the latest")
-        return "; ".join(said) or None
+            reasons.append(f"the request set max_stage to {options.max_stage}")
+        return "; ".join(reasons) or None
 
-    def _tick(self, at: float) -> None:
-        self._follow(at)
-        audits = self._board.audits
-        if self._monitor is not None and audits is not None and audits.untold != self._told:
-            self._told = audits.untold
-            self._monitor.report_backlog(self._told)
+    def _on_tick(self, at: float) -> None:
+        self._adapt(at)
+        shadow = self._tracker.shadow
+        if self._monitor is not None and shadow is not None and len(shadow) != self._reported_backlog:
+            self._reported_backlog = len(shadow)
+            self._monitor.report_backlog(self._reported_backlog)
 
-    def _follow(self, at: float) -> None:
-        """Move along the ladder, if the load or the watch asks for it."""
+    def _adapt(self, at: float) -> None:
+        """Switch the operating point if the load or the monitor asks for it."""
         pinned = self._monitor is not None and self._monitor.wants_safest_point()
-        if len(self._ladder) == 1 or not (self._settings.adaptive or pinned):
+        if len(self._operating_points) == 1 or not (self._config.adaptive or pinned):
             return
-        before, delay = self._following, self._board.delay
-        self._following = next_state(
-            before,
-            delay,
-            at,
-            points=len(self._ladder),
-            limit=FOLLOW_SHARE * self._board.limit.seconds,
-            pinned=pinned,
+        previous, delay = self._load_state.operating_point, self._tracker.estimated_delay
+        limit = SWITCH_FRACTION * self._tracker.admission.seconds
+        self._load_state = next_state(
+            self._load_state, delay, at, points=len(self._operating_points), limit=limit, pinned=pinned
         )
-        if self._following.operating_point != before.operating_point:
+        if self._load_state.operating_point != previous:
             log.info(
                 "operating point %d -> %d of %d, at a delay of %.3f s%s",
-                before.operating_point,
-                self._following.operating_point,
-                len(self._ladder) - 1,
+                previous,
+                self._load_state.operating_point,
+                len(self._operating_points) - 1,
                 delay,
-                ", asked for by the watch" if pinned else "",
+                ", after an alarm of the quality monitor" if pinned else "",
             )
 
-    def _open(self) -> bool:
-        """Whether a drain has anything left to wait for."""
-        audits = 0 if self._board.audits is None else self._board.audits.open
-        return bool(self._board.requests or (audits and self._board.health[-1].why is None))
+
+def _count_characters(texts: Sequence[object]) -> int:
+    """The number of characters of all texts. Raises DataError if they are not all strings, or all pairs."""
+    characters, kinds = 0, set[bool]()
+    for number, text in enumerate(texts, start=1):
+        parts = (text,) if isinstance(text, str) else text
+        if not (
+            isinstance(parts, (tuple, list))
+            and len(parts) == 2 - isinstance(text, str)
+            and all(isinstance(part, str) for part in parts)
+        ):
+            raise DataError(f"text {number}: expected a string or a pair of strings, got {text!r:.40}")
+        kinds.add(isinstance(text, str))
+        characters += sum(map(len, parts))
+    if len(kinds) > 1:
+        raise DataError("expected all texts, or all pairs of texts; got both")
+    return characters
 
 
 def _first_call(stage: Stage) -> str | None:
-    """What is wrong with a stage before the first request; None where nothing is."""
-    said = ["it did not answer"]
+    """The reason why a stage does not run its first batch; None if it does."""
+    reasons: list[str | None] = ["it did not respond"]
 
     def call() -> None:
-        try:
-            stage.run(probe(stage))
-            said.clear()
-        except Exception as error:  # an engine may raise anything
-            said[0] = f"it raised {type(error).__name__}: {error}"
+        reasons[0] = failure_reason(partial(stage.run, probe_batch(stage)))
 
     thread = Thread(target=call, daemon=True)
     thread.start()
     thread.join(FIRST_CALL_SECONDS)
-    return said[0] if said else None
+    return reasons[0]

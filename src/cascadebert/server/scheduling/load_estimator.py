@@ -1,118 +1,99 @@
-"""What a token costs at each stage, and how many go on: means that forget. No thread here."""
+"""Exponentially weighted estimates of cost and deferral, and the admission limit derived from latencies."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-KEEP = 0.98
-FIRST_TOKENS = 1024
-TOKENS_PER_CHARACTER, SECONDS_PER_TOKEN_READ = 0.3, 1e-6
+DECAY = 0.98
+PRIOR_TOKENS = 1024
+TOKENS_PER_CHARACTER, TOKENIZER_SECONDS_PER_TOKEN = 0.3, 1e-6
+
+MAX_FRACTION, MIN_FRACTION = 0.5, 0.1  # bounds of the admission limit, in latency targets
+LATE_RATE, LEARNING_RATE = 0.005, 0.005
+SMALL_REQUEST = 0.125  # in latency targets
 
 
 class DecayingRatio:
-    """A sum over another, of which each addition forgets two hundredths."""
+    """Ratio of two sums that decay by a fiftieth with each observation."""
 
     def __init__(self, value: float, weight: float) -> None:
-        self._above, self._below = value * weight, weight
+        self._numerator, self._denominator = value * weight, weight
 
-    def add(self, above: float, below: float) -> None:
-        """Count an observation."""
-        self._above = KEEP * self._above + above
-        self._below = KEEP * self._below + below
+    def add(self, numerator: float, denominator: float) -> None:
+        """Record an observation."""
+        self._numerator = DECAY * self._numerator + numerator
+        self._denominator = DECAY * self._denominator + denominator
 
     @property
     def value(self) -> float:
-        """Above over below."""
-        return self._above / self._below
+        """The current ratio."""
+        return self._numerator / self._denominator
 
 
 class LoadEstimator:
-    """How fast rows are answered.
+    """Estimates the worker time that texts still need.
 
-    Args:
-        seconds: (num_stages,) of a token at each stage, as measured at the start.
-        passed: (num_stages - 1,) share of the tokens that each stage passes on, as far as known.
+    `seconds` (num_stages,) of a token at each stage and `deferred` (num_stages - 1,) fractions of the tokens
+    that each stage defers are the prior; both are updated by what is observed.
     """
 
-    def __init__(self, seconds: Sequence[float], passed: Sequence[float]) -> None:
-        self._seconds = [DecayingRatio(one, FIRST_TOKENS) for one in seconds]
-        self._passed = [DecayingRatio(one, FIRST_TOKENS) for one in passed]
-        self._size = DecayingRatio(TOKENS_PER_CHARACTER, FIRST_TOKENS)
-        self._reading = DecayingRatio(SECONDS_PER_TOKEN_READ, FIRST_TOKENS)
+    def __init__(self, seconds: Sequence[float], deferred: Sequence[float]) -> None:
+        self._seconds = [DecayingRatio(value, PRIOR_TOKENS) for value in seconds]
+        self._deferred = [DecayingRatio(value, PRIOR_TOKENS) for value in deferred]
+        self._tokens_per_character = DecayingRatio(TOKENS_PER_CHARACTER, PRIOR_TOKENS)
+        self._tokenizer_seconds = DecayingRatio(TOKENIZER_SECONDS_PER_TOKEN, PRIOR_TOKENS)
 
-    def read(self, characters: int, tokens: int, seconds: float) -> None:
-        """A request was turned into tokens."""
-        self._size.add(tokens, max(1, characters))
-        self._reading.add(seconds, max(1, tokens))
+    def record_tokenization(self, characters: int, tokens: int, seconds: float) -> None:
+        """Record that a request was tokenized."""
+        self._tokens_per_character.add(tokens, max(1, characters))
+        self._tokenizer_seconds.add(seconds, max(1, tokens))
 
-    def ran(self, stage: int, tokens: int, seconds: float) -> None:
-        """A stage, counted from 0, ran a batch of so many padded tokens."""
+    def record_batch(self, stage: int, tokens: int, seconds: float, *, deferred: int | None = None) -> None:
+        """Record a batch of `tokens` padded tokens, of which `deferred` went on to the next stage."""
         self._seconds[stage].add(seconds, tokens)
+        if deferred is not None and stage < len(self._deferred):
+            self._deferred[stage].add(deferred, tokens)
 
-    def passed(self, stage: int, tokens: int, of: int) -> None:
-        """A stage passed on so many of the tokens that it ran."""
-        self._passed[stage].add(tokens, of)
+    def expected_tokens(self, characters: int) -> int:
+        """Expected number of tokens of a text."""
+        return max(1, round(characters * self._tokens_per_character.value))
 
-    def tokens(self, characters: int) -> int:
-        """That a text of so many characters is expected to have."""
-        return max(1, round(characters * self._size.value))
-
-    def batch(self, stage: int, tokens: int) -> float:
-        """Seconds that a batch is expected to take."""
+    def batch_seconds(self, stage: int, tokens: int) -> float:
+        """Expected seconds of a batch."""
         return self._seconds[stage].value * tokens
 
-    def onward(self, answers: Sequence[bool]) -> list[float]:
-        """Worker seconds that a token waiting at each stage still needs, there and later.
-
-        Args:
-            answers: (num_stages,) which stages answer at present; the others cost nothing.
-        """
+    def remaining_costs(self, available: Sequence[bool]) -> list[float]:
+        """(num_stages,) worker seconds that a token queued at each stage needs, there and later."""
         costs, later = list[float](), 0.0
         for stage in reversed(range(len(self._seconds))):
-            share = self._passed[stage].value if stage < len(self._passed) else 0.0
-            later = self._seconds[stage].value + share * later if answers[stage] else 0.0
+            deferred = self._deferred[stage].value if stage < len(self._deferred) else 0.0
+            later = self._seconds[stage].value + deferred * later if available[stage] else 0.0
             costs.append(later)
-        costs[-1] += self._reading.value
+        costs[-1] += self._tokenizer_seconds.value
         return costs[::-1]
 
 
-MOST, LEAST = 0.5, 0.1
-LATE, STEP = 0.005, 0.005
-SMALL = 0.125
-
-
 class AdmissionLimit:
-    """The delay at which requests are refused, so that one answer in 200 comes later than the target.
+    """Adaptive admission limit: at most 0.5 % of responses miss the latency target.
 
-    Each answer that is late lowers it, each that is not raises it by a 199th of that (stochastic
-    approximation of a quantile: Robbins and Monro 1951), between a tenth and half of the target. Expected
-    delays are means; how far answers scatter about them depends on the traffic and on the machine.
-
-    Args:
-        target: seconds from arrival to answer that are aimed at.
-
-    Attributes:
-        seconds: that a request may be expected to wait.
+    Each late response lowers the limit on the estimated delay, each other one raises it by a 199th of that
+    (stochastic approximation of a quantile: Robbins and Monro 1951), between a tenth and half of the target.
+    Estimated delays are means; how far latencies scatter about them depends on traffic and machine.
 
     >>> limit = AdmissionLimit(0.1)
-    >>> for taken in (0.12, 0.12, 0.04):
-    ...     limit.answered(taken, own=0.002)
+    >>> for latency in (0.12, 0.12, 0.04):
+    ...     limit.record(latency, cost=0.002)
     >>> round(limit.seconds, 6)
     0.049008
     """
 
-    def __init__(self, target: float) -> None:
-        self._target, self.seconds = target, MOST * target
+    def __init__(self, latency_target: float) -> None:
+        self._target, self.seconds = latency_target, MAX_FRACTION * latency_target
 
-    def answered(self, taken: float, *, own: float) -> None:
-        """Count an answer, unless its request was so large that no wait but its own could make it late.
-
-        Args:
-            taken: seconds from its arrival.
-            own: seconds that its rows were expected to take by themselves.
-        """
-        if own > SMALL * self._target:
+    def record(self, latency: float, *, cost: float) -> None:
+        """Record a response, unless its own `cost` in seconds is so large that waiting matters little."""
+        if cost > SMALL_REQUEST * self._target:
             return
-        share = LATE - (taken > self._target)
-        wanted = self.seconds + STEP * self._target * share
-        self.seconds = min(max(wanted, LEAST * self._target), MOST * self._target)
+        step = LEARNING_RATE * self._target * (LATE_RATE - (latency > self._target))
+        limit = max(self.seconds + step, MIN_FRACTION * self._target)
+        self.seconds = min(limit, MAX_FRACTION * self._target)

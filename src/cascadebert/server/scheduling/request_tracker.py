@@ -1,10 +1,11 @@
-"""All requests in flight, and what becomes of them. No thread, no model and no clock here."""
+"""Tracks in-flight requests: admission, routing, completion. No threads, models or clocks."""
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -13,6 +14,7 @@ from cascadebert.server.config import ServerConfig
 from cascadebert.server.monitoring.monitor import QualityMonitor
 from cascadebert.server.scheduling.batching_plan import BatchingPlan
 from cascadebert.server.scheduling.load_estimator import AdmissionLimit, LoadEstimator
+from cascadebert.server.scheduling.ordered_reporter import OrderedReporter
 from cascadebert.server.scheduling.requests import (
     BatchTask,
     Request,
@@ -23,7 +25,6 @@ from cascadebert.server.scheduling.requests import (
     Tokens,
 )
 from cascadebert.server.scheduling.scheduler import Scheduler
-from cascadebert.server.scheduling.shadow_queue import ShadowQueue
 from cascadebert.server.types import (
     DeadlineExceeded,
     Overloaded,
@@ -36,342 +37,327 @@ from cascadebert.server.types import (
 )
 from cascadebert.types import Texts
 
-USUAL_DEADLINE = 10
-"""Latency targets until an answer is of no use, where a request names no deadline."""
-SOONEST_RETRY = 0.05
-MOST_DEATHS = 1
+MIN_RETRY_SECONDS = 0.05
+MAX_WORKER_DEATHS = 1
 
 
 @dataclass(slots=True)
 class StageHealth:
-    """Whether a stage answers.
+    """Health of one stage."""
 
-    Attributes:
-        why: what is wrong with it; None while it is up.
-        late: batches that take much longer than they should.
-    """
-
-    why: str | None = None
-    late: int = 0
+    reason: str | None = None  # why it is down; None while it is up
+    late: set[BatchTask] = field(default_factory=set)  # running for much longer than expected
+    warmed_up: bool = True
+    probes: int = 0  # running attempts to reach it while it is down
+    next_probe: float = 0.0  # in seconds on the dispatcher's clock
 
     @property
-    def answers(self) -> bool:
-        """Whether batches are given to it."""
-        return self.why is None and not self.late
+    def available(self) -> bool:
+        """Whether it may run further batches."""
+        return self.reason is None and not self.late
 
 
 class RequestTracker:
-    """All requests in flight. Whoever calls it holds the pool's lock.
-
-    Args:
-        cascade: whose stages answer.
-        plan: how batches are run.
-        settings: of the server.
-        watch: is told what is answered, or None.
-
-    Attributes:
-        settled: futures with what they are to be given; the caller takes them away.
-        requests: in flight, by their identity.
-        rows: of these, without an answer.
-        health: of each stage.
-        exits: (num_stages,) rows answered so far.
-        limit: delay at which requests are refused.
-        audits: rows that are answered and have yet to be seen by the last stage; None without a watch.
-        schedule: of the tasks.
-    """
+    """All requests in flight; callers hold the lock of the worker pool."""
 
     def __init__(
         self,
         cascade: Cascade,
         plan: BatchingPlan,
-        settings: ServerConfig,
+        config: ServerConfig,
         monitor: QualityMonitor | None = None,
     ) -> None:
-        count = len(cascade.stages)
-        expected = cascade.operating_point.metrics
-        rates = (1 / count,) * count if expected is None else expected.exit_rates
+        count, metrics = len(cascade.stages), cascade.operating_point.metrics
+        rates = (1 / count,) * count if metrics is None else metrics.exit_rates
         reached = np.maximum(np.cumsum(rates[::-1])[::-1], 1e-6)
-        self.pace = LoadEstimator(plan.seconds, (reached[1:] / reached[:-1]).tolist())
-        self.limit = AdmissionLimit(settings.latency_target)
-        self.settled: list[tuple[Future[RequestResult], RequestResult | Exception]] = []
-        self.requests: dict[int, Request] = {}
-        self.rows = 0
+        self.load = LoadEstimator(
+            [stage.seconds for stage in plan.stages], (reached[1:] / reached[:-1]).tolist()
+        )
+        self.admission = AdmissionLimit(config.latency_target)
+        self.scheduler = Scheduler(plan, config)
+        self.shadow = None if monitor is None else OrderedReporter(monitor.record_shadow_result)
         self.health = [StageHealth() for _ in range(count)]
-        self.exits = [0] * count
-        self._usual = USUAL_DEADLINE * settings.latency_target
-        self.schedule = Scheduler(plan, count, usual=self._usual, target=settings.latency_target)
-        key = cascade.stages[-1].tokenizer.key
-        self.audits = None if monitor is None else ShadowQueue(monitor, self.schedule, plan, count - 1, key)
-        self._tokens = [0] * count
+        self.requests: set[Request] = set()
+        self.inflight = 0  # texts of these without a result
+        self.exits = [0] * count  # texts that exited at each stage so far
+        self.completed: list[
+            tuple[Future[RequestResult], RequestResult | Exception]
+        ] = []  # callers take these
+        self._tokens = [0] * count  # padded tokens of the rows at each stage
         self._names = [stage.name for stage in cascade.stages]
         self._keys = [stage.tokenizer.key for stage in cascade.stages]
-        self._plan, self._settings, self._monitor = plan, settings, monitor
-
-    def _audited(self) -> ShadowQueue:
-        assert self.audits is not None
-        return self.audits
+        self._plan, self._config, self._monitor = plan, config, monitor
 
     @property
-    def answers(self) -> list[bool]:
-        """(num_stages,) which stages may be given batches."""
-        return [one.answers for one in self.health]
+    def available(self) -> list[bool]:
+        """(num_stages,) which stages may run batches."""
+        return [health.available for health in self.health]
 
     @property
-    def delay(self) -> float:
-        """Seconds that a request that arrives now is expected to wait."""
-        costs = self.pace.onward(self.answers)
-        return sum(t * c for t, c in zip(self._tokens, costs, strict=True)) / self._plan.workers
+    def estimated_delay(self) -> float:
+        """Seconds of queueing expected for a request that arrives now."""
+        costs = self.load.remaining_costs(self.available)
+        return sum(n * cost for n, cost in zip(self._tokens, costs, strict=True)) / self._plan.workers
 
     def admit(
         self,
         texts: Texts,
-        characters: int,
         options: RequestOptions,
         now: float,
         *,
-        point: int,
+        characters: int,
+        operating_point: int,
         thresholds: tuple[float, ...],
-        outside: str | None,
+        uncertified_reason: str | None,
     ) -> Request:
-        """Let a request in, whole.
+        """Admit a request of one text or more.
 
-        Raises:
-            Overloaded: if its rows do not fit, or would wait too long.
-            StageDown: if the first stage does not answer.
+        Raises Overloaded if its texts do not fit or would wait too long, StageUnavailable if the first stage
+        is down.
         """
-        if self.health[0].why is not None:
-            raise self._down(0)
-        seconds = self._usual if options.deadline is None else options.deadline
-        tokens, last = self.pace.tokens(characters), len(self.health) - 1
-        own = tokens * self.pace.onward(self.answers)[0] / self._plan.workers
-        self._refuse(len(texts), own, seconds)
-        latest = last if options.max_stage is None else options.max_stage - 1
-        drawn, weight = np.zeros(len(texts), dtype=np.bool_), 1.0
-        if self._monitor is not None and 0 < last == latest and all(self.answers):
-            drawn, weight = self._monitor.sample_arrivals(len(texts)), self._monitor.weight()
+        if self.health[0].reason is not None:
+            raise self._unavailable(0)
+        available = self.available
+        seconds = self._config.default_deadline if options.deadline is None else options.deadline
+        tokens, last = self.load.expected_tokens(characters), len(self.health) - 1
+        cost = tokens * self.load.remaining_costs(available)[0] / self._plan.workers
+        if self.requests:
+            self._check_load(len(texts), cost, seconds)
+        if options.max_stage is not None:
+            last = options.max_stage - 1
+        shadowed, weight = np.zeros(len(texts), dtype=np.bool_), 1.0
+        if self._monitor is not None and 0 < last == len(self.health) - 1 and all(available):
+            shadowed, weight = self._monitor.sample_arrivals(len(texts)), self._monitor.weight()
         request = Request(
-            texts, characters, latest, now, now + seconds, point, thresholds, weight, outside, own
-        )
-        each = max(1, tokens // len(texts))
-        for place, audited in enumerate(drawn.tolist()):
-            request.rows.append(Row(request, place, audited, entered=now, length=each))
-        request.open = len(texts)
-        self.requests[id(request)] = request
-        self.rows += len(texts)
-        self._tokens[0] += each * len(texts)
-        self.schedule.read(TokenizeTask(request, 0, list(request.rows), False, now))
+            texts, characters, last, now, now + seconds, operating_point, thresholds, weight,
+            uncertified_reason, cost,
+        )  # fmt: skip
+        length = max(1, tokens // len(texts))
+        for index, selected in enumerate(shadowed.tolist()):
+            request.rows.append(Row(request, index, selected, entered=now, length=length))
+        request.unfinished = len(texts)
+        self.requests.add(request)
+        self.inflight += len(texts)
+        self._tokens[0] += length * len(texts)
+        self.scheduler.tokenize(list(request.rows))
         return request
 
-    def _refuse(self, rows: int, own: float, seconds: float) -> None:
-        if not self.requests:
-            return
-        delay, limit = self.delay, self.limit.seconds
-        retry = max(SOONEST_RETRY, delay - limit / 2)
-        if self.rows + rows > self._settings.max_queue_size:
-            raise Overloaded(f"{self.rows} rows wait already; there is no room for {rows} more", retry)
-        if delay > limit or delay + own > seconds:
-            raise Overloaded(f"a request would wait {delay:.3f} seconds at present", retry)
+    def _check_load(self, count: int, cost: float, seconds: float) -> None:
+        delay, limit = self.estimated_delay, self.admission.seconds
+        retry_after = max(MIN_RETRY_SECONDS, delay - limit / 2)
+        if self.inflight + count > self._config.max_queue_size:
+            raise Overloaded(
+                f"{self.inflight} texts are queued; there is no room for {count} more", retry_after
+            )
+        if delay > limit or delay + cost > seconds:
+            raise Overloaded(f"a request would wait {delay:.3f} seconds at present", retry_after)
 
     def take(self, now: float) -> Task | None:
-        """What to do next; None where nothing can be done."""
-        while True:
-            idle = not self.requests
-            task = self.schedule.take(now, self.answers, lambda row: self._past(row, now), idle=idle)
-            if task is None or task.rows:
-                return task
+        """The next task; None if there is nothing to do."""
+        return self.scheduler.take(now, self.available, self._expire, idle=not self.requests)
 
-    def _past(self, row: Row, now: float) -> bool:
-        """Whether nobody waits for a row any more; its request is ended if that is new."""
-        if not row.over and now >= row.request.deadline:
-            self.end(row.request, DeadlineExceeded("the deadline passed before an answer was there"))
-        return row.over
-
-    def was_read(self, task: TokenizeTask, tokens: Sequence[Tokens], now: float) -> None:
-        """Let rows wait for their stage, now that their tokens are there."""
-        key = self._keys[task.stage]
+    def tokenized(self, task: TokenizeTask, tokens: Sequence[Tokens], now: float) -> None:
+        """Queue the rows of a task, which now have their tokens."""
         if task.stage == 0:
-            total = sum(one.length for one in tokens)
-            self.pace.read(task.request.characters, total, now - task.started)
-        for row, one in zip(task.rows, tokens, strict=True):
-            row.tokens[key], length = one, self._plan.lengths[task.stage].waits_at(one.length)
-            if task.audit:
-                row.length = length
-                self.schedule.audit(row)
-            elif not row.over:
-                self._tokens[row.stage] += length - row.length
-                row.length = length
-                self._wait(row)
+            total = sum(row_tokens.length for row_tokens in tokens)
+            self.load.record_tokenization(task.request.characters, total, now - task.started)
+        key = self._keys[task.stage]
+        for row, row_tokens in zip(task.rows, tokens, strict=True):
+            row.tokens[key] = row_tokens
+            if not row.done:
+                self._enqueue(row)
 
-    def _wait(self, row: Row) -> None:
-        if self.health[row.stage].why is None:
-            self.schedule.wait(row)
-        else:
-            self._without(row)
-
-    def unreadable(self, task: TokenizeTask, error: Exception) -> None:
-        """A text cannot be turned into tokens of its stage: that is the answer to the request."""
-        if task.audit:
-            self._audited().unreadable(task.rows)
-        elif id(task.request) in self.requests:
+    def fail_tokenization(self, task: TokenizeTask, error: Exception) -> None:
+        """Fail the request of texts that cannot be tokenized."""
+        if self.shadow is not None and task.shadow:
+            for row in task.rows:
+                assert row.pending is not None
+                self.shadow.resolve(row.pending, None)
+        elif task.request in self.requests:
             self.end(task.request, error)
 
-    def ran(self, task: BatchTask, said: StageOutput, now: float) -> None:
-        """Answer the rows that are sure enough, and pass on the others."""
-        self.pace.ran(task.stage, task.tokens, now - task.started)
-        if task.audit:
-            self.schedule.auditing = False
-            self._audited().seen(task.rows, said.probabilities.argmax(axis=1).tolist())
+    def _enqueue(self, row: Row) -> None:
+        """Queue a row whose tokens are known; while its stage is down, a request goes without that stage."""
+        stage = row.stage
+        if row.pending is None and self.health[stage].reason is not None:
+            self._skip_stage(row)
             return
-        going, columns = list[Row](), (said.probabilities, said.logits.astype(np.float64))
-        told = zip(task.rows, *columns, said.confidences.tolist(), said.exits.tolist(), strict=True)
-        for row, probabilities, logits, sure, leaves in told:
-            if row.over:
-                continue
-            row.stage_results.append(StageResult(task.stage + 1, probabilities, sure, now - row.entered))
-            row.logits = logits
-            if leaves or task.stage == row.request.last:
-                self._answer(row, degraded=False)
-                if not row.request.open:
-                    self.limit.answered(now - row.request.arrived, own=row.request.own)
-            else:
-                going.append(row)
-        if task.stage + 1 < len(self.health):
-            self.pace.passed(task.stage, task.length * len(going), task.tokens)
-            self._pass_on(going, task.stage + 1, now)
+        length = self._plan.stages[stage].buckets.bucket_for(row.tokens[self._keys[stage]].length)
+        if row.pending is None:
+            self._tokens[stage] += length - row.length
+        row.length = length
+        self.scheduler.put(row)
 
-    def _pass_on(self, rows: Sequence[Row], stage: int, now: float) -> None:
-        """Let rows wait for the next stage; those of another tokenizer are read first."""
-        unread: dict[int, TokenizeTask] = {}
-        for row in rows:
-            if row.over:
+    def ran(self, task: BatchTask, output: StageOutput, now: float) -> None:
+        """Complete the rows of a batch that exit, and defer the others."""
+        seconds = now - task.started
+        if task.shadow:
+            self.load.record_batch(task.stage, task.tokens, seconds)
+            self._ran_shadow(task, output)
+            return
+        deferred = list[Row]()
+        logits = output.logits.astype(np.float64)
+        columns = output.probabilities, logits, output.confidences.tolist(), output.exits.tolist()
+        for row, probabilities, row_logits, confidence, exits in zip(task.rows, *columns, strict=True):
+            if row.done:
                 continue
-            tokens, before = row.tokens.get(self._keys[stage]), row.length
-            if tokens is not None:
-                row.length = self._plan.lengths[stage].waits_at(tokens.length)
-            self._tokens[row.stage] -= before
+            row.stage_results.append(
+                StageResult(task.stage + 1, probabilities, confidence, now - row.entered)
+            )
+            row.logits = row_logits
+            request = row.request
+            if exits or task.stage == request.last:
+                self._complete(row, degraded=False)
+                if not request.unfinished:
+                    self.admission.record(now - request.arrived, cost=request.cost)
+            else:
+                deferred.append(row)
+        self.load.record_batch(task.stage, task.tokens, seconds, deferred=task.length * len(deferred))
+        self._defer(deferred, task.stage + 1, now)
+
+    def _ran_shadow(self, task: BatchTask, output: StageOutput) -> None:
+        assert self.shadow is not None
+        self.scheduler.shadow_running = False
+        for row, label in zip(task.rows, output.probabilities.argmax(axis=1).tolist(), strict=True):
+            assert row.pending is not None
+            predicted = int(row.stage_results[-1].probabilities.argmax())
+            self.shadow.resolve(row.pending, predicted == label)
+
+    def _defer(self, rows: Sequence[Row], stage: int, now: float) -> None:
+        """Move rows to a later stage; those that have no tokens of its tokenizer yet are tokenized first."""
+        untokenized = defaultdict[Request, list[Row]](list)
+        for row in rows:
+            if row.done:
+                continue
+            self._tokens[row.stage] -= row.length
             self._tokens[stage] += row.length
             row.stage, row.entered = stage, now
-            if tokens is not None:
-                self._wait(row)
+            if self._keys[stage] in row.tokens:
+                self._enqueue(row)
             else:
-                empty = TokenizeTask(row.request, stage, [], False, now)
-                unread.setdefault(id(row.request), empty).rows.append(row)
-        for task in unread.values():
-            self.schedule.read(task)
+                untokenized[row.request].append(row)
+        for request_rows in untokenized.values():
+            self.scheduler.tokenize(request_rows)
 
-    def failed(self, task: BatchTask, why: str) -> None:
-        """A stage raised, or did not come back: it is down, and its rows go without it."""
-        self.stop(task.stage, why)
-        self._again(task)
+    def failed(self, task: BatchTask, reason: str) -> None:
+        """Mark a stage that raised or hung as down; the rows that wait for it go on without it."""
+        self.health[task.stage].reason = reason
+        for row in list(self.scheduler.queues[task.stage].rows()):
+            if not row.done:  # the end of a request ends all of its rows
+                self._skip_stage(row)
+        self._requeue(task)
 
-    def died(self, task: Task) -> None:
-        """A worker thread died: its rows wait again, once; then it counts as the stage's fault."""
+    def worker_died(self, task: Task) -> None:
+        """Run the task of a dead worker thread once more; a second death is the fault of stage or texts."""
         for row in task.rows:
-            row.deaths += 1
-        if max(row.deaths for row in task.rows) > MOST_DEATHS:
-            self._too_deadly(task)
-        elif isinstance(task, TokenizeTask):
-            self.schedule.read(task)
-        else:
-            self._again(task)
-
-    def _too_deadly(self, task: Task) -> None:
+            row.worker_deaths += 1
+        again = all(row.worker_deaths <= MAX_WORKER_DEATHS for row in task.rows)
         if isinstance(task, BatchTask):
-            self.failed(task, "its worker threads die")
+            if again:
+                self._requeue(task)
+            else:
+                self.failed(task, "its worker threads die")
+        elif again:
+            self.scheduler.tokenize(task.rows)
         else:
-            self.unreadable(task, ServerError("the texts could not be read"))
+            self.fail_tokenization(task, ServerError("the texts could not be tokenized: worker threads die"))
 
-    def _again(self, task: BatchTask) -> None:
-        """The rows of a batch that came to nothing wait once more."""
-        if task.audit:
-            self.schedule.auditing = False
-            self._audited().again(task.rows)
-            return
+    def _requeue(self, task: BatchTask) -> None:
+        if task.shadow:
+            self.scheduler.shadow_running = False
         for row in task.rows:
-            if not row.over:
-                self._wait(row)
+            if not row.done:
+                self._enqueue(row)
 
-    def stop(self, stage: int, why: str) -> None:
-        """A stage does not answer any more: what waits for it goes without it."""
-        self.health[stage].why = why
-        for row in list(self.schedule.queues[stage].rows()):
-            if not row.over:
-                self._without(row)
-
-    def end(self, request: Request, outcome: Exception) -> None:
-        """A request gets no answer; its rows that wait are dropped."""
-        del self.requests[id(request)]
+    def end(self, request: Request, error: Exception) -> None:
+        """Fail a request; its rows are dropped."""
+        self.requests.discard(request)
         for row in request.rows:
-            if not row.over:
+            if not row.done:
                 self._leave(row)
-        request.rows.clear()  # which know their request: nothing is left to the garbage collector
-        self.settled.append((request.future, outcome))
+        request.rows.clear()  # breaks the reference cycle
+        self.completed.append((request.future, error))
 
     def sweep(self, now: float) -> None:
-        """End the requests whose deadline has passed, or that nobody waits for any more."""
-        for request in list(self.requests.values()):
+        """End the requests that were cancelled or whose deadline has passed."""
+        for request in list(self.requests):
             if request.future.cancelled():
-                self.end(request, DeadlineExceeded("nobody waits for an answer"))
+                self.end(request, DeadlineExceeded("the client cancelled the request"))
             elif now >= request.deadline:
                 self._expire(request)
 
     def _expire(self, request: Request) -> None:
-        """The deadline has passed; if only stages that do not answer are missing, go without them."""
-        left = [row for row in request.rows if not row.over]
-        may = self._settings.on_last_stage_failure == "degrade"
-        if may and all(row.stage_results and not self.health[row.stage].answers for row in left):
-            for row in left:
-                self._answer(row, degraded=True)
+        """End a request at its deadline; if it lacks unavailable stages only, without them."""
+        rows = [row for row in request.rows if not row.done]
+        degrade = self._config.on_last_stage_failure == "degrade"
+        if degrade and all(row.stage_results and not self.health[row.stage].available for row in rows):
+            for row in rows:
+                self._complete(row, degraded=True)
         else:
-            self._past(left[0], request.deadline)
+            self.end(request, DeadlineExceeded("the deadline passed before the result was complete"))
 
-    def _down(self, stage: int) -> StageUnavailable:
-        return StageUnavailable(
-            f"stage {stage + 1} ({self._names[stage]}) does not answer: {self.health[stage].why}"
-        )
+    def _unavailable(self, stage: int) -> StageUnavailable:
+        reason = self.health[stage].reason
+        return StageUnavailable(f"stage {stage + 1} ({self._names[stage]}) is unavailable: {reason}")
 
-    def _without(self, row: Row) -> None:
-        """A row goes without the stage that it waits for."""
-        if self._settings.on_last_stage_failure == "degrade" and row.stage_results:
-            self._answer(row, degraded=True)
+    def _skip_stage(self, row: Row) -> None:
+        """Complete a row without the stage at which it is, or fail its request."""
+        if self._config.on_last_stage_failure == "degrade" and row.stage_results:
+            self._complete(row, degraded=True)
         else:
-            self.end(row.request, self._down(row.stage))
+            self.end(row.request, self._unavailable(row.stage))
 
     def _leave(self, row: Row) -> None:
-        """A row is in flight no more."""
-        if row.waiting:
-            self.schedule.queues[row.stage].forget(row)
-        row.over = True
-        self.rows -= 1
+        if row.queued:
+            self.scheduler.queues[row.stage].remove(row)
+        row.done = True
+        self.inflight -= 1
         self._tokens[row.stage] -= row.length
 
-    def _answer(self, row: Row, *, degraded: bool) -> None:
+    def _complete(self, row: Row, *, degraded: bool) -> None:
         assert row.logits is not None
-        row.answer = RowResult(tuple(row.stage_results), row.logits, degraded)
+        row.result = RowResult(tuple(row.stage_results), row.logits, degraded)
         self._leave(row)
         self.exits[row.stage_results[-1].stage - 1] += 1
-        row.request.open -= 1
-        if not row.request.open:
+        row.request.unfinished -= 1
+        if not row.request.unfinished:
             self._finish(row.request)
 
     def _finish(self, request: Request) -> None:
-        del self.requests[id(request)]
-        rows = tuple(row.answer for row in request.rows if row.answer is not None)
-        degraded = any(one.degraded for one in rows)
-        said = [] if request.outside is None else [request.outside]
+        self.requests.discard(request)
+        rows = tuple(row.result for row in request.rows if row.result is not None)
+        degraded = any(row.degraded for row in rows)
+        reasons = [] if request.uncertified_reason is None else [request.uncertified_reason]
         if degraded:
-            said.append("some rows were answered by an earlier stage, as a later one does not answer")
-        self.settled.append((request.future, RequestResult(rows, request.point, "; ".join(said) or None)))
+            reasons.append("an earlier stage predicted for some texts, as a later one is unavailable")
+        result = RequestResult(rows, request.operating_point, "; ".join(reasons) or None)
+        self.completed.append((request.future, result))
         if self._monitor is not None and not degraded and request.last + 1 == len(self.health):
-            self._report(request, rows, self._monitor)
-        request.rows.clear()
+            exits = np.array([row.stage_results[-1].stage for row in rows], dtype=np.int64)
+            confidences = np.array([row.stage_results[0].confidence for row in rows])
+            self._monitor.record_exits(request.operating_point, exits, confidences)
+            for row in request.rows:
+                if row.shadowed:
+                    self._evaluate_in_shadow(row)
+        request.rows.clear()  # breaks the reference cycle
 
-    def _report(self, request: Request, rows: Sequence[RowResult], monitor: QualityMonitor) -> None:
-        """Tell the watch of the rows of an answer, and have those that were drawn audited."""
-        exits = np.array([one.stage_results[-1].stage for one in rows], dtype=np.int64)
-        monitor.record_exits(
-            request.point, exits, np.array([one.stage_results[0].confidence for one in rows])
+    def _evaluate_in_shadow(self, row: Row) -> None:
+        """Have a completed row evaluated by the last stage too, unless that predicted it."""
+        assert self.shadow is not None
+        last, request = len(self.health) - 1, row.request
+        pending = self.shadow.add(request.operating_point, request.weight)
+        if row.stage_results[-1].stage == last + 1:
+            self.shadow.resolve(pending, True)
+            return
+        shadow = Row(
+            request,
+            row.index,
+            stage=last,
+            tokens=row.tokens,
+            stage_results=row.stage_results,
+            pending=pending,
         )
-        for row in request.rows:
-            if row.audited:
-                self._audited().enter(row)
+        if self._keys[last] in row.tokens:
+            self._enqueue(shadow)
+        else:
+            self.scheduler.tokenize([shadow])

@@ -1,4 +1,4 @@
-"""Which task comes next. No thread, no model and no clock here: the time is an argument."""
+"""Chooses the next task. No threads, models or clocks: the time is an argument."""
 
 from __future__ import annotations
 
@@ -7,194 +7,174 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from heapq import heappop, heappush
 
+from cascadebert.server.config import ServerConfig
 from cascadebert.server.scheduling.batching_plan import BatchingPlan
-from cascadebert.server.scheduling.requests import BatchTask, Row, Task, TokenizeTask
+from cascadebert.server.scheduling.requests import BatchTask, Request, Row, Task, TokenizeTask
 
-AUDIT_PATIENCE = 5.0
-"""Seconds that audited rows let all requests go first."""
-AUDIT_ROWS = 8
-"""Audited rows of one padded length are run together: a row alone takes several times as long."""
-PATIENCE = 0.3
-"""Of the latency target: rows that came later than that let fuller batches go first."""
+SHADOW_YIELD_SECONDS = 5.0  # that shadow rows let all requests go first
+SHADOW_BATCH_ROWS = 8  # of one length are run together: a row by itself takes several times as long
+URGENT_FRACTION = 0.3  # latency targets that a row waits before fuller batches no longer go first
 
 
 class Scheduler:
-    """The queues of all stages, over which any worker takes its next task.
+    """The queues of all stages, from which any worker takes its next task.
 
-    Nothing waits for a timer: while there is a task, an idle worker gets one, and batches form while
-    workers are busy. Texts are read first. Then the batch of the row with the oldest deadline is run,
-    whatever its stage, if that row has waited for a good part of the latency target. Else batches come first
-    that are full, those of the latest stage before the others, and then those of the earliest stage, so that
-    rows of different requests gather at the later ones. Audited rows yield for some seconds, and then until
-    there are some of one length or nobody waits for anything; they take one worker at most.
-
-    Args:
-        plan: sizes of batches.
-        stages: how many there are.
-        usual: seconds from arrival to deadline of a request that names none.
-        target: seconds from arrival to answer that are aimed at.
-
-    Attributes:
-        queues: one for each stage.
-        auditing: a batch of audited rows is run just now.
+    Nothing waits for a timer: while there is a task, an idle worker gets one, and batches form while workers
+    are busy. Tokenization goes first. Then, if the row with the earliest deadline has waited for a good part
+    of the latency target, the batch of that row, whatever its stage. Otherwise full batches, those of the
+    latest stage first, and then batches of the earliest stage, so that rows of different requests gather at
+    the later ones. Shadow rows yield for some seconds, and then until there are several of one length or
+    nothing else is in flight; they occupy one worker at most.
     """
 
-    def __init__(self, plan: BatchingPlan, stages: int, *, usual: float, target: float) -> None:
-        self.queues = [StageQueue() for _ in range(stages)]
-        self.auditing = False
-        self._audits = StageQueue()
-        self._unread: deque[TokenizeTask] = deque()
-        self._plan, self._usual = plan, usual
-        self._urgent = usual - PATIENCE * target
+    def __init__(self, plan: BatchingPlan, config: ServerConfig) -> None:
+        self.queues = [StageQueue() for _ in plan.stages]
+        self.shadow_running = False  # a batch of shadow rows is running
+        self._shadow_queue = StageQueue()
+        self._untokenized: deque[TokenizeTask] = deque()
+        self._plan = plan
+        self._shadow_delay = config.default_deadline + SHADOW_YIELD_SECONDS
+        self._urgent = config.default_deadline - URGENT_FRACTION * config.latency_target
 
-    def read(self, task: TokenizeTask) -> None:
-        """Have texts turned into tokens."""
-        self._unread.append(task)
+    def tokenize(self, rows: list[Row]) -> None:
+        """Schedule rows of one request for tokenization."""
+        self._untokenized.append(TokenizeTask(rows))
 
-    def wait(self, row: Row) -> None:
-        """Let a row wait for its stage."""
-        self.queues[row.stage].put(row, row.request.deadline)
-
-    def audit(self, row: Row) -> None:
-        """Let an audited row wait for the last stage."""
-        self._audits.put(row, row.request.arrived + self._usual + AUDIT_PATIENCE)
+    def put(self, row: Row) -> None:
+        """Queue a row at its stage, a shadow row behind the requests."""
+        if row.pending is None:
+            self.queues[row.stage].put(row, row.request.deadline)
+        else:
+            self._shadow_queue.put(row, row.request.arrived + self._shadow_delay)
 
     @property
-    def more(self) -> bool:
+    def has_work(self) -> bool:
         """Whether anything waits."""
-        return bool(self._unread or self._audits.waiting or any(queue.waiting for queue in self.queues))
+        return bool(self._untokenized or self._shadow_queue.size or any(queue.size for queue in self.queues))
 
     def take(
-        self, now: float, answers: Sequence[bool], over: Callable[[Row], bool], *, idle: bool
+        self, now: float, available: Sequence[bool], expire: Callable[[Request], None], *, idle: bool
     ) -> Task | None:
-        """The next task, or None.
+        """The next task, or None; `available` (num_stages,) says which stages may run batches.
 
-        Args:
-            now: the time.
-            answers: (num_stages,) which stages may be given batches.
-            idle: no request is in flight.
-            over: whether nobody waits for a row any more.
+        `expire` is called with each request whose deadline turns out to have passed, and must end its rows.
+        `idle`: no request is in flight.
         """
-        while self._unread:
-            reading = self._unread.popleft()
-            if reading.audit or not over(reading.rows[0]):
-                reading.started = now
-                return reading
-        open_ = [number for number, queue in enumerate(self.queues) if answers[number] and queue.waiting]
-        found = [self._oldest(number, over) for number in open_]
-        best = min(filter(None, found), default=None)
-        length = self._audited(now, math.inf if best is None else best[0], idle) if answers[-1] else None
-        if length is not None:
-            self.auditing = True
-            return self._batch(self._audits, len(self.queues) - 1, length, now, lambda _: False)
+        while self._untokenized:
+            task = self._untokenized.popleft()
+            if _is_alive(task.rows[0], now, expire):
+                task.started = now
+                return task
+        oldest = list[tuple[float, int, int]]()  # deadline, stage and padded length at each available queue
+        for stage, queue in enumerate(self.queues):
+            first = queue.first() if available[stage] and queue.size else None
+            while first is not None and not _is_alive(first[1], now, expire):
+                first = queue.first()
+            if first is not None:
+                oldest.append((first[0], stage, first[1].length))
+        best = min(oldest, default=None)
+        if available[-1]:
+            shadow_length = self._shadow_length(now, math.inf if best is None else best[0], idle)
+            if shadow_length is not None:
+                self.shadow_running = True
+                return self._batch(self._shadow_queue, len(self.queues) - 1, shadow_length, now)
         if best is None:
             return None
-        deadline, number, length = best
+        deadline, stage, length = best
         if deadline - now > self._urgent:
-            number, length = self._fullest([one for one in open_ if self.queues[one].waiting])
-        return self._batch(self.queues[number], number, length, now, over)
+            stage, length = self._fullest([stage for _, stage, _ in oldest])
+        return self._batch(self.queues[stage], stage, length, now)
 
-    def _audited(self, now: float, before: float, idle: bool) -> int | None:
-        """The padded length of audited rows that may be run: those that are due, else some of one length."""
-        first = None if self.auditing else self._audits.first()
+    def _shadow_length(self, now: float, before: float, idle: bool) -> int | None:
+        """The padded length of shadow rows that may run: overdue ones, else several of one length."""
+        first = None if self.shadow_running else self._shadow_queue.first()
         if first is None or first[0] >= before:
             return None
         if idle or now >= first[0]:
             return first[1].length
-        length = self._audits.most_alike()
-        return length if self._audits.alike(length) >= AUDIT_ROWS else None
+        length = self._shadow_queue.largest_bucket()
+        return length if self._shadow_queue.count(length) >= SHADOW_BATCH_ROWS else None
 
     def _fullest(self, stages: Sequence[int]) -> tuple[int, int]:
-        """The latest of these stages that can fill a batch, else the earliest; and the padded length."""
-        lengths = [self.queues[number].most_alike() for number in stages]
-        for number, length in zip(reversed(stages), reversed(lengths), strict=True):
-            if self.queues[number].alike(length) >= self._plan.most(number, length):
-                return number, length
+        """The latest stage that can fill a batch, else the earliest; and the padded length."""
+        lengths = [self.queues[stage].largest_bucket() for stage in stages]
+        for stage, length in zip(reversed(stages), reversed(lengths), strict=True):
+            if self.queues[stage].count(length) >= self._plan.stages[stage].max_rows(length):
+                return stage, length
         return stages[0], lengths[0]
 
-    def _oldest(self, number: int, over: Callable[[Row], bool]) -> tuple[float, int, int] | None:
-        """The oldest deadline at a stage, the stage, and the padded length."""
-        queue = self.queues[number]
-        found = queue.first()
-        while found is not None and over(found[1]):
-            found = queue.first()
-        return None if found is None else (found[0], number, found[1].length)
-
-    def _batch(
-        self, queue: StageQueue, stage: int, length: int, now: float, over: Callable[[Row], bool]
-    ) -> BatchTask:
-        lengths = self._plan.lengths[stage].together(length, queue.alike)
+    def _batch(self, queue: StageQueue, stage: int, length: int, now: float) -> BatchTask:
+        plan = self._plan.stages[stage]
+        lengths = plan.buckets.mergeable(length, queue.count)
         longest = max(lengths)
-        waiting = min(sum(map(queue.alike, lengths)), self._plan.most(stage, longest))
-        count, size = self._plan.size(stage, waiting)
-        return BatchTask(stage, queue.take(lengths, count, over), longest, size, queue is self._audits, now)
+        rows, size = plan.batch_size(min(sum(map(queue.count, lengths)), plan.max_rows(longest)))
+        return BatchTask(stage, queue.take(lengths, rows), longest, size, now)
+
+
+def _is_alive(row: Row, now: float, expire: Callable[[Request], None]) -> bool:
+    """Whether a row still waits for a result; expires its request if the deadline has passed."""
+    if not row.done and row.pending is None and now >= row.request.deadline:
+        expire(row.request)
+    return not row.done
 
 
 class StageQueue:
-    """Rows that wait for one stage.
+    """Rows that wait for one stage, by padded length and deadline.
 
-    Rows that are over stay inside until they come to the front, and are passed over there.
+    Rows that are done stay in their heap until they come to the front, and are skipped there.
     """
 
     def __init__(self) -> None:
-        self._lengths: dict[int, list[tuple[float, int, Row]]] = {}
-        self._alike = Counter[int]()
-        self._put = 0
-        self.waiting = 0
+        self._heaps: dict[int, list[tuple[float, int, Row]]] = {}
+        self._counts = Counter[int]()
+        self._puts = 0
+        self.size = 0
 
     def put(self, row: Row, deadline: float) -> None:
-        """Let a row wait; those of one deadline keep their order."""
-        self._put += 1
-        self.waiting += 1
-        self._alike[row.length] += 1
-        row.waiting = True
-        heappush(self._lengths.setdefault(row.length, []), (deadline, self._put, row))
+        """Add a row; rows of one deadline keep their order."""
+        self._puts += 1
+        self.size += 1
+        self._counts[row.length] += 1
+        row.queued = True
+        heappush(self._heaps.setdefault(row.length, []), (deadline, self._puts, row))
 
-    def forget(self, row: Row) -> None:
-        """A row that waits here is over."""
-        row.waiting = False
-        self.waiting -= 1
-        self._alike[row.length] -= 1
+    def remove(self, row: Row) -> None:
+        """Take a row out, to run it or because it is done."""
+        row.queued = False
+        self.size -= 1
+        self._counts[row.length] -= 1
 
     def first(self) -> tuple[float, Row] | None:
-        """The oldest deadline and its row."""
+        """The earliest deadline and its row."""
         best: tuple[float, int, Row] | None = None
-        for length in list(self._lengths):
-            heap = self._lengths[length]
-            while heap and heap[0][2].over:
+        for length in list(self._heaps):
+            heap = self._heaps[length]
+            while heap and heap[0][2].done:
                 heappop(heap)
             if not heap:
-                del self._lengths[length]
+                del self._heaps[length]
             elif best is None or heap[0] < best:
                 best = heap[0]
         return None if best is None else (best[0], best[2])
 
-    def alike(self, length: int) -> int:
-        """Rows of one padded length."""
-        return self._alike[length]
+    def count(self, length: int) -> int:
+        """Number of rows of a padded length."""
+        return self._counts[length]
 
-    def most_alike(self) -> int:
-        """The padded length of most tokens."""
-        return max(self._alike, key=lambda length: length * self._alike[length])
+    def largest_bucket(self) -> int:
+        """The padded length with the most tokens."""
+        return max(self._counts, key=lambda length: length * self._counts[length])
 
-    def take(self, lengths: Sequence[int], most: int, over: Callable[[Row], bool]) -> list[Row]:
-        """Rows of some padded lengths, the oldest deadlines first.
-
-        Args:
-            lengths: padded.
-            most: so many at most.
-            over: whether nobody waits for a row any more; called just before it is taken.
-        """
-        heaps, found = [self._lengths.get(length, []) for length in lengths], list[Row]()
-        while len(found) < most and (left := [heap for heap in heaps if heap]):
-            row = heappop(min(left))[2]
-            if not row.over and not over(row):
-                found.append(row)
-        rows = [row for row in found if not row.over]
-        for row in rows:
-            self.forget(row)
+    def take(self, lengths: Sequence[int], limit: int) -> list[Row]:
+        """At most `limit` rows of some padded lengths, the earliest deadlines first."""
+        heaps, rows = [self._heaps.get(length, []) for length in lengths], list[Row]()
+        while len(rows) < limit and (nonempty := [heap for heap in heaps if heap]):
+            row = heappop(min(nonempty))[2]
+            if not row.done:
+                self.remove(row)
+                rows.append(row)
         return rows
 
     def rows(self) -> Iterator[Row]:
-        """All that wait, in no order."""
-        return (row for heap in list(self._lengths.values()) for _, _, row in list(heap) if not row.over)
+        """All rows, in no order."""
+        return (row for heap in list(self._heaps.values()) for _, _, row in list(heap) if not row.done)

@@ -1,268 +1,246 @@
-"""The threads that run tasks, and the one that looks after them."""
+"""Worker threads and their supervisor."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from threading import Condition, Event, Lock, Thread
+from functools import partial
+from threading import Condition, Event, Lock, Thread, current_thread
 
 from cascadebert.errors import DataError
 from cascadebert.inference.cascade import Cascade
 from cascadebert.server.config import ServerConfig
-from cascadebert.server.scheduling.batching_plan import BatchingPlan, probe, warm_up
+from cascadebert.server.scheduling.batching_plan import BatchingPlan, probe_batch, warm_up
 from cascadebert.server.scheduling.request_tracker import RequestTracker
-from cascadebert.server.scheduling.requests import BatchTask, Task, TokenizeTask, judge, read, token_batch
+from cascadebert.server.scheduling.requests import (
+    BatchTask,
+    Task,
+    TokenizeTask,
+    route_batch,
+    token_batch,
+    tokenize,
+)
 from cascadebert.server.types import RequestResult
 
 log = logging.getLogger(__name__)
 
 TICK = 0.05
-LATE_SECONDS, LATE_TIMES = 0.25, 10
-"""A batch is late after so many seconds, and so many times what it should take: its stage is given no more,
-and another thread takes over the other stages' batches."""
-MOST_PROBES = 3
-"""Attempts to have a stage back that may hang at the same time."""
-
-
-class Worker:
-    """One thread that runs tasks, and what it is at.
-
-    Attributes:
-        thread: its own.
-        task: that it runs.
-        late: the task takes much longer than it should.
-        gone: given up; what it comes back with is ignored.
-    """
-
-    def __init__(self, work: Callable[[Worker], None], number: int) -> None:
-        self.task: Task | None = None
-        self.late = False
-        self.gone = False
-        self.thread = Thread(target=work, args=(self,), name=f"cascadebert-{number}", daemon=True)
+LATE_SECONDS, LATE_FACTOR = 0.25, 10
+"""A batch is late after so many seconds, and so many times its expected duration: its stage gets no further
+batches, and another thread takes over those of the other stages."""
+MAX_PROBES = 3  # concurrent ones of a stage, as they may hang
 
 
 class WorkerPool:
-    """Worker threads over one board.
+    """Threads that run the tasks of a tracker.
 
-    Args:
-        cascade: whose stages they run.
-        plan: how many threads there are.
-        settings: of the server.
-        board: what is to be done.
-        clock: gives the time in seconds.
-
-    Attributes:
-        lock: held by whoever touches the board.
-        wake: notified when there is a task.
-        quiet: notified when nothing is in flight.
+    `lock` protects the tracker, `wake` is notified when there is a task, `idle` when nothing is in flight.
     """
 
     def __init__(
         self,
         cascade: Cascade,
         plan: BatchingPlan,
-        settings: ServerConfig,
-        board: RequestTracker,
+        config: ServerConfig,
+        tracker: RequestTracker,
         clock: Callable[[], float],
     ) -> None:
         self.lock = Lock()
-        self.wake, self.quiet = Condition(self.lock), Condition(self.lock)
-        self._cascade, self._plan, self._settings = cascade, plan, settings
-        self._board, self._clock = board, clock
-        self._workers: list[Worker] = []
+        self.wake, self.idle = Condition(self.lock), Condition(self.lock)
+        self._cascade, self._plan, self._config = cascade, plan, config
+        self._tracker, self._clock = tracker, clock
+        self._workers: dict[Thread, Task | None] = {}  # with its task; an abandoned thread is removed
         self._started = 0
         self._closed = Event()
-        count = len(cascade.stages)
-        self._warm = [one.why is None for one in board.health]
-        self._probing, self._probe_at = [0] * count, [0.0] * count
 
-    def start(self, each_tick: Callable[[float], None]) -> None:
-        """Start the threads.
-
-        Args:
-            each_tick: called with the time, many times a second, by a thread that holds the lock.
-        """
+    def start(self, on_tick: Callable[[float], None]) -> None:
+        """Start the threads; the supervisor calls `on_tick` with the time, many times a second, locked."""
         with self.lock:
-            self._fill_up()
-        Thread(target=self._look_after, args=(each_tick,), name="cascadebert-watch", daemon=True).start()
+            self._start_workers()
+        Thread(target=self._supervise, args=(on_tick,), name="cascadebert-supervisor", daemon=True).start()
 
     def close(self, seconds: float) -> None:
-        """Stop the threads, and wait so long for those that do not hang."""
+        """Stop the threads, and wait so long for each that does not hang."""
         with self.lock:
             self._closed.set()
             self.wake.notify_all()
-            threads = [worker.thread for worker in self._workers if not worker.late]
+            threads = [thread for thread, task in self._workers.items() if not self._is_late(task)]
         for thread in threads:
             thread.join(seconds)
 
-    def settle(self) -> None:
-        """Give futures what they are to have; without the lock, as their callbacks run here."""
-        if not self._board.settled:
+    def resolve_futures(self) -> None:
+        """Resolve the futures of completed requests; without the lock, as their callbacks run here."""
+        if not self._tracker.completed:
             return
         with self.lock:
-            settled, self._board.settled = self._board.settled, []
-        for future, outcome in settled:
+            completed, self._tracker.completed = self._tracker.completed, []
+        for future, result in completed:
             if not future.set_running_or_notify_cancel():
                 continue
-            if isinstance(outcome, RequestResult):
-                future.set_result(outcome)
+            if isinstance(result, RequestResult):
+                future.set_result(result)
             else:
-                future.set_exception(outcome)
+                future.set_exception(result)
 
-    def check(self, at: float) -> None:
-        """Replace workers that hang or died, end what is past its deadline, try stages that are down."""
+    def check(self, now: float) -> None:
+        """Replace workers that died or hang, expire requests, probe stages that are down."""
         with self.lock:
-            for worker in list(self._workers):
-                self._look_at(worker, at)
-            self._board.sweep(at)
-            self._fill_up()
+            for thread, task in list(self._workers.items()):
+                if not thread.is_alive():
+                    self._bury(thread, task)
+                elif isinstance(task, BatchTask):
+                    self._check_batch(thread, task, now)
+            self._tracker.sweep(now)
+            self._start_workers()
             self.wake.notify()
-            if not self._board.requests:
-                self.quiet.notify_all()
-        self.settle()
-        for stage in range(len(self._probing)):
-            self._probe_if_down(stage, at)
+            if not self._tracker.requests:
+                self.idle.notify_all()
+            for stage in range(len(self._tracker.health)):
+                self._probe_if_down(stage, now)
+        self.resolve_futures()
 
-    def _fill_up(self) -> None:
-        """As many workers as there should be, those that are late not counted."""
-        while not self._closed.is_set() and self._punctual() < self._plan.workers:
+    def _start_workers(self) -> None:
+        while not self._closed.is_set() and self._num_punctual() < self._plan.workers:
             self._started += 1
-            worker = Worker(self._work, self._started)
-            self._workers.append(worker)
-            worker.thread.start()
+            thread = Thread(target=self._work, name=f"cascadebert-{self._started}", daemon=True)
+            self._workers[thread] = None
+            thread.start()
 
-    def _punctual(self) -> int:
-        return sum(not worker.late for worker in self._workers)
+    def _num_punctual(self) -> int:
+        return len(self._workers) - sum(len(health.late) for health in self._tracker.health)
 
-    def _work(self, worker: Worker) -> None:
-        """Run tasks until there are too many workers, or the end."""
-        while (task := self._next(worker)) is not None:
+    def _is_late(self, task: Task | None) -> bool:
+        return isinstance(task, BatchTask) and task in self._tracker.health[task.stage].late
+
+    def _work(self) -> None:
+        while (task := self._next_task()) is not None:
             if isinstance(task, TokenizeTask):
-                self._read(worker, task)
+                self._tokenize(task)
             else:
-                self._run(worker, task)
-            self.settle()
+                self._run(task)
+            self.resolve_futures()
 
-    def _next(self, worker: Worker) -> Task | None:
-        """Wait for a task; None where the worker is to end."""
+    def _next_task(self) -> Task | None:
+        """Wait for a task; None if this thread must end, as the pool is closed or others suffice."""
+        thread = current_thread()
         with self.lock:
-            while self._wanted(worker) and (task := self._board.take(self._clock())) is None:
+            while (
+                thread in self._workers
+                and not self._closed.is_set()
+                and self._num_punctual() <= self._plan.workers
+            ):
+                task = self._tracker.take(self._clock())
+                if task is not None:
+                    self._workers[thread] = task
+                    if self._tracker.scheduler.has_work:
+                        self.wake.notify()
+                    return task
                 self.wake.wait()
-            if self._wanted(worker):
-                worker.task = task
-                if self._board.schedule.more:
-                    self.wake.notify()
-                return task
-            if worker in self._workers:
-                self._workers.remove(worker)
+            self._workers.pop(thread, None)
             return None
 
-    def _wanted(self, worker: Worker) -> bool:
-        """Whether a worker is to go on: not after the end, and not where there are others enough."""
-        return not (self._closed.is_set() or worker.gone or self._punctual() > self._plan.workers)
-
-    def _read(self, worker: Worker, task: TokenizeTask) -> None:
+    def _tokenize(self, task: TokenizeTask) -> None:
         try:
-            tokens = read(self._cascade, task)
+            tokens = tokenize(self._cascade, task)
         except Exception as error:  # whatever a text does to a tokenizer is the text's fault
-            refused = error if isinstance(error, DataError) else DataError(f"a text cannot be read: {error}")
+            if not isinstance(error, DataError):
+                error = DataError(f"a text cannot be tokenized: {error}")
             with self.lock:
-                worker.task = None
-                self._board.unreadable(task, refused)
+                self._return_task(task)
+                self._tracker.fail_tokenization(task, error)
             return
         with self.lock:
-            worker.task = None
-            self._board.was_read(task, tokens, self._clock())
+            self._return_task(task)
+            self._tracker.tokenized(task, tokens, self._clock())
 
-    def _run(self, worker: Worker, task: BatchTask) -> None:
+    def _run(self, task: BatchTask) -> None:
         stage = self._cascade.stages[task.stage]
         try:
             batch = token_batch(task, stage.tokenizer.key, stage.tokenizer.pad_id)
-            said = judge(self._cascade, task, stage.run(batch)[: len(task.rows)])
-        except Exception as error:  # an engine may raise anything; it must not take the server along
+            output = route_batch(self._cascade, task, stage.run(batch)[: len(task.rows)])
+        except Exception as error:  # an engine may raise anything
             with self.lock:
-                if self._came_back(worker):
-                    self._give_up(task, f"it raised {type(error).__name__}: {error}")
+                if self._return_task(task):
+                    self._fail_stage(task, _describe(error))
             return
         with self.lock:
-            if self._came_back(worker):
-                self._board.ran(task, said, self._clock())
-                if not self._board.requests:
-                    self.quiet.notify_all()
+            if self._return_task(task):
+                self._tracker.ran(task, output, self._clock())
+                if not self._tracker.requests:
+                    self.idle.notify_all()
 
-    def _came_back(self, worker: Worker) -> bool:
-        """Whether anyone still waits for what a worker has done."""
-        if worker.gone:
+    def _return_task(self, task: Task) -> bool:
+        """Release the task of this thread; False if the thread was abandoned, and its output is ignored."""
+        thread = current_thread()
+        if thread not in self._workers:
             return False
-        if worker.late and isinstance(worker.task, BatchTask):
-            self._board.health[worker.task.stage].late -= 1
+        self._workers[thread] = None
+        if self._is_late(task):
+            self._tracker.health[task.stage].late.discard(task)
             self.wake.notify()
-        worker.task, worker.late = None, False
         return True
 
-    def _look_at(self, worker: Worker, at: float) -> None:
-        """Replace a dead worker, mark one whose batch is late, and give up one whose stage hangs."""
-        task = worker.task
-        if not worker.thread.is_alive():
-            self._bury(worker)
-        elif isinstance(task, BatchTask):
-            self._time(worker, task, at)
+    def _check_batch(self, thread: Thread, task: BatchTask, now: float) -> None:
+        """Mark a batch that is late, and abandon the thread of a stage that hangs."""
+        elapsed, health = now - task.started, self._tracker.health[task.stage]
+        expected = self._tracker.load.batch_seconds(task.stage, task.tokens)
+        if elapsed >= self._config.stage_timeout:
+            health.late.discard(task)
+            del self._workers[thread]
+            self._fail_stage(task, f"it did not respond within {self._config.stage_timeout:g} s")
+        elif elapsed > max(LATE_SECONDS, LATE_FACTOR * expected):
+            health.late.add(task)
 
-    def _time(self, worker: Worker, task: BatchTask, at: float) -> None:
-        taken, health = at - task.started, self._board.health[task.stage]
-        if taken >= self._settings.stage_timeout:
-            health.late -= worker.late
-            worker.gone = True
-            self._workers.remove(worker)
-            self._give_up(task, f"it did not answer within {self._settings.stage_timeout:g} s")
-        elif not worker.late and taken > max(
-            LATE_SECONDS, LATE_TIMES * self._board.pace.batch(task.stage, task.tokens)
-        ):
-            worker.late = True
-            health.late += 1
+    def _bury(self, thread: Thread, task: Task | None) -> None:
+        log.error("a worker thread died; another one replaces it")
+        del self._workers[thread]
+        if isinstance(task, BatchTask):
+            self._tracker.health[task.stage].late.discard(task)
+        if task is not None:
+            self._tracker.worker_died(task)
 
-    def _bury(self, worker: Worker) -> None:
-        """A worker thread has died: its task is done again."""
-        log.error("a worker thread died; another takes its place")
-        self._workers.remove(worker)
-        if worker.task is None:
-            return
-        if worker.late:
-            self._board.health[worker.task.stage].late -= 1
-        self._board.died(worker.task)
+    def _fail_stage(self, task: BatchTask, reason: str) -> None:
+        log.error("stage %d is down: %s", task.stage + 1, reason)
+        self._tracker.health[task.stage].next_probe = self._clock() + self._config.probe_every
+        self._tracker.failed(task, reason)
 
-    def _give_up(self, task: BatchTask, why: str) -> None:
-        log.error("stage %d is down: %s", task.stage + 1, why)
-        self._probe_at[task.stage] = self._clock() + self._settings.probe_every
-        self._board.failed(task, why)
-
-    def _probe_if_down(self, stage: int, at: float) -> None:
-        down = self._board.health[stage].why is not None
-        if down and at >= self._probe_at[stage] and self._probing[stage] < MOST_PROBES:
-            self._probe_at[stage] = at + self._settings.probe_every
-            self._probing[stage] += 1
+    def _probe_if_down(self, stage: int, now: float) -> None:
+        health = self._tracker.health[stage]
+        if health.reason is not None and now >= health.next_probe and health.probes < MAX_PROBES:
+            health.next_probe = now + self._config.probe_every
+            health.probes += 1
             Thread(target=self._probe, args=(stage,), name="cascadebert-probe", daemon=True).start()
 
     def _probe(self, number: int) -> None:
-        """See whether a stage answers again; in a thread of its own, as it may hang."""
-        stage, why = self._cascade.stages[number], None
-        try:
-            stage.run(probe(stage))
-            if not self._warm[number]:
-                warm_up(stage, self._plan, number)
-        except Exception as error:
-            why = f"it raised {type(error).__name__}: {error}"
+        """Test whether a stage responds again; in a thread of its own, as it may hang."""
+        stage, health = self._cascade.stages[number], self._tracker.health[number]
+        reason = failure_reason(partial(stage.run, probe_batch(stage)))
+        if reason is None and not health.warmed_up:
+            reason = failure_reason(partial(warm_up, stage, self._plan.stages[number]))
         with self.lock:
-            self._probing[number] -= 1
-            if why is None:
-                self._warm[number] = True
-                log.warning("stage %d answers again", number + 1)
-            self._board.health[number].why = why
+            health.probes -= 1
+            if reason is None:
+                health.warmed_up = True
+                log.warning("stage %d is up again", number + 1)
+            health.reason = reason
             self.wake.notify_all()
 
-    def _look_after(self, each_tick: Callable[[float], None]) -> None:
+    def _supervise(self, on_tick: Callable[[float], None]) -> None:
         while not self._closed.wait(TICK):
-            at = self._clock()
+            now = self._clock()
             with self.lock:
-                each_tick(at)
-            self.check(at)
+                on_tick(now)
+            self.check(now)
+
+
+def failure_reason(run: Callable[[], object]) -> str | None:
+    """Call something that may raise anything, as an engine may; the reason if it does, else None."""
+    try:
+        run()
+    except Exception as error:
+        return _describe(error)
+    return None
+
+
+def _describe(error: Exception) -> str:
+    return f"it raised {type(error).__name__}: {error}"
