@@ -1,4 +1,4 @@
-"""A pool that does as it is told, and servers that run as processes of their own."""
+"""A scripted dispatcher, and servers in their own processes."""
 
 from __future__ import annotations
 
@@ -27,41 +27,41 @@ from cascadebert.server.types import (
     StageState,
 )
 
-LADDER = ((0.9,), (0.8,))
+OPERATING_POINTS = ((0.9,), (0.8,))
 SMALL = ServerConfig(
     max_client_batch_size=8, max_characters=400, max_bytes=20_000, latency_target=5.0, max_queue_size=64
 )
 JSON = {"content-type": "application/json"}
 
 
-def row(stage: int = 1, *, degraded: bool = False, high: float = 0.75) -> RowResult:
-    """A row that went through so many stages."""
-    visit = [StageResult(i, np.array([1 - high, high]), high, 0.001 * i) for i in range(1, stage + 1)]
-    return RowResult(tuple(visit), np.array([-1.0, 2.0]), degraded)
+def row_result(stage: int = 1, *, degraded: bool = False, high: float = 0.75) -> RowResult:
+    """Result of a text that exited at `stage`."""
+    results = [StageResult(i, np.array([1 - high, high]), high, 0.001 * i) for i in range(1, stage + 1)]
+    return RowResult(tuple(results), np.array([-1.0, 2.0]), degraded)
 
 
-class ScriptedPool:
-    """Answers every request with `answer`; raises it at once, or later, if it is an error."""
+class ScriptedDispatcher:
+    """Returns `result` for every request; an error is raised by `submit`, or later by the future."""
 
-    def __init__(self, answer: RequestResult | BaseException | None = None, *, later: bool = True) -> None:
-        self.answer, self.later = answer, later
+    def __init__(self, result: RequestResult | BaseException | None = None, *, later: bool = True) -> None:
+        self.result, self.later = result, later
         self.ready = True
-        self.asked: list[tuple[object, RequestOptions]] = []
+        self.submitted: list[tuple[object, RequestOptions]] = []
         self.futures: list[Future[RequestResult]] = []
 
     def start(self) -> None:
         pass
 
     def submit(self, texts, options=RequestOptions()) -> Future[RequestResult]:  # noqa: B008 - frozen
-        self.asked.append((texts, options))
-        if isinstance(self.answer, BaseException) and not self.later:
-            raise self.answer
+        self.submitted.append((texts, options))
+        if isinstance(self.result, BaseException) and not self.later:
+            raise self.result
         future: Future[RequestResult] = Future()
         self.futures.append(future)
-        if isinstance(self.answer, BaseException):
-            future.set_exception(self.answer)
-        elif self.answer is not None:
-            future.set_result(self.answer)
+        if isinstance(self.result, BaseException):
+            future.set_exception(self.result)
+        elif self.result is not None:
+            future.set_result(self.result)
         return future
 
     def drain(self, seconds: float) -> bool:
@@ -69,47 +69,47 @@ class ScriptedPool:
 
     def state(self) -> DispatcherState:
         stages = tuple(StageState(f"stage {i}", 0, 0.0, True, None, 10) for i in (1, 2))
-        return DispatcherState(self.ready, 0, LADDER, None, 0, 0.0, 0.05, 0, stages, 0, 1)
+        return DispatcherState(self.ready, 0, OPERATING_POINTS, None, 0, 0.0, 0.05, 0, stages, 0, 1)
 
 
-class Running:
-    """A server in a process of its own."""
+class RunningServer:
+    """A server in its own process; `startup` is its line of JSON."""
 
-    def __init__(self, process: subprocess.Popen[str], said: dict, log: Path) -> None:
-        self.process, self.said, self.log = process, said, log
-        self.port = int(said["url"].rsplit(":", 1)[1])
+    def __init__(self, process: subprocess.Popen[str], startup: dict, log: Path) -> None:
+        self.process, self.startup, self.log = process, startup, log
+        self.port = int(startup["url"].rsplit(":", 1)[1])
 
     def connect(self) -> socket.socket:
-        """A bare connection."""
+        """Open a plain connection."""
         return socket.create_connection(("127.0.0.1", self.port), timeout=20)
 
     def raw(self, data: bytes) -> bytes:
-        """What is answered to these bytes, until the server closes the connection."""
+        """Send bytes, and return everything until the server closes the connection."""
         with self.connect() as connection:
             connection.sendall(data)
-            return rest(connection)
+            return read_to_end(connection)
 
 
-def rest(connection: socket.socket) -> bytes:
-    """Everything until the other side closes."""
-    got = b""
+def read_to_end(connection: socket.socket) -> bytes:
+    """Return everything until the other side closes."""
+    received = b""
     with suppress(ConnectionResetError):
         while block := connection.recv(65536):
-            got += block
-    return got
+            received += block
+    return received
 
 
 def request(body: bytes, *, path: str = "/predict", close: bool = True, headers: str = "") -> bytes:
-    """A POST in bytes."""
+    """Encode a POST request."""
     head = f"POST {path} HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n{headers}"
     end = "connection: close\r\n" if close else ""
     return f"{head}content-length: {len(body)}\r\n{end}\r\n".encode() + body
 
 
 @contextmanager
-def serving(folder: Path, log: Path, *words: object, **environment: str) -> Iterator[Running]:
-    """`cascadebert serve` on a free port; killed at the end if it still runs."""
-    command = [sys.executable, "-m", "cascadebert", "serve", folder, "--port", "0", "--json", *words]
+def serving(folder: Path, log: Path, *options: object, **environment: str) -> Iterator[RunningServer]:
+    """Run `cascadebert serve` on a free port, and kill it at the end if it still runs."""
+    command = [sys.executable, "-m", "cascadebert", "serve", folder, "--port", "0", "--json", *options]
     paths = os.pathsep.join(sys.path)
     with log.open("w") as errors:
         process = subprocess.Popen(
@@ -122,27 +122,30 @@ def serving(folder: Path, log: Path, *words: object, **environment: str) -> Iter
     assert process.stdout is not None
     try:
         line = process.stdout.readline()
-        assert line, log.read_text() if log.is_file() else "no answer"
-        yield Running(process, json.loads(line), log)
+        assert line, log.read_text() if log.is_file() else "no output"
+        yield RunningServer(process, json.loads(line), log)
     finally:
         process.kill()
         process.wait()
         process.stdout.close()
 
 
-def scripted(cascade, answer, *, later=True, known=SMALL):
-    pool = ScriptedPool(answer, later=later)
-    return TestClient(make_app(pool, cascade, known), raise_server_exceptions=False), pool
+def scripted(cascade, result, *, later=True, config=SMALL):
+    """Return a client of an application with a scripted dispatcher, and the dispatcher."""
+    dispatcher = ScriptedDispatcher(result, later=later)
+    return TestClient(make_app(dispatcher, cascade, config), raise_server_exceptions=False), dispatcher
 
 
-def ask(client, body, path="/predict", **headers):
+def post(client, body, path="/predict", **headers):
+    """POST a JSON value or raw bytes."""
     content = body if isinstance(body, bytes) else json.dumps(body).encode()
     return client.post(path, content=content, headers={**JSON, **headers})
 
 
-def refused(response, status, kind):
+def check_error(response, status, error_type):
+    """Check status and form of an error, and return its message."""
     assert response.status_code == status, response.text
-    said = response.json()
-    assert set(said) == {"error", "error_type"} and said["error"] and said["error_type"] == kind
-    ErrorResponse.model_validate(said)
-    return said["error"]
+    body = response.json()
+    assert set(body) == {"error", "error_type"} and body["error"] and body["error_type"] == error_type
+    ErrorResponse.model_validate(body)
+    return body["error"]

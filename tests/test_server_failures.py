@@ -17,17 +17,19 @@ from cascadebert.server.config import ServerConfig
 from cascadebert.server.http.app import make_app
 from cascadebert.server.loading import open_cascade
 from cascadebert.server.monitoring.monitor import QualityMonitor
-from cascadebert.server.monitoring.state import reference_of
+from cascadebert.server.monitoring.state import Reference
 from cascadebert.server.scheduling.dispatcher import BatchDispatcher
 from cascadebert.thresholds.certificate import Guarantee
 from cascadebert.thresholds.operating_point import OperatingPoint
 from cascadebert.tuning.certify import certify_folder
 from dispatching import exact, faulty, until
 from samples import reviews, sentences, write_csv
-from serving import ask, refused
+from serving import check_error, post
 
 TEXTS = sentences(120, seed=3, most=25)
-ANSWER = ServerConfig(latency_target=5.0, on_last_stage_failure="degrade", probe_every=0.05, stage_timeout=0.5)
+DEGRADING = ServerConfig(
+    latency_target=5.0, on_last_stage_failure="degrade", probe_every=0.05, stage_timeout=0.5
+)
 
 
 @pytest.fixture(scope="module")
@@ -39,15 +41,15 @@ def cascade(make_cascade):
 
 
 @contextmanager
-def client_of(cascade, settings, watch=None):
+def client_of(cascade, settings, monitor=None):
     """A client of the whole server but for its sockets."""
-    app = make_app(BatchDispatcher(cascade, settings, monitor=watch), cascade, settings, watch)
+    app = make_app(BatchDispatcher(cascade, settings, monitor=monitor), cascade, settings, monitor)
     with TestClient(app, raise_server_exceptions=False) as client:
         yield client
 
 
 def classify(client, texts):
-    response = ask(client, {"texts": texts, "explain": True}, "/v1/classify")
+    response = post(client, {"texts": texts, "explain": True}, "/v1/classify")
     assert response.status_code == 200, response.text
     return response.json()
 
@@ -60,7 +62,7 @@ def test_a_last_stage_that_hangs_degrades_what_needs_it_alone_and_comes_back(cas
     hanging, engine = faulty(cascade, 2)
     wanted = cascade.predict(TEXTS)
     easy = [text for text, stage in zip(TEXTS, wanted.stages, strict=True) if stage == 1]
-    with client_of(hanging, ANSWER) as client, ThreadPoolExecutor(1) as other:
+    with client_of(hanging, DEGRADING) as client, ThreadPoolExecutor(1) as other:
         engine.open.clear()
         engine.entered.clear()
         stuck = other.submit(classify, client, TEXTS)
@@ -68,7 +70,7 @@ def test_a_last_stage_that_hangs_degrades_what_needs_it_alone_and_comes_back(cas
         at_once = classify(client, easy)
         assert not at_once["degraded"] and not stuck.done()
         said = stuck.result(20)
-        assert said["degraded"] and "does not answer" in said["outside_certificate"]
+        assert said["degraded"] and "unavailable" in said["uncertified_reason"]
         assert [row["degraded"] for row in said["rows"]] == (wanted.stages == 2).tolist()
         assert up(client) == [True, False] and client.get("/ready").is_success
         assert "cascadebert_stage_up" in client.get("/metrics").text
@@ -81,10 +83,10 @@ def test_a_last_stage_that_hangs_degrades_what_needs_it_alone_and_comes_back(cas
 
 def test_a_last_stage_that_hangs_is_503_where_degraded_answers_are_not_wanted(cascade):
     hanging, engine = faulty(cascade, 2)
-    with client_of(hanging, replace(ANSWER, on_last_stage_failure="error")) as client:
+    with client_of(hanging, replace(DEGRADING, on_last_stage_failure="error")) as client:
         engine.open.clear()
-        response = ask(client, {"texts": TEXTS}, "/v1/classify")
-        assert "within 0.5 s" in refused(response, 503, "Unhealthy")
+        response = post(client, {"texts": TEXTS}, "/v1/classify")
+        assert "within 0.5 s" in check_error(response, 503, "Unhealthy")
         assert response.headers["retry-after"]
         engine.open.set()
         until(lambda: up(client) == [True, True])
@@ -94,7 +96,7 @@ def test_a_last_stage_that_hangs_is_503_where_degraded_answers_are_not_wanted(ca
 @pytest.mark.parametrize("number", [1, 2])
 def test_a_worker_that_is_killed_is_not_seen_by_a_client(cascade, number):
     deadly, engine = faulty(cascade, number)
-    with client_of(deadly, ANSWER) as client:
+    with client_of(deadly, DEGRADING) as client:
         for _ in range(3):
             engine.error = SystemExit()
             said = classify(client, TEXTS)
@@ -117,10 +119,10 @@ def test_a_server_starts_without_its_last_stage_where_that_is_wanted(saved, tmp_
     whole = Cascade.from_pretrained(saved)
     early = whole.with_operating_point(OperatingPoint((0.0,))).predict(texts)
     half = OperatingPoint((float(np.median(early.confidences)),))
-    cascade = open_cascade(tmp_path / "cascade", ANSWER).with_operating_point(half)
+    cascade = open_cascade(tmp_path / "cascade", DEGRADING).with_operating_point(half)
     wanted = whole.with_operating_point(half).predict(texts)
     assert set(wanted.stages) == {1, 2}
-    with client_of(cascade, ANSWER) as client:
+    with client_of(cascade, DEGRADING) as client:
         said = classify(client, texts)
         assert [row["degraded"] for row in said["rows"]] == (wanted.stages == 2).tolist()
         assert [row["label"] for row in said["rows"]] == list(early.labels)
@@ -133,7 +135,7 @@ def test_an_earlier_stage_has_to_be_whole_in_any_case(saved, tmp_path):
     shutil.copytree(saved, tmp_path / "cascade")
     shutil.rmtree(min(tmp_path.glob("cascade/stage-*")))
     with pytest.raises(CascadeError, match="stage-1"):
-        open_cascade(tmp_path / "cascade", ANSWER)
+        open_cascade(tmp_path / "cascade", DEGRADING)
 
 
 class Contrary:
@@ -148,7 +150,7 @@ class Contrary:
         return -self.other.logits(batch) if self.contrary else self.engine.logits(batch)
 
 
-def test_the_watch_of_a_server_counts_what_it_answered_and_a_breach_moves_it_to_the_safest_point(
+def test_the_monitor_counts_what_is_served_and_an_alarm_switches_to_the_most_conservative_point(
     saved, tmp_path
 ):
     shutil.copytree(saved, tmp_path / "cascade")
@@ -161,25 +163,30 @@ def test_the_watch_of_a_server_counts_what_it_answered_and_a_breach_moves_it_to_
     engine = Contrary(second.engine, first.engine)
     cascade = replace(cascade, stages=(first, replace(second, engine=engine)))
     settings = ServerConfig(latency_target=5.0, shadow_rate=1.0, on_alarm="safest-point", adaptive=False)
-    watch = QualityMonitor(reference_of(cascade), settings)
+    monitor = QualityMonitor(Reference.from_cascade(cascade), settings)
     texts, _ = reviews(160, seed=78)
     wanted, last = cascade.predict(texts), second.predict(texts)
-    with client_of(cascade, settings, watch) as client:
-        place = client.get("/info").json()["operating_point"]["place"]
-        assert place > 0
+    with client_of(cascade, settings, monitor) as client:
+        index = client.get("/info").json()["operating_point"]["index"]
+        assert index > 0
         said = classify(client, texts)
-        until(lambda: watch.state().points and watch.state().points[0].audited == len(texts))
-        (point,) = watch.state().points
-        assert point.point == place and point.exits == tuple(
+        until(
+            lambda: (
+                monitor.state().operating_points
+                and monitor.state().operating_points[0].shadow_evaluations == len(texts)
+            )
+        )
+        (point,) = monitor.state().operating_points
+        assert point.index == index and point.exits == tuple(
             int((wanted.stages == stage).sum()) for stage in (1, 2)
         )
         assert [row["label"] for row in said["rows"]] == list(wanted.labels)
         assert point.agreement == pytest.approx((wanted.label_ids == last.label_ids).mean())
-        assert "recent agreement" not in client.get("/info").text
+        assert "agreement_recent" not in client.get("/info").text
         engine.contrary = True
         for seed in range(10):
             classify(client, reviews(100, seed=seed)[0])
-        until(lambda: watch.state().breaches)
+        until(lambda: monitor.state().alarms)
         classify(client, texts)
-        assert client.get("/info").json()["operating_point"]["place"] == 0
-        assert "agreement" in {breach.kind.split()[-1] for breach in watch.state().breaches}
+        assert client.get("/info").json()["operating_point"]["index"] == 0
+        assert any(alarm.kind.startswith("agreement") for alarm in monitor.state().alarms)

@@ -1,146 +1,90 @@
-"""The application: paths, their description, and the one form of errors."""
+"""The application: routes, and the life of the dispatcher."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from typing import Any
 
-from fastapi import FastAPI
-from starlette.exceptions import HTTPException
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
-from starlette.types import ASGIApp
+from starlette.responses import HTMLResponse, JSONResponse, Response
+from starlette.routing import Route, Router
+from starlette.types import Receive, Scope, Send
 
-from cascadebert import __version__
 from cascadebert.inference.cascade import Cascade
 from cascadebert.server.config import ServerConfig
-from cascadebert.server.http.handlers import Handlers, Pool
-from cascadebert.server.http.info import Watched, info
-from cascadebert.server.http.middleware import ServerMiddleware, ShutdownFlag
-from cascadebert.server.http.responses import JSONReply, error_reply
-from cascadebert.server.http.schemas import (
-    ClassifyRequest,
-    ClassifyResponse,
-    ErrorResponse,
-    Prediction,
-    PredictRequest,
-)
+from cascadebert.server.http.handlers import Handlers
+from cascadebert.server.http.info import server_info
+from cascadebert.server.http.middleware import ServerMiddleware
+from cascadebert.server.http.openapi import openapi_document
+from cascadebert.server.http.responses import HTTPError, JSONReply, retry_after
 from cascadebert.server.http.ui import page
 from cascadebert.server.monitoring.metrics import Metrics
-
-_SAID = {
-    400: "The body is no JSON, or a text is empty.",
-    401: "The token is missing or wrong.",
-    408: "The body came too slowly.",
-    413: "The body is too large.",
-    415: "The body is not said to be JSON.",
-    422: "The body has another form, or is over a limit.",
-    424: "A stage failed on this request.",
-    429: "The queues are full; `Retry-After` says when to come again.",
-    503: "Not ready, or a stage that the answer needs cannot be had.",
-    504: "The deadline passed before there was an answer.",
-}
-_ERRORS: dict[int | str, dict[str, Any]] = {
-    status: {"model": ErrorResponse, "description": words} for status, words in _SAID.items()
-}
+from cascadebert.server.monitoring.monitor import QualityMonitor
+from cascadebert.server.scheduling.dispatcher import BatchDispatcher
 
 
-def _only(status: int) -> dict[int | str, dict[str, Any]]:
-    return {status: _ERRORS[status]}
+class _Endpoint:
+    # An ASGI application, so that Starlette builds no Request and no Response for each prediction.
+
+    def __init__(self, handler: Callable[[Scope, Receive], Awaitable[JSONReply]]) -> None:
+        self._handler = handler
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        reply = await self._handler(scope, receive)
+        await reply.send(send)
 
 
-def make_app(pool: Pool, cascade: Cascade, settings: ServerConfig, watch: Watched | None = None) -> FastAPI:
-    """An application that answers from a pool; it starts the pool with itself, and drains it at its end.
-
-    Args:
-        pool: that runs the cascade.
-        cascade: what it says of itself is told.
-        settings: of the server.
-        watch: of the quality, to be told; None where nothing is audited.
-    """
+def make_app(
+    dispatcher: BatchDispatcher, cascade: Cascade, config: ServerConfig, monitor: QualityMonitor | None = None
+) -> ServerMiddleware:
+    """Build an ASGI application; it starts the dispatcher on startup and drains it on shutdown."""
+    metrics = Metrics(cascade, dispatcher.state, None if monitor is None else monitor.state)
+    handlers = Handlers(dispatcher, cascade, config, metrics.count_result)
 
     @asynccontextmanager
-    async def life(_: FastAPI) -> AsyncIterator[None]:
-        await asyncio.to_thread(pool.start)
+    async def lifespan(_: object) -> AsyncIterator[None]:
+        await asyncio.to_thread(dispatcher.start)
         yield
-        await asyncio.to_thread(pool.drain, settings.shutdown_timeout)
+        await asyncio.to_thread(dispatcher.drain, config.shutdown_timeout)
 
-    app = FastAPI(
-        title="cascadebert",
-        version=__version__,
-        description="Small text classifiers first, large ones only for the unsure rows.",
-        docs_url=None,  # they would load scripts from elsewhere
-        redoc_url=None,
-        lifespan=life,
-        redirect_slashes=False,
-    )
-    app.state.closing = ShutdownFlag()
-    metrics = Metrics(pool, cascade, watch)
-    answering = Handlers(pool, cascade, settings, metrics.answered)
+    def ready(_: Request) -> Response:
+        if not dispatcher.state().ready or app.closing:
+            raise HTTPError(503, "Unhealthy", "the server is starting or stopping", retry_after(1.0))
+        return JSONResponse({"status": "ready"})
 
-    def gate(inner: ASGIApp) -> ServerMiddleware:
-        direct = {"/predict": answering.predict, "/v1/classify": answering.classify}
-        return ServerMiddleware(inner, direct, settings, metrics, app.state.closing)
+    def info(_: Request) -> Response:
+        state = None if monitor is None else monitor.state()
+        return JSONResponse(server_info(cascade, config, dispatcher.state(), state))
 
-    app.add_middleware(gate)
-    app.add_exception_handler(HTTPException, _other_error)
-    _describe_questions(app)
-    _add_states(app, pool, cascade, settings, metrics, watch)
+    def prometheus(_: Request) -> Response:
+        return Response(metrics.text(), media_type="text/plain; version=0.0.4")
+
+    routes = [
+        Route("/predict", _Endpoint(handlers.predict), methods=["POST"]),
+        Route("/v1/classify", _Endpoint(handlers.classify), methods=["POST"]),
+        Route("/health", health),
+        Route("/ready", ready),
+        Route("/info", info),
+        Route("/metrics", prometheus),
+        Route("/openapi.json", openapi),
+        Route("/", ui),
+    ]
+    app = ServerMiddleware(Router(routes, redirect_slashes=False, lifespan=lifespan), config, metrics)
     return app
 
 
-def _describe_questions(app: FastAPI) -> None:
-    """Describe the two paths that the gate answers: a POST never comes this far."""
-
-    @app.post("/predict", responses=_ERRORS, summary="Answer as text-embeddings-inference does")
-    def predict(asked: PredictRequest) -> list[Prediction] | list[list[Prediction]]:
-        """Scores of all labels, the highest first: a list of them, and for a batch a list of lists."""
-        raise NotImplementedError
-
-    @app.post("/v1/classify", responses=_ERRORS, summary="Answer, and say how")
-    def classify(asked: ClassifyRequest) -> ClassifyResponse:
-        """The label of each text or pair, on request with each stage that it went through."""
-        raise NotImplementedError
+async def health(_: Request) -> Response:
+    """Respond as long as the process does."""
+    return JSONResponse({"status": "ok"})
 
 
-def _add_states(
-    app: FastAPI,
-    pool: Pool,
-    cascade: Cascade,
-    settings: ServerConfig,
-    metrics: Metrics,
-    watch: Watched | None,
-) -> None:
-    @app.get("/", include_in_schema=False)
-    def look() -> Response:
-        body, headers = page()
-        return Response(body, media_type="text/html", headers=headers)
-
-    @app.get("/health", summary="Whether the process answers at all")
-    async def health() -> dict[str, str]:
-        return {"status": "ok"}
-
-    @app.get("/ready", responses=_only(503), summary="Whether requests are accepted")
-    def ready() -> dict[str, str]:
-        if not pool.state().ready or app.state.closing.now:
-            raise HTTPException(503, "the server is starting or stopping", {"retry-after": "1"})
-        return {"status": "ready"}
-
-    @app.get("/info", responses=_only(401), summary="The cascade, its points, its queues, its audit")
-    def tell() -> JSONResponse:
-        seen = None if watch is None else watch.state()
-        return JSONResponse(info(cascade, settings, pool.state(), seen))
-
-    @app.get("/metrics", responses=_only(401), summary="For Prometheus", response_class=Response)
-    def measure() -> Response:
-        return Response(metrics.text(), media_type="text/plain; version=0.0.4")
+def openapi(_: Request) -> Response:
+    """Describe the paths."""
+    return JSONResponse(openapi_document())
 
 
-async def _other_error(_: Request, error: Exception) -> Response:
-    """Errors of FastAPI's own, such as paths and methods that there are not, in the form of all others."""
-    assert isinstance(error, HTTPException)
-    kind = "Unhealthy" if error.status_code == 503 else "Validation"
-    said: JSONReply = error_reply(error.status_code, kind, str(error.detail))
-    return Response(said.body, said.status, headers=error.headers, media_type="application/json")
+def ui(_: Request) -> Response:
+    """Serve the page."""
+    html, headers = page()
+    return HTMLResponse(html, headers=headers)

@@ -1,110 +1,86 @@
-"""What `/info` tells: the cascade, where it is on its ladder, how its queues are, what the audit has seen."""
+"""The document at `/info`."""
 
 from __future__ import annotations
 
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any
 
+from cascadebert import __version__
 from cascadebert.inference.cascade import Cascade
 from cascadebert.server.config import ServerConfig
+from cascadebert.server.monitoring.state import MonitorState
 from cascadebert.server.types import DispatcherState
 from cascadebert.thresholds.certificate import Certificate
 
-if TYPE_CHECKING:
-    from cascadebert.server.monitoring.state import MonitorState
 
-
-class Watched(Protocol):
-    """The watch of the quality, as it is shown."""
-
-    def state(self) -> MonitorState:
-        """What it has seen."""
-        ...
-
-
-def info(
-    cascade: Cascade, settings: ServerConfig, pool: DispatcherState, watch: MonitorState | None
+def server_info(
+    cascade: Cascade, config: ServerConfig, state: DispatcherState, monitor: MonitorState | None
 ) -> dict[str, Any]:
-    """Everything that may be known of a running server; plain values.
-
-    Args:
-        cascade: that is served.
-        settings: of the server.
-        pool: its state.
-        watch: its state, or None where nothing is audited.
-    """
-    from cascadebert import __version__
-
-    certified = pool.uncertified_reason is None
-    certificate = cascade.operating_point.certificate if certified else None
-    expected = cascade.operating_point.metrics
+    """Describe a running server in plain JSON values, without its token."""
+    certificate = cascade.operating_point.certificate if state.uncertified_reason is None else None
+    metrics, index = cascade.operating_point.metrics, state.operating_point
     return {
         "version": __version__,
-        "ready": pool.ready,
+        "ready": state.ready,
         "labels": list(cascade.label_names),
         "texts_per_row": None if cascade.spec is None else cascade.spec.texts_per_row,
-        "stages": _stages(cascade, pool),
-        "operating_point": {"place": pool.operating_point, "thresholds": list(pool.operating_points[pool.operating_point])},
-        "ladder": _ladder(pool, certificate),
-        "expected": None if expected is None else asdict(expected),
+        "stages": _stages(cascade, state),
+        "operating_point": {"index": index, "thresholds": list(state.operating_points[index])},
+        "operating_points": _operating_points(state, certificate),
+        "tuning_metrics": None if metrics is None else asdict(metrics),
         "certificate": None if certificate is None else _certificate(certificate),
-        "uncertified_reason": pool.uncertified_reason,
-        "moves": pool.switches,
-        "expected_delay_ms": round(1000 * pool.estimated_delay, 3),
-        "delay_limit_ms": round(1000 * pool.admission_delay_limit, 3),
-        "rows_in_flight": pool.inflight_texts,
-        "audits_waiting": pool.shadow_backlog,
-        "audit": None if watch is None else asdict(watch),
-        "settings": {key: value for key, value in asdict(settings).items() if key not in ("token", "seed")},
+        "uncertified_reason": state.uncertified_reason,
+        "switches": state.switches,
+        "estimated_delay_ms": round(1000 * state.estimated_delay, 3),
+        "admission_delay_limit_ms": round(1000 * state.admission_delay_limit, 3),
+        "inflight_texts": state.inflight_texts,
+        "shadow_queue_size": state.shadow_backlog,
+        "monitoring": None if monitor is None else asdict(monitor),
+        "config": {key: value for key, value in asdict(config).items() if key not in ("token", "seed")},
     }
 
 
-def _stages(cascade: Cascade, pool: DispatcherState) -> list[dict[str, Any]]:
+def _stages(cascade: Cascade, dispatcher: DispatcherState) -> list[dict[str, Any]]:
     report = None if cascade.spec is None else cascade.spec.measured
-    answered = sum(state.exits for state in pool.stages)
+    exits = sum(state.exits for state in dispatcher.stages)
     return [
         {
             "name": stage.name,
-            "layers": stage.layers,
-            "hidden": stage.hidden,
+            "num_layers": stage.layers,
+            "hidden_size": stage.hidden,
             "max_tokens": stage.tokenizer.max_length,
             "accuracy": report.stages[i].accuracy if report is not None and report.stages else None,
             "up": state.up,
-            "why": state.reason,
-            "waiting": state.queue_size,
-            "queue_delay_ms": round(1000 * state.oldest_age, 3),
+            "reason": state.reason,
+            "queue_size": state.queue_size,
+            "queue_oldest_age_ms": round(1000 * state.oldest_age, 3),
             "exits": state.exits,
-            "exit_rate": state.exits / answered if answered else None,
+            "exit_rate": state.exits / exits if exits else None,
         }
-        for i, (stage, state) in enumerate(zip(cascade.stages, pool.stages, strict=True))
+        for i, (stage, state) in enumerate(zip(cascade.stages, dispatcher.stages, strict=True))
     ]
 
 
-def _ladder(pool: DispatcherState, certificate: Certificate | None) -> list[dict[str, Any]]:
-    known = {} if certificate is None else {point.thresholds: point for point in certificate.points}
-    found = []
-    for place, thresholds in enumerate(pool.operating_points):
-        point = known.get(thresholds)
-        found.append(
-            {
-                "place": place,
-                "thresholds": list(thresholds),
-                "exit_rates": None if point is None else list(point.exit_rates),
-                "speedup": None if point is None else point.speedup,
-            }
-        )
-    return found
+def _operating_points(state: DispatcherState, certificate: Certificate | None) -> list[dict[str, Any]]:
+    certified = {} if certificate is None else {point.thresholds: point for point in certificate.points}
+    points = []
+    for index, thresholds in enumerate(state.operating_points):
+        point = certified.get(thresholds)
+        exit_rates, speedup = (None, None) if point is None else (list(point.exit_rates), point.speedup)
+        values = {"thresholds": list(thresholds), "exit_rates": exit_rates, "speedup": speedup}
+        points.append({"index": index, **values})
+    return points
 
 
 def _certificate(certificate: Certificate) -> dict[str, Any]:
-    return {
-        "confidence": 1 - certificate.delta,
-        "n": certificate.n,
-        "engine": certificate.engine,
-        "precision": certificate.precision,
-        "device": certificate.device,
-        "guarantees": [
-            {**asdict(kept.guarantee), "words": kept.guarantee.description, "n": kept.n, "bound": kept.bound}
-            for kept in certificate.guarantees
-        ],
-    }
+    guarantees = [
+        {
+            **asdict(result.guarantee),
+            "description": result.guarantee.description,
+            "n": result.n,
+            "bound": result.bound,
+        }
+        for result in certificate.guarantees
+    ]
+    fields = {name: getattr(certificate, name) for name in ("n", "engine", "precision", "device")}
+    return {"confidence": 1 - certificate.delta, **fields, "guarantees": guarantees}

@@ -1,130 +1,105 @@
-"""What stands before every path: the token, the count of answers, and errors nobody foresaw.
-
-The two paths that answer texts are taken from here straight to their room: the tenth of a millisecond that
-FastAPI takes for a request would be a tenth of what a small stage takes for a text.
-"""
+"""ASGI middleware: bearer authentication, request metrics, and errors as JSON."""
 
 from __future__ import annotations
 
+import hmac
 import logging
 from asyncio import CancelledError
-from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 from traceback import extract_tb
 
+from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from cascadebert.errors import DataError
 from cascadebert.server.config import ServerConfig
-from cascadebert.server.http.request_body import (
-    ClientDisconnected,
-    Message,
-    Receive,
-    Scope,
-    Send,
-    has_bearer_token,
-)
-from cascadebert.server.http.responses import CLOSE, JSONReply, error_reply, reply_to_error
+from cascadebert.server.http.request_body import ClientDisconnected, header
+from cascadebert.server.http.responses import CLOSE, HTTPError, JSONReply, error_reply, retry_after
 from cascadebert.server.monitoring.metrics import Metrics
+from cascadebert.server.types import DeadlineExceeded, Overloaded, ServiceUnavailable, StageUnavailable
 from cascadebert.timing import now
 
 log = logging.getLogger("cascadebert")
 
-OPEN = ("/", "/health", "/ready", "/openapi.json")
-"""What is given without the token: nothing of the model and nothing of the traffic."""
-
-Direct = Callable[[Scope, Receive], Awaitable[JSONReply]]
-Application = Callable[[Scope, Receive, Send], Awaitable[None]]
-
-
-class ShutdownFlag:
-    """Whether the server is about to stop, so that no connection is kept."""
-
-    def __init__(self) -> None:
-        self.now = False
+PUBLIC_PATHS = ("/", "/health", "/ready", "/openapi.json")
+"""Paths that need no token: they show nothing of the model and of the traffic."""
 
 
 class ServerMiddleware:
-    """An ASGI application around another.
+    """The application: `app` behind authentication, metrics and error handling.
 
-    Args:
-        app: the other.
-        direct: what answers a POST, by path.
-        settings: of the server.
-        metrics: where answers are counted.
-        closing: whether connections are to be closed.
+    While `closing` is true, every response closes its connection.
     """
 
-    def __init__(
-        self,
-        app: Application,
-        direct: Mapping[str, Direct],
-        settings: ServerConfig,
-        metrics: Metrics,
-        closing: ShutdownFlag,
-    ) -> None:
-        self._app, self._direct, self._metrics, self._closing = app, direct, metrics, closing
-        self._token = None if settings.token is None else settings.token.encode()
-        self._probe_every = settings.probe_every
+    def __init__(self, app: ASGIApp, config: ServerConfig, metrics: Metrics) -> None:
+        self._app, self._metrics, self._probe_every = app, metrics, config.probe_every
+        self._token = None if config.token is None else config.token.encode()
+        self.closing = False
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer one request."""
+        """Handle one request."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        start, sender = now(), _Sender(send, self._closing)
+        start, status = now(), 0
+        scope["app"] = self  # so that the router raises HTTPException for unknown paths and methods
+
+        async def send_and_note(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                if self.closing:
+                    message["headers"] = [*message.get("headers", ()), *CLOSE]
+            await send(message)
+
         try:
-            await self._answer(scope, receive, sender)
+            self._authenticate(scope)
+            await self._app(scope, receive, send_and_note)
         except ClientDisconnected:
-            sender.status = 499  # as nginx counts them; nothing is sent
+            status = 499  # the code of nginx, for metrics only
         except (Exception, CancelledError) as error:
-            await sender.reply(self._reply_to(error))
+            reply = self._error_reply(error)
+            if not status:
+                await reply.send(send_and_note)
         finally:
-            self._metrics.request(scope["path"], sender.status, now() - start)
+            self._metrics.count_request(scope["path"], status, now() - start)
 
-    async def _answer(self, scope: Scope, receive: Receive, sender: _Sender) -> None:
-        path = scope["path"]
-        if self._token is not None and path not in OPEN and not has_bearer_token(scope, self._token):
-            asks = ((b"www-authenticate", b"Bearer"),)
-            message = "expected `Authorization: Bearer TOKEN` with this server's token"
-            await sender.reply(error_reply(401, "Validation", message, asks))
+    def _authenticate(self, scope: Scope) -> None:
+        if self._token is None or scope["path"] in PUBLIC_PATHS:
             return
-        direct = self._direct.get(path) if scope["method"] == "POST" else None
-        if direct is None:
-            await self._app(scope, receive, sender)
-        else:
-            await sender.reply(await direct(scope, receive))
+        scheme, _, token = header(scope, b"authorization").partition(b" ")
+        if scheme.lower() != b"bearer" or not hmac.compare_digest(token.strip(), self._token):
+            message = "expected `Authorization: Bearer TOKEN` with the token of this server"
+            raise HTTPError(401, "Validation", message, ((b"www-authenticate", b"Bearer"),))
 
-    def _reply_to(self, error: BaseException) -> JSONReply:
-        found = reply_to_error(error, self._probe_every)
-        if found is not None and found.status != 424:
-            return found
-        cause = error.__cause__ or error
-        frames = extract_tb(cause.__traceback__)
-        where = f"{Path(frames[-1].filename).name}:{frames[-1].lineno}" if frames else "nowhere"
-        log.error("a request failed: %s at %s", type(cause).__name__, where)  # a message could hold a text
-        return found or error_reply(500, "Backend", "an error of the server's own; it is in its log")
+    def _error_reply(self, error: BaseException) -> JSONReply:
+        reply = _expected_error_reply(error, self._probe_every)
+        if reply is None or reply.status == 424:
+            cause = error.__cause__ or error
+            frames = extract_tb(cause.__traceback__)
+            where = f"{Path(frames[-1].filename).name}:{frames[-1].lineno}" if frames else "an unknown line"
+            log.error("a request failed: %s at %s", type(cause).__name__, where)  # messages may contain texts
+        return reply or error_reply(500, "Backend", "internal server error; see the server's log")
 
 
-class _Sender:
-    """Sends one answer, and remembers its status."""
-
-    def __init__(self, send: Send, closing: ShutdownFlag) -> None:
-        self._send, self._closing = send, closing
-        self.status = 0
-
-    async def __call__(self, message: Message) -> None:
-        if message["type"] == "http.response.start":
-            self.status = message["status"]
-            if self._closing.now:
-                message["headers"] = [*message.get("headers", ()), *CLOSE]
-        await self._send(message)
-
-    async def reply(self, found: JSONReply) -> None:
-        """Send it, unless another answer was begun."""
-        if self.status:
-            return
-        headers = [
-            (b"content-type", b"application/json"),
-            (b"content-length", b"%d" % len(found.body)),
-            *found.headers,
-        ]
-        await self({"type": "http.response.start", "status": found.status, "headers": headers})
-        await self({"type": "http.response.body", "body": found.body})
+def _expected_error_reply(error: BaseException, probe_every: float) -> JSONReply | None:
+    message = str(error)
+    match error:
+        case HTTPError():
+            return error_reply(error.status, error.error_type, message, error.headers)
+        case HTTPException():
+            headers = [(key.encode(), value.encode()) for key, value in (error.headers or {}).items()]
+            return error_reply(error.status_code, "Validation", error.detail, tuple(headers))
+        case Overloaded():
+            return error_reply(429, "Overloaded", message, retry_after(error.retry_after))
+        case DeadlineExceeded():
+            return error_reply(504, "Overloaded", message)
+        case StageUnavailable():
+            return error_reply(503, "Unhealthy", message, retry_after(probe_every))
+        case ServiceUnavailable():
+            return error_reply(503, "Unhealthy", message, retry_after(1.0))
+        case CancelledError():
+            return error_reply(503, "Unhealthy", "the server stopped before a result", retry_after(1.0))
+        case DataError():
+            return error_reply(422, "Tokenizer", message)
+    return None

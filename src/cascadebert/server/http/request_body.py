@@ -1,74 +1,56 @@
-"""Reading a request: its head and its body, never more than allowed and never for ever."""
+"""Reading of JSON request bodies, limited in size and time."""
 
 from __future__ import annotations
 
-import hmac
-from collections.abc import Awaitable, Callable, MutableMapping
-from typing import Any
-
 from anyio import fail_after
+from starlette.types import Receive, Scope
 
 from cascadebert.server.http.responses import CLOSE, HTTPError
-
-Scope = MutableMapping[str, Any]
-Message = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[Message]]
-Send = Callable[[Message], Awaitable[None]]
 
 BODY_SECONDS = 15.0
 
 
 class ClientDisconnected(Exception):
-    """The client cut the connection; nobody waits for an answer."""
+    """The client closed the connection; no response is sent."""
 
 
 def header(scope: Scope, name: bytes) -> bytes:
-    """The value of a header, empty where it is absent."""
+    """Value of a header; empty if it is absent."""
     return next((value for key, value in scope["headers"] if key == name), b"")
 
 
-def has_bearer_token(scope: Scope, token: bytes) -> bool:
-    """Whether a request bears the token; takes the same time for every wrong one of a length."""
-    scheme, _, given = header(scope, b"authorization").partition(b" ")
-    return scheme.lower() == b"bearer" and hmac.compare_digest(given.strip(), token)
+async def read_body(scope: Scope, receive: Receive, max_bytes: int) -> bytes:
+    """Read a JSON body.
 
-
-async def read_json(scope: Scope, receive: Receive, limit: int) -> bytes:
-    """The body of a request.
-
-    Raises:
-        Refusal: 415 if it is not said to be JSON, 413 as soon as it is over the limit, 408 if it does not
-            come within some seconds.
-        Gone: if the connection is cut.
+    Raises HTTPError 415 for another content type, 413 as soon as the body exceeds `max_bytes`, 408 if it does
+    not arrive in time; ClientDisconnected if the connection is closed.
     """
-    kind = header(scope, b"content-type").split(b";")[0].strip().lower()
-    if kind != b"application/json" and not kind.endswith(b"+json"):
-        raise HTTPError(415, "Validation", "expected a body of JSON with `Content-Type: application/json`")
+    media_type = header(scope, b"content-type").split(b";")[0].strip().lower()
+    if media_type != b"application/json" and not media_type.endswith(b"+json"):
+        raise HTTPError(415, "Validation", "expected a JSON body with `Content-Type: application/json`")
     length = header(scope, b"content-length")
-    if length.isdigit() and (len(length) > 18 or int(length) > limit):
-        raise _too_large(limit)
+    if length.isdigit() and (len(length) > 18 or int(length) > max_bytes):
+        raise _too_large(max_bytes)
     try:
         with fail_after(BODY_SECONDS):
-            return await _body(receive, limit)
+            return await _receive_body(receive, max_bytes)
     except TimeoutError as error:
-        message = f"the body did not come within {BODY_SECONDS:g} seconds"
+        message = f"the body did not arrive within {BODY_SECONDS:g} seconds"
         raise HTTPError(408, "Validation", message, CLOSE) from error
 
 
-async def _body(receive: Receive, limit: int) -> bytes:
-    body, more = bytearray(), True
-    while more:
+async def _receive_body(receive: Receive, max_bytes: int) -> bytes:
+    body, more_body = bytearray(), True
+    while more_body:
         message = await receive()
         if message["type"] == "http.disconnect":
             raise ClientDisconnected
         body += message.get("body", b"")
-        if len(body) > limit:
-            raise _too_large(limit)
-        more = message.get("more_body", False)
+        if len(body) > max_bytes:
+            raise _too_large(max_bytes)
+        more_body = message.get("more_body", False)
     return bytes(body)
 
 
-def _too_large(limit: int) -> HTTPError:
-    return HTTPError(
-        413, "Validation", f"the body has more than {limit:,} bytes, the most that is read", CLOSE
-    )
+def _too_large(max_bytes: int) -> HTTPError:
+    return HTTPError(413, "Validation", f"the body exceeds the maximum of {max_bytes:,} bytes", CLOSE)

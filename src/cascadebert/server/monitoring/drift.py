@@ -1,8 +1,7 @@
-"""Whether shares of the traffic are still those of the rows that thresholds were picked on. Pure.
+"""Drift of the traffic's cumulative fractions from those of the tuning set. Pure.
 
-A share may differ from its value there by a tolerance: a difference that is no larger is no alarm, however
-many rows show it. The rows there are a sample too: the true shares lie within a band round those counted, and
-only what is beyond band and tolerance together counts.
+A difference within the tolerance is no alarm, however many texts show it. The tuning set is a sample too: its
+true fractions lie within a band around the observed ones, and only what exceeds band plus tolerance counts.
 """
 
 from __future__ import annotations
@@ -10,77 +9,71 @@ from __future__ import annotations
 import numpy as np
 
 from cascadebert.evaluation.drift_test import TOLERANCE
-from cascadebert.server.monitoring.sequential_tests import Detector
+from cascadebert.server.monitoring.sequential_tests import EDetector
+from cascadebert.server.monitoring.state import ShareComparison
 from cascadebert.types import Floats, Ints
 
-BLOCK = 256
-KEPT = 0.95
+BLOCK_SIZE = 256
+DECAY = 0.95
 
 
-def band(n: int, stages: int, alpha: float) -> float:
-    """How far shares of n rows lie from the true ones, at most, for all thresholds at once.
+def dkw_band(n: int, num_stages: int, alpha: float) -> float:
+    """Half-width of a band that holds the true exit fractions of the first `num_stages` stages.
 
-    The share of rows that some of the first `stages` stages are sure of, for all thresholds together: so it
-    holds though thresholds were picked on the same rows. For one stage it is the band of Dvoretzky, Kiefer
-    and Wolfowitz with Massart's constant (1990), for more that of Naaman (2021, "On the tight constant in the
-    multivariate Dvoretzky-Kiefer-Wolfowitz inequality").
+    The band covers all thresholds at once with probability 1 - alpha, so it also holds for thresholds that
+    were selected on the same n examples. One stage: Dvoretzky, Kiefer and Wolfowitz with Massart's constant
+    (1990); more: Naaman (2021, "On the tight constant in the multivariate Dvoretzky-Kiefer-Wolfowitz
+    inequality").
 
-    Args:
-        n: rows.
-        stages: whose confidences are looked at.
-        alpha: the chance that some share lies further off.
-
-    >>> round(band(2000, 1, 0.01), 4), round(band(2000, 2, 0.01), 4)
+    >>> round(dkw_band(2000, 1, 0.01), 4), round(dkw_band(2000, 2, 0.01), 4)
     (0.0364, 0.0568)
     """
-    count = 2.0 if stages == 1 else stages * (n + 1.0)
-    return float(np.sqrt(np.log(count / alpha) / (2 * n)))
+    constant = 2.0 if num_stages == 1 else num_stages * (n + 1.0)
+    return float(np.sqrt(np.log(constant / alpha) / (2 * n)))
 
 
 class ShareDriftDetector:
-    """Shares of a stream of rows beside those of the calibration.
+    """Compares cumulative fractions of a stream with those of the tuning set.
 
-    Rows are taken in blocks of 256 or more, as requests end; a block is one step of a `Detector` with two
-    bounds for each share.
+    Texts are grouped in blocks of at least 256 as requests end; a block is one step of an `EDetector` with an
+    upper and a lower bound for each fraction.
 
     Args:
-        rows: (k + 1,) the calibration's rows by bin; share i is that of the rows in the first i bins.
-        bands: (k,) how far shares may lie from the true ones.
-        run_length: blocks between false alarms, on the mean, at the least.
+        counts: (k + 1,) the tuning set by bin; fraction i is that of the first i + 1 bins.
+        bands: (k,) half-widths of the bands around the fractions.
+        run_length: lower bound of the mean number of blocks between false alarms.
     """
 
-    def __init__(self, rows: Floats, bands: Floats, run_length: float) -> None:
-        self.calibrated, self.allowed = _shares(rows), bands + TOLERANCE
-        low, high = self.calibrated - self.allowed, self.calibrated + self.allowed
-        self._of = np.concatenate([np.flatnonzero(high < 1), np.flatnonzero(low > 0)])
-        above = np.arange(len(self._of)) < int((high < 1).sum())
-        bounds = np.where(above, high[self._of], low[self._of])
-        self._detector = Detector(bounds, above, run_length)
-        self._block, self._rows = np.zeros(len(rows)), 0
-        self._faded, self.seen = np.zeros(len(rows)), 0
+    def __init__(self, counts: Floats, bands: Floats, run_length: float) -> None:
+        self._reference, self._tolerance = _fractions(counts), bands + TOLERANCE
+        low, high = self._reference - self._tolerance, self._reference + self._tolerance
+        upper, lower = np.flatnonzero(high < 1), np.flatnonzero(low > 0)
+        self._columns = np.concatenate([upper, lower])
+        above = np.arange(len(self._columns)) < len(upper)
+        self._detector = EDetector(np.concatenate([high[upper], low[lower]]), above, run_length)
+        self._block, self._decayed = np.zeros(len(counts)), np.zeros(len(counts))
+        self._block_size = self.n = 0
 
-    def add(self, counts: Ints, rows: int) -> bool:
-        """Take in the rows of a request; True for an alarm.
-
-        Args:
-            counts: (k + 1,) rows by bin.
-            rows: all of them.
-        """
+    def add(self, counts: Ints, n: int) -> bool:
+        """Add the n texts of a request, (k + 1,) by bin; return True on an alarm."""
         self._block += counts
-        self._rows += rows
-        self.seen += rows
-        if self._rows < BLOCK:
+        self._block_size += n
+        self.n += n
+        if self._block_size < BLOCK_SIZE:
             return False
-        alarm = self._detector.step(np.cumsum(self._block)[self._of], self._rows)
-        self._faded = KEPT * self._faded + self._block
-        self._block, self._rows = np.zeros(len(self._block)), 0
+        alarm = self._detector.step(np.cumsum(self._block)[self._columns], self._block_size)
+        self._decayed = DECAY * self._decayed + self._block
+        self._block, self._block_size = np.zeros(len(self._block)), 0
         return alarm
 
-    def lately(self) -> Floats:
-        """(k,) shares of some 5,000 rows, each block counting 0.95 of the next one; empty without rows."""
-        rows = KEPT * self._faded + self._block
-        return _shares(rows) if rows.any() else np.empty(0)
+    def comparison(self) -> ShareComparison:
+        """Return the fractions of some 5,000 recent texts (decay 0.95 a block) beside the reference."""
+        counts = DECAY * self._decayed + self._block
+        recent = _fractions(counts) if counts.any() else np.empty(0)
+        arrays = (self._reference, recent, self._tolerance)
+        reference, recent_values, tolerance = (tuple(array.tolist()) for array in arrays)
+        return ShareComparison(reference, recent_values, tolerance, self.n)
 
 
-def _shares(rows: Floats) -> Floats:
-    return np.asarray(np.cumsum(rows)[:-1] / rows.sum())
+def _fractions(counts: Floats) -> Floats:
+    return np.asarray(np.cumsum(counts)[:-1] / counts.sum())

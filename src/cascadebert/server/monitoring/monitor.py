@@ -1,12 +1,12 @@
-"""The watch on the quality of a server, without labels.
+"""Monitor of the quality of a running server, without labels.
 
-Three things are watched. **Agreement** with the last stage, of a sample of all rows at each operating point,
-against the level that the certificate promises: over all time (the probability of ever a false alarm, at any
-point, is 1 % at most) and lately (between false alarms lie a million audited rows, on the mean, at the
-least). **Exit rates** of each operating point, and **confidences** of the first stage, against those of the
-rows that thresholds were picked on: between false alarms lie a million blocks of 256 rows, unless those rows
-are one of the samples, 1 % at most, that lie further off than their band. All of it holds for traffic of
-which each row, given those before it, is a draw from what was promised.
+**Agreement** with the last stage, on a sample of the texts at each operating point, is tested against the
+certified level: over all time (the probability of ever a false alarm, at any point, is at most 1 %) and
+recently (at least a million evaluated texts between false alarms, on average). **Exit rates** of each
+operating point and **confidences** of the first stage are compared with those of the tuning set: at least a
+million blocks of 256 texts between false alarms, unless the tuning set is one of the samples, at most 1 %,
+that lie outside their band. All of it holds for traffic in which each text, given those before it, is drawn
+as certified.
 """
 
 from __future__ import annotations
@@ -19,8 +19,13 @@ from dataclasses import replace
 import numpy as np
 
 from cascadebert.server.config import ServerConfig
-from cascadebert.server.monitoring.drift import ShareDriftDetector, band
-from cascadebert.server.monitoring.sequential_tests import Detector, Tally, confidence_sequence, log_capital
+from cascadebert.server.monitoring.drift import ShareDriftDetector, dkw_band
+from cascadebert.server.monitoring.sequential_tests import (
+    EDetector,
+    LossCounts,
+    confidence_sequence,
+    log_capital,
+)
 from cascadebert.server.monitoring.state import (
     Alarm,
     AlarmKind,
@@ -37,234 +42,173 @@ from cascadebert.types import Bools, Floats, Ints
 log = logging.getLogger("cascadebert")
 ALPHA = 0.01
 RUN_LENGTH = 1_000_000.0
-LOWERED = ((0.5, 1 / 2), (0.625, 1 / 4), (0.75, 1 / 8), (0.875, 0.0))
-RESTORED = 0.25
-MOST_CHANGES = 100
+RATE_FACTORS = ((0.5, 1 / 2), (0.625, 1 / 4), (0.75, 1 / 8), (0.875, 0.0))  # (fill of the queue, factor)
+RESTORE_BELOW = 0.25
+MAX_RATE_CHANGES = 100
 
 
 class _Point:
-    """What is kept of one operating point."""
+    # Counts and detectors of one operating point.
 
-    def __init__(self, reference: Reference, point: int) -> None:
-        self.tally, self.alpha, self.broken = Tally(), 0.0, False
+    def __init__(self, reference: Reference, index: int) -> None:
+        level, rates = reference.certified_level, reference.exit_rates[index]
         self.exits = np.zeros(reference.num_stages, dtype=np.int64)
-        self.level = reference.level
-        self.recent = None if self.level is None else _detector(1 - self.level)
-        rates = reference.exit_rates[point]
-        known = bool(rates) and reference.n > 0 and reference.num_stages > 1
-        self.rates = _exit_shares(rates, reference.n) if known else None
+        self.counts, self.alpha = LossCounts(), ALPHA
+        self.recent = self.exit_rates = None
+        if level is not None:
+            self.recent = EDetector(np.array([1 - level]), np.array([True]), RUN_LENGTH)
+        if rates and reference.n > 0 and reference.num_stages > 1:
+            # All bands together fail with probability ALPHA; the first stage's also covers its confidences.
+            inner = len(rates) - 1
+            bands = [dkw_band(reference.n, stage, ALPHA / inner) for stage in range(1, inner + 1)]
+            self.exit_rates = ShareDriftDetector(np.array(rates), np.array(bands), RUN_LENGTH)
 
-    def left(self, exits: Ints, rows: int) -> bool:
-        self.exits += exits
-        return self.rates is not None and self.rates.add(exits, rows)
-
-    def audited(self, lost: bool, weight: float) -> list[AlarmKind]:
-        self.tally = self.tally.plus(lost, weight)
-        if self.level is None or self.recent is None:
-            return []
-        found = list[AlarmKind]()
-        if self.recent.step(np.array([float(lost)]), 1, weight):
-            found.append("recent agreement")
-        refuted = log_capital(self.tally, 1 - self.level, above=True) >= -np.log(self.alpha)
-        if refuted and not self.broken:
-            self.broken = True
-            found.append("agreement")
-        return found
-
-
-def _detector(share: float) -> Detector:
-    return Detector(np.array([share]), np.array([True]), RUN_LENGTH)
+    def state(self, index: int, level: float | None) -> PointState:
+        low, high = confidence_sequence(self.counts, self.alpha)
+        return PointState(
+            index=index,
+            exits=tuple(self.exits.tolist()),
+            shadow_evaluations=self.counts.n,
+            agreement=1 - self.counts.rate if self.counts.n else None,
+            ci_lower=1 - high,
+            ci_upper=1 - low,
+            certified_level=level,
+            exit_rates=_comparison(self.exit_rates),
+        )
 
 
-def _exit_shares(rates: tuple[float, ...], n: int) -> ShareDriftDetector:
-    """The bands of all stages are wrong with probability ALPHA; the first's holds for its histogram too."""
-    inner = len(rates) - 1
-    bands = [band(n, stage, ALPHA / inner) for stage in range(1, inner + 1)]
-    return ShareDriftDetector(np.array(rates), np.array(bands), RUN_LENGTH)
-
-
-def _confidence_shares(reference: Reference) -> ShareDriftDetector | None:
-    found = reference.confidences
-    if found is None:
+def _confidence_detector(reference: Reference) -> ShareDriftDetector | None:
+    if reference.confidences is None:
         return None
-    counts = np.array(found.counts, dtype=np.float64)
-    slack = band(int(counts.sum()), 1, ALPHA / max(reference.num_stages - 1, 1))
-    return ShareDriftDetector(counts, np.full(len(found.edges), slack), RUN_LENGTH)
+    counts = np.array(reference.confidences.counts, dtype=np.float64)
+    width = dkw_band(int(counts.sum()), 1, ALPHA / max(reference.num_stages - 1, 1))
+    return ShareDriftDetector(counts, np.full(len(counts) - 1, width), RUN_LENGTH)
 
 
 class QualityMonitor:
-    """Takes in every answered row and every audited one; any thread may call anything.
+    """Records exits and shadow evaluations, and raises alarms; every method is thread-safe.
 
-    Rows of requests that asked for another last stage, or that were answered for want of one, are outside of
-    what is certified: they are not reported here. An audited row is one that was drawn at arrival: where it
-    left early the last stage is run on it later, where the last stage answered it agrees with itself. Both
-    have to be reported in one line (`Turns`), in an order that has nothing to do with where rows left.
-
-    Args:
-        reference: from `reference_of`.
-        settings: of the server.
+    Texts of requests with a `max_stage`, and degraded ones, are not covered by the certificate and must not
+    be recorded. Texts are sampled for shadow evaluation on arrival: the last stage runs later on those that
+    exited early, and agrees with itself on those that it predicted. Both must be recorded in one order that
+    does not depend on where texts exited (`OrderedReporter`).
     """
 
-    def __init__(self, reference: Reference, settings: ServerConfig) -> None:
-        self._reference, self._settings = reference, settings
+    def __init__(self, reference: Reference, config: ServerConfig) -> None:
+        self._reference, self._config = reference, config
         self._lock = threading.Lock()
-        self._random = np.random.default_rng(settings.seed)
+        self._random = np.random.default_rng(config.seed)
         self._start = now()
-        self._rate = self._next_rate = settings.shadow_rate
-        self._weight = 1 / settings.shadow_rate if settings.shadow_rate else 1.0
-        self._changes = deque[RateChange](maxlen=MOST_CHANGES)
+        self._rate = self._next_rate = config.shadow_rate
+        self._weight = 1 / config.shadow_rate if config.shadow_rate else 1.0
+        self._rate_changes = deque[RateChange](maxlen=MAX_RATE_CHANGES)
         self._points: dict[int, _Point] = {}
-        self._judged = 0
-        self._rows = 0
-        self._breaches: dict[tuple[AlarmKind, int | None], Alarm] = {}
-        self._confidences = _confidence_shares(reference)
+        self._texts = 0
+        self._alarms: dict[tuple[AlarmKind, int | None], Alarm] = {}
+        self._confidences = _confidence_detector(reference)
         self._edges = np.array(() if reference.confidences is None else reference.confidences.edges)
-        self._intervals: dict[int, tuple[Tally, tuple[float, float]]] = {}
 
     def sample_arrivals(self, n: int) -> Bools:
-        """(n,) which of the rows that arrive are to be audited."""
+        """(n,) true for the arriving texts that are selected for shadow evaluation."""
         with self._lock:
             if self._next_rate != self._rate:
                 self._rate = self._next_rate
                 self._weight = 1 / self._rate if self._rate else self._weight
-                self._changes.append(RateChange(now() - self._start, self._rate))
+                self._rate_changes.append(RateChange(now() - self._start, self._rate))
             return np.asarray(self._random.random(n) < self._rate)
 
     def weight(self) -> float:
-        """Inverse of the rate at which the last rows that arrived were drawn, to be kept with them."""
+        """Inverse of the rate at which the last arrivals were sampled, to be stored with them."""
         return self._weight
 
-    def record_exits(self, point: int, stages: Ints, confidences: Floats) -> None:
-        """Take in the answered rows of a request.
+    def record_exits(self, index: int, stages: Ints, confidences: Floats) -> None:
+        """Record the texts of a request at operating point `index`.
 
-        Args:
-            point: of the ladder, that they were answered at.
-            stages: (n,) that answered, from 1.
-            confidences: (n,) of the first stage.
+        `stages`, (n,), are those of the exits, counted from 1; `confidences`, (n,), those of the first stage.
         """
-        exits = np.bincount(stages - 1, minlength=self._reference.num_stages)
+        n, exits = len(stages), np.bincount(stages - 1, minlength=self._reference.num_stages)
         bins = bin_counts(confidences, self._edges)
-        new: list[Alarm | None] = []
         with self._lock:
-            self._rows += len(stages)
-            if self._at(point).left(exits, len(stages)):
-                new.append(self._breach("exit rates", point))
-            if self._confidences is not None and self._confidences.add(bins, len(stages)):
-                new.append(self._breach("confidences", None))
-        _say(new)
+            self._texts += n
+            point = self._point(index)
+            point.exits += exits
+            if point.exit_rates is not None and point.exit_rates.add(exits, n):
+                self._raise_alarm("exit_rates", index)
+            if self._confidences is not None and self._confidences.add(bins, n):
+                self._raise_alarm("confidences", None)
 
-    def record_shadow_result(self, point: int, agreed: bool, weight: float) -> None:
-        """Take in an audited row.
+    def record_shadow_result(self, index: int, agreed: bool, weight: float) -> None:
+        """Record if the last stage agreed with a prediction at operating point `index`, with its `weight`."""
+        weight *= self._config.shadow_rate
+        with self._lock:
+            point = self._point(index)
+            if not point.counts.n:  # points share ALPHA in the order of their first evaluation
+                order = 1 + sum(known.counts.n > 0 for known in self._points.values())
+                point.alpha = ALPHA / (order * (order + 1))
+            point.counts = point.counts.add(not agreed, weight)
+            if point.recent is None or self._reference.certified_level is None:
+                return
+            if point.recent.step(np.array([float(not agreed)]), 1, weight):
+                self._raise_alarm("agreement_recent", index)
+            if ("agreement", index) not in self._alarms:
+                capital = log_capital(point.counts, 1 - self._reference.certified_level, above=True)
+                if capital >= -np.log(point.alpha):
+                    self._raise_alarm("agreement", index)
 
-        Args:
-            point: that it was answered at.
-            agreed: whether its answer is the last stage's own.
-            weight: kept with it at arrival.
+    def report_backlog(self, size: int) -> None:
+        """Lower the rate as the shadow queue fills; restore it when three quarters of the queue are free.
+
+        The change takes effect with the next arrivals. At seven eighths nothing is sampled any more.
         """
+        fill, base = size / self._config.shadow_queue_size, self._config.shadow_rate
+        lowered = min([base * factor for least, factor in RATE_FACTORS if fill >= least], default=base)
         with self._lock:
-            here = self._at(point)
-            if not here.tally.n:  # points share ALPHA by the order in which they are first audited
-                self._judged += 1
-                here.alpha = ALPHA / (self._judged * (self._judged + 1))
-            kinds = here.audited(not agreed, weight * self._settings.shadow_rate)
-            new = [self._breach(kind, point) for kind in kinds]
-        _say(new)
-
-    def report_backlog(self, waiting: int) -> None:
-        """Lower the rate as the audit's queue fills, and restore it when three quarters of it are free.
-
-        The change takes effect with the next rows that arrive. At seven eighths nothing is drawn any more.
-
-        Args:
-            waiting: rows that were drawn and are not reported yet.
-        """
-        fill, base = waiting / self._settings.shadow_queue_size, self._settings.shadow_rate
-        wanted = min([base * share for least, share in LOWERED if fill >= least], default=base)
-        with self._lock:
-            self._next_rate = base if fill <= RESTORED else min(wanted, self._next_rate)
+            self._next_rate = base if fill <= RESTORE_BELOW else min(lowered, self._next_rate)
 
     def wants_safest_point(self) -> bool:
-        """Whether an alarm was raised and the server is set to move to its safest point then."""
-        return bool(self._breaches) and self._settings.on_alarm == "safest-point"
+        """True after an alarm if the server is configured to switch to its most conservative point then."""
+        return bool(self._alarms) and self._config.on_alarm == "safest-point"
 
     def state(self) -> MonitorState:
-        """What was seen so far."""
+        """Return a consistent snapshot."""
+        level = self._reference.certified_level
         with self._lock:
-            seen = [(place, self._points[place]) for place in sorted(self._points)]
-            held = [(place, one.tally, one.alpha) for place, one in seen]
-            points = [_point_state(place, one) for place, one in seen]
-            found = MonitorState(
-                rows=self._rows,
-                points=(),
-                confidences=_finding(self._confidences),
-                breaches=tuple(self._breaches.values()),
-                rate=self._rate,
-                changes=tuple(self._changes),
-                notices=self._notices(),
+            return MonitorState(
+                texts=self._texts,
+                operating_points=tuple(point.state(i, level) for i, point in sorted(self._points.items())),
+                confidences=_comparison(self._confidences),
+                alarms=tuple(self._alarms.values()),
+                shadow_rate=self._rate,
+                rate_changes=tuple(self._rate_changes),
+                notices=_notices(self._reference),
             )
-        ends = [self._interval(*one) for one in held]
-        known = [replace(one, low=low, high=high) for one, (low, high) in zip(points, ends, strict=True)]
-        return replace(found, points=tuple(known))
 
-    def _interval(self, place: int, tally: Tally, alpha: float) -> tuple[float, float]:
-        """Of agreement; it takes a millisecond, so it is kept while no row is added."""
-        known = self._intervals.get(place)
-        if known is None or known[0] is not tally:
-            low, high = confidence_sequence(tally, alpha) if tally.n else (0.0, 1.0)
-            known = self._intervals[place] = tally, (1 - high, 1 - low)
-        return known[1]
+    def _point(self, index: int) -> _Point:
+        if index not in self._points:
+            self._points[index] = _Point(self._reference, index)
+        return self._points[index]
 
-    def _at(self, point: int) -> _Point:
-        if point not in self._points:
-            self._points[point] = _Point(self._reference, point)
-        return self._points[point]
-
-    def _breach(self, kind: AlarmKind, point: int | None) -> Alarm | None:
-        """Record an alarm; returned if it is to be said: the first, and then each time they have doubled."""
-        at, known = now() - self._start, self._breaches.get((kind, point))
-        if known is None:
-            found = Alarm(kind, point, at, self._rows, 1, at)
+    def _raise_alarm(self, kind: AlarmKind, index: int | None) -> None:
+        seconds, alarm = now() - self._start, self._alarms.get((kind, index))
+        if alarm is None:
+            alarm = Alarm(kind, index, self._texts, seconds, seconds)
         else:
-            found = replace(known, times=known.times + 1, last_seconds=at)
-        self._breaches[kind, point] = found
-        return found if found.times & (found.times - 1) == 0 else None
-
-    def _notices(self) -> tuple[str, ...]:
-        said = []
-        if self._reference.level is None:
-            said.append("no agreement certified: it is measured, and there is no alarm")
-        if self._confidences is None:
-            said.append("no calibration stored: confidences are not compared")
-        if not self._reference.n:
-            said.append("no exit rates stored: they are not compared")
-        return tuple(said)
+            alarm = replace(alarm, count=alarm.count + 1, last_seconds=seconds)
+        self._alarms[kind, index] = alarm
+        if alarm.count & (alarm.count - 1) == 0:  # an alarm that goes on is logged whenever its count doubles
+            point = "" if index is None else f" at operating point {index}"
+            message = "alarm: %s%s; raised %d times so far, first after %d texts"
+            log.warning(message, kind, point, alarm.count, alarm.texts)
 
 
-def _point_state(place: int, one: _Point) -> PointState:
-    return PointState(
-        point=place,
-        rows=int(one.exits.sum()),
-        exits=tuple(one.exits.tolist()),
-        audited=one.tally.n,
-        agreement=1 - one.tally.share if one.tally.n else None,
-        low=0.0,
-        high=1.0,
-        certified=one.level,
-        exit_rates=_finding(one.rates),
+def _comparison(detector: ShareDriftDetector | None) -> ShareComparison | None:
+    return None if detector is None else detector.comparison()
+
+
+def _notices(reference: Reference) -> tuple[str, ...]:
+    notices = (
+        (reference.certified_level is None, "no agreement certified: it is measured, without alarms"),
+        (reference.confidences is None, "no calibration stored: confidences are not compared"),
+        (not reference.n, "no exit rates stored: they are not compared"),
     )
-
-
-def _finding(shares: ShareDriftDetector | None) -> ShareComparison | None:
-    if shares is None:
-        return None
-    calibrated, lately, allowed = (
-        tuple(one.tolist()) for one in (shares.calibrated, shares.lately(), shares.allowed)
-    )
-    return ShareComparison(calibrated, lately, allowed, shares.seen)
-
-
-def _say(new: list[Alarm | None]) -> None:
-    for one in new:
-        if one is not None:
-            where = "" if one.point is None else f" at operating point {one.point}"
-            log.warning("alarm: %s%s; %d so far, first after %d rows", one.kind, where, one.times, one.rows)
+    return tuple(notice for applies, notice in notices if applies)

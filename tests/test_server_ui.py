@@ -16,7 +16,7 @@ from browser import CHROMIUM, browser
 from cascadebert.server.config import ServerConfig
 from cascadebert.server.http.app import make_app
 from cascadebert.server.monitoring.monitor import QualityMonitor
-from cascadebert.server.monitoring.state import reference_of
+from cascadebert.server.monitoring.state import Reference
 from cascadebert.server.scheduling.dispatcher import BatchDispatcher
 
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no chromium here")
@@ -29,7 +29,7 @@ class Served:
     """A server in a thread."""
 
     def __init__(self, cascade, settings):
-        watch = QualityMonitor(reference_of(cascade), settings)
+        watch = QualityMonitor(Reference.from_cascade(cascade), settings)
         app = make_app(BatchDispatcher(cascade, settings, monitor=watch), cascade, settings, watch)
         self._socket = socket.create_server(("127.0.0.1", 0))
         self.url = f"http://127.0.0.1:{self._socket.getsockname()[1]}/"

@@ -1,4 +1,4 @@
-"""The server over HTTP: rubbish, slow and cut connections, and how it stops."""
+"""The server over HTTP: malformed requests, slow and dropped connections, and shutdown."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from cascadebert.server.http.app import make_app
 from cascadebert.server.http.schemas import ErrorResponse
 from cascadebert.server.scheduling.dispatcher import BatchDispatcher
 from samples import sentences
-from serving import SMALL, ScriptedPool, ask, request, rest, serving
+from serving import SMALL, ScriptedDispatcher, post, read_to_end, request, serving
 
 
 @pytest.fixture(scope="module")
@@ -37,19 +37,19 @@ def cascade(make_cascade):
 
 @pytest.fixture(scope="module")
 def known(saved):
-    """A cascade that was saved, and says what it reads and how well its stages do."""
+    """A saved cascade."""
     return Cascade.from_pretrained(saved)
 
 
 @pytest.fixture(scope="module")
 def client(cascade):
-    """A client of a server with a real pool."""
+    """A client of a server with a real dispatcher."""
     app = make_app(BatchDispatcher(cascade, SMALL), cascade, SMALL)
     with TestClient(app, raise_server_exceptions=False) as client:
         yield client
 
 
-# ---- rubbish
+# ---- malformed bodies
 
 PIECES = st.sampled_from(
     [b"{", b"}", b"[", b"]", b'"inputs"', b'"texts"', b":", b",", b'"', b"\\ud800", b"\\u0000", b"\x00",
@@ -75,8 +75,8 @@ FUZZ = settings(max_examples=150, deadline=None, derandomize=True, suppress_heal
 
 @FUZZ
 @given(body=BODIES, path=st.sampled_from(["/predict", "/v1/classify"]))
-def test_no_body_is_answered_by_an_error_of_the_server(client, body, path):
-    response = ask(client, body, path)
+def test_no_body_causes_an_internal_error(client, body, path):
+    response = post(client, body, path)
     assert response.status_code in (200, 400, 413, 422, 504), (body, response.text)
     if response.status_code != 200:
         ErrorResponse.model_validate(response.json())
@@ -84,8 +84,8 @@ def test_no_body_is_answered_by_an_error_of_the_server(client, body, path):
 
 @FUZZ
 @given(text=st.text(st.characters(codec="utf-8"), min_size=1, max_size=60))
-def test_any_text_that_json_can_hold_is_answered(client, text):
-    response = ask(client, {"texts": [text]}, "/v1/classify")
+def test_any_text_that_json_can_hold_is_classified(client, text):
+    response = post(client, {"texts": [text]}, "/v1/classify")
     assert response.status_code == 200, (text, response.text)
 
 
@@ -106,52 +106,52 @@ def test_any_text_that_json_can_hold_is_answered(client, text):
         (b'\xef\xbb\xbf{"inputs":"a"}', 400),
     ],
 )
-def test_known_rubbish_has_known_answers(client, body, status):
-    assert ask(client, body).status_code == status
+def test_known_malformed_bodies_have_known_statuses(client, body, status):
+    assert post(client, body).status_code == status
 
 
-# ---- a server as a process
+# ---- a server in its own process
 
 
 @pytest.fixture(scope="module")
 def server(saved, tmp_path_factory):
-    """A running server whose folder was removed after its start; a module's tests share it."""
+    """A running server, shared by all tests, whose folder was removed after the start."""
     root = tmp_path_factory.mktemp("served")
     shutil.copytree(saved, root / "cascade")
     with serving(
         root / "cascade", root / "log", "--latency-target-ms", 20_000, "--max-client-batch-size", 16
-    ) as served:
+    ) as running:
         shutil.rmtree(root / "cascade")
-        yield served
+        yield running
 
 
 @pytest.mark.slow
-def test_a_full_disk_under_the_log_stops_nothing(saved):
+def test_a_full_disk_under_the_log_does_not_stop_the_server(saved):
     with serving(saved, Path("/dev/full"), "--latency-target-ms", 20_000) as served:
         assert served.raw(request(b'{"inputs":"a"}')).startswith(b"HTTP/1.1 200")
         served.process.terminate()
         assert served.process.wait(timeout=60) == 0
 
 
-def test_it_says_where_it_serves_and_that_it_is_uncertified(server):
-    assert server.said["operating_point"] == 0 and server.said["certificate"] is None
-    assert f"serving on {server.said['url']}" in server.log.read_text()
+def test_the_startup_line_holds_address_operating_point_and_certificate(server):
+    assert server.startup["operating_point"] == 0 and server.startup["certificate"] is None
+    assert f"serving on {server.startup['url']}" in server.log.read_text()
     assert "uncertified" in server.log.read_text()
 
 
-def test_slow_cut_pipelined_and_broken_requests_leave_it_well(server):
+def test_slow_dropped_pipelined_and_broken_requests_leave_the_server_working(server):
     good = request(b'{"inputs":"a lovely film"}')
     with server.connect() as slow:
         for byte in good:
             slow.sendall(bytes([byte]))
-        assert rest(slow).startswith(b"HTTP/1.1 200")
+        assert read_to_end(slow).startswith(b"HTTP/1.1 200")
     for length in (1, 30, 100, len(good) - 1, len(good)):
-        with server.connect() as cut:
-            cut.sendall(good[:length])
+        with server.connect() as dropped:
+            dropped.sendall(good[:length])
     twice = request(b'{"inputs":"dull"}', close=False) + good
     assert server.raw(twice).count(b"HTTP/1.1 200") == 2
-    said = server.raw(b"\x16\x03\x01 nonsense\r\n\r\n")
-    assert said.startswith(b"HTTP/1.1 400") and b'"error_type":"Validation"' in said
+    response = server.raw(b"\x16\x03\x01 nonsense\r\n\r\n")
+    assert response.startswith(b"HTTP/1.1 400") and b'"error_type":"Validation"' in response
     chunks = b"5\r\n12345\r\n" * 500_000
     head = request(b"").replace(b"content-length: 0", b"transfer-encoding: chunked")
     assert server.raw(head + chunks).startswith(b"HTTP/1.1 413")
@@ -171,7 +171,7 @@ def test_a_bad_expectation_and_a_huge_head_do_no_harm(server):
 @pytest.mark.parametrize(
     "after", [b"", b"transfer-encoding: chunked\r\n\r\n0\r\n"], ids=["head", "after chunks"]
 )
-def test_fields_without_an_end_are_not_read_to_it(server, endless, after):
+def test_endless_headers_and_trailers_are_not_read_to_the_end(server, endless, after):
     head = request(b"").partition(b"content-length")[0]
     with server.connect() as connection, suppress(ConnectionError):
         connection.sendall(head + after)
@@ -181,21 +181,24 @@ def test_fields_without_an_end_are_not_read_to_it(server, endless, after):
                 break
         else:
             pytest.fail("megabytes of a head were read")
-        assert rest(connection)[:12] in (b"HTTP/1.1 431", b"")  # an answer can be lost with what was not read
+        assert read_to_end(connection)[:12] in (
+            b"HTTP/1.1 431",
+            b"",
+        )  # an answer can be lost with what was not read
     assert server.raw(request(b'{"inputs":"a"}')).startswith(b"HTTP/1.1 200")
 
 
-def test_texts_do_not_come_into_the_log(server):
+def test_texts_are_never_logged(server):
     server.raw(request(b'{"inputs":"secretword"}'))
     server.raw(request(b'{"inputs":"secretword", "raw_scores": "secretword"}'))
     assert "secretword" not in server.log.read_text()
 
 
-def test_stopping_under_load_loses_and_mixes_up_nothing_and_ends_well(known, server):
-    """Every request that was sent gets its own whole answer, or its connection was never accepted."""
+def test_shutdown_under_load_loses_and_mixes_up_nothing_and_exits_cleanly(known, server):
+    """Every request that was sent gets its own complete response, or its connection was never accepted."""
     texts = sentences(96, seed=9)
     expected = known.predict_proba(texts)
-    answered, lost, stopped = [], [], threading.Event()
+    completed, lost, stopped = [], [], threading.Event()
 
     def load(turn):
         while not stopped.is_set():
@@ -204,56 +207,56 @@ def test_stopping_under_load_loses_and_mixes_up_nothing_and_ends_well(known, ser
             except OSError:
                 return  # refused: nothing was sent
             with connection:
-                turn = converse(connection, turn, texts, answered, lost, stopped)
+                turn = converse(connection, turn, texts, completed, lost, stopped)
 
     threads = [threading.Thread(target=load, args=(turn,)) for turn in range(6)]
     for thread in threads:
         thread.start()
     until = time.monotonic() + 20
-    while len(answered) < 30 and time.monotonic() < until:
+    while len(completed) < 30 and time.monotonic() < until:
         time.sleep(0.01)
     server.process.send_signal(signal.SIGTERM)
     assert server.process.wait(timeout=60) == 0
     stopped.set()
     for thread in threads:
         thread.join()
-    assert lost == [] and len(answered) >= 30
-    for first, rows in answered:
-        scores = [{one["label"]: one["score"] for one in labels} for labels in rows]
-        found = [[one[name] for name in known.label_names] for one in scores]
-        assert np.allclose(found, expected[first : first + 16], atol=1e-4)
+    assert lost == [] and len(completed) >= 30
+    for first, rows in completed:
+        scores = [{prediction["label"]: prediction["score"] for prediction in row} for row in rows]
+        probabilities = [[row[name] for name in known.label_names] for row in scores]
+        assert np.allclose(probabilities, expected[first : first + 16], atol=1e-4)
 
 
-def converse(connection, turn, texts, answered, lost, stopped):
-    """Ask for sixteen texts after the other on one connection until it is closed."""
+def converse(connection, turn, texts, completed, lost, stopped):
+    """Request batches of sixteen texts on one connection until it is closed."""
     while not stopped.is_set():
         first = 16 * (turn % 6)
         body = json.dumps({"inputs": [[text] for text in texts[first : first + 16]]}).encode()
         connection.sendall(request(body, close=False))
-        got = one_answer(connection)
-        head, _, said = got.partition(b"\r\n\r\n")
+        response = receive_response(connection)
+        head, _, content = response.partition(b"\r\n\r\n")
         if not head.startswith(b"HTTP/1.1 200"):
-            lost.append(got)
+            lost.append(response)
             break
-        answered.append((first, json.loads(said)))
+        completed.append((first, json.loads(content)))
         turn += 1
         if b"connection: close" in head:
             break
     return turn
 
 
-def one_answer(connection):
-    """The bytes of one answer with a content-length."""
-    got = b""
+def receive_response(connection):
+    """Receive one response with a content-length."""
+    received = b""
     while True:
         block = connection.recv(65536)
         if not block:
-            return got
-        got += block
-        head, _, body = got.partition(b"\r\n\r\n")
+            return received
+        received += block
+        head, _, body = received.partition(b"\r\n\r\n")
         length = re.search(rb"content-length: (\d+)", head)
         if length and len(body) >= int(length[1]):
-            return got
+            return received
 
 
 SCOPE = {
@@ -264,9 +267,9 @@ SCOPE = {
 }
 
 
-def test_a_body_that_does_not_come_is_not_waited_for(cascade, monkeypatch):
+def test_a_body_that_does_not_arrive_times_out(cascade, monkeypatch):
     monkeypatch.setattr(request_body, "BODY_SECONDS", 0.05)
-    app, sent = make_app(ScriptedPool(), cascade, SMALL), []
+    app, sent = make_app(ScriptedDispatcher(), cascade, SMALL), []
 
     async def receive():
         await asyncio.Event().wait()
@@ -278,9 +281,9 @@ def test_a_body_that_does_not_come_is_not_waited_for(cascade, monkeypatch):
     assert sent[0]["status"] == 408 and (b"connection", b"close") in sent[0]["headers"]
 
 
-def test_a_head_that_does_not_come_ends_its_connection(cascade, monkeypatch):
+def test_a_head_that_does_not_arrive_closes_the_connection(cascade, monkeypatch):
     monkeypatch.setattr(runner, "HEAD_SECONDS", 0.2)
-    app = make_app(ScriptedPool(), cascade, SMALL)
+    app = make_app(ScriptedDispatcher(), cascade, SMALL)
     listener = runner.listen("127.0.0.1", 0)
     config = uvicorn.Config(app, http=runner._Connection, log_config=None, timeout_keep_alive=1)
     server = uvicorn.Server(config)
@@ -294,16 +297,16 @@ def test_a_head_that_does_not_come_ends_its_connection(cascade, monkeypatch):
         ):
             with socket.create_connection(listener.getsockname(), timeout=20) as slow:
                 slow.sendall(start)
-                assert rest(slow).count(b"HTTP/1.1 200") == start.count(b"\r\n\r\n")
+                assert read_to_end(slow).count(b"HTTP/1.1 200") == start.count(b"\r\n\r\n")
     finally:
         server.should_exit = True
         thread.join()
 
 
-def test_a_request_that_is_cut_is_abandoned(cascade):
-    """The pool's future is cancelled as soon as the client is gone."""
-    pool = ScriptedPool()
-    app = make_app(pool, cascade, SMALL)
+def test_the_request_of_a_disconnected_client_is_cancelled(cascade):
+    """The future of the dispatcher is cancelled as soon as the client has disconnected."""
+    dispatcher = ScriptedDispatcher()
+    app = make_app(dispatcher, cascade, SMALL)
     messages = [{"type": "http.request", "body": b'{"inputs":"a"}', "more_body": False}]
     sent = []
 
@@ -314,12 +317,12 @@ def test_a_request_that_is_cut_is_abandoned(cascade):
         sent.append(message)
 
     asyncio.run(app(dict(SCOPE), receive, send))
-    assert pool.futures[0].cancelled() and sent == []
+    assert dispatcher.futures[0].cancelled() and sent == []
 
 
-def test_an_address_that_cannot_be_had_and_a_bad_token_are_one_message_each(saved, run, monkeypatch):
-    code, _, said = run("serve", saved, "--host", "203.0.113.1", "--port", 9)
-    assert code == 2 and "cannot listen on 203.0.113.1, port 9" in said and "Traceback" not in said
+def test_an_unavailable_address_and_a_bad_token_are_one_message_each(saved, run, monkeypatch):
+    code, _, output = run("serve", saved, "--host", "203.0.113.1", "--port", 9)
+    assert code == 2 and "cannot listen on 203.0.113.1, port 9" in output and "Traceback" not in output
     monkeypatch.setenv("CASCADEBERT_TOKEN", "two words")
-    code, _, said = run("serve", saved, "--port", 0)
-    assert code == 2 and "CASCADEBERT_TOKEN" in said and "two words" not in said
+    code, _, output = run("serve", saved, "--port", 0)
+    assert code == 2 and "CASCADEBERT_TOKEN" in output and "two words" not in output
