@@ -1,162 +1,143 @@
-"""Metrics from sums over rows, so that mixtures and bootstrap samples cost a matrix product. Pure."""
+"""Metrics from sums over texts, so that mixtures and bootstrap samples cost one matrix product."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import astuple
 
 import numpy as np
 
 from cascadebert.paper.protocol import MetricName
+from cascadebert.thresholds.intervals import percentile_interval
 from cascadebert.types import Bools, Floats, Ints
 
-QUANTILES = (0.025, 0.975)
+SampleMetric = Callable[[Floats], Floats]
+"""From (draws, n) weights of texts to (draws,) values of a metric."""
 
 
-def row_counts(answers: Ints, labels: Ints) -> Floats:
-    """(n, 5) what each row adds to the sums: one; right; and of label 1: true, wrongly said, missed.
+def metric_counts(predictions: Ints, labels: Ints) -> Floats:
+    """(n, 5) contribution of each text: 1, correct; true positive, false positive, false negative of label 1.
 
-    >>> row_counts(np.array([1, 1]), np.array([1, 0])).tolist()
+    >>> metric_counts(np.array([1, 1]), np.array([1, 0])).tolist()
     [[1.0, 1.0, 1.0, 0.0, 0.0], [1.0, 0.0, 0.0, 1.0, 0.0]]
     """
-    said, true = answers == 1, labels == 1
-    columns = [np.ones(len(labels)), answers == labels, said & true, said & ~true, ~said & true]
-    return np.stack([np.asarray(one, dtype=np.float64) for one in columns], axis=-1)
+    positive, true = predictions == 1, labels == 1
+    columns = [np.ones(len(labels)), predictions == labels]
+    columns += [positive & true, positive & ~true, ~positive & true]
+    return np.stack([column.astype(np.float64) for column in columns], axis=-1)
 
 
-def score(metric: MetricName, sums: Floats) -> Floats:
-    """The metric of summed `row_counts`.
+def metric_score(metric: MetricName, sums: Floats) -> Floats:
+    """(...) values of a metric from (..., 5) sums of `metric_counts`.
 
-    Args:
-        metric: which; all but accuracy are of two labels.
-        sums: (..., 5).
+    All metrics but accuracy are of two labels. An undefined correlation is 0, as in scikit-learn.
 
-    Returns:
-        (...); the correlation is 0 where it is not defined, as scikit-learn has it.
-
-    >>> sums = row_counts(np.array([1, 1, 0, 0]), np.array([1, 0, 0, 0])).sum(axis=0)
-    >>> [round(float(score(name, sums)), 4) for name in ("accuracy", "accuracy_and_f1", "matthews")]
+    >>> sums = metric_counts(np.array([1, 1, 0, 0]), np.array([1, 0, 0, 0])).sum(axis=0)
+    >>> [round(float(metric_score(name, sums)), 4) for name in ("accuracy", "accuracy_and_f1", "matthews")]
     [0.75, 0.7083, 0.5774]
     """
-    rows, right, hit, wrong, missed = np.moveaxis(sums, -1, 0)
+    n, correct, tp, fp, fn = np.moveaxis(sums, -1, 0)
     if metric == "accuracy":
-        return np.asarray(right / rows)
+        return np.asarray(correct / n)
     if metric == "accuracy_and_f1":
-        return np.asarray((right / rows + _ratio(2 * hit, 2 * hit + wrong + missed)) / 2)
-    other = rows - hit - wrong - missed
-    product = (hit + wrong) * (hit + missed) * (other + wrong) * (other + missed)
-    return _ratio(hit * other - wrong * missed, np.sqrt(np.maximum(product, 0.0)))
+        return np.asarray((correct / n + _ratio(2 * tp, 2 * tp + fp + fn)) / 2)
+    tn = n - tp - fp - fn
+    product = (tp + fp) * (tp + fn) * (tn + fp) * (tn + fn)
+    return _ratio(tp * tn - fp * fn, np.sqrt(np.maximum(product, 0.0)))
 
 
-def chance(metric: MetricName, common: int, labels: Ints) -> float:
-    """The score of answering one label always.
-
-    Args:
-        metric: which.
-        common: the label id, the commonest of the tune rows.
-        labels: (n,) true label ids.
-    """
-    return float(score(metric, row_counts(np.full(len(labels), common), labels).sum(axis=0)))
+def chance_score(metric: MetricName, label: int, labels: Ints) -> float:
+    """The score of always predicting one label id, such as the most common of the tuning set."""
+    return float(metric_score(metric, metric_counts(np.full(len(labels), label), labels).sum(axis=0)))
 
 
-def corrected(scores: Floats, level: float | Floats) -> Floats:
-    """Scores with chance at 0 and a perfect one at 1."""
-    return np.asarray((scores - level) / (1 - level))
+def correct_for_chance(scores: Floats, chance: float | Floats) -> Floats:
+    """Scores rescaled so that chance is 0 and a perfect score is 1."""
+    return np.asarray((scores - chance) / (1 - chance))
 
 
-def relative_improvement(ours: Floats, theirs: Floats) -> Floats:
-    """(Mean over tasks of ours less that of theirs) / that of theirs; not defined where that is not above 0.
+def relative_improvement(scores: Floats, baseline: Floats) -> Floats:
+    """(...) relative difference of the means over tasks of two (tasks, ...) arrays.
 
-    Args:
-        ours: (tasks, ...).
-        theirs: (tasks, ...).
-
-    Returns:
-        (...), NaN where it is not defined.
+    NaN where the mean of the baseline is not above 0.
 
     >>> float(relative_improvement(np.array([0.9, 0.3]), np.array([0.8, 0.2])).round(12))
     0.2
     """
-    mean = theirs.mean(axis=0)
+    mean = baseline.mean(axis=0)
     mean = np.where(mean > 0, mean, np.nan)
-    return np.asarray((ours.mean(axis=0) - mean) / mean)
+    return np.asarray((scores.mean(axis=0) - mean) / mean)
 
 
-def row_draws(n: int, draws: int, rng: np.random.Generator) -> Floats:
-    """(draws, n) how often each row is in each bootstrap sample."""
+def draw_texts(n: int, draws: int, rng: np.random.Generator) -> Floats:
+    """(draws, n) count of each text in each bootstrap sample."""
     return np.asarray(rng.multinomial(n, np.full(n, 1 / n), size=draws), dtype=np.float64)
 
 
-def seed_draws(seeds: int, draws: int, rng: np.random.Generator) -> Floats:
-    """(seeds, draws) share of each seed in each bootstrap sample."""
+def draw_seeds(seeds: int, draws: int, rng: np.random.Generator) -> Floats:
+    """(seeds, draws) fraction of each training seed in each bootstrap sample."""
     return np.asarray(rng.multinomial(seeds, np.full(seeds, 1 / seeds), size=draws).T / seeds)
 
 
-def percentile_interval(drawn: Floats) -> tuple[float | None, float | None]:
-    """The percentile interval at 95 %; samples in which the figure is not defined are left out."""
-    known = drawn[~np.isnan(drawn)]
-    if not len(known):
-        return None, None
-    low, high = np.quantile(known, QUANTILES)
-    return float(low), float(high)
+def none_if_undefined(value: float) -> float | None:
+    """The value as JSON stores it: None instead of NaN."""
+    return None if np.isnan(value) else float(value)
 
 
-def known_mean(values: Sequence[float]) -> float | None:
-    """Mean of the values that are defined, or None."""
-    known = [one for one in values if one == one]
-    return float(np.mean(known)) if known else None
+def interval_values(value: float, drawn: Floats) -> tuple[float | None, ...]:
+    """The value and both ends of its 95 % percentile interval over (draws,) samples, None where undefined."""
+    return tuple(none_if_undefined(number) for number in astuple(percentile_interval(value, drawn)))
 
 
-def drawn_dis(odds: Floats, hard: Bools, weights: Floats) -> Floats:
-    """(draws,) difficulty inversion scores of bootstrap samples; see `metrics.difficulty_inversion_score`.
+def mean_of_defined(values: Sequence[float]) -> float:
+    """Mean of the values that are not NaN, or NaN if there are none."""
+    defined = [value for value in values if not np.isnan(value)]
+    return float(np.mean(defined)) if defined else float("nan")
 
-    Args:
-        odds: (n,) scores that rise with certainty.
-        hard: (n,) True where the row is difficult.
-        weights: (draws, n).
 
-    >>> drawn_dis(np.array([0.9, 0.8, 0.6]), np.array([False, True, True]), np.array([[1, 1, 1], [1, 0, 0]]))
+def sample_dis(scores: Floats, hard: Bools, weights: Floats) -> Floats:
+    """(draws,) difficulty inversion scores of bootstrap samples; see `difficulty_inversion_score`.
+
+    Scores and difficulty are (n,), weights are (draws, n); NaN where a sample has no pair.
+
+    >>> sample_dis(np.array([0.9, 0.8, 0.6]), np.array([False, True, True]), np.array([[1, 1, 1], [1, 0, 0]]))
     array([ 1., nan])
     """
-    _, group = np.unique(odds, return_inverse=True)
+    _, group = np.unique(scores, return_inverse=True)
     order = np.argsort(group, kind="stable")
     starts = np.flatnonzero(np.diff(group[order], prepend=-1))
-    sides = [np.add.reduceat((weights * side)[:, order], starts, axis=1) for side in (hard, ~hard)]
-    below = np.cumsum(sides[0], axis=1) - sides[0] / 2
-    pairs = sides[0].sum(axis=1) * sides[1].sum(axis=1)
+    hard_sums, easy_sums = (
+        np.add.reduceat((weights * side)[:, order], starts, axis=1) for side in (hard, ~hard)
+    )
+    below = np.cumsum(hard_sums, axis=1) - hard_sums / 2
+    pairs = hard_sums.sum(axis=1) * easy_sums.sum(axis=1)
     with np.errstate(invalid="ignore", divide="ignore"):
-        return np.asarray((below * sides[1]).sum(axis=1) / pairs)
+        return np.asarray((below * easy_sums).sum(axis=1) / pairs)
 
 
-def drawn_ece(which: Ints, gaps: Floats, weights: Floats) -> Floats:
+def sample_ece(bins: Ints, gaps: Floats, weights: Floats) -> Floats:
     """(draws,) expected calibration errors of bootstrap samples.
 
-    Args:
-        which: (n,) bin of each row.
-        gaps: (n,) 1 for a right answer and 0 for a wrong one, less its confidence.
-        weights: (draws, n).
+    `bins` are (n,), `gaps` the (n,) correctness (0 or 1) minus the confidence; weights are (draws, n).
     """
-    spread = np.zeros((len(which), int(which.max()) + 1))
-    spread[np.arange(len(which)), which] = gaps
-    return np.asarray(np.abs(weights @ spread).sum(axis=1) / weights.sum(axis=1))
+    table = np.zeros((len(bins), int(bins.max()) + 1))
+    table[np.arange(len(bins)), bins] = gaps
+    return np.asarray(np.abs(weights @ table).sum(axis=1) / weights.sum(axis=1))
 
 
-def bootstrap_delta(
-    figures: Sequence[Callable[[Floats], Floats]],
-    others: Sequence[Callable[[Floats], Floats]],
-    weights: Floats,
-    shares: Floats,
+def sample_difference(
+    metrics: Sequence[SampleMetric], baselines: Sequence[SampleMetric], weights: Floats, seed_weights: Floats
 ) -> Floats:
-    """(draws,) mean over seeds of a figure less that of another in bootstrap samples of rows and seeds.
+    """(draws,) mean over seeds of a metric minus that of a baseline on the same texts.
 
-    Args:
-        figures: per seed, from (draws, n) weights to (draws,) figures.
-        others: the same for what is taken off, on the same rows.
-        weights: (draws, n) from `row_draws`.
-        shares: (seeds, draws) from `seed_draws`.
+    Metrics and baselines are one per seed; weights come from `draw_texts`, seed weights from `draw_seeds`.
     """
-    each = np.stack([one(weights) - other(weights) for one, other in zip(figures, others, strict=True)])
-    return np.asarray((each * shares).sum(axis=0))
+    differences = [
+        metric(weights) - baseline(weights) for metric, baseline in zip(metrics, baselines, strict=True)
+    ]
+    return np.asarray((np.stack(differences) * seed_weights).sum(axis=0))
 
 
-def _ratio(above: Floats, below: Floats) -> Floats:
-    return np.asarray(np.divide(above, below, out=np.zeros_like(above), where=below > 0))
+def _ratio(numerator: Floats, denominator: Floats) -> Floats:
+    out = np.zeros_like(numerator)
+    return np.asarray(np.divide(numerator, denominator, out=out, where=denominator > 0))

@@ -1,8 +1,8 @@
-"""The comparison at equal FLOPs and at equal time, from arrays alone. Pure."""
+"""The comparison of methods at equal FLOPs and at equal time, from stored results alone."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from itertools import product
 from typing import Any
@@ -10,19 +10,18 @@ from typing import Any
 import numpy as np
 
 from cascadebert.paper.bootstrap_metrics import (
-    chance,
-    corrected,
-    known_mean,
-    percentile_interval,
+    chance_score,
+    correct_for_chance,
+    draw_seeds,
+    draw_texts,
+    interval_values,
+    metric_counts,
+    metric_score,
     relative_improvement,
-    row_counts,
-    row_draws,
-    score,
-    seed_draws,
 )
-from cascadebert.paper.operating_points import Method, TargetPoint, curves, pick
+from cascadebert.paper.operating_points import TargetPoint, operating_curves, select_point
 from cascadebert.paper.protocol import BASES, LARGE, Basis, ExperimentProtocol, TaskConfig
-from cascadebert.paper.results import RULES, TRUNCATED, ExperimentResults, cascade_names
+from cascadebert.paper.results import RULES, TRUNCATED, ResultStore, TaskResults, cascade_names
 from cascadebert.types import Floats
 
 DRAWS = 1000
@@ -31,249 +30,191 @@ GAINS = ("relative_improvement", "ci_low", "ci_high", "chance_corrected", "chanc
 
 @dataclass(frozen=True)
 class Run:
-    """One method on one task and seed, at the point picked for one target: a line of runs.jsonl.
-
-    Attributes:
-        task: its name.
-        method: its name.
-        seed: of the training.
-        basis: what the speed-up is counted in.
-        target: the speed-up asked for.
-        achieved: the speed-up on test rows.
-        interpolated: whether it is a random mixture of two points.
-        metric: of the task.
-        score: on test rows.
-    """
+    """One method on one task and seed, at the point selected for one target: a line of runs.jsonl."""
 
     task: str
     method: str
     seed: int
     basis: Basis
-    target: float
-    achieved: float
-    interpolated: bool
+    target: float  # the requested speed-up
+    achieved: float  # the speed-up on the test set
+    interpolated: bool  # whether the point is a mixture of two settings
     metric: str
-    score: float
+    score: float  # on the test set
 
 
 @dataclass(frozen=True)
 class ScoredRun:
-    """A run with what is needed to compare it.
-
-    Attributes:
-        run: the line.
-        point: where it ran.
-        tune_score: on tune rows.
-        drawn: (draws,) scores on bootstrap samples of the test rows, the same for all runs of a task.
-    """
+    """A run and all that is needed to compare it."""
 
     run: Run
     point: TargetPoint
     tune_score: float
-    drawn: Floats
+    samples: (
+        Floats  # (draws,) scores on bootstrap samples of the test set, the same samples for the whole task
+    )
 
 
 @dataclass(frozen=True)
 class ResultsTable:
-    """All runs of an experiment, by place.
-
-    Attributes:
-        protocol: of the experiment.
-        runs: by (task, method, seed, basis, target).
-        chances: by task, the score of answering the commonest label.
-        shares: by task, (seeds, draws) share of each seed in each bootstrap sample.
-    """
+    """All runs of an experiment."""
 
     protocol: ExperimentProtocol
-    runs: dict[tuple[str, str, int, Basis, float], ScoredRun]
-    chances: dict[str, float]
-    shares: dict[str, Floats]
+    runs: dict[tuple[str, str, int, Basis, float], ScoredRun]  # by (task, method, seed, basis, target)
+    chances: dict[str, float]  # by task, the score of always predicting the most common label
+    seed_weights: dict[str, Floats]  # by task, (seeds, draws) from `draw_seeds`
 
-    def seeds(self, task: str, method: str, basis: Basis, target: float) -> list[ScoredRun]:
-        """The runs of all seeds."""
-        return [self.runs[(task, method, seed, basis, target)] for seed in self.protocol.seeds]
+    def task_runs(self, task: str, method: str, basis: Basis, target: float) -> list[ScoredRun]:
+        """The runs on one task, one per seed."""
+        return [self.runs[task, method, seed, basis, target] for seed in self.protocol.seeds]
+
+    def method_runs(self, method: str, basis: Basis, target: float) -> list[ScoredRun]:
+        """The runs on all tasks with all seeds."""
+        tasks = self.protocol.tasks
+        return [run for task in tasks for run in self.task_runs(task.name, method, basis, target)]
 
     def scores(self, method: str, basis: Basis, target: float) -> Floats:
-        """(tasks, 1 + draws) mean score over seeds: as it is, then in each bootstrap sample."""
-        return np.stack([self._task_scores(plan, method, basis, target) for plan in self.protocol.tasks])
-
-    def tune_score(self, method: str, basis: Basis, target: float) -> float:
-        """Mean over tasks and seeds on tune rows."""
-        every = [self.seeds(plan.name, method, basis, target) for plan in self.protocol.tasks]
-        return float(np.mean([one.tune_score for seeds in every for one in seeds]))
+        """(tasks, 1 + draws) mean score over seeds: on the test set, then on each bootstrap sample."""
+        rows = []
+        for task in self.protocol.tasks:
+            runs = self.task_runs(task.name, method, basis, target)
+            samples = np.stack([run.samples for run in runs]) * self.seed_weights[task.name]
+            rows.append(np.concatenate([[np.mean([run.run.score for run in runs])], samples.sum(axis=0)]))
+        return np.stack(rows)
 
     def reached(self, method: str, basis: Basis, target: float) -> bool:
-        """Whether it has a point as fast as the target in every task and with every seed."""
-        every = [self.seeds(plan.name, method, basis, target) for plan in self.protocol.tasks]
-        return all(one.point.reached for seeds in every for one in seeds)
+        """True if the method reaches the target in every task with every seed."""
+        return all(run.point.reached for run in self.method_runs(method, basis, target))
 
     def best(self, methods: Sequence[str], basis: Basis, target: float) -> str:
-        """The method with the highest score on the tune rows, of those that reach the target."""
-        able = [one for one in methods if self.reached(one, basis, target)]
-        return max(able or methods, key=lambda one: self.tune_score(one, basis, target))
+        """The method with the best score on the tuning sets, among those that reach the target, if any."""
 
-    def levels(self) -> Floats:
-        """(tasks, 1) scores by chance."""
-        return np.array([[self.chances[plan.name]] for plan in self.protocol.tasks])
+        def tune_score(method: str) -> float:
+            return float(np.mean([run.tune_score for run in self.method_runs(method, basis, target)]))
 
-    def _task_scores(self, plan: TaskConfig, method: str, basis: Basis, target: float) -> Floats:
-        judged = self.seeds(plan.name, method, basis, target)
-        drawn = np.stack([one.drawn for one in judged])
-        itself = np.mean([one.run.score for one in judged])
-        return np.concatenate([[itself], (drawn * self.shares[plan.name]).sum(axis=0)])
+        reaching = [method for method in methods if self.reached(method, basis, target)]
+        return max(reaching or methods, key=tune_score)
 
 
-def score_runs(evidence: ExperimentResults, *, draws: int = DRAWS) -> ResultsTable:
-    """Pick every method's points on tune rows and report them on test rows.
-
-    Args:
-        evidence: the arrays.
-        draws: bootstrap samples of rows and seeds.
-    """
-    protocol, runs, chances, shares = evidence.protocol, {}, {}, {}
-    for number, plan in enumerate(protocol.tasks):
+def score_runs(store: ResultStore, *, draws: int = DRAWS) -> ResultsTable:
+    """Select the points of every method on the tuning sets and score them on the test sets."""
+    protocol = store.protocol
+    table = ResultsTable(protocol, runs={}, chances={}, seed_weights={})
+    for number, task in enumerate(protocol.tasks):
         rng = np.random.default_rng([number, 1])
-        large = evidence.trained(plan.name, protocol.seeds[0]).large
-        labels, tuned = large.labels, large.about.tune_rows
-        common = int(np.bincount(labels[:tuned]).argmax())
-        chances[plan.name] = chance(plan.metric, common, labels[tuned:])
-        weights = row_draws(len(labels) - tuned, draws, rng)
-        shares[plan.name] = seed_draws(len(protocol.seeds), draws, rng)
-        for seed in protocol.seeds:
-            for one in _judge_cell(evidence, plan, seed, weights):
-                run = one.run
-                runs[(run.task, run.method, run.seed, run.basis, run.target)] = one
-    return ResultsTable(protocol, runs, chances, shares)
+        large = store.results(task.name, protocol.seeds[0]).large
+        tune_labels, test_labels = np.split(large.labels, [large.about.tune_rows])
+        most_common = int(np.bincount(tune_labels).argmax())
+        table.chances[task.name] = chance_score(task.metric, most_common, test_labels)
+        weights = draw_texts(len(test_labels), draws, rng)
+        table.seed_weights[task.name] = draw_seeds(len(protocol.seeds), draws, rng)
+        for seed, results in zip(protocol.seeds, store.seed_results(task.name), strict=True):
+            for scored in _score_seed(protocol, task, seed, results, weights):
+                run = scored.run
+                table.runs[run.task, run.method, run.seed, run.basis, run.target] = scored
+    return table
 
 
-def _judge_cell(evidence: ExperimentResults, plan: TaskConfig, seed: int, weights: Floats) -> list[ScoredRun]:
-    trained = evidence.trained(plan.name, seed)
-    tuned, n = trained.large.about.tune_rows, len(trained.large.labels)
-    found = []
-    for ladder in trained.ladders(evidence.protocol):
-        tune, test = ladder.take(np.arange(tuned)), ladder.take(np.arange(tuned, n))
-        for basis, curve in curves(tune, plan.metric).items():
-            for target in evidence.protocol.targets:
-                point = pick(curve, target)
-                found.append(_judged(plan, seed, basis, target, point, tune, test, weights))
-    said = trained.large.test
-    assert said.label_ids is not None
-    counts = row_counts(said.answers[0], said.label_ids)
-    value, drawn = float(score(plan.metric, counts.sum(axis=0))), score(plan.metric, weights @ counts)
+def _score_seed(
+    protocol: ExperimentProtocol, task: TaskConfig, seed: int, results: TaskResults, weights: Floats
+) -> Iterator[ScoredRun]:
+    metric, tune_rows, n = task.metric, results.large.about.tune_rows, len(results.large.labels)
+    for method in results.methods(protocol):
+        tune, test = method.take(np.arange(tune_rows)), method.take(np.arange(tune_rows, n))
+        curves = operating_curves(tune, metric)
+        for basis, target in product(curves, protocol.targets):
+            point = select_point(curves[basis], target)
+            counts, speedup = point.counts(test), point.speedup(test, basis)
+            score = float(metric_score(metric, counts.sum(axis=0)))
+            name, mixed = method.name, point.interpolated
+            run = Run(task.name, name, seed, basis, target, speedup, mixed, metric, score)
+            tune_score = float(metric_score(metric, point.counts(tune).sum(axis=0)))
+            yield ScoredRun(run, point, tune_score, metric_score(metric, weights @ counts))
+    large = results.large
+    counts = metric_counts(large.outputs.predictions[0], large.labels)[tune_rows:]
+    score, samples = float(metric_score(metric, counts.sum(axis=0))), metric_score(metric, weights @ counts)
     for basis in BASES:
-        run = Run(plan.name, LARGE, seed, basis, 1.0, 1.0, False, plan.metric, value)
-        found.append(ScoredRun(run, TargetPoint(()), value, drawn))
-    return found
-
-
-def _judged(
-    plan: TaskConfig,
-    seed: int,
-    basis: Basis,
-    target: float,
-    point: TargetPoint,
-    tune: Method,
-    test: Method,
-    weights: Floats,
-) -> ScoredRun:
-    counts = point.counts(test)
-    run = Run(
-        task=plan.name,
-        method=test.name,
-        seed=seed,
-        basis=basis,
-        target=target,
-        achieved=point.speedup(test, basis),
-        interpolated=point.interpolated,
-        metric=plan.metric,
-        score=float(score(plan.metric, counts.sum(axis=0))),
-    )
-    tune_score = float(score(plan.metric, point.counts(tune).sum(axis=0)))
-    return ScoredRun(run, point, tune_score, score(plan.metric, weights @ counts))
+        run = Run(task.name, LARGE, seed, basis, 1.0, 1.0, False, metric, score)
+        yield ScoredRun(run, TargetPoint(()), score, samples)
 
 
 def run_lines(table: ResultsTable) -> list[dict[str, Any]]:
     """The lines of runs.jsonl."""
-    return [asdict(one.run) for one in table.runs.values()]
+    return [asdict(run.run) for run in table.runs.values()]
 
 
 def comparisons(table: ResultsTable) -> list[dict[str, Any]]:
     """Every cascade against the best early exit, at every target on both bases.
 
-    The early exit is one method for all tasks, the best on tune rows at that basis and target of those that
-    reach it. Relative improvement is of the means over tasks, and None where the cascade or all early exits
-    are too slow for the target in some task (`out_of_reach`) or the early exit's mean is not above 0; the
-    interval is the percentile bootstrap over rows and seeds.
+    The early exit is one method for all tasks, the best on the tuning sets at that basis and target among
+    those that reach it. The relative improvement is of the means over tasks, and None where the cascade or
+    all early exits are too slow for the target in some task (`out_of_reach`) or the mean of the early exit is
+    not above 0; the interval is the percentile bootstrap over texts and seeds.
     """
-    found = []
+    lines = []
     for basis, target in product(BASES, table.protocol.targets):
         best = table.best(tuple(RULES), basis, target)
         for name in cascade_names(table.protocol):
-            both = all(table.reached(one, basis, target) for one in (name, best))
-            gains = _gains(table, name, best, basis, target) if both else (None,) * len(GAINS)
-            found.append(
+            gains: tuple[float | None, ...] = (None,) * len(GAINS)
+            if table.reached(name, basis, target) and table.reached(best, basis, target):
+                gains = _gains(table, table.scores(name, basis, target), table.scores(best, basis, target))
+            lines.append(
                 {
                     "basis": basis,
                     "target": target,
                     "cascade": name,
                     "best_early_exit": best,
-                    "tasks": [plan.name for plan in table.protocol.tasks],
+                    "tasks": [task.name for task in table.protocol.tasks],
                     **dict(zip(GAINS, gains, strict=True)),
                 }
             )
-    return found
+    return lines
 
 
-def _gains(
-    table: ResultsTable, ours: str, theirs: str, basis: Basis, target: float
-) -> tuple[float | None, ...]:
-    """Relative improvement and both ends of its interval; then the same counted from chance."""
-    scores = [table.scores(one, basis, target) for one in (ours, theirs)]
-    gains = relative_improvement(*scores)
-    fairer = relative_improvement(*(corrected(one, table.levels()) for one in scores))
-    both = (gains, fairer)
-    return tuple(end for one in both for end in (known_mean([float(one[0])]), *percentile_interval(one[1:])))
+def _gains(table: ResultsTable, scores: Floats, baseline: Floats) -> tuple[float | None, ...]:
+    # the relative improvement with its interval, then the same with scores corrected for chance
+    chances = np.array([[table.chances[task.name]] for task in table.protocol.tasks])
+    gains = relative_improvement(scores, baseline)
+    corrected = relative_improvement(
+        correct_for_chance(scores, chances), correct_for_chance(baseline, chances)
+    )
+    return (*interval_values(gains[0], gains[1:]), *interval_values(corrected[0], corrected[1:]))
 
 
 def out_of_reach(table: ResultsTable) -> list[dict[str, Any]]:
-    """Where a method has no point as fast as the target: it is judged at its fastest, and not compared."""
-    protocol, found = table.protocol, []
-    for method in (TRUNCATED, *RULES, *cascade_names(protocol)):
-        for basis, target in product(BASES, protocol.targets):
-            for plan in protocol.tasks:
-                slow = [one for one in table.seeds(plan.name, method, basis, target) if not one.point.reached]
-                fastest = [one.run.achieved for one in slow]
-                where = {"task": plan.name, "method": method, "basis": basis, "target": target}
-                found += [{**where, "seeds": len(slow), "fastest": max(fastest)}] if slow else []
-    return found
+    """Methods and targets without a point that is fast enough: scored at the fastest, but not compared."""
+    protocol, lines = table.protocol, []
+    methods = (TRUNCATED, *RULES, *cascade_names(protocol))
+    for method, basis, target, task in product(methods, BASES, protocol.targets, protocol.tasks):
+        runs = table.task_runs(task.name, method, basis, target)
+        achieved = [run.run.achieved for run in runs if not run.point.reached]
+        if achieved:
+            line = {"task": task.name, "method": method, "basis": basis, "target": target}
+            lines.append({**line, "seeds": len(achieved), "fastest": max(achieved)})
+    return lines
 
 
-def against(table: ResultsTable, other: str | None) -> list[dict[str, Any]]:
-    """Every cascade that reaches the target less another method, mean over tasks of the metric.
+def compare_cascades(table: ResultsTable, baseline: str | None) -> list[dict[str, Any]]:
+    """Mean score over tasks of every cascade that reaches the target minus that of a baseline.
 
-    Args:
-        table: of all runs.
-        other: "large"; None for the same cascade with its small stages trained plainly.
+    The baseline is "large", or None for the same cascade with its small stages trained plainly.
     """
-    found = []
-    places = product(cascade_names(table.protocol), BASES, table.protocol.targets)
-    for name, basis, target in places:
-        rival = other or f"{name.rpartition('-')[0]}-plain"
-        if rival == name or not table.reached(name, basis, target):
+    lines = []
+    for name, basis, target in product(cascade_names(table.protocol), BASES, table.protocol.targets):
+        other = baseline or f"{name.rpartition('-')[0]}-plain"
+        if other == name or not table.reached(name, basis, target):
             continue
-        ours = table.scores(name, basis, target)
-        delta = (ours - table.scores(rival, basis, 1.0 if other == LARGE else target)).mean(axis=0)
-        low, high = percentile_interval(delta[1:])
-        where = {"cascade": name, "basis": basis, "target": target}
-        found.append({**where, "delta": float(delta[0]), "ci_low": low, "ci_high": high})
-    return found
+        other_scores = table.scores(other, basis, 1.0 if baseline == LARGE else target)
+        delta = (table.scores(name, basis, target) - other_scores).mean(axis=0)
+        values = dict(zip(("delta", "ci_low", "ci_high"), interval_values(delta[0], delta[1:]), strict=True))
+        lines.append({"cascade": name, "basis": basis, "target": target, **values})
+    return lines
 
 
-def picked(table: ResultsTable) -> list[dict[str, Any]]:
-    """The cascade that is best on the tune rows, at every target on both bases."""
+def best_cascades(table: ResultsTable) -> list[dict[str, Any]]:
+    """The cascade that is best on the tuning sets, at every target on both bases."""
     names = cascade_names(table.protocol)
     return [
         {"basis": basis, "target": target, "cascade": table.best(names, basis, target)}
-        for basis in BASES
-        for target in table.protocol.targets
+        for basis, target in product(BASES, table.protocol.targets)
     ]

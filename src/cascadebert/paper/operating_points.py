@@ -1,15 +1,15 @@
-"""Where each method can run, and the point that is picked for a target. Pure: arrays in, values out."""
+"""Operating points of each method, and the one that is selected for a target speed-up."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from itertools import product
 from typing import Literal
 
 import numpy as np
 
-from cascadebert.paper.bootstrap_metrics import row_counts, score
+from cascadebert.paper.bootstrap_metrics import metric_counts, metric_score
 from cascadebert.paper.early_exit.exit_outputs import ExitOutputs
 from cascadebert.paper.early_exit.exit_rules import (
     EntropyThreshold,
@@ -23,198 +23,164 @@ from cascadebert.thresholds.select import exit_stages
 from cascadebert.types import Floats, Ints
 
 Setting = tuple[float, ...]
-"""A threshold, patience or number of a model; of a cascade one threshold per stage but the last."""
+"""A threshold, a patience or the number of a model; for a cascade one threshold per stage but the last."""
 RuleName = Literal["fixed", "entropy", "patience", "learned", "cascade"]
 
 TOLERANCE = 0.02
-"""A point at most so much faster than the target is a point at the target."""
+"""Relative excess over a target speed-up up to which a point counts as being at the target."""
 FINE_GRID, COARSE_GRID = 512, 28
 
 
 @dataclass(frozen=True)
 class Method:
-    """One method on some rows: where rows may leave, and what that costs.
-
-    Attributes:
-        name: of the method.
-        rule: what decides.
-        said: (m exits, n rows), with labels.
-        costs: per basis, (m, n) what a row costs that leaves at each exit.
-        alone: per basis, (n,) what it costs at the large model alone.
-    """
+    """A method on n texts: the exits that they can take, and their costs."""
 
     name: str
     rule: RuleName
-    said: ExitOutputs
-    costs: Mapping[Basis, Floats]
-    alone: Mapping[Basis, Floats]
+    outputs: ExitOutputs  # (m exits, n texts), with labels
+    costs: Mapping[Basis, Floats]  # (m, n) cost of a text that takes each exit
+    large_costs: Mapping[Basis, Floats]  # (n,) cost at the large model alone
+    models: tuple[str, ...] = ()  # names of its models
 
-    def take(self, rows: Ints) -> Method:
-        """The rows at the given positions."""
-        costs = {basis: one[:, rows] for basis, one in self.costs.items()}
-        alone = {basis: one[rows] for basis, one in self.alone.items()}
-        return Method(self.name, self.rule, self.said.take(rows), costs, alone)
+    def take(self, positions: Ints) -> Method:
+        """The method on the texts at the given positions."""
+        costs = {basis: table[:, positions] for basis, table in self.costs.items()}
+        large_costs = {basis: row[positions] for basis, row in self.large_costs.items()}
+        return replace(self, outputs=self.outputs.take(positions), costs=costs, large_costs=large_costs)
 
     def exits(self, setting: Setting) -> Ints:
-        """(n,) where each row leaves, counted from 0."""
+        """(n,) exit of each text, counted from 0."""
         if self.rule == "fixed":
-            return np.full(len(self.said), int(setting[0]) - 1)
+            return np.full(len(self.outputs), int(setting[0]) - 1)
         if self.rule == "cascade":
-            return exit_stages(self.said.confidences, setting)
-        return exit_layers(exit_rule(self.rule, setting), self.said) - 1
+            return exit_stages(self.outputs.confidences, setting)
+        return exit_layers(exit_rule(self.rule, setting), self.outputs) - 1
 
     def settings(self) -> list[Setting]:
-        """All that are tried on these rows."""
-        last = self.said.exits
+        """All settings to try on these texts."""
+        exits = self.outputs.num_exits
         if self.rule == "fixed":
-            return [(float(number),) for number in range(1, last + 1)]
+            return [(float(number),) for number in range(1, exits + 1)]
         if self.rule == "patience":
-            return [(float(times),) for times in range(last)]
+            return [(float(times),) for times in range(exits)]
         if self.rule == "cascade":
-            size = FINE_GRID if last == 2 else COARSE_GRID
-            return list(product(*(_grid(one, size) for one in self.said.confidences[:-1])))
-        seen = self.said.entropies if self.rule == "entropy" else self.said.lte
-        assert seen is not None
-        return [(one,) for one in _grid(seen[:-1].ravel(), FINE_GRID)]
+            size = FINE_GRID if exits == 2 else COARSE_GRID
+            return list(product(*(_grid(row, size) for row in self.outputs.confidences[:-1])))
+        values = self.outputs.entropies if self.rule == "entropy" else self.outputs.lte
+        assert values is not None
+        return [(threshold,) for threshold in _grid(values[:-1].ravel(), FINE_GRID)]
 
-    def counts(self, setting: Setting) -> Floats:
-        """(n, 5) what each row adds to the sums behind a metric."""
-        assert self.said.label_ids is not None
-        return row_counts(self.said.answered(self.exits(setting) + 1), self.said.label_ids)
+    def counts(self, exits: Ints) -> Floats:
+        """(n, 5) `metric_counts` of texts that take the (n,) exits, counted from 0."""
+        assert self.outputs.label_ids is not None
+        return metric_counts(self.outputs.predictions_at(exits + 1), self.outputs.label_ids)
 
-    def mean_cost(self, setting: Setting, basis: Basis) -> float:
-        """Of a row."""
-        exits = self.exits(setting)
+    def mean_cost(self, exits: Ints, basis: Basis) -> float:
+        """Mean cost of texts that take the (n,) exits, counted from 0."""
         return float(self.costs[basis][exits, np.arange(len(exits))].mean())
 
 
 def exit_rule(name: RuleName, setting: Setting) -> ExitRule:
-    """The rule of an early exit at a setting."""
-    kinds: dict[str, Callable[[float], ExitRule]] = {
+    """The rule of an early-exit method at a setting."""
+    rules: dict[str, Callable[[float], ExitRule]] = {
         "entropy": EntropyThreshold,
         "learned": LearnedExitThreshold,
         "patience": lambda times: Patience(int(times)),
     }
-    return kinds[name](setting[0])
+    return rules[name](setting[0])
 
 
 @dataclass(frozen=True)
 class OperatingCurve:
-    """Points of a method on the tune rows, from slow to fast.
-
-    Attributes:
-        settings: (points,).
-        speedups: (points,) rising.
-        costs: (points,) mean cost of a row.
-        alone: mean cost of a row at the large model alone.
-        scores: (points,) on the tune rows; 0 with one threshold, where there is nothing to choose.
-    """
+    """Points of a method on the tuning set, from slow to fast."""
 
     settings: tuple[Setting, ...]
-    speedups: Floats
-    costs: Floats
-    alone: float
-    scores: Floats
+    costs: Floats  # (points,) mean cost of a text, falling
+    large_cost: float  # mean cost of a text at the large model alone
+    scores: Floats  # (points,) on the tuning set; 0 for a single threshold, where there is nothing to select
+
+    @property
+    def speedups(self) -> Floats:
+        """(points,) speed-ups over the large model alone, rising."""
+        return np.asarray(self.large_cost / self.costs)
 
 
 @dataclass(frozen=True)
 class TargetPoint:
-    """Where a method runs: at one setting, or each row at one of two, drawn by chance.
-
-    Attributes:
-        fast: a setting.
-        slow: another, or None.
-        slow_share: chance that a row runs at it.
-        reached: whether the tune rows are as fast there as was asked for.
-    """
+    """One setting of a method, or a mixture: each text runs at one of two settings, drawn at random."""
 
     fast: Setting
     slow: Setting | None = None
-    slow_share: float = 0.0
-    reached: bool = True
+    slow_fraction: float = 0.0  # probability that a text runs at the slow setting
+    reached: bool = True  # False if the tuning set is not as fast here as the target
 
     @property
     def interpolated(self) -> bool:
-        """Whether it is a mixture."""
+        """True for a mixture."""
         return self.slow is not None
 
-    def counts(self, ladder: Method) -> Floats:
-        """(n, 5) expected counts of each row."""
-        found = ladder.counts(self.fast)
+    def counts(self, method: Method) -> Floats:
+        """(n, 5) expected `metric_counts` of each text."""
+        counts = method.counts(method.exits(self.fast))
         if self.slow is None:
-            return found
-        return np.asarray((1 - self.slow_share) * found + self.slow_share * ladder.counts(self.slow))
+            return counts
+        slow_counts = method.counts(method.exits(self.slow))
+        return np.asarray((1 - self.slow_fraction) * counts + self.slow_fraction * slow_counts)
 
-    def speedup(self, ladder: Method, basis: Basis) -> float:
+    def speedup(self, method: Method, basis: Basis) -> float:
         """Cost of the large model alone over the expected cost."""
-        cost = ladder.mean_cost(self.fast, basis)
+        cost = method.mean_cost(method.exits(self.fast), basis)
         if self.slow is not None:
-            cost = (1 - self.slow_share) * cost + self.slow_share * ladder.mean_cost(self.slow, basis)
-        return float(ladder.alone[basis].mean() / cost)
+            slow_cost = method.mean_cost(method.exits(self.slow), basis)
+            cost = (1 - self.slow_fraction) * cost + self.slow_fraction * slow_cost
+        return float(method.large_costs[basis].mean() / cost)
 
 
-def curves(ladder: Method, metric: MetricName) -> dict[Basis, OperatingCurve]:
-    """All points of a method on tune rows.
-
-    Args:
-        ladder: of the tune rows.
-        metric: by which several thresholds are chosen among.
-    """
-    settings = ladder.settings()
-    exits = [ladder.exits(one) for one in settings]
-    rows, found = np.arange(len(ladder.said)), {}
+def operating_curves(method: Method, metric: MetricName) -> dict[Basis, OperatingCurve]:
+    """All points of a method on the tuning set; the metric selects among several thresholds."""
+    settings = method.settings()
+    exits = [method.exits(setting) for setting in settings]
     scores = np.zeros(len(settings))
     if settings and len(settings[0]) > 1:
-        assert ladder.said.label_ids is not None
-        labels = ladder.said.label_ids
-        sums = [row_counts(ladder.said.answered(one + 1), labels).sum(axis=0) for one in exits]
-        scores = score(metric, np.stack(sums))
-    for basis, table in ladder.costs.items():
-        costs = np.array([table[one, rows].mean() for one in exits])
+        scores = metric_score(metric, np.stack([method.counts(taken).sum(axis=0) for taken in exits]))
+    curves = {}
+    for basis in method.costs:
+        costs = np.array([method.mean_cost(taken, basis) for taken in exits])
         order = np.argsort(-costs, kind="stable")
-        alone = float(ladder.alone[basis].mean())
-        chosen = tuple(settings[i] for i in order)
-        found[basis] = OperatingCurve(chosen, alone / costs[order], costs[order], alone, scores[order])
-    return found
+        large_cost = float(method.large_costs[basis].mean())
+        ordered = tuple(settings[i] for i in order)
+        curves[basis] = OperatingCurve(ordered, costs[order], large_cost, scores[order])
+    return curves
 
 
-def pick(curve: OperatingCurve, target: float) -> TargetPoint:
-    """The slowest point that is as fast as the target; where it is much faster, a mixture of its neighbours.
+def select_point(curve: OperatingCurve, target: float) -> TargetPoint:
+    """The slowest point that reaches a target speed-up; if it is much faster, a mixture with the next slower.
 
-    Of several thresholds that are as fast, within the tolerance, those with the best score on the tune rows.
-    A row runs at the fast one or at the slow one by chance, so that the expected cost is that of the target.
-    A method that has no slower point is taken at its slowest, one that is nowhere as fast at its fastest.
+    Among several thresholds that reach it, within the tolerance, those with the best score on the tuning set.
+    The expected cost of a mixture is that of the target. A method without a slower point is taken at its
+    slowest, one that does not reach the target at its fastest.
 
-    >>> curve = OperatingCurve(((2.0,), (1.0,)), np.array([1.5, 3.0]), np.array([2.0, 1.0]), 3.0, np.zeros(2))
-    >>> pick(curve, 2.0)
-    TargetPoint(fast=(1.0,), slow=(2.0,), slow_share=0.5, reached=True)
+    >>> select_point(OperatingCurve(((2.0,), (1.0,)), np.array([2.0, 1.0]), 3.0, np.zeros(2)), 2.0)
+    TargetPoint(fast=(1.0,), slow=(2.0,), slow_fraction=0.5, reached=True)
     """
-    first = int(np.searchsorted(curve.speedups, target * (1 - 1e-9), side="left"))
-    if first == len(curve.speedups):
+    speedups = curve.speedups
+    first = int(np.searchsorted(speedups, target * (1 - 1e-9), side="left"))
+    if first == len(speedups):
         return TargetPoint(curve.settings[-1], reached=False)
-    end = int(np.searchsorted(curve.speedups, target * (1 + TOLERANCE), side="right"))
+    end = int(np.searchsorted(speedups, target * (1 + TOLERANCE), side="right"))
     if first == 0 or end > first:
         return TargetPoint(curve.settings[first + int(curve.scores[first : max(end, first + 1)].argmax())])
-    wanted, fast, slow = curve.alone / target, curve.costs[first], curve.costs[first - 1]
-    share = float((wanted - fast) / (slow - fast))
-    return TargetPoint(curve.settings[first], curve.settings[first - 1], share)
+    fast, slow = curve.costs[first], curve.costs[first - 1]
+    slow_fraction = float((curve.large_cost / target - fast) / (slow - fast))
+    return TargetPoint(curve.settings[first], curve.settings[first - 1], slow_fraction)
 
 
-def cumulated(stages: Sequence[Floats]) -> Floats:
-    """(m, n) what rows of a cascade cost that leave at each stage, from what each stage costs.
-
-    Args:
-        stages: (n,) each.
-    """
-    return np.asarray(np.cumsum(np.stack(stages), axis=0))
-
-
-def _grid(seen: Floats, size: int) -> list[float]:
-    """Thresholds between values that were seen, at even quantiles, and one outside on either side."""
-    values = np.unique(seen)
-    kept = np.unique(np.sort(seen)[np.linspace(0, len(seen) - 1, size).astype(np.int64)])
-    kept = kept[kept < values[-1]]
-    after = values[np.searchsorted(values, kept, side="right")]
-    middle = kept + (after - kept) / 2
+def _grid(observed: Floats, size: int) -> list[float]:
+    # midpoints between observed values at even quantiles, and one threshold outside on either side
+    values = np.unique(observed)
+    below = np.unique(np.sort(observed)[np.linspace(0, len(observed) - 1, size).astype(np.int64)])
+    below = below[below < values[-1]]
+    above = values[np.searchsorted(values, below, side="right")]
     ends = [np.nextafter(values[0], -np.inf), np.nextafter(values[-1], np.inf)]
-    return [float(one) for one in np.unique(np.concatenate([middle, ends]))]
+    thresholds: list[float] = np.unique(np.concatenate([below + (above - below) / 2, ends])).tolist()
+    return thresholds

@@ -1,4 +1,4 @@
-"""Pictures of the experiment, as SVG files."""
+"""Charts of the experiment, as SVG files; their rows are the lines of the result files."""
 
 from __future__ import annotations
 
@@ -9,132 +9,128 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from cascadebert.errors import extra
-from cascadebert.evaluation.plots import ACCENT, INK, QUIET
+from cascadebert.evaluation.plots import ACCENT, INK, MUTED
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
-COLOURS = (ACCENT, INK, "#2f7dd1", "#e0a030", "#3a9d5d", QUIET, "#8e5ea2", "#17becf", "#b0b7bd")
+COLOURS = (ACCENT, INK, "#2f7dd1", "#e0a030", "#3a9d5d", MUTED, "#8e5ea2", "#17becf", "#b0b7bd")
 Rows = Sequence[Mapping[str, Any]]
-SALT = "cascadebert"
-"""Ids in the files do not differ from one drawing to the next."""
+HASH_SALT = "cascadebert"  # makes the ids in a file the same every time it is drawn
 
 
 def draw_scores(path: Path, rows: Rows, *, basis: str, tasks: Sequence[str], methods: Sequence[str]) -> None:
-    """Score against achieved speed-up, one panel per task and one of the mean; lines join a method's targets.
+    """Score against achieved speed-up, one panel per task and one of the mean, from the lines of runs.jsonl.
 
-    Args:
-        path: the SVG file to write.
-        rows: lines of runs.jsonl.
-        basis: "flops" or "time".
-        tasks: panels.
-        methods: lines.
+    Lines join the targets of a method.
     """
     panels = [*tasks, "mean of all tasks"]
-    across = min(4, len(panels))
-    figure, axes = _panels(len(panels), across)
-    for panel, one in zip(panels, axes, strict=False):
-        mine = [row for row in rows if row["basis"] == basis and (row["task"] == panel or panel not in tasks)]
+    figure, axes = _create_panels(len(panels), min(4, len(panels)))
+    for panel, axis in zip(panels, axes, strict=True):
+        selected = _where(rows, basis=basis, **({"task": panel} if panel in tasks else {}))
         for number, method in enumerate(methods):
-            targets = sorted({row["target"] for row in mine if row["method"] == method})
-            points = [[r for r in mine if (r["method"], r["target"]) == (method, t)] for t in targets]
-            speeds = [float(np.mean([r["achieved"] for r in point])) for point in points]
-            scores = [100 * float(np.mean([r["score"] for r in point])) for point in points]
-            style = "o" if len(points) == 1 else "o-"
-            one.plot(speeds, scores, style, color=COLOURS[number % len(COLOURS)], label=method, markersize=4)
-        _finish(one, panel, f"speed-up by {basis}", "score x 100")
+            speedups, scores = [], []
+            for _, points in _group_by(_where(selected, method=method), "target"):
+                speedups.append(_mean(points, "achieved"))
+                scores.append(100 * _mean(points, "score"))
+            style = "o" if len(speedups) == 1 else "o-"
+            axis.plot(speedups, scores, style, color=_colour(number), label=method, markersize=4)
+        _label(axis, panel, f"speed-up by {basis}", "score x 100")
     _save(figure, axes, path)
 
 
-def draw_trust(path: Path, rows: Rows, *, figure_name: str, methods: Sequence[str]) -> None:
-    """DIS or ECE per exit layer, mean over tasks; a small stage is a point at its depth.
+def draw_confidence(path: Path, rows: Rows, *, metric: str, methods: Sequence[str]) -> None:
+    """DIS, ECE or accuracy by exit layer, mean over tasks, from `confidence_by_exit`.
 
-    Args:
-        path: the SVG file to write.
-        rows: from `trust_by_exit`.
-        figure_name: "dis", "ece" or "accuracy".
-        methods: what is drawn.
+    A small stage is a point at its depth.
     """
-    figure, axes = _panels(1, 1)
+    figure, (axis,) = _create_panels(1, 1)
     for number, method in enumerate(methods):
-        mine = [row for row in rows if row["method"] == method]
-        known = [row for row in mine if row[figure_name] is not None]
-        layers = sorted({row["layer"] for row in known})
-        means = [np.mean([row[figure_name] for row in known if row["layer"] == k]) for k in layers]
-        style = "D" if len(layers) == 1 else "o-"
-        axes[0].plot(layers, means, style, color=COLOURS[number % len(COLOURS)], label=method)
-    _finish(axes[0], "mean over tasks", "layer", figure_name.upper())
-    _save(figure, axes, path)
+        defined = [row for row in _where(rows, method=method) if row[metric] is not None]
+        groups = _group_by(defined, "layer")
+        means = [_mean(group, metric) for _, group in groups]
+        style = "D" if len(groups) == 1 else "o-"
+        axis.plot([layer for layer, _ in groups], means, style, color=_colour(number), label=method)
+    _label(axis, "mean over tasks", "layer", metric.upper())
+    _save(figure, [axis], path)
 
 
 def draw_shallow(path: Path, rows: Rows, *, target: float) -> None:
-    """Accuracy of exits and of complete models on the rows that leave there, mean over tasks by rows.
-
-    Args:
-        path: the SVG file to write.
-        rows: from `complete_against_shallow`.
-        target: of which points.
-    """
-    figure, axes = _panels(1, 1)
-    mine = [row for row in rows if row["target"] == target]
-    names = sorted({(row["method"], row["layer"], row["complete"]) for row in mine})
-    for place, name in enumerate(names):
-        same = [row for row in mine if (row["method"], row["layer"], row["complete"]) == name]
-        weights = [row["rows"] for row in same]
-        for shift, kind, colour in ((-0.2, "exit_accuracy", QUIET), (0.2, "complete_accuracy", ACCENT)):
-            height = 100 * float(np.average([row[kind] for row in same], weights=weights))
-            label = kind.split("_")[0] if place == 0 else None
-            axes[0].bar(place + shift, height, width=0.38, color=colour, label=label)
-    said = [f"{method}, {layer}".replace("-", "-\n") for method, layer, _ in names]
-    axes[0].set_xticks(range(len(names)), said)
-    _finish(axes[0], f"rows that leave at a layer, {target:g}x by FLOPs", "early exit, layer", "accuracy, %")
-    _save(figure, axes, path)
+    """Accuracy of exits and complete models on the texts that exit there, from `complete_against_shallow`."""
+    figure, (axis,) = _create_panels(1, 1)
+    groups = _group_by(_where(rows, target=target), "method", "layer", "complete")
+    for position, (_, group) in enumerate(groups):
+        weights = [row["rows"] for row in group]
+        for shift, kind, colour in ((-0.2, "exit_accuracy", MUTED), (0.2, "complete_accuracy", ACCENT)):
+            height = 100 * float(np.average([row[kind] for row in group], weights=weights))
+            label = kind.split("_")[0] if position == 0 else None
+            axis.bar(position + shift, height, width=0.38, color=colour, label=label)
+    ticks = [f"{method}, {layer}".replace("-", "-\n") for (method, layer, _), _ in groups]
+    axis.set_xticks(range(len(groups)), ticks)
+    _label(axis, f"rows that leave at a layer, {target:g}x by FLOPs", "early exit, layer", "accuracy, %")
+    _save(figure, [axis], path)
 
 
 def draw_difficulty(path: Path, rows: Rows, *, methods: Sequence[str]) -> None:
-    """Mean confidence by difficulty, over all tasks.
-
-    Args:
-        path: the SVG file to write.
-        rows: from `confidence_by_difficulty`.
-        methods: what is drawn, all exits of each.
-    """
-    figure, axes = _panels(1, 1)
-    names = sorted({(row["method"], row["exit"]) for row in rows if row["method"] in methods})
-    for number, name in enumerate(names):
-        mine = [row for row in rows if (row["method"], row["exit"]) == name]
-        levels = sorted({row["difficulty"] for row in mine})
-        means = [np.mean([row["confidence"] for row in mine if row["difficulty"] == one]) for one in levels]
-        label = name[0] if sum(other[0] == name[0] for other in names) == 1 else f"{name[0]}, exit {name[1]}"
-        axes[0].plot(levels, means, "o-", color=COLOURS[number % len(COLOURS)], label=label)
-    _finish(axes[0], "mean over tasks", "share of other small models that are wrong", "mean confidence")
-    _save(figure, axes, path)
+    """Mean confidence by difficulty, one line per method and exit, from `confidence_by_difficulty`."""
+    figure, (axis,) = _create_panels(1, 1)
+    lines = _group_by([row for row in rows if row["method"] in methods], "method", "exit")
+    names = [method for (method, _), _ in lines]
+    for number, ((method, exit_number), line) in enumerate(lines):
+        groups = _group_by(line, "difficulty")
+        means = [_mean(group, "confidence") for _, group in groups]
+        label = method if names.count(method) == 1 else f"{method}, exit {exit_number}"
+        axis.plot([level for level, _ in groups], means, "o-", color=_colour(number), label=label)
+    _label(axis, "mean over tasks", "share of other small models that are wrong", "mean confidence")
+    _save(figure, [axis], path)
 
 
-def _panels(count: int, across: int) -> tuple[Any, list[Axes]]:
+def _where(rows: Rows, **values: object) -> list[Mapping[str, Any]]:
+    return [row for row in rows if all(row[name] == value for name, value in values.items())]
+
+
+def _group_by(rows: Rows, *names: str) -> list[tuple[Any, list[Mapping[str, Any]]]]:
+    # sorted by the values of the columns; a single column has plain values, several have tuples
+    groups: dict[Any, list[Mapping[str, Any]]] = {}
+    for row in rows:
+        key = tuple(row[name] for name in names)
+        groups.setdefault(key if len(key) > 1 else key[0], []).append(row)
+    return sorted(groups.items(), key=lambda item: item[0])
+
+
+def _mean(rows: Rows, name: str) -> float:
+    return float(np.mean([row[name] for row in rows]))
+
+
+def _colour(number: int) -> str:
+    return COLOURS[number % len(COLOURS)]
+
+
+def _create_panels(count: int, columns: int) -> tuple[Figure, list[Axes]]:
     with extra("tune"):
         from matplotlib.figure import Figure
-    down = -(-count // across)
-    figure = Figure(figsize=(7 if count == 1 else 3.4 * across, 4.2 if count == 1 else 3 * down + 0.6))
-    figure.set_layout_engine("constrained")
-    axes = figure.subplots(down, across, squeeze=False).ravel().tolist()
-    for one in axes[count:]:
-        one.set_visible(False)
+    rows = -(-count // columns)
+    size = (7, 4.2) if count == 1 else (3.4 * columns, 3 * rows + 0.6)
+    figure = Figure(figsize=size, layout="constrained")
+    axes = figure.subplots(rows, columns, squeeze=False).ravel().tolist()
+    for unused in axes[count:]:
+        unused.set_visible(False)
     return figure, axes[:count]
 
 
-def _finish(axes: Axes, title: str, across: str, up: str) -> None:
-    axes.set_title(title, loc="left", color=INK, fontsize=10)
-    axes.set_xlabel(across, fontsize=9)
-    axes.set_ylabel(up, fontsize=9)
-    axes.grid(alpha=0.25)
-    axes.spines[["top", "right"]].set_visible(False)
+def _label(axis: Axes, title: str, x_label: str, y_label: str) -> None:
+    axis.set_title(title, loc="left", color=INK, fontsize=10)
+    axis.set_xlabel(x_label, fontsize=9)
+    axis.set_ylabel(y_label, fontsize=9)
+    axis.grid(alpha=0.25)
+    axis.spines[["top", "right"]].set_visible(False)
 
 
-def _save(figure: Any, axes: Sequence[Axes], path: Path) -> None:
+def _save(figure: Figure, axes: Sequence[Axes], path: Path) -> None:
     with extra("tune"):
         from matplotlib import rc_context
     handles, labels = axes[0].get_legend_handles_labels()
     figure.legend(handles, labels, frameon=False, fontsize=8, loc="outside lower center", ncols=3)
-    with rc_context({"svg.hashsalt": SALT}):
+    with rc_context({"svg.hashsalt": HASH_SALT}):
         figure.savefig(path, format="svg", metadata={"Date": None})

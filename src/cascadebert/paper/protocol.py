@@ -1,4 +1,4 @@
-"""What is compared, on what, with which budget: presets are values, and there is one code path for all."""
+"""Configuration of the paper's experiment; presets are values, and there is one code path for all."""
 
 from __future__ import annotations
 
@@ -11,161 +11,118 @@ from cascadebert.errors import CascadeError
 from cascadebert.paper.early_exit.exit_outputs import Reads
 
 MetricName = Literal["accuracy", "accuracy_and_f1", "matthews"]
+"""Of two labels but for accuracy: the mean of accuracy and F1 of label 1, and Matthews' correlation."""
 Basis = Literal["flops", "time"]
-Objective = Literal["plain", "dar", "distil", "both", "gatekeeper"]
+ObjectiveName = Literal["plain", "dar", "distil", "both", "gatekeeper"]
 
 BASES: tuple[Basis, ...] = ("flops", "time")
-OBJECTIVES: tuple[Objective, ...] = ("plain", "dar", "distil", "both", "gatekeeper")
+OBJECTIVES: tuple[ObjectiveName, ...] = ("plain", "dar", "distil", "both", "gatekeeper")
 EARLY_EXITS = ("deebert", "pabee", "berxit")
-"""Models with exits."""
+"""Multi-exit models."""
 LARGE = "large"
 
 
 @dataclass(frozen=True)
 class TaskConfig:
-    """How one data set is read and trained on.
+    """Data and training options of one task; the field names are those of protocol.json."""
 
-    Attributes:
-        name: of the task, and of its folder in a local data folder.
-        metric: "accuracy"; "accuracy_and_f1", their mean, F1 of label 1; or "matthews", the correlation.
-        source: data set on the Hub, used where no local data folder is given.
-        test_split: rows that are only reported on; the others are carved from "train".
-        rows: most rows to train on; None for all.
-        tune_rows: rows taken from the train set to pick thresholds on; at most a fifth of it.
-        phrases: whether rows are parts of one another (SST-2): held out with all their parts, and whole
-            sentences alone are tuned on; they come first where `rows` does not allow all.
-        both_ends: whether texts are cut to their first and last tokens, not to the first alone.
-        epochs: passes of every model over the rows, of each of DeeBERT's two stages, too; None: as published.
-        batch_size: rows per step.
-        learning_rate: of the large model, the models with exits and those cut short.
-        small_learning_rate: of the complete small models.
-        exit_learning_rate: of DeeBERT's second stage.
-    """
-
-    name: str
+    name: str  # also of its folder in a local data folder
     metric: MetricName = "accuracy"
-    source: str | None = None
-    test_split: str = "validation"
-    rows: int | None = None
-    tune_rows: int = 1000
+    source: str | None = None  # data set on the Hub, used without a local data folder
+    test_split: str = "validation"  # only reported on; the other sets are carved from "train"
+    rows: int | None = None  # maximum number of training examples
+    tune_rows: int = 1000  # taken from the train split to select thresholds on; at most a fifth of it
+    # examples are parts of one another (SST-2): they are held out with all their parts, only full sentences
+    # are tuned on, and sentences come first where `rows` does not allow all
     phrases: bool = False
-    both_ends: bool = False
-    epochs: float | None = 3.0
+    both_ends: bool = False  # long texts keep their first and last tokens, not the first only
+    epochs: float | None = 3.0  # of every model, and of each of DeeBERT's two stages; None: as published
     batch_size: int = 32
-    learning_rate: float = 2e-4
+    learning_rate: float = 2e-4  # of the large, the multi-exit and the truncated models
     small_learning_rate: float = 3e-4
-    exit_learning_rate: float = 2e-3
+    exit_learning_rate: float = 2e-3  # of DeeBERT's second stage
 
 
 @dataclass(frozen=True)
 class ExperimentProtocol:
-    """The whole experiment.
+    """Configuration of the experiment; the field names are those of protocol.json."""
 
-    Attributes:
-        name: of the set of arrays; sets of different names are never mixed.
-        tasks: the data sets.
-        large: name of the encoder behind the large model and all models with exits.
-        small: names of the complete small encoders; the first is the paper's small stage.
-        complete: names of further complete encoders, trained plainly, for the analysis of shallow layers.
-        seeds: one training of everything for each.
-        targets: speed-ups to compare at.
-        objectives: how each small model is trained.
-        truncated: depths of the models cut short.
-        tokens: longest row.
-        warmup: share of the steps in which the learning rate rises.
-        exit_epochs: passes of DeeBERT's second stage, where a task has none of its own.
-        exits_read: what exits before the last look at: the "first" token, as published, or the "mean" of all.
-        dar_weight: lambda of the difficulty-aware term.
-        dar_margin: its epsilon.
-        difficulty_folds: of the cross-prediction behind difficulty labels, which are made once per task.
-        difficulty_seeds: its repeats.
-        distill_weight: of learning the large model's logits.
-        distill_temperature: divides both sides' logits.
-        gatekeeper_alpha: share of the cross-entropy in Gatekeeper's loss.
-        gatekeeper_epochs: passes with that loss, after the plain training.
-        split_seed: decides which rows are trained and tuned on, for all seeds alike.
-        bf16: matrix products of training in bfloat16; None asks the processor.
-    """
-
-    name: str
+    name: str  # of the set of arrays; sets of different names are never mixed
     tasks: tuple[TaskConfig, ...]
-    large: str = ""
-    small: tuple[str, ...] = ()
-    complete: tuple[str, ...] = ()
-    seeds: tuple[int, ...] = (1, 2, 3)
-    targets: tuple[float, ...] = (2.0, 3.0, 4.0)
-    objectives: tuple[Objective, ...] = OBJECTIVES
-    truncated: tuple[int, ...] = (1, 2, 3)
-    tokens: int = 64
-    warmup: float = 0.05
-    exit_epochs: float = 3.0
+    large: str = ""  # name of the encoder of the large model and all multi-exit models
+    small: tuple[str, ...] = ()  # names of complete small encoders; the first is the paper's small stage
+    complete: tuple[str, ...] = ()  # further complete encoders, for the analysis of shallow layers
+    seeds: tuple[int, ...] = (1, 2, 3)  # everything is trained once per seed
+    targets: tuple[float, ...] = (2.0, 3.0, 4.0)  # speed-ups to compare at
+    objectives: tuple[ObjectiveName, ...] = OBJECTIVES  # of each small model
+    truncated: tuple[int, ...] = (1, 2, 3)  # depths of the truncated models
+    tokens: int = 64  # maximum length
+    warmup: float = 0.05  # fraction of the steps in which the learning rate rises
+    exit_epochs: float = 3.0  # of DeeBERT's second stage, where a task has none of its own
     exits_read: Reads = "first"
-    dar_weight: float = 0.5
-    dar_margin: float = 0.5
-    difficulty_folds: int = 3
-    difficulty_seeds: int = 3
+    dar_weight: float = 0.5  # lambda of the difficulty-aware term
+    dar_margin: float = 0.5  # its epsilon
+    difficulty_folds: int = 3  # of the cross-validation that labels difficulty, once per task
+    difficulty_seeds: int = 3  # its repeats
     distill_weight: float = 1.0
     distill_temperature: float = 2.0
-    gatekeeper_alpha: float = 0.5
-    gatekeeper_epochs: float = 2.0
-    split_seed: int = 0
-    bf16: bool | None = None
+    gatekeeper_alpha: float = 0.5  # weight of the cross-entropy in Gatekeeper's loss
+    gatekeeper_epochs: float = 2.0  # with that loss, after the plain training
+    split_seed: int = 0  # decides which examples are trained and tuned on, for all training seeds
+    bf16: bool | None = None  # matrix products of training in bfloat16; None: where the hardware supports it
 
     def __post_init__(self) -> None:
         if "plain" not in self.objectives:
-            raise CascadeError("the objective 'plain' is needed: the others are compared with it")
-        if not self.tasks or not self.seeds or not all(one > 1 for one in self.targets):
+            raise CascadeError("the objective 'plain' is required: the others are compared with it")
+        if not self.tasks or not self.seeds or not all(target > 1 for target in self.targets):
             raise CascadeError("an experiment needs tasks, seeds, and targets above 1")
 
     @property
     def stage_lists(self) -> tuple[tuple[str, ...], ...]:
-        """The small stages of each cascade: every small model alone, then all of them."""
-        alone = tuple((name,) for name in self.small)
-        return alone if len(self.small) < 2 else (*alone, self.small)
+        """The small stages of each cascade: each small model by itself, then all of them."""
+        single = tuple((name,) for name in self.small)
+        return single if len(self.small) < 2 else (*single, self.small)
 
     def with_models(
         self, large: str | None, small: tuple[str, ...], complete: tuple[str, ...] = ()
     ) -> ExperimentProtocol:
-        """The same with other encoders; what is not given stays.
+        """The protocol with other encoders, by folder or repository; those not given stay.
 
-        Raises:
-            CascadeError: if the large or the small ones are neither given nor part of the preset, or two have
-                one name.
+        Raises CascadeError if the large or the small ones are neither given nor part of the preset, or two
+        models have one name.
         """
-        made = replace(
+        changed = replace(
             self,
             large=Path(large).name if large else self.large,
-            small=tuple(Path(one).name for one in small) or self.small,
-            complete=tuple(Path(one).name for one in complete) or self.complete,
+            small=tuple(Path(path).name for path in small) or self.small,
+            complete=tuple(Path(path).name for path in complete) or self.complete,
         )
-        if not made.large or not made.small:
+        if not changed.large or not changed.small:
             raise CascadeError(f"preset {self.name} names no encoders. Give --large DIR and --small DIR.")
-        several = (*made.small, *made.complete)
-        if len(set(several)) < len(several):
-            raise CascadeError(f"models need names of their own; given: {', '.join(several)}")
-        return made
+        names = (*changed.small, *changed.complete)
+        if len(set(names)) < len(names):
+            raise CascadeError(f"models need names of their own; given: {', '.join(names)}")
+        return changed
 
     def task(self, name: str) -> TaskConfig:
-        """The plan of a task.
-
-        Raises:
-            CascadeError: if there is none of the name.
-        """
-        for plan in self.tasks:
-            if plan.name == name:
-                return plan
-        raise CascadeError(f"no task {name!r}; the preset has {', '.join(one.name for one in self.tasks)}")
+        """The task of a name. Raises CascadeError if there is none."""
+        tasks = {task.name: task for task in self.tasks}
+        if name not in tasks:
+            raise CascadeError(f"no task {name!r}; the preset has {', '.join(tasks)}")
+        return tasks[name]
 
     def to_json(self) -> dict[str, Any]:
-        """As plain values."""
+        """Plain values for a JSON file."""
         return asdict(self)
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> ExperimentProtocol:
-        """What `to_json` made, after a round trip through a file."""
-        plain: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
-        plain["tasks"] = tuple(TaskConfig(**one) for one in values["tasks"])
-        return cls(**plain)
+        """The protocol of a JSON file."""
+        fields: dict[str, Any] = {
+            name: tuple(value) if isinstance(value, list) else value for name, value in values.items()
+        }
+        fields["tasks"] = tuple(TaskConfig(**task) for task in values["tasks"])
+        return cls(**fields)
 
 
 _MINILM = ExperimentProtocol(
@@ -184,14 +141,9 @@ _MINILM = ExperimentProtocol(
 )
 
 
-def _glue(name: str, metric: MetricName = "accuracy", **more: Any) -> TaskConfig:
-    recipe = {
-        "epochs": None,
-        "learning_rate": 2e-5,
-        "small_learning_rate": 2e-5,
-        "exit_learning_rate": 2e-5,
-    }
-    return TaskConfig(name, metric, source=f"nyu-mll/glue:{name}", **{**recipe, **more})
+def _glue(name: str, metric: MetricName = "accuracy", **options: Any) -> TaskConfig:
+    options |= {"learning_rate": 2e-5, "small_learning_rate": 2e-5, "exit_learning_rate": 2e-5}
+    return TaskConfig(name, metric, source=f"nyu-mll/glue:{name}", epochs=None, **options)
 
 
 _PAPER = ExperimentProtocol(
@@ -216,7 +168,7 @@ _PAPER = ExperimentProtocol(
 PRESETS: dict[str, ExperimentProtocol] = {
     "minilm": _MINILM,
     "minilm-full": replace(
-        _MINILM, name="minilm-full", tasks=tuple(replace(plan, rows=None) for plan in _MINILM.tasks)
+        _MINILM, name="minilm-full", tasks=tuple(replace(task, rows=None) for task in _MINILM.tasks)
     ),
     "paper": _PAPER,
 }
@@ -224,6 +176,6 @@ HUB: dict[str, str] = {
     "bert-base-uncased": "google-bert/bert-base-uncased",
     "bert_uncased_L-2_H-768_A-12": "google/bert_uncased_L-2_H-768_A-12",
 }
-"""Where the presets' own encoders lie."""
-PUBLISHED_EPOCHS = {"stage": 5.0, "pabee": 5.0, "deebert": 3.0, "berxit": 3.0, "truncated": 3.0}
-"""Passes where a plan leaves them open; "stage" is CascadeBERT's recipe for MRPC."""
+"""Hub repositories of the presets' own encoders."""
+PUBLISHED_EPOCHS = 5.0
+"""Passes of a stage where a task leaves them open: CascadeBERT's recipe for MRPC."""

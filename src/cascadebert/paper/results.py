@@ -1,19 +1,18 @@
-"""All arrays and timings of an experiment, and the methods made of them. Pure."""
+"""Result files of an experiment, and the methods that their outputs and timings make up."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from functools import cached_property
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
 from cascadebert.errors import DataError
-from cascadebert.paper.model_specs import ResultStore, model_specs, stage, truncated
-from cascadebert.paper.operating_points import Method, RuleName, cumulated
-from cascadebert.paper.protocol import BASES, LARGE, Basis, ExperimentProtocol, Objective
-from cascadebert.paper.stored_predictions import StoredPredictions, stacked
+from cascadebert.paper.model_specs import model_specs, small_name, truncated_name
+from cascadebert.paper.operating_points import Method, RuleName
+from cascadebert.paper.protocol import BASES, LARGE, Basis, ExperimentProtocol, ObjectiveName
+from cascadebert.paper.stored_predictions import StoredPredictions, stack_stages
 from cascadebert.paper.timings import Timings
 from cascadebert.types import Floats
 
@@ -23,140 +22,128 @@ RULES: dict[str, tuple[str, RuleName]] = {
     "berxit": ("berxit", "learned"),
     "berxit-entropy": ("berxit", "entropy"),
 }
-"""Methods of early exit: the model with exits, and what decides; BERxiT has both rules."""
+"""Early-exit methods: the multi-exit model and its exit rule; BERxiT has two."""
 TRUNCATED = "truncated"
 
 
 @dataclass(frozen=True)
 class TaskResults:
-    """The arrays of one task and seed.
+    """Outputs of all models of one task and seed."""
 
-    Attributes:
-        task: its name.
-        seed: of the training.
-        arrays: by name of the model.
-        timings: of the task.
-    """
-
-    task: str
-    seed: int
-    arrays: dict[str, StoredPredictions]
+    models: dict[str, StoredPredictions]  # by name
     timings: Timings
 
     @property
     def large(self) -> StoredPredictions:
-        """The large model."""
-        return self.arrays[LARGE]
+        """Outputs of the large model."""
+        return self.models[LARGE]
 
-    @property
-    def alone(self) -> dict[Basis, Floats]:
-        """Per basis, (n,) what rows cost at the large model alone."""
-        return {basis: one[0] for basis, one in self.costs(LARGE).items()}
+    def costs(self, model: str) -> dict[Basis, Floats]:
+        """(m, n) cost of each text in a model, by the exit that it takes."""
+        stored = self.models[model]
+        return {"flops": stored.flops(), "time": self.timings.cost_of(stored.about.timed_as, stored.lengths)}
 
-    def costs(self, method: str) -> dict[Basis, Floats]:
-        """Per basis, (m, n) what rows cost in a model, by the exit that they leave at."""
-        one = self.arrays[method]
-        return {"flops": one.flops(), "time": self.timings.of(one.about.timed_as, one.lengths)}
+    def methods(self, protocol: ExperimentProtocol) -> list[Method]:
+        """Every method that is compared, on the tuning and the test set."""
+        cascades = [
+            self.cascade(small, objective)
+            for small in protocol.stage_lists
+            for objective in protocol.objectives
+        ]
+        return [self.truncated(protocol), *(self.early_exit(name) for name in RULES), *cascades]
 
-    def ladders(self, protocol: ExperimentProtocol) -> Iterator[Method]:
-        """Every method that is compared, on tune and test rows."""
-        yield self.cut_short(protocol)
-        for name in RULES:
-            yield self.early_exit(name)
-        for stages in protocol.stage_lists:
-            for objective in protocol.objectives:
-                yield self.cascade(stages, objective)
-
-    def cut_short(self, protocol: ExperimentProtocol) -> Method:
-        """Models cut short, by depth, and the large one."""
-        return self._ladder(TRUNCATED, "fixed", [*(truncated(k) for k in protocol.truncated), LARGE])
+    def truncated(self, protocol: ExperimentProtocol) -> Method:
+        """The truncated models by depth, and the large one."""
+        names = [*(truncated_name(layers) for layers in protocol.truncated), LARGE]
+        costs = {basis: np.stack([self.costs(name)[basis][0] for name in names]) for basis in BASES}
+        return self._method(TRUNCATED, "fixed", names, costs)
 
     def early_exit(self, name: str) -> Method:
-        """A method of early exit."""
+        """An early-exit method."""
         model, rule = RULES[name]
-        costs = self._corrected(name, self.costs(model))
-        return Method(name, rule, self.arrays[model].said, costs, self.alone)
+        return self._method(name, rule, [model], self.costs(model))
 
-    def cascade(self, small: Sequence[str], objective: Objective) -> Method:
-        """Complete models in the order of their cost, all trained in one way."""
-        ordered = sorted(small, key=lambda one: self.arrays[stage(one, objective)].flops().mean())
-        members = [*(stage(one, objective) for one in ordered), LARGE]
-        return self._ladder(cascade_name(small, objective), "cascade", members)
+    def cascade(self, small: Sequence[str], objective: ObjectiveName) -> Method:
+        """A cascade of small models, all trained with one objective, and the large one."""
+        names = [small_name(encoder, objective) for encoder in small]
+        names = [*sorted(names, key=lambda name: self.models[name].flops().mean()), LARGE]
+        costs = {basis: np.cumsum([self.costs(name)[basis][0] for name in names], axis=0) for basis in BASES}
+        return self._method(cascade_name(small, objective), "cascade", names, costs)
 
-    def _ladder(self, name: str, rule: RuleName, members: Sequence[str]) -> Method:
-        """Models of one exit each; in a cascade a row pays those before, too."""
-        costs: dict[Basis, Floats] = {}
-        for basis in BASES:
-            parts = [self.costs(one)[basis][0] for one in members]
-            costs[basis] = cumulated(parts) if rule == "cascade" else np.stack(parts)
-        said = stacked([self.arrays[one] for one in members])
-        return Method(name, rule, said, self._corrected(name, costs), self.alone)
-
-    def _corrected(self, name: str, costs: dict[Basis, Floats]) -> dict[Basis, Floats]:
-        """With the seconds of whole methods as the clock has them."""
-        return {**costs, "time": costs["time"] * self.timings.correction(name)}
+    def _method(self, name: str, rule: RuleName, models: Sequence[str], costs: dict[Basis, Floats]) -> Method:
+        outputs = stack_stages([self.models[model] for model in models])
+        corrected: dict[Basis, Floats] = {**costs, "time": costs["time"] * self.timings.correction(name)}
+        large_costs = {basis: table[0] for basis, table in self.costs(LARGE).items()}
+        return Method(name, rule, outputs, corrected, large_costs, tuple(models))
 
 
-def cascade_name(small: Sequence[str], objective: Objective) -> str:
+def cascade_name(small: Sequence[str], objective: ObjectiveName) -> str:
     """Name of a cascade, such as "cascade-1x384-dar"."""
     return "-".join(["cascade", *small, objective])
 
 
 def cascade_names(protocol: ExperimentProtocol) -> list[str]:
-    """All cascades of an experiment, those of the first small stage first."""
-    return [cascade_name(small, one) for small in protocol.stage_lists for one in protocol.objectives]
+    """Names of all cascades of an experiment; those of the first small stage come first."""
+    return [
+        cascade_name(small, objective) for small in protocol.stage_lists for objective in protocol.objectives
+    ]
 
 
 @dataclass(frozen=True)
-class ExperimentResults:
-    """An experiment's arrays.
-
-    Attributes:
-        protocol: of the experiment.
-        store: where they lie.
-    """
+class ResultStore:
+    """Paths of the result files of an experiment, and the results read from them."""
 
     protocol: ExperimentProtocol
-    store: ResultStore
+    output: Path
+    _results: dict[tuple[str, int], TaskResults] = field(default_factory=dict, init=False, repr=False)
+
+    def arrays_path(self, task: str, seed: int, method: str) -> Path:
+        """File of the outputs of one model."""
+        return self.output / "arrays" / self.protocol.name / f"{task}-{seed}-{method}.npz"
+
+    def timings_path(self, task: str) -> Path:
+        """File of the timings of a task."""
+        return self.output / "timings" / self.protocol.name / f"{task}.json"
+
+    def create_folders(self) -> None:
+        """Create the folders of all result files that are missing."""
+        for kind in ("arrays", "timings"):
+            (self.output / kind / self.protocol.name).mkdir(parents=True, exist_ok=True)
+        (self.output / "pictures").mkdir(exist_ok=True)
 
     def missing(self) -> list[Path]:
-        """Files that a complete experiment has."""
-        wanted = [self.store.timings(plan.name) for plan in self.protocol.tasks]
-        wanted += [
-            self.store.arrays(plan.name, seed, one.method)
-            for plan in self.protocol.tasks
-            for seed in self.protocol.seeds
-            for one in model_specs(self.protocol)
-        ]
-        return [path for path in wanted if not path.is_file()]
+        """Files that a complete experiment has and this one has not."""
+        paths = [self.timings_path(task.name) for task in self.protocol.tasks]
+        for task in self.protocol.tasks:
+            for seed in self.protocol.seeds:
+                specs = model_specs(self.protocol)
+                paths += [self.arrays_path(task.name, seed, spec.method) for spec in specs]
+        return [path for path in paths if not path.is_file()]
 
-    def refuse_missing(self) -> None:
-        """Refuse an experiment that is not complete: nothing is left out after looking.
-
-        Raises:
-            DataError: naming how much is missing, and the first of it.
-        """
+    def check_complete(self) -> None:
+        """Raises DataError, with the number of missing files and the first of them, if there are any."""
         missing = self.missing()
         if missing:
             raise DataError(
                 f"{len(missing)} files of the experiment are missing, such as {missing[0]}. Run `cascadebert "
-                "reproduce` to its end; it goes on where it was."
+                "reproduce` again to complete it; it resumes where it stopped."
             )
 
-    @cached_property
-    def _read(self) -> dict[tuple[str, int], TaskResults]:
-        return {}
-
-    def trained(self, task: str, seed: int) -> TaskResults:
-        """The arrays of one task and seed, read once."""
-        if (task, seed) not in self._read:
-            arrays = {
-                one.method: StoredPredictions.load(self.store.arrays(task, seed, one.method))
-                for one in model_specs(self.protocol)
-            }
-            self._read[task, seed] = TaskResults(task, seed, arrays, self.timings(task))
-        return self._read[task, seed]
-
     def timings(self, task: str) -> Timings:
-        """Seconds of a task."""
-        return Timings.load(self.store.timings(task))
+        """The timings of a task."""
+        return Timings.load(self.timings_path(task))
+
+    def models(self, task: str, seed: int) -> dict[str, StoredPredictions]:
+        """The outputs of all models of a task and seed, by name."""
+        names = [spec.method for spec in model_specs(self.protocol)]
+        return {name: StoredPredictions.load(self.arrays_path(task, seed, name)) for name in names}
+
+    def results(self, task: str, seed: int) -> TaskResults:
+        """The results of a task and seed, read once."""
+        if (task, seed) not in self._results:
+            self._results[task, seed] = TaskResults(self.models(task, seed), self.timings(task))
+        return self._results[task, seed]
+
+    def seed_results(self, task: str) -> list[TaskResults]:
+        """The results of a task, one per seed."""
+        return [self.results(task, seed) for seed in self.protocol.seeds]

@@ -1,4 +1,4 @@
-"""Rows of a task for three purposes, none in two of them: train, tune, test."""
+"""Data of a task in three disjoint sets: train, tune, test."""
 
 from __future__ import annotations
 
@@ -17,142 +17,124 @@ from cascadebert.inference.tokenizer import StageTokenizer
 from cascadebert.paper.protocol import TaskConfig
 from cascadebert.types import Bools, Ints
 
-MOST_TUNED = 0.2
+MAX_TUNE_FRACTION = 0.2
 
 
 @dataclass(frozen=True)
 class TaskData:
-    """Disjoint rows.
+    """Disjoint sets of examples."""
 
-    Attributes:
-        train: every model learns from these; with groups, where rows are parts of one another.
-        tune: thresholds are picked on these.
-        test: reported on.
-        names: the labels in order.
-    """
-
-    train: Examples
-    tune: Examples
+    train: Examples  # with groups, where examples are parts of one another
+    tune: Examples  # thresholds are selected on these
     test: Examples
-    names: tuple[str, ...]
+    label_names: tuple[str, ...]
 
     @property
-    def judged(self) -> Examples:
-        """Tune rows, then test rows: all that is kept as arrays."""
+    def predicted(self) -> Examples:
+        """Tuning set followed by test set: all examples whose outputs are stored."""
         parts = (self.tune, self.test)
         texts: Any = [text for part in parts for text in part.texts]
-        labels = [self.names[i] for part in parts for i in part.label_ids(self.names)]
+        labels = [self.label_names[i] for part in parts for i in part.label_ids(self.label_names)]
         return Examples(texts, tuple(labels), source=self.test.source)
 
-    def key(self) -> tuple[str, ...]:
-        """Fingerprints of the three."""
+    def fingerprints(self) -> tuple[str, ...]:
+        """Fingerprints of the three sets."""
         return (self.train.sha256(), self.tune.sha256(), self.test.sha256())
 
 
 def load_task(
-    plan: TaskConfig, data: Path | None, *, seed: int, encoder: StageTokenizer | None = None
+    task: TaskConfig, data: Path | None, *, seed: int, tokenizer: StageTokenizer | None = None
 ) -> TaskData:
-    """Read a task and divide it.
+    """Read a task from a folder of data sets (None: from the Hub) and split it.
 
-    Test rows are the validation set, untouched; train rows that occur there are dropped. Tune rows are
-    carved from the train set, with all their parts where rows are parts of one another.
-
-    Args:
-        plan: of the task.
-        data: folder of data sets, each with its splits as files; None for the Hub.
-        seed: decides which rows.
-        encoder: cuts texts to both ends, where the plan wants it.
-
-    Raises:
-        DataError: if files are missing, or rows cannot be used.
+    The test set is the test split, untouched; training examples that occur in it are dropped. The tuning set
+    is carved from the train split, with all its parts where examples are parts of one another. The tokenizer
+    truncates texts to both ends, where the task asks for it. Raises DataError if files are missing, or
+    examples cannot be used.
     """
-    train, test = (_read(plan, data, split) for split in ("train", plan.test_split))
+    train, test = (_read(task, data, split) for split in ("train", task.test_split))
     train = train.take(np.flatnonzero(~np.isin(train.hashes(), test.hashes())))
     names = label_names(train)
-    lines, whole = _lines(train), np.ones(len(train), dtype=np.bool_)
-    if plan.phrases:
-        groups, whole = phrase_groups(lines)
+    lines, is_sentence = _lines(train), np.ones(len(train), dtype=np.bool_)
+    if task.phrases:
+        groups, is_sentence = phrase_groups(lines)
         train = replace(train, groups=tuple(map(str, groups)))  # folds for difficulty keep them together
-    rng = np.random.default_rng(seed)
-    order = rng.permutation(len(train))
-    sentences = order[whole[order]]
-    tuned = sentences[: min(plan.tune_rows, int(MOST_TUNED * len(sentences)))]
+    order = np.random.default_rng(seed).permutation(len(train))
+    sentences, phrases = order[is_sentence[order]], order[~is_sentence[order]]
+    tuned = sentences[: min(task.tune_rows, int(MAX_TUNE_FRACTION * len(sentences)))]
     tune = train.take(np.sort(tuned))
     free = ~np.isin(train.hashes(), tune.hashes())
-    if plan.phrases:
+    if task.phrases:
         free &= ~parts_of(lines, [lines[i] for i in tuned])
-    order = np.concatenate([order[whole[order]], order[~whole[order]]])  # sentences first
-    chosen = order[free[order]][: plan.rows]
-    rows = TaskData(train.take(np.sort(chosen)), tune, test, names)
-    _check(rows, plan)
-    if plan.both_ends and encoder is not None:
-        parts = [_cut(part, encoder) for part in (rows.train, rows.tune, rows.test)]
-        rows = TaskData(parts[0], parts[1], parts[2], names)
-    return rows
+    order = np.concatenate([sentences, phrases])
+    selected = order[free[order]][: task.rows]
+    split = TaskData(train.take(np.sort(selected)), tune, test, names)
+    _check(split, task)
+    if task.both_ends and tokenizer is not None:
+        train, tune, test = (
+            replace(part, texts=tokenizer.head_and_tail(part.texts))
+            for part in (split.train, split.tune, split.test)
+        )
+        split = TaskData(train, tune, test, names)
+    return split
 
 
 def phrase_groups(texts: Sequence[str]) -> tuple[Ints, Bools]:
-    """Which rows are parts of one another.
+    """(n,) index of the longest text with each text's words in one run, and (n,) True if that is itself.
 
-    Returns:
-        (n,) position of the longest row that holds each row's words in one run (itself, if none does), and
-        (n,) whether that is itself.
-
-    >>> groups, whole = phrase_groups(["a fine film", "fine film", "film", "dull"])
-    >>> groups.tolist(), whole.tolist()
+    >>> groups, is_sentence = phrase_groups(["a fine film", "fine film", "film", "dull"])
+    >>> groups.tolist(), is_sentence.tolist()
     ([0, 0, 0, 3], [True, False, False, True])
     """
     words = [text.split() for text in texts]
-    lines = [f" {' '.join(one)} " for one in words]
-    holders: dict[str, list[int]] = defaultdict(list)
+    lines = [f" {' '.join(line)} " for line in words]
+    sentences: dict[str, list[int]] = defaultdict(list)  # by each of their words
     groups = np.empty(len(texts), dtype=np.int64)
-    for row in sorted(range(len(texts)), key=lambda i: (-len(lines[i]), i)):
-        rarest = min((holders[word] for word in words[row]), key=len)
-        groups[row] = next((other for other in rarest if lines[row] in lines[other]), row)
-        if groups[row] == row:
-            for word in set(words[row]):
-                holders[word].append(row)
+    for index in sorted(range(len(texts)), key=lambda i: (-len(lines[i]), i)):
+        candidates = min((sentences[word] for word in words[index]), key=len)  # those with its rarest word
+        groups[index] = next((other for other in candidates if lines[index] in lines[other]), index)
+        if groups[index] == index:
+            for word in set(words[index]):
+                sentences[word].append(index)
     return groups, groups == np.arange(len(texts))
 
 
-def parts_of(texts: Sequence[str], wholes: Sequence[str]) -> Bools:
-    """(n,) which texts are a run of words of one of the others; a short one may be part of many.
+def parts_of(texts: Sequence[str], sentences: Sequence[str]) -> Bools:
+    """(n,) True for texts that are a run of words of any of the sentences.
 
     >>> parts_of(["fine film", "film indeed", "a film"], ["a fine film indeed"]).tolist()
     [True, True, False]
     """
     runs: set[str] = set()
-    for words in (text.split() for text in wholes):
+    for words in (sentence.split() for sentence in sentences):
         starts = range(len(words))
         runs.update(" ".join(words[i:j]) for i in starts for j in range(i + 1, len(words) + 1))
     return np.array([" ".join(text.split()) in runs for text in texts])
 
 
-def _lines(part: Examples) -> list[str]:
-    return [text if isinstance(text, str) else " ".join(text) for text in part.texts]
+def _lines(examples: Examples) -> list[str]:
+    return [text if isinstance(text, str) else " ".join(text) for text in examples.texts]
 
 
-def _read(plan: TaskConfig, data: Path | None, split: str) -> Examples:
+def _read(task: TaskConfig, data: Path | None, split: str) -> Examples:
     if data is None:
-        if plan.source is None:
-            raise DataError(f"{plan.name} is not on the Hub. Give the folder that it lies in with --data.")
-        return load_examples(f"{plan.source}@{split}")
-    folder = data / plan.name
+        if task.source is None:
+            raise DataError(f"{task.name} is not on the Hub. Give the folder of its data set with --data.")
+        return load_examples(f"{task.source}@{split}")
+    folder = data / task.name
     for suffix in FORMATS:
         if (folder / f"{split}{suffix}").is_file():
             return load_examples(folder / f"{split}{suffix}")
     raise DataError(f"{folder} has no {split} file ending in {', '.join(FORMATS)}")
 
 
-def _cut(part: Examples, encoder: StageTokenizer) -> Examples:
-    return replace(part, texts=encoder.head_and_tail(part.texts))
-
-
-def _check(rows: TaskData, plan: TaskConfig) -> None:
+def _check(data: TaskData, task: TaskConfig) -> None:
     for name in ("train", "tune", "test"):
-        if not len(getattr(rows, name)):
-            raise DataError(f"{plan.name}: no {name} rows are left. Give more rows.")
-    rows.test.label_ids(rows.names)
-    missing = set(rows.names) - set(rows.train.labels or ())
+        if not len(getattr(data, name)):
+            raise DataError(f"{task.name}: no {name} examples are left. Give more examples.")
+    data.test.label_ids(data.label_names)
+    missing = set(data.label_names) - set(data.train.labels or ())
     if missing:
-        raise DataError(f"{plan.name}: no train row has the label {min(missing)}. Allow more rows.")
+        raise DataError(
+            f"{task.name}: no training example has the label {min(missing)}. Allow more examples."
+        )

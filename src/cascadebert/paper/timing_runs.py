@@ -1,11 +1,10 @@
-"""Seconds of every model of a task: real runs in one engine, fitted per exit, checked on whole runs."""
+"""Timings of every model of a task: wall-clock runs, fitted per exit, checked on complete runs."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, ClassVar
 
 import numpy as np
 
@@ -15,13 +14,12 @@ from cascadebert.evaluation.cost_model import TIMED_GROUPS, fit_latency
 from cascadebert.inference.batching import TokenizedTexts
 from cascadebert.inference.engines.torch import has_cuda
 from cascadebert.inference.stage import BATCH_TOKENS, Stage
-from cascadebert.paper.early_exit.exit_outputs import ExitOutputs
+from cascadebert.paper.early_exit.exit_rules import ExitRule, FixedLayer
 from cascadebert.paper.early_exit.inference import EarlyExitPredictor, run_early_exit
-from cascadebert.paper.model_specs import ResultStore, model_specs, stage, truncated
-from cascadebert.paper.operating_points import Method, Setting, curves, exit_rule, pick
-from cascadebert.paper.protocol import LARGE, Objective
-from cascadebert.paper.results import RULES, TaskResults
-from cascadebert.paper.stored_predictions import StoredPredictions
+from cascadebert.paper.model_specs import model_specs
+from cascadebert.paper.operating_points import Method, Setting, exit_rule, operating_curves, select_point
+from cascadebert.paper.protocol import LARGE, ExperimentProtocol, ObjectiveName
+from cascadebert.paper.results import RULES, ResultStore, TaskResults
 from cascadebert.paper.timings import TimingCheck, Timings
 from cascadebert.paper.training import Experiment
 from cascadebert.thresholds.confidence import Score
@@ -33,90 +31,63 @@ from cascadebert.types import Bools, Ints, LinearLatency
 with extra("train"):
     import torch
 
-TIMED_ROWS, REPEATS = 512, 3
-Opened = Stage | EarlyExitPredictor
+TIMED_TEXTS, REPEATS = 512, 3
 
 
 @dataclass(frozen=True)
-class AllLeaveAt:
-    """Every row leaves after one layer, and every exit until then is asked: what leaving there costs.
+class ExitAtLayer(FixedLayer):
+    """`FixedLayer` that evaluates all exits until then: the cost of an early exit after that layer."""
 
-    Attributes:
-        layer: counted from 1.
-    """
+    needs_lte: bool = False
 
-    layer: int
-    reads_lte: ClassVar[bool] = False
-
-    def tried(self, exits: int) -> Bools:
-        """All of them."""
-        return np.ones(exits, dtype=np.bool_)
-
-    def leaves(self, said: ExitOutputs, layer: int) -> Bools:
-        """(n,) all, at its layer."""
-        return np.full(len(said), layer == self.layer)
+    def evaluated_exits(self, num_exits: int) -> Bools:
+        """(num_exits,) all True."""
+        return ExitRule.evaluated_exits(self, num_exits)
 
 
 @dataclass(frozen=True)
-class AllLeaveLearned(AllLeaveAt):
-    """The same where the learned chance of being wrong is asked for at every exit, too."""
+class TimedModel:
+    """A stage or a multi-exit model, with the tokens of the test set."""
 
-    reads_lte: ClassVar[bool] = True
-
-
-@dataclass(frozen=True)
-class Timed:
-    """A model with the tokens of all test rows.
-
-    Attributes:
-        model: a stage, or a model with exits.
-        rows: tokens.
-    """
-
-    model: Opened
-    rows: TokenizedTexts
-
-    def run(self, exit_number: int, positions: Ints) -> object:
-        """Take rows to an exit, counted from 1."""
-        if isinstance(self.model, Stage):
-            return self.model.logits(self.rows, positions)
-        rule = (AllLeaveLearned if self.model.rule.reads_lte else AllLeaveAt)(exit_number)
-        return run_early_exit(self.model.model, self.rows, rule, positions=positions)
+    model: Stage | EarlyExitPredictor
+    tokens: TokenizedTexts
 
     @property
-    def exits(self) -> int:
-        """How many."""
+    def num_exits(self) -> int:
+        """Number of exits; a stage has one."""
         return 1 if isinstance(self.model, Stage) else self.model.model.depth
 
+    def run(self, exit_number: int, positions: Ints) -> object:
+        """Run the texts at the positions up to an exit, counted from 1."""
+        if isinstance(self.model, Stage):
+            return self.model.logits(self.tokens, positions)
+        rule = ExitAtLayer(exit_number, self.model.rule.needs_lte)
+        return run_early_exit(self.model.model, self.tokens, rule, positions=positions)
 
-def time_cell(
-    cell: Experiment, store: ResultStore, *, rows: int = TIMED_ROWS, repeats: int = REPEATS
+
+def time_models(
+    experiment: Experiment, store: ResultStore, *, texts: int = TIMED_TEXTS, repeats: int = REPEATS
 ) -> Timings:
-    """Time every model of a cell on some of its test rows, and check what is fitted on all of them.
+    """Time every trained model on a sample of its test set, and check the fitted seconds on all of it.
 
-    Tokenising is left out, as it is the same for all. Batches are those of inference: rows of one padded
-    length, within one budget of tokens; rows that stay fill whole batches again.
-
-    Args:
-        cell: with its models trained.
-        store: where its arrays lie.
-        rows: how many to fit seconds to, evenly spaced over the test rows.
-        repeats: how often each run is timed, all in turn.
+    Tokenization is left out, as it is the same for all. Batches are those of inference: texts of one padded
+    length, within one budget of tokens; texts that do not exit are packed into full batches again. The sample
+    is evenly spaced over the test set, and all models run in turn.
     """
-    log.info("%s: timing", cell.plan.name)
-    models = _open_all(cell)
-    count = len(cell.rows.test)
-    some = np.linspace(0, count - 1, min(count, rows)).astype(np.int64)
-    order = some[np.argsort(models[LARGE].rows.lengths[some], kind="stable")]
-    groups = [one for one in np.array_split(order, TIMED_GROUPS) if len(one)]
-    names = [(name, k) for name, one in models.items() for k in range(1, one.exits + 1)]
-    runs = [partial(models[name].run, k, group) for name, k in names for group in groups]
-    taken = np.median(interleaved(runs, repeats=repeats), axis=1).reshape(len(names), len(groups))
+    log.info("%s: timing", experiment.task.name)
+    models = _open_models(experiment)
+    count = len(experiment.data.test)
+    sample = np.linspace(0, count - 1, min(count, texts)).astype(np.int64)
+    sample = sample[np.argsort(models[LARGE].tokens.lengths[sample], kind="stable")]
+    groups = [group for group in np.array_split(sample, TIMED_GROUPS) if len(group)]
+    exits = [(name, k) for name, model in models.items() for k in range(1, model.num_exits + 1)]
+    runs = [partial(models[name].run, k, group) for name, k in exits for group in groups]
+    medians = np.median(interleaved(runs, repeats=repeats), axis=1).reshape(len(exits), len(groups))
     seconds: dict[str, tuple[LinearLatency, ...]] = {name: () for name in models}
-    for (name, _), each in zip(names, taken, strict=True):
-        fitted = fit_latency(models[name].rows.padded_lengths, groups, each)
-        seconds[name] = (*seconds[name], fitted)
-    where: dict[str, Any] = {
+    for (name, _), taken in zip(exits, medians, strict=True):
+        seconds[name] += (fit_latency(models[name].tokens.padded_lengths, groups, taken),)
+    parts = ("train", "tune", "test")
+    where = {
         "machine": machine(),
         "device": "cuda" if has_cuda() else "cpu",
         "threads": torch.get_num_threads(),
@@ -124,84 +95,78 @@ def time_cell(
         "batch_tokens": BATCH_TOKENS,
         "versions": versions(),
         "commit": commit(),
-        "rows": {part: len(getattr(cell.rows, part)) for part in ("train", "tune", "test")},
-        "data_sha256": dict(zip(("train", "tune", "test"), cell.rows_key, strict=True)),
-        "models": cell.sources.keys,
+        "rows": {part: len(getattr(experiment.data, part)) for part in parts},
+        "data_sha256": dict(zip(parts, experiment.data_fingerprints, strict=True)),
+        "models": {name: encoder.fingerprint for name, encoder in experiment.encoders.items()},
     }
-    made = Timings(seconds, (), len(order), repeats, where)
-    checks = _checks(cell, store, models, made, repeats)
-    return Timings(seconds, checks, len(order), repeats, where)
+    timings = Timings(seconds, (), len(sample), repeats, where)
+    return replace(timings, checks=_checks(experiment, store, models, timings))
 
 
-def _open_all(cell: Experiment) -> dict[str, Timed]:
-    """One trained model of each shape; small stages trained in the way that whole runs are checked with."""
-    found: dict[str, Timed] = {}
-    wanted = _checked_objective(cell)
-    for product in model_specs(cell.protocol):
-        if product.source in cell.protocol.small and product.objective != wanted:
+def _open_models(experiment: Experiment) -> dict[str, TimedModel]:
+    # one model of each shape; small stages with the objective of the cascades that are checked
+    protocol, models = experiment.protocol, dict[str, TimedModel]()
+    for spec in model_specs(protocol):
+        if spec.source in protocol.small and spec.objective != _checked_objective(protocol):
             continue
-        opened = cell.open_exits(product) if product.kind == "exits" else cell.open(product)
-        found[product.timed_as] = Timed(opened, opened.tokenizer.encode(cell.rows.test.texts))
-    return found
+        is_multi_exit = spec.kind == "exits"
+        model = experiment.open_exits(spec) if is_multi_exit else experiment.open_stage(spec)
+        models[spec.timed_as] = TimedModel(model, model.tokenizer.encode(experiment.data.test.texts))
+    return models
 
 
 def _checks(
-    cell: Experiment, store: ResultStore, models: dict[str, Timed], timings: Timings, repeats: int
+    experiment: Experiment, store: ResultStore, models: dict[str, TimedModel], timings: Timings
 ) -> tuple[TimingCheck, ...]:
-    """Whole methods on all test rows at the points picked on tune rows, by clock and by fitted seconds."""
-    every = [one.method for one in model_specs(cell.protocol)]
-    arrays = {m: StoredPredictions.load(store.arrays(cell.plan.name, cell.seed, m)) for m in every}
-    trained = TaskResults(cell.plan.name, cell.seed, arrays, timings)
-    tuned, n = trained.large.about.tune_rows, len(trained.large.labels)
-    runs: list[Callable[[], object]] = [partial(models[LARGE].run, 1, np.arange(n - tuned))]
-    said: list[tuple[str, Setting, float]] = []
-    for ladder, members in _checked_ladders(cell, trained):
-        curve = curves(ladder.take(np.arange(tuned)), cell.plan.metric)["time"]
-        test = ladder.take(np.arange(tuned, n))
-        for setting in dict.fromkeys(pick(curve, target).fast for target in cell.protocol.targets):
-            modelled = float(test.alone["time"].mean() / test.mean_cost(setting, "time"))
-            said.append((ladder.name, setting, modelled))
-            runs.append(_whole_run(ladder, setting, [models[m] for m in members]))
-    seconds = np.array(interleaved(runs, repeats=repeats))
-    gains = seconds[0] / seconds[1:]
+    # complete methods on the whole test set at the points selected on the tuning set
+    task, protocol = experiment.task, experiment.protocol
+    results = TaskResults(store.models(task.name, experiment.seed), timings)
+    tune_rows, n = results.large.about.tune_rows, len(results.large.labels)
+    runs: list[Callable[[], object]] = [partial(models[LARGE].run, 1, np.arange(n - tune_rows))]
+    points: list[tuple[str, Setting, float]] = []
+    for method in _checked_methods(protocol, results):
+        curve = operating_curves(method.take(np.arange(tune_rows)), task.metric)["time"]
+        test = method.take(np.arange(tune_rows, n))
+        for setting in dict.fromkeys(select_point(curve, target).fast for target in protocol.targets):
+            modelled = test.large_costs["time"].mean() / test.mean_cost(test.exits(setting), "time")
+            points.append((method.name, setting, float(modelled)))
+            timed = [models[results.models[name].about.timed_as] for name in method.models]
+            runs.append(_complete_run(method, setting, timed))
+    seconds = np.array(interleaved(runs, repeats=timings.repeats))
     return tuple(
-        TimingCheck(name, setting, modelled, float(np.median(one)), float(one.min()), float(one.max()))
-        for (name, setting, modelled), one in zip(said, gains, strict=True)
+        TimingCheck(*point, float(np.median(speedups)), float(speedups.min()), float(speedups.max()))
+        for point, speedups in zip(points, seconds[0] / seconds[1:], strict=True)
     )
 
 
-def _checked_objective(cell: Experiment) -> Objective:
-    """The paper's way of training, where it is among those that are run."""
-    return "dar" if "dar" in cell.protocol.objectives else cell.protocol.objectives[0]
+def _checked_objective(protocol: ExperimentProtocol) -> ObjectiveName:
+    # that of the paper, if it is part of the experiment
+    return "dar" if "dar" in protocol.objectives else protocol.objectives[0]
 
 
-def _checked_ladders(cell: Experiment, trained: TaskResults) -> list[tuple[Method, list[str]]]:
-    """Models cut short, the early exits, and a cascade of each list of stages."""
-    protocol, wanted = cell.protocol, _checked_objective(cell)
-    found = [(trained.cut_short(protocol), [*(truncated(k) for k in protocol.truncated), LARGE])]
-    found += [(trained.early_exit(name), [model]) for name, (model, _) in RULES.items()]
-    for small in protocol.stage_lists:
-        ordered = sorted(small, key=lambda one: trained.arrays[stage(one, wanted)].flops().mean())
-        found.append((trained.cascade(small, wanted), [*ordered, LARGE]))
-    return found
+def _checked_methods(protocol: ExperimentProtocol, results: TaskResults) -> list[Method]:
+    # the truncated models, the early exits, and a cascade of each list of stages
+    early_exits = [results.early_exit(name) for name in RULES]
+    cascades = [results.cascade(small, _checked_objective(protocol)) for small in protocol.stage_lists]
+    return [results.truncated(protocol), *early_exits, *cascades]
 
 
-def _whole_run(ladder: Method, setting: Setting, members: list[Timed]) -> Callable[[], object]:
-    first = members[0]
+def _complete_run(method: Method, setting: Setting, models: list[TimedModel]) -> Callable[[], object]:
+    first = models[0]
     if isinstance(first.model, EarlyExitPredictor):
-        rule = exit_rule(ladder.rule, setting)
-        return partial(run_early_exit, first.model.model, first.rows, rule)
-    if ladder.rule == "fixed":
-        return partial(members[int(setting[0]) - 1].run, 1, np.arange(len(first.rows)))
-    return partial(_run_stages, members, setting)
+        rule = exit_rule(method.rule, setting)
+        return partial(run_early_exit, first.model.model, first.tokens, rule)
+    if method.rule == "fixed":
+        return partial(models[int(setting[0]) - 1].run, 1, np.arange(len(first.tokens)))
+    return partial(_run_cascade, models, setting)
 
 
-def _run_stages(members: list[Timed], thresholds: Setting) -> None:
-    """The cascade's loop on tokens that are made already."""
-    active = np.arange(len(members[0].rows))
-    for one, threshold in zip(members, (*thresholds, None), strict=True):
+def _run_cascade(models: list[TimedModel], thresholds: Setting) -> None:
+    # the loop of `inference.cascade.route` without tokenization
+    active = np.arange(len(models[0].tokens))
+    for timed, threshold in zip(models, (*thresholds, None), strict=True):
         if not len(active):
             return
-        assert isinstance(one.model, Stage)
-        logits = one.model.logits(one.rows, active)
+        assert isinstance(timed.model, Stage)
+        logits = timed.model.logits(timed.tokens, active)
         active = active[~decide(logits, temperature=1.0, score=Score(), threshold=threshold).exits]

@@ -1,1 +1,1 @@
-"""What a cascade is compared with: models cut short, and models that may answer after any layer."""
+"""The baselines of the paper: early exit inside one encoder, and truncated encoders."""

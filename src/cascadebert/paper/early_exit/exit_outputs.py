@@ -1,9 +1,10 @@
-"""What the exits of one model said of many rows. Pure: arrays in, values out."""
+"""Outputs of all exits of a model, which is all that an exit rule needs."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,86 +13,70 @@ from cascadebert.thresholds.confidence import entropy, max_probability, softmax
 from cascadebert.types import Floats, Ints
 
 Reads = Literal["first", "mean"]
-"""What an exit before the last looks at: the first token, as published, or the mean of all tokens."""
+"""Input of an exit before the last: the first token, as published, or the mean of all tokens."""
 
 
 @dataclass(frozen=True)
 class ExitOutputs:
-    """What exits 1 to m said of n rows; all that an exit rule needs, and all that is kept of a run.
+    """Outputs of exits 1 to m on n texts."""
 
-    Attributes:
-        answers: (m, n) predicted label id.
-        confidences: (m, n) its probability.
-        entropies: (m, n) of the probabilities, in nats.
-        lte: (m, n) estimated chance of being wrong (BERxiT's learning to exit), or None.
-        label_ids: (n,) the true labels, or None.
-    """
-
-    answers: Ints
-    confidences: Floats
-    entropies: Floats
-    lte: Floats | None = None
-    label_ids: Ints | None = None
+    predictions: Ints  # (m, n) label ids
+    confidences: Floats  # (m, n) maximum probability
+    entropies: Floats  # (m, n) of the probabilities, in nats
+    lte: Floats | None = None  # (m, n) estimated probability of an error (BERxiT's learning to exit)
+    label_ids: Ints | None = None  # (n,) the true labels
 
     @classmethod
-    def of(
+    def from_logits(
         cls,
         logits: NDArray[np.floating],
         lte: NDArray[np.floating] | None = None,
         label_ids: Ints | None = None,
     ) -> ExitOutputs:
-        """From the exits' own logits.
-
-        Args:
-            logits: (m, n, num_labels).
-            lte: (m, n).
-            label_ids: (n,).
-        """
-        said = softmax(logits)
-        doubts = None if lte is None else np.asarray(lte, dtype=np.float64)
-        return cls(said.argmax(axis=-1), max_probability(said), entropy(said), doubts, label_ids)
+        """Outputs of exits with (m, n, num_labels) logits and (m, n) error probabilities."""
+        probabilities = softmax(logits)
+        errors = None if lte is None else np.asarray(lte, dtype=np.float64)
+        confidences = max_probability(probabilities)
+        return cls(probabilities.argmax(axis=-1), confidences, entropy(probabilities), errors, label_ids)
 
     def __len__(self) -> int:
-        return int(self.answers.shape[1])
+        return int(self.predictions.shape[1])
 
     @property
-    def exits(self) -> int:
-        """How many exits have spoken."""
-        return int(self.answers.shape[0])
+    def num_exits(self) -> int:
+        """Number of exits, m."""
+        return int(self.predictions.shape[0])
 
     def first(self, exits: int) -> ExitOutputs:
-        """What only the first so many exits said."""
-        lte = None if self.lte is None else self.lte[:exits]
-        kept = (self.answers[:exits], self.confidences[:exits], self.entropies[:exits])
-        return ExitOutputs(*kept, lte, self.label_ids)
+        """Outputs of the first exits only."""
+        return self._map(lambda table: table[:exits])
 
     def take(self, positions: Ints) -> ExitOutputs:
-        """The rows at the given positions."""
+        """Outputs for the texts at the given positions."""
+        taken = self._map(lambda table: table[:, positions])
+        return taken if self.label_ids is None else replace(taken, label_ids=self.label_ids[positions])
+
+    def append(self, *later: ExitOutputs) -> ExitOutputs:
+        """These outputs followed by those of later exits for the same texts."""
+        parts = (self, *later)
+        lte = [part.lte for part in parts if part.lte is not None]
         return ExitOutputs(
-            self.answers[:, positions],
-            self.confidences[:, positions],
-            self.entropies[:, positions],
-            None if self.lte is None else self.lte[:, positions],
-            None if self.label_ids is None else self.label_ids[positions],
+            np.concatenate([part.predictions for part in parts]),
+            np.concatenate([part.confidences for part in parts]),
+            np.concatenate([part.entropies for part in parts]),
+            np.concatenate(lte) if len(lte) == len(parts) else None,
+            self.label_ids,
         )
 
-    def then(self, later: ExitOutputs) -> ExitOutputs:
-        """What further exits said of the same rows, below what these said."""
-        joined = None
-        if self.lte is not None and later.lte is not None:
-            joined = np.concatenate([self.lte, later.lte])
+    def predictions_at(self, layers: Ints) -> Ints:
+        """(n,) label id of each text from the exit after its layer, counted from 1."""
+        return np.asarray(self.predictions[layers - 1, np.arange(len(self))])
+
+    def _map(self, select: Callable[[NDArray[Any]], NDArray[Any]]) -> ExitOutputs:
         return replace(
             self,
-            answers=np.concatenate([self.answers, later.answers]),
-            confidences=np.concatenate([self.confidences, later.confidences]),
-            entropies=np.concatenate([self.entropies, later.entropies]),
-            lte=joined,
+            predictions=select(self.predictions),
+            confidences=select(self.confidences),
+            entropies=select(self.entropies),
+            lte=None if self.lte is None else select(self.lte),
         )
-
-    def answered(self, layers: Ints) -> Ints:
-        """(n,) each row's label id from the exit it left at.
-
-        Args:
-            layers: (n,) counted from 1.
-        """
-        return np.asarray(self.answers[layers - 1, np.arange(len(self))])

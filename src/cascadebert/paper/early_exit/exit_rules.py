@@ -1,14 +1,14 @@
-"""When a row may leave a model that can answer after any layer. Pure: arrays in, arrays out.
+"""Exit rules of a model that can predict after any layer.
 
-A rule sees only what the exits so far said of a row itself, so a row's exit does not depend on its
-neighbours, and the same rule works on cached arrays and inside the running loop.
+A rule sees only the outputs of the exits so far for a text itself, so the exit of a text does not depend on
+the rest of its batch, and the same rule works on stored outputs and inside the running model.
 """
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from math import isnan
-from typing import ClassVar, Protocol
 
 import numpy as np
 
@@ -17,168 +17,122 @@ from cascadebert.paper.early_exit.exit_outputs import ExitOutputs
 from cascadebert.types import Bools, Ints
 
 
-class ExitRule(Protocol):
-    """Decides after a layer which rows leave there; at the last layer all do, without being asked.
+class ExitRule(ABC):
+    """Decides after a layer which texts exit there; at the last layer all of them do."""
 
-    Attributes:
-        reads_lte: whether it looks at the learned chance of being wrong.
-    """
+    needs_lte = False
 
-    reads_lte: ClassVar[bool]
+    def evaluated_exits(self, num_exits: int) -> Bools:
+        """(num_exits,) True for exits whose classifiers are computed for a text that reaches them."""
+        return np.ones(num_exits, dtype=np.bool_)
 
-    def tried(self, exits: int) -> Bools:
-        """(exits,) which exits' classifiers are computed for a row that comes that far."""
-        ...
-
-    def leaves(self, said: ExitOutputs, layer: int) -> Bools:
-        """(n,) which rows leave.
-
-        Args:
-            said: by the exits tried so far; the newest is the last.
-            layer: of the newest, counted from 1.
-        """
-        ...
+    @abstractmethod
+    def should_exit(self, outputs: ExitOutputs, layer: int) -> Bools:
+        """(n,) True for texts that exit after `layer`, counted from 1; its outputs are the last."""
 
 
 @dataclass(frozen=True)
-class EntropyThreshold:
-    """Leave when the entropy is below a threshold (DeeBERT: Xin et al. 2020, section 3.2).
+class _ThresholdRule(ExitRule):
+    threshold: float
 
-    Attributes:
-        threshold: S, in nats; at 0 or less no row leaves early, above log(num_labels) all leave at once.
+    def __post_init__(self) -> None:
+        if isnan(self.threshold):
+            raise CascadeError("a threshold is a number, not NaN")
 
-    >>> said = ExitOutputs.of(np.log([[[0.9, 0.1], [0.6, 0.4]]]))
-    >>> EntropyThreshold(0.5).leaves(said, 1).tolist()
+
+@dataclass(frozen=True)
+class EntropyThreshold(_ThresholdRule):
+    """Exit when the entropy is below a threshold S in nats (DeeBERT: Xin et al. 2020, section 3.2).
+
+    At 0 or less no text exits early, above log(num_labels) all exit at once.
+
+    >>> outputs = ExitOutputs.from_logits(np.log([[[0.9, 0.1], [0.6, 0.4]]]))
+    >>> EntropyThreshold(0.5).should_exit(outputs, 1).tolist()
     [True, False]
     """
 
-    threshold: float
-    reads_lte: ClassVar[bool] = False
-
-    def __post_init__(self) -> None:
-        _refuse_nan(self.threshold)
-
-    def tried(self, exits: int) -> Bools:
-        """All of them."""
-        return np.ones(exits, dtype=np.bool_)
-
-    def leaves(self, said: ExitOutputs, layer: int) -> Bools:
-        """(n,) where the newest exit's entropy is below the threshold."""
-        return np.asarray(said.entropies[-1] < self.threshold)
+    def should_exit(self, outputs: ExitOutputs, layer: int) -> Bools:
+        """(n,) True where the entropy of the newest exit is below the threshold."""
+        return np.asarray(outputs.entropies[-1] < self.threshold)
 
 
 @dataclass(frozen=True)
-class Patience:
-    """Leave when the answer was the same `times` layers in a row (PABEE: Zhou et al. 2020).
+class LearnedExitThreshold(_ThresholdRule):
+    """Exit when the learned probability u of an error is below a threshold (BERxiT: Xin et al. 2021).
 
-    Attributes:
-        times: t, how many consecutive times the answer must be that of the layer before; at least
-            t + 1 layers run. At 0 all rows leave after the first layer.
+    The paper learns the probability of being right, 1 - u, and requires more than a threshold.
+    """
 
-    >>> said = ExitOutputs.of(np.log([[[0.9, 0.1], [0.9, 0.1]], [[0.6, 0.4], [0.4, 0.6]]]))
-    >>> Patience(1).leaves(said, 2).tolist(), Patience(1).leaves(said.first(1), 1).tolist()
+    needs_lte = True
+
+    def should_exit(self, outputs: ExitOutputs, layer: int) -> Bools:
+        """(n,) True where u of the newest exit is below the threshold.
+
+        Raises CascadeError if the model has not learned to exit.
+        """
+        if outputs.lte is None:
+            raise CascadeError(
+                "this model has not learned when to exit; use EntropyThreshold, or train BERxiT"
+            )
+        return np.asarray(outputs.lte[-1] < self.threshold)
+
+
+@dataclass(frozen=True)
+class Patience(ExitRule):
+    """Exit when the prediction has repeated `times` layers in a row (PABEE: Zhou et al. 2020).
+
+    At least `times + 1` layers run; at 0 all texts exit after the first layer.
+
+    >>> outputs = ExitOutputs.from_logits(np.log([[[0.9, 0.1], [0.9, 0.1]], [[0.6, 0.4], [0.4, 0.6]]]))
+    >>> Patience(1).should_exit(outputs, 2).tolist(), Patience(1).should_exit(outputs.first(1), 1).tolist()
     ([True, False], [False, False])
     """
 
     times: int
-    reads_lte: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         if self.times < 0:
             raise CascadeError(f"patience is a number of layers from 0, not {self.times}")
 
-    def tried(self, exits: int) -> Bools:
-        """All of them."""
-        return np.ones(exits, dtype=np.bool_)
-
-    def leaves(self, said: ExitOutputs, layer: int) -> Bools:
-        """(n,) where the newest t + 1 answers are one."""
-        if said.exits <= self.times:
-            return np.zeros(len(said), dtype=np.bool_)
-        return np.asarray((said.answers[-self.times - 1 :] == said.answers[-1]).all(axis=0))
+    def should_exit(self, outputs: ExitOutputs, layer: int) -> Bools:
+        """(n,) True where the newest `times + 1` predictions are equal."""
+        if outputs.num_exits <= self.times:
+            return np.zeros(len(outputs), dtype=np.bool_)
+        newest = outputs.predictions[-self.times - 1 :]
+        return np.asarray((newest == newest[-1]).all(axis=0))
 
 
 @dataclass(frozen=True)
-class LearnedExitThreshold:
-    """Leave when the learned chance of being wrong is below a threshold (BERxiT: Xin et al. 2021).
+class FixedLayer(ExitRule):
+    """All texts exit after one layer, counted from 1; no other exit is computed.
 
-    The paper learns the chance of being right and asks for more than a threshold; this is that, turned round.
-
-    Attributes:
-        threshold: of u, in [0, 1].
-    """
-
-    threshold: float
-    reads_lte: ClassVar[bool] = True
-
-    def __post_init__(self) -> None:
-        _refuse_nan(self.threshold)
-
-    def tried(self, exits: int) -> Bools:
-        """All of them."""
-        return np.ones(exits, dtype=np.bool_)
-
-    def leaves(self, said: ExitOutputs, layer: int) -> Bools:
-        """(n,) where the newest exit's u is below the threshold.
-
-        Raises:
-            CascadeError: if the model has not learned to exit.
-        """
-        if said.lte is None:
-            raise CascadeError("this model has not learned when to exit; use EntropyBelow, or train BERxiT")
-        return np.asarray(said.lte[-1] < self.threshold)
-
-
-@dataclass(frozen=True)
-class FixedLayer:
-    """All rows leave after one layer; no other exit is computed. At the last, exits are switched off.
-
-    Attributes:
-        layer: counted from 1.
+    At the last layer this switches early exit off.
     """
 
     layer: int
-    reads_lte: ClassVar[bool] = False
 
-    def tried(self, exits: int) -> Bools:
-        """This one alone.
+    def evaluated_exits(self, num_exits: int) -> Bools:
+        """(num_exits,) True at the layer. Raises CascadeError if the model has no such exit."""
+        if not 1 <= self.layer <= num_exits:
+            raise CascadeError(f"the model has exits 1 to {num_exits}, not {self.layer}")
+        return np.asarray(np.arange(1, num_exits + 1) == self.layer)
 
-        Raises:
-            CascadeError: if the model has no such exit.
-        """
-        if not 1 <= self.layer <= exits:
-            raise CascadeError(f"the model has exits 1 to {exits}, not {self.layer}")
-        return np.asarray(np.arange(1, exits + 1) == self.layer)
-
-    def leaves(self, said: ExitOutputs, layer: int) -> Bools:
-        """(n,) all, at its layer."""
-        return np.full(len(said), layer == self.layer)
+    def should_exit(self, outputs: ExitOutputs, layer: int) -> Bools:
+        """(n,) True at the layer."""
+        return np.full(len(outputs), layer == self.layer)
 
 
-def exit_layers(rule: ExitRule, said: ExitOutputs) -> Ints:
-    """Where each row leaves, from what all exits said.
+def exit_layers(rule: ExitRule, outputs: ExitOutputs) -> Ints:
+    """(n,) layer after which each text exits, counted from 1, from the outputs of all exits of the model.
 
-    Args:
-        rule: the rule.
-        said: by all exits of the model.
-
-    Returns:
-        (n,) layers, counted from 1.
-
-    >>> said = ExitOutputs.of(np.log([[[0.9, 0.1], [0.6, 0.4]], [[0.5, 0.5], [0.5, 0.5]]]))
-    >>> exit_layers(EntropyThreshold(0.5), said).tolist()
+    >>> outputs = ExitOutputs.from_logits(np.log([[[0.9, 0.1], [0.6, 0.4]], [[0.5, 0.5], [0.5, 0.5]]]))
+    >>> exit_layers(EntropyThreshold(0.5), outputs).tolist()
     [1, 2]
     """
-    tried = rule.tried(said.exits)
-    layers = np.full(len(said), said.exits, dtype=np.int64)
-    staying = np.ones(len(said), dtype=np.bool_)
-    for layer in np.flatnonzero(tried[:-1]) + 1:
-        leaving = staying & rule.leaves(said.first(int(layer)), int(layer))
-        layers[leaving] = layer
-        staying &= ~leaving
+    layers = np.full(len(outputs), outputs.num_exits, dtype=np.int64)
+    active = np.ones(len(outputs), dtype=np.bool_)
+    for layer in (np.flatnonzero(rule.evaluated_exits(outputs.num_exits)[:-1]) + 1).tolist():
+        exiting = active & rule.should_exit(outputs.first(layer), layer)
+        layers[exiting] = layer
+        active &= ~exiting
     return layers
-
-
-def _refuse_nan(threshold: float) -> None:
-    if isnan(threshold):
-        raise CascadeError("a threshold is a number, not NaN")

@@ -1,4 +1,4 @@
-"""The running loop of early exit: rows that leave are dropped, those that stay fill whole batches again."""
+"""Early-exit inference: texts that exit are dropped, and the others are packed into full batches again."""
 
 from __future__ import annotations
 
@@ -15,179 +15,145 @@ from cascadebert.inference.stage import BATCH_TOKENS
 from cascadebert.inference.tokenizer import StageTokenizer
 from cascadebert.paper.early_exit.exit_outputs import ExitOutputs
 from cascadebert.paper.early_exit.exit_rules import ExitRule
-from cascadebert.paper.early_exit.model import MultiExitModel, padding_blocked
+from cascadebert.paper.early_exit.model import MultiExitModel, padding_bias
 from cascadebert.thresholds.confidence import max_probability, softmax
-from cascadebert.types import Bools, Ints, Logits, Predictions, Texts
+from cascadebert.types import Ints, Logits, Predictions, Texts
 
 with extra("train"):
     import torch
     from torch import Tensor
 
 POOLED_BATCHES = 64
-"""Hidden states of so many batches are held at a time; beyond that a part-filled batch costs nothing."""
+"""Batches whose hidden states are held at a time; beyond that a part-filled batch costs nothing."""
 
 
 @dataclass(frozen=True)
 class EarlyExitOutputs:
-    """Where rows left and what they were answered.
+    """Exits of n texts."""
 
-    Attributes:
-        layers: (n,) the layer each row left after, counted from 1.
-        logits: (n, num_labels) of its exit.
-    """
-
-    layers: Ints
-    logits: Logits
+    layers: Ints  # (n,) layer after which each text exited, counted from 1
+    logits: Logits  # (n, num_labels) of that exit
 
 
 @dataclass(frozen=True)
 class EarlyExitPredictor:
-    """A model with exits and the rule of when to take them: a predictor.
-
-    Attributes:
-        model: in evaluation mode.
-        encoder: its tokenizer.
-        rule: when a row leaves.
-        batch_tokens: budget of a batch, in padded tokens; answers do not depend on it.
-    """
+    """A multi-exit model in evaluation mode with its exit rule."""
 
     model: MultiExitModel
     tokenizer: StageTokenizer
     rule: ExitRule
-    batch_tokens: int = BATCH_TOKENS
+    batch_tokens: int = BATCH_TOKENS  # padded tokens of a batch at most; predictions do not depend on it
 
     @classmethod
     def from_folder(cls, folder: Path, rule: ExitRule) -> EarlyExitPredictor:
-        """Open what training wrote, on a CUDA device if there is one.
+        """Open a trained model, on a CUDA device if there is one.
 
-        Raises:
-            StageError: if the folder is not a model with exits.
+        Raises StageError if the folder is not a multi-exit model.
         """
-        model, length = MultiExitModel.load(folder)
+        model, max_length = MultiExitModel.load(folder)
         model.to("cuda" if has_cuda() else "cpu")
-        return cls(model, StageTokenizer(folder, max_length=length), rule)
+        return cls(model, StageTokenizer(folder, max_length=max_length), rule)
 
     def predict(self, texts: Texts) -> Predictions:
-        """Answers; `stages` is the layer that a row left after."""
-        rows = self.tokenizer.encode(texts)
-        left = run_early_exit(self.model, rows, self.rule, batch_tokens=self.batch_tokens)
-        said = softmax(left.logits)
+        """Predictions whose `stages` are the layers after which the texts exited."""
+        tokens = self.tokenizer.encode(texts)
+        outputs = run_early_exit(self.model, tokens, self.rule, batch_tokens=self.batch_tokens)
+        probabilities = softmax(outputs.logits)
         return Predictions(
-            said.argmax(axis=1), said, max_probability(said), left.layers, self.model.label_names
+            label_ids=probabilities.argmax(axis=1),
+            probabilities=probabilities,
+            confidences=max_probability(probabilities),
+            stages=outputs.layers,
+            label_names=self.model.label_names,
         )
 
 
 def run_early_exit(
     model: MultiExitModel,
-    rows: TokenizedTexts,
+    tokens: TokenizedTexts,
     rule: ExitRule,
     *,
     positions: Ints | None = None,
     batch_tokens: int = BATCH_TOKENS,
 ) -> EarlyExitOutputs:
-    """Run the rows layer by layer, each only as far as the rule wants, in float32.
+    """Run texts layer by layer in float32, each only as far as the rule requires.
 
-    Rows of one padded length go together. After each layer whose exit is tried the rows that leave are
-    dropped, and those that stay, whichever batch they were in, fill whole batches again.
-
-    Args:
-        model: in evaluation mode.
-        rows: tokens.
-        rule: when a row leaves; at the last layer all do.
-        positions: (m,) which rows; default all.
-        batch_tokens: budget of a batch, in padded tokens.
-
-    Returns:
-        Of m rows, in the order of `positions`.
+    Texts of one padded length run together. After each layer with an evaluated exit those that exit are
+    dropped, and the others, from whichever batch, are packed into full batches again. The outputs are those
+    of the texts at the (m,) `positions` (default: all), in that order.
     """
     assert not model.training
-    wanted = np.arange(len(rows)) if positions is None else positions
-    place = np.empty(len(rows), dtype=np.int64)
-    place[wanted] = np.arange(len(wanted))
-    layers = np.zeros(len(wanted), dtype=np.int64)
-    logits = np.empty((len(wanted), model.num_labels), dtype=np.float32)
-    tried = rule.tried(model.depth)
-    for pool in length_batches(rows.padded_lengths, wanted, tokens=POOLED_BATCHES * batch_tokens):
-        left = _run_pool(model, rows.batch(pool), rule, tried, batch_tokens)
-        layers[place[pool]], logits[place[pool]] = left.layers, left.logits
+    selected = np.arange(len(tokens)) if positions is None else positions
+    layers = np.zeros(len(selected), dtype=np.int64)
+    logits = np.empty((len(selected), model.num_labels), dtype=np.float32)
+    for pool in length_batches(tokens.padded_lengths[selected], tokens=POOLED_BATCHES * batch_tokens):
+        outputs = _run_pool(model, tokens.batch(selected[pool]), rule, batch_tokens)
+        layers[pool], logits[pool] = outputs.layers, outputs.logits
     return EarlyExitOutputs(layers, logits)
 
 
 def compute_exits(
     model: MultiExitModel,
-    rows: TokenizedTexts,
+    tokens: TokenizedTexts,
     *,
     label_ids: Ints | None = None,
     batch_tokens: int = BATCH_TOKENS,
 ) -> ExitOutputs:
-    """What all exits say of all rows, to decide on later.
-
-    Args:
-        model: in evaluation mode.
-        rows: tokens of n rows.
-        label_ids: (n,) the true labels, to be kept with it.
-        batch_tokens: budget of a batch, in padded tokens.
-    """
+    """Outputs of all exits for n texts; the (n,) true labels are kept with them."""
     assert not model.training
-    logits = np.empty((model.depth, len(rows), model.num_labels), dtype=np.float32)
-    lte = np.empty((model.depth, len(rows)), dtype=np.float32) if model.exits.learned else None
-    for batch in length_batches(rows.padded_lengths, np.arange(len(rows)), tokens=batch_tokens):
+    logits = np.empty((model.depth, len(tokens), model.num_labels), dtype=np.float32)
+    lte = np.empty((model.depth, len(tokens)), dtype=np.float32) if model.heads.learned else None
+    for batch in length_batches(tokens.padded_lengths, tokens=batch_tokens):
         with torch.inference_mode():
-            answers, doubts = model.all_exits(_inputs(model, rows.batch(batch)))
-        logits[:, batch] = answers.cpu().numpy()
-        if lte is not None and doubts is not None:
-            lte[:, batch] = doubts.cpu().numpy()
-    return ExitOutputs.of(logits, lte, label_ids)
+            batch_logits, batch_lte = model(**_inputs(model, tokens.batch(batch)))
+        logits[:, batch] = batch_logits.cpu().numpy()
+        if lte is not None:
+            lte[:, batch] = batch_lte.cpu().numpy()
+    return ExitOutputs.from_logits(logits, lte, label_ids)
 
 
 @torch.inference_mode()
-def _run_pool(
-    model: MultiExitModel, pool: TokenBatch, rule: ExitRule, tried: Bools, batch_tokens: int
-) -> EarlyExitOutputs:
-    """Rows of one padded length through all layers; `hidden` holds those that are still in."""
+def _run_pool(model: MultiExitModel, pool: TokenBatch, rule: ExitRule, batch_tokens: int) -> EarlyExitOutputs:
     inputs = _inputs(model, pool)
     mask, count = inputs["attention_mask"], len(pool.input_ids)
     size = max(1, batch_tokens // mask.shape[1])
-    starts = range(0, count, size)
-    parts = [{name: one[start : start + size] for name, one in inputs.items()} for start in starts]
-    hidden = torch.cat([model.embed(part) for part in parts])
+    batches = [
+        {name: tensor[start : start + size] for name, tensor in inputs.items()}
+        for start in range(0, count, size)
+    ]
+    hidden = torch.cat([model.embed(batch) for batch in batches])  # of the active texts
     layers = np.zeros(count, dtype=np.int64)
     logits = np.empty((count, model.num_labels), dtype=np.float32)
-    active, said = np.arange(count), None
+    active, outputs = np.arange(count), None
+    evaluated = rule.evaluated_exits(model.depth)
     for layer in range(1, model.depth + 1):
         _advance(model, layer, hidden, mask, size)
-        last = layer == model.depth
-        if not (tried[layer - 1] or last):
+        is_last = layer == model.depth
+        if not (evaluated[layer - 1] or is_last):
             continue
-        read = model.read(layer, hidden, mask)
-        answers, newest = _ask(model, layer, read, reads_lte=rule.reads_lte and not last)
-        said = newest if said is None else said.then(newest)
-        leaving = np.ones(len(active), dtype=np.bool_) if last else rule.leaves(said, layer)
-        layers[active[leaving]], logits[active[leaving]] = layer, answers[leaving]
-        stay = np.flatnonzero(~leaving)
-        if not len(stay):
+        features = model.features(layer, hidden, mask)
+        layer_logits = model.classify(layer, features).cpu().numpy()
+        lte = model.error_probability(features) if rule.needs_lte and not is_last else None
+        newest = ExitOutputs.from_logits(layer_logits[None], None if lte is None else lte[None].cpu().numpy())
+        outputs = newest if outputs is None else outputs.append(newest)
+        exiting = np.ones(len(active), dtype=np.bool_) if is_last else rule.should_exit(outputs, layer)
+        layers[active[exiting]], logits[active[exiting]] = layer, layer_logits[exiting]
+        staying = np.flatnonzero(~exiting)
+        if not len(staying):
             break
-        if len(stay) < len(active):
-            kept = torch.from_numpy(stay).to(hidden.device)
-            hidden, mask, active, said = hidden[kept], mask[kept], active[stay], said.take(stay)
+        if len(staying) < len(active):
+            rows = torch.from_numpy(staying).to(hidden.device)
+            hidden, mask, active, outputs = hidden[rows], mask[rows], active[staying], outputs.take(staying)
     return EarlyExitOutputs(layers, logits)
 
 
 def _advance(model: MultiExitModel, layer: int, hidden: Tensor, mask: Tensor, size: int) -> None:
-    """Take the rows through one layer in place, in full batches."""
-    for start in range(0, len(hidden), size):
-        some = slice(start, start + size)
-        hidden[some] = model.layer(layer, hidden[some], padding_blocked(mask[some]))
-
-
-def _ask(model: MultiExitModel, layer: int, read: Tensor, *, reads_lte: bool) -> tuple[Logits, ExitOutputs]:
-    """What one exit says: (rows, num_labels) logits, and what a rule sees of them."""
-    answers = model.answer(layer, read).cpu().numpy()
-    doubts = model.doubt(read) if reads_lte else None
-    return answers, ExitOutputs.of(answers[None], None if doubts is None else doubts[None].cpu().numpy())
+    for start in range(0, len(hidden), size):  # in place, in full batches
+        batch = slice(start, start + size)
+        hidden[batch] = model.layer(layer, hidden[batch], padding_bias(mask[batch]))
 
 
 def _inputs(model: MultiExitModel, batch: TokenBatch) -> dict[str, Tensor]:
-    """The batch where the model is."""
     device = next(model.parameters()).device
-    return {name: one.to(device) for name, one in model_inputs(batch, model.takes_types).items()}
+    inputs = model_inputs(batch, model.takes_types)
+    return {name: tensor.to(device) for name, tensor in inputs.items()}

@@ -1,4 +1,4 @@
-"""Train the baselines: DeeBERT, PABEE, BERxiT, and models cut short."""
+"""Training of the baselines: DeeBERT, PABEE, BERxiT, and truncated models."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from cascadebert.training.checkpoints import checkpoint_fingerprint, copy_tokeni
 from cascadebert.training.distillation.distill import distill
 from cascadebert.training.distillation.student import open_encoder
 from cascadebert.training.losses import NO_LABEL, Objective
-from cascadebert.training.train_stage import Collator, TrainingData, row_order, train_stage
+from cascadebert.training.train_stage import Collator, TrainingData, train_stage, training_order
 from cascadebert.training.trainer import (
     OptimizerConfig,
     log,
@@ -38,7 +38,7 @@ with extra("train"):
 
 MethodName = Literal["deebert", "pabee", "berxit"]
 ExitLoss = Callable[[Tensor, Tensor | None, Tensor, int], Tensor]
-"""From (exits, rows, num_labels) logits, (exits, rows) chances of being wrong or None, (rows,) label ids and
+"""Loss of (exits, rows, num_labels) logits, (exits, rows) error probabilities or None, (rows,) label ids and
 the number of the step, counted from 0."""
 
 TRUNCATED_EPOCHS = 3.0
@@ -46,44 +46,34 @@ TRUNCATED_EPOCHS = 3.0
 
 @dataclass(frozen=True)
 class EarlyExitMethod:
-    """One way of training a model with exits.
+    """A way of training a multi-exit model."""
 
-    Attributes:
-        name: of the method.
-        exits: what its exits are made of.
-        loss: what it learns.
-        epochs: as published, of the training in which the encoder learns.
-        two_stage: whether the model is fine-tuned as usual first, and the exits then learn by themselves.
-    """
-
-    name: MethodName
-    exits: ExitHeads
+    heads: ExitHeads
     loss: ExitLoss
-    epochs: float
-    two_stage: bool = False
+    epochs: float  # as published, of the training in which the encoder learns
+    two_stage: bool = False  # ordinary fine-tuning first; then the exits learn by themselves
 
 
 def deebert_loss(logits: Tensor, lte: Tensor | None, labels: Tensor, step: int) -> Tensor:
     """Sum of the cross-entropies of exits 1 to L - 1 (DeeBERT: Xin et al. 2020, section 3.1)."""
-    return torch.stack([_entropy(one, labels) for one in logits[:-1]]).sum()
+    return _cross_entropies(logits[:-1], labels).sum()
 
 
 def pabee_loss(logits: Tensor, lte: Tensor | None, labels: Tensor, step: int) -> Tensor:
     """Sum of j * CE_j over the sum of j, j = 1 to L (PABEE: Zhou et al. 2020)."""
     weights = torch.arange(1, len(logits) + 1, device=logits.device)
-    each = torch.stack([_entropy(one, labels) for one in logits])
-    return (weights * each).sum() / weights.sum()
+    return (weights * _cross_entropies(logits, labels)).sum() / weights.sum()
 
 
 def berxit_loss(logits: Tensor, lte: Tensor | None, labels: Tensor, step: int) -> Tensor:
-    """In even steps the last exit's cross-entropy, in odd ones the sum of all exits' (Xin et al. 2021).
+    """In even steps the last exit's cross-entropy, in odd steps the sum of all exits' (Xin et al. 2021).
 
-    The learned chance u of being wrong is regressed on 1 - correct with the squared error, at exits 1 to
-    L - 1 in the odd steps, at the weight of the cross-entropy beside it. (At the last exit nobody asks.)
+    The error probability u is regressed on 1 - correct with the squared error, at exits 1 to L - 1 in the odd
+    steps, with the weight of the cross-entropy. (It is not needed at the last exit.)
     """
     if step % 2 == 0:
-        return _entropy(logits[-1], labels)
-    loss = torch.stack([_entropy(one, labels) for one in logits]).sum()
+        return _cross_entropies(logits[-1:], labels).sum()
+    loss = _cross_entropies(logits, labels).sum()
     known = labels != NO_LABEL
     if lte is None or len(logits) == 1 or not bool(known.any()):
         return loss
@@ -92,127 +82,132 @@ def berxit_loss(logits: Tensor, lte: Tensor | None, labels: Tensor, step: int) -
 
 
 METHODS: dict[MethodName, EarlyExitMethod] = {
-    "deebert": EarlyExitMethod("deebert", ExitHeads(), deebert_loss, epochs=3.0, two_stage=True),
-    "pabee": EarlyExitMethod("pabee", ExitHeads(shared_pooler=True), pabee_loss, epochs=5.0),
-    "berxit": EarlyExitMethod("berxit", ExitHeads(learned=True), berxit_loss, epochs=3.0),
+    "deebert": EarlyExitMethod(ExitHeads(), deebert_loss, epochs=3.0, two_stage=True),
+    "pabee": EarlyExitMethod(ExitHeads(shared_pooler=True), pabee_loss, epochs=5.0),
+    "berxit": EarlyExitMethod(ExitHeads(learned=True), berxit_loss, epochs=3.0),
 }
 
 
 def train_truncated(
     source: Path,
-    lesson: TrainingData,
+    data: TrainingData,
     config: EarlyExitConfig,
     *,
     layers: int,
     work: Path,
-    what: str = "truncated",
+    description: str = "truncated",
 ) -> Path:
-    """BERT-kL: the first layers of an encoder and a classifier, fine-tuned as usual.
+    """Fine-tune BERT-kL, the first layers of a pretrained encoder with a classifier.
 
-    Args:
-        source: the pretrained encoder.
-        lesson: what to learn; difficulty and teacher are left out.
-        config: how.
-        layers: k.
-        work: folder of finished and half-finished products.
-        what: the model in words, for the progress bar.
-
-    Returns:
-        Folder of a plain stage within `work`.
+    Returns the folder of a plain stage within `work`. Difficulty and teacher of the data are ignored; the
+    description is shown in the progress bar.
     """
-    cut = work / f"cut-{fingerprint(checkpoint_fingerprint(source), layers)}"
-    if not cut.is_dir():
-        distill(source, num_layers=layers, output=cut)
-    return train_stage(cut, _labels_only(lesson), config.plain(TRUNCATED_EPOCHS), work=work, what=what)
+    encoder = work / f"truncated-{fingerprint(checkpoint_fingerprint(source), layers)}"
+    if not encoder.is_dir():
+        distill(source, num_layers=layers, output=encoder)
+    options = config.fit_config(TRUNCATED_EPOCHS)
+    return train_stage(encoder, _labels_only(data), options, work=work, description=description)
 
 
 def train_multi_exit(
     source: Path,
-    lesson: TrainingData,
+    data: TrainingData,
     config: EarlyExitConfig,
     *,
     method: MethodName,
     work: Path,
-    what: str | None = None,
-    tuned: Path | None = None,
+    description: str | None = None,
+    fine_tuned: Path | None = None,
 ) -> Path:
-    """Train a model with exits, or find it already done in the work folder.
+    """Train a multi-exit model, unless it is already in the work folder.
 
-    Killed half-way and called again, it goes on from its last checkpoint and ends in the same weights.
-    Dropout is on wherever a layer runs, in DeeBERT's frozen encoder too, as in their release.
+    An interrupted training resumes from its last checkpoint and ends in the same weights. Dropout is on
+    wherever a layer runs, in DeeBERT's frozen encoder too, as in their release.
 
     Args:
-        source: the pretrained encoder; exits' own poolers start from its pooler where it has one.
-        lesson: what to learn; difficulty and teacher are left out.
-        config: how.
+        source: the pretrained encoder; the exits' own poolers start from its pooler where it has one.
+        data: texts and labels; difficulty and teacher are ignored.
+        config: training options.
         method: "deebert", "pabee" or "berxit".
-        work: folder of finished and half-finished products, named by the content they come from.
-        what: the model in words, for the progress bar; default the method's name.
-        tuned: for DeeBERT, the same encoder already fine-tuned on the lesson, in place of its first stage.
+        work: folder of finished and unfinished models, named by the content they come from.
+        description: shown in the progress bar; default: the method.
+        fine_tuned: for DeeBERT, the encoder already fine-tuned on the data, which replaces the first stage.
 
     Returns:
-        The model's folder within `work`, for `MultiExitModel.load` and `EarlyExit.from_folder`.
+        The model's folder within `work`, for `MultiExitModel.load` and `EarlyExitPredictor.from_folder`.
 
     Raises:
-        CascadeError: if `tuned` is given for another method, or its labels are not the lesson's.
-        StageError: if a checkpoint is not complete, or of a family that cannot have exits.
+        CascadeError: if `fine_tuned` is given for another method, or its labels are not those of the data.
+        StageError: if a checkpoint is incomplete, or of a family that cannot have exits.
     """
-    plan, lesson, what = METHODS[method], _labels_only(lesson), what or method
-    if tuned is not None and not plan.two_stage:
+    recipe, data, description = METHODS[method], _labels_only(data), description or method
+    if fine_tuned is not None and not recipe.two_stage:
         raise CascadeError(f"{method} trains encoder and exits together; a tuned model is for deebert alone")
-    if plan.two_stage and tuned is None:
-        tuned = train_stage(source, lesson, config.plain(plan.epochs), work=work, what=f"{what}, encoder")
-    start = source if tuned is None else tuned
-    keys = [checkpoint_fingerprint(one) for one in {source, start}]
-    key = fingerprint(method, sorted(keys), lesson.key(), config.key())
+    if recipe.two_stage and fine_tuned is None:
+        options = config.fit_config(recipe.epochs)
+        fine_tuned = train_stage(source, data, options, work=work, description=f"{description}, encoder")
+    start = fine_tuned or source
+    encoders = sorted(checkpoint_fingerprint(folder) for folder in {source, start})
+    key = fingerprint(method, encoders, data.key(), config.key())
     done, part = work / f"{method}-{key}", work / f"{method}-{key}.part"
     if done.is_dir():
-        log.info("%s: trained already", what)
+        log.info("%s: trained already", description)
         return done
     folder = part / "model"
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     copy_tokenizer(start, folder)
-    model = _opened(source, tuned, lesson, plan, config)
-    length = resolve_max_length(read_config(start), config.max_length, start)
+    model = _load_model(source, fine_tuned, data, recipe, config)
+    max_length = resolve_max_length(read_config(start), config.max_length, start)
     model.encoder_config.save_pretrained(folder)
-    rows = StageTokenizer(folder, max_length=length).encode(lesson.texts)
-    _run(model, rows, lesson, plan, config, part=part, what=f"{what}, exits" if plan.two_stage else what)
-    model.cpu().save(folder, max_length=length)
+    tokens = StageTokenizer(folder, max_length=max_length).encode(data.texts)
+    description = f"{description}, exits" if recipe.two_stage else description
+    _train(model, tokens, data, recipe, config, checkpoints=part / "checkpoints", description=description)
+    model.cpu().save(folder, max_length=max_length)
     folder.replace(done)
     shutil.rmtree(part)
     return done
 
 
-def _labels_only(lesson: TrainingData) -> TrainingData:
-    return replace(lesson, hard=None, teacher=None)
+def _labels_only(data: TrainingData) -> TrainingData:
+    return replace(data, hard=None, teacher=None)
 
 
-def _entropy(logits: Tensor, labels: Tensor) -> Tensor:
-    """Cross-entropy as every stage learns it."""
-    return Objective()(logits, labels)
+def _cross_entropies(logits: Tensor, labels: Tensor) -> Tensor:
+    # (exits,), each as every stage learns it
+    return torch.stack([Objective()(exit_logits, labels) for exit_logits in logits])
 
 
-def _opened(
-    source: Path, tuned: Path | None, lesson: TrainingData, plan: EarlyExitMethod, config: EarlyExitConfig
+def _load_model(
+    source: Path,
+    fine_tuned: Path | None,
+    data: TrainingData,
+    method: EarlyExitMethod,
+    config: EarlyExitConfig,
 ) -> MultiExitModel:
-    """The model before its exits learn; in two stages all but the exits before the last is frozen."""
     set_seed(config.seed)
-    if tuned is None:
-        labels = dict(enumerate(lesson.label_names))
-        named = {"id2label": labels, "label2id": {name: i for i, name in labels.items()}}
-        classifier = load_classifier(source, num_labels=len(labels), problem_type=None, **named)
+    if fine_tuned is None:
+        id2label = dict(enumerate(data.label_names))
+        classifier = load_classifier(
+            source,
+            num_labels=len(id2label),
+            problem_type=None,
+            id2label=id2label,
+            label2id={name: i for i, name in id2label.items()},
+        )
         pooler = None
     else:
-        _refuse_other(source, tuned)
-        classifier = load_classifier(tuned)
+        _check_same_encoder(source, fine_tuned)
+        classifier = load_classifier(fine_tuned)
         pooler = _pretrained_pooler(source)
     use_eager_attention(classifier)
-    exits = replace(plan.exits, reads=config.reads)
-    model = MultiExitModel(classifier, exits, pooler=pooler, seed=config.seed)
-    if model.label_names != lesson.label_names:
-        raise CascadeError(f"{tuned} has labels {model.label_names}; the lesson's are {lesson.label_names}")
-    if plan.two_stage:
+    heads = replace(method.heads, reads=config.reads)
+    model = MultiExitModel(classifier, heads, pooler=pooler, seed=config.seed)
+    if model.label_names != data.label_names:
+        raise CascadeError(
+            f"{fine_tuned} has labels {model.label_names}; those of the data are {data.label_names}"
+        )
+    if method.two_stage:  # all but the exits before the last is frozen
         model.requires_grad_(False)
         for part in (*model.poolers[:-1], *model.classifiers[:-1]):
             part.requires_grad_(True)
@@ -220,51 +215,51 @@ def _opened(
 
 
 def _pretrained_pooler(source: Path) -> nn.Linear | None:
-    encoder, pooled = open_encoder(source)
-    inner: Any = encoder
-    dense: nn.Linear | None = inner.pooler.dense if pooled else None
-    return dense
+    opened, has_pooler = open_encoder(source)
+    encoder: Any = opened
+    pooler: nn.Linear | None = encoder.pooler.dense if has_pooler else None
+    return pooler
 
 
-def _refuse_other(source: Path, tuned: Path) -> None:
-    """Refuse a tuned model that cannot come from the source."""
-    own, other = read_config(source), read_config(tuned)
+def _check_same_encoder(source: Path, fine_tuned: Path) -> None:
+    expected, actual = read_config(source), read_config(fine_tuned)
     for name in ("num_hidden_layers", "hidden_size"):
-        if config_int(own, name, source) != config_int(other, name, tuned):
-            raise StageError(f"{tuned} is not {source} fine-tuned: {name} differs")
+        if config_int(expected, name, source) != config_int(actual, name, fine_tuned):
+            raise StageError(f"{fine_tuned} is not {source} fine-tuned: {name} differs")
 
 
-def _run(
+def _train(
     model: MultiExitModel,
-    rows: TokenizedTexts,
-    lesson: TrainingData,
-    plan: EarlyExitMethod,
+    tokens: TokenizedTexts,
+    data: TrainingData,
+    method: EarlyExitMethod,
     config: EarlyExitConfig,
     *,
-    part: Path,
-    what: str,
+    checkpoints: Path,
+    description: str,
 ) -> None:
-    plain = config.plain(plan.epochs)
-    rate, epochs = config.learning_rate, plain.epochs
-    if plan.two_stage:
-        rate, epochs = config.exit_learning_rate or rate, config.exit_epochs
+    options = config.fit_config(method.epochs)
+    learning_rate, epochs = config.learning_rate, options.epochs
+    if method.two_stage:
+        learning_rate, epochs = config.exit_learning_rate or learning_rate, config.exit_epochs
 
     def loss(module: nn.Module, inputs: dict[str, Any]) -> Tensor:
         labels, step = inputs.pop("labels"), int(inputs.pop("step"))
         logits, lte = module(**inputs)
-        return plan.loss(logits.float(), None if lte is None else lte.float(), labels, step)
+        return method.loss(logits.float(), None if lte is None else lte.float(), labels, step)
 
-    order = row_order(rows.lengths, batch_size=plain.batch_size, epochs=epochs, seed=config.seed)
-    batches = np.split(order, range(plain.batch_size, len(order), plain.batch_size))
-    numbered = [np.concatenate([[step], batch]) for step, batch in enumerate(batches)]  # the loss may ask
-    with restrict_embeddings(model, rows) as seen:
-        collator = Collator(seen, lesson, model.takes_types)
+    order = training_order(tokens.lengths, batch_size=options.batch_size, epochs=epochs, seed=config.seed)
+    batches = np.split(order, range(options.batch_size, len(order), options.batch_size))
+    # BERxiT's loss depends on the number of the step, which therefore leads each batch
+    numbered = [np.concatenate([[step], batch]) for step, batch in enumerate(batches)]
+    with restrict_embeddings(model, tokens) as used_tokens:
+        collator = Collator(used_tokens, data, model.takes_types)
         train_steps(
             model,
             numbered,
-            collate=lambda where: {**collator(where[1:]), "step": torch.from_numpy(where[:1])},
+            collate=lambda batch: {**collator(batch[1:]), "step": torch.from_numpy(batch[:1])},
             loss=loss,
-            steps=OptimizerConfig(rate, config.warmup_ratio, use_bf16(config.bf16), config.seed),
-            folder=part / "checkpoints",
-            what=what,
+            optimizer=OptimizerConfig(learning_rate, config.warmup_ratio, use_bf16(config.bf16), config.seed),
+            folder=checkpoints,
+            description=description,
         )

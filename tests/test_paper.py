@@ -11,27 +11,34 @@ import pytest
 from sklearn.metrics import f1_score, matthews_corrcoef, roc_auc_score
 
 from cascadebert.errors import CascadeError, DataError
-from cascadebert.evaluation.calibration_metrics import bin_numbers
+from cascadebert.evaluation.calibration_metrics import bin_indices
 from cascadebert.evaluation.metrics import expected_calibration_error
 from cascadebert.paper.bootstrap_metrics import (
-    bootstrap_delta,
-    chance,
-    corrected,
-    drawn_dis,
-    drawn_ece,
-    percentile_interval,
+    chance_score,
+    correct_for_chance,
+    draw_seeds,
+    draw_texts,
+    interval_values,
+    metric_counts,
+    metric_score,
     relative_improvement,
-    row_counts,
-    row_draws,
-    score,
-    seed_draws,
+    sample_difference,
+    sample_dis,
+    sample_ece,
 )
 from cascadebert.paper.comparison import ResultsTable, Run, ScoredRun, comparisons, out_of_reach
 from cascadebert.paper.early_exit.exit_outputs import ExitOutputs
 from cascadebert.paper.model_specs import model_specs
-from cascadebert.paper.operating_points import Method, OperatingCurve, TargetPoint, cumulated, curves, pick
+from cascadebert.paper.operating_points import (
+    Method,
+    OperatingCurve,
+    TargetPoint,
+    operating_curves,
+    select_point,
+)
 from cascadebert.paper.protocol import PRESETS, ExperimentProtocol, TaskConfig
-from cascadebert.paper.stored_predictions import ModelInfo, StoredPredictions, stacked
+from cascadebert.paper.results import TaskResults
+from cascadebert.paper.stored_predictions import ModelInfo, StoredPredictions, log_odds, stack_stages
 from cascadebert.paper.task_data import phrase_groups
 from cascadebert.paper.timings import TimingCheck, Timings
 from cascadebert.types import Flops, LinearLatency
@@ -41,54 +48,65 @@ EXITS = {"deebert": 0.6, "pabee": 0.9, "berxit": 0.7, "berxit-entropy": 0.65}
 SCORES = {"truncated": 0.5, **EXITS, "cascade-s-plain": 0.8}
 
 
-def said_by(answers: list[list[int]], confidences: list[list[float]], labels: list[int]) -> ExitOutputs:
+def exit_outputs(answers: list[list[int]], confidences: list[list[float]], labels: list[int]) -> ExitOutputs:
     """Exits' words by hand; entropies fall as confidences rise."""
     sure = np.array(confidences, dtype=np.float64)
     return ExitOutputs(np.array(answers), sure, 1 - sure, 1 - sure, np.array(labels))
 
 
-def ladder(rule: str = "cascade") -> Method:
+def example_method(rule: str = "cascade") -> Method:
     """A small model of cost 1 and a large one of cost 6 on four rows; the large one alone costs 6."""
-    said = said_by([[0, 1, 1, 0], [0, 1, 0, 1]], [[0.9, 0.8, 0.7, 0.6], [1, 1, 1, 1]], [0, 1, 0, 1])
+    outputs = exit_outputs([[0, 1, 1, 0], [0, 1, 0, 1]], [[0.9, 0.8, 0.7, 0.6], [1, 1, 1, 1]], [0, 1, 0, 1])
     costs = np.array([[1.0] * 4, [7.0] * 4])
-    return Method("one", rule, said, {"flops": costs}, {"flops": np.full(4, 6.0)})
+    return Method("one", rule, outputs, {"flops": costs}, {"flops": np.full(4, 6.0)})
 
 
 def test_a_cascade_pays_all_stages_that_a_row_reaches():
-    assert cumulated([np.array([1.0, 2.0]), np.array([6.0, 7.0])]).tolist() == [[1, 2], [7, 9]]
-    assert ladder().exits((0.75,)).tolist() == [0, 0, 1, 1]
-    assert ladder().mean_cost((0.75,), "flops") == 4.0
+    flops = {"large": Flops(6.0, 0.5, 0.0), "s-plain": Flops(1.0, 0.5, 0.0)}
+    models = {}
+    for name, counted in flops.items():
+        about = replace(arrays(name).about, flops=(counted,))
+        models[name] = replace(arrays(name), outputs=arrays().outputs.first(1), about=about)
+    seconds = {"large": (LinearLatency(3.0, 0.0),), "s-plain": (LinearLatency(1.0, 0.0),)}
+    cascade = TaskResults(models, Timings(seconds, (), 9, 3, {})).cascade(("s",), "plain")
+    assert cascade.models == ("s-plain", "large")
+    assert cascade.costs["flops"][:, :2].tolist() == [[1, 2], [7, 9]]
+    assert cascade.costs["time"][:, 0].tolist() == [1, 4]
+    assert example_method().exits((0.75,)).tolist() == [0, 0, 1, 1]
+    assert example_method().mean_cost(example_method().exits((0.75,)), "flops") == 4.0
 
 
 def test_the_points_of_a_cascade_run_from_never_leaving_to_always_leaving():
-    curve = curves(ladder(), "accuracy")["flops"]
+    curve = operating_curves(example_method(), "accuracy")["flops"]
     assert curve.speedups.tolist() == [6 / 7, 6 / 5.5, 1.5, 6 / 2.5, 6.0]
-    assert curve.alone == 6.0
+    assert curve.large_cost == 6.0
 
 
 def test_the_slowest_point_that_is_fast_enough_is_picked():
-    curve = curves(ladder(), "accuracy")["flops"]
-    point = pick(curve, 1.5)
+    curve = operating_curves(example_method(), "accuracy")["flops"]
+    point = select_point(curve, 1.5)
     assert not point.interpolated
-    assert point.speedup(ladder(), "flops") == 1.5
-    assert score("accuracy", point.counts(ladder()).sum(axis=0)) == 1.0
+    assert point.speedup(example_method(), "flops") == 1.5
+    assert metric_score("accuracy", point.counts(example_method()).sum(axis=0)) == 1.0
 
 
 def test_between_two_points_each_row_runs_at_one_of_them_by_chance():
-    one = ladder()
-    point = pick(curves(one, "accuracy")["flops"], 2.0)
+    one = example_method()
+    point = select_point(operating_curves(one, "accuracy")["flops"], 2.0)
     # costs 4 (1.5x, all right) and 2.5 (2.4x, three of four right); 6 / 2 = 3 is a third of the way up
     assert point.interpolated
-    assert point.slow_share == pytest.approx(1 / 3)
+    assert point.slow_fraction == pytest.approx(1 / 3)
     assert point.speedup(one, "flops") == pytest.approx(2.0)
-    assert float(score("accuracy", point.counts(one).sum(axis=0))) == pytest.approx(1 / 3 + 2 / 3 * 0.75)
+    assert float(metric_score("accuracy", point.counts(one).sum(axis=0))) == pytest.approx(
+        1 / 3 + 2 / 3 * 0.75
+    )
 
 
 def test_a_target_out_of_reach_takes_the_end_of_the_curve():
-    curve = OperatingCurve(((1.0,), (2.0,)), np.array([1.5, 3.0]), np.array([4.0, 2.0]), 6.0, np.zeros(2))
-    assert pick(curve, 9.0) == TargetPoint((2.0,), reached=False)
-    assert pick(curve, 1.2) == TargetPoint((1.0,))
-    assert pick(curve, 2.95) == TargetPoint((2.0,))
+    curve = OperatingCurve(((1.0,), (2.0,)), np.array([4.0, 2.0]), 6.0, np.zeros(2))
+    assert select_point(curve, 9.0) == TargetPoint((2.0,), reached=False)
+    assert select_point(curve, 1.2) == TargetPoint((1.0,))
+    assert select_point(curve, 2.95) == TargetPoint((2.0,))
 
 
 def table(tuned: dict[str, float], slow: tuple[str, ...] = ()) -> ResultsTable:
@@ -129,21 +147,21 @@ def test_a_cascade_that_is_too_slow_for_the_target_is_not_compared():
 
 
 def test_patience_reaches_every_target_by_rows_that_leave_at_once():
-    said = said_by([[0, 1, 0, 1], [0, 1, 1, 1], [0, 1, 1, 1]], [[0.9] * 4] * 3, [0, 1, 1, 1])
+    outputs = exit_outputs([[0, 1, 0, 1], [0, 1, 1, 1], [0, 1, 1, 1]], [[0.9] * 4] * 3, [0, 1, 1, 1])
     costs = {"flops": np.array([[1.0] * 4, [2.0] * 4, [3.0] * 4])}
-    three = Method("pabee", "patience", said, costs, {"flops": np.full(4, 3.0)})
-    point = pick(curves(three, "accuracy")["flops"], 2.0)
+    three = Method("pabee", "patience", outputs, costs, {"flops": np.full(4, 3.0)})
+    point = select_point(operating_curves(three, "accuracy")["flops"], 2.0)
     assert (point.fast, point.slow, point.reached) == ((0.0,), (1.0,), True)
     assert point.speedup(three, "flops") == pytest.approx(2.0)
 
 
 def test_models_cut_short_mix_by_their_fixed_costs():
-    said = said_by([[0, 0], [0, 1], [1, 1]], [[0.5] * 2] * 3, [1, 1])
-    fixed = Method("truncated", "fixed", said, {"flops": np.array([[1.0] * 2, [2.0] * 2, [6.0] * 2])},
+    outputs = exit_outputs([[0, 0], [0, 1], [1, 1]], [[0.5] * 2] * 3, [1, 1])
+    fixed = Method("truncated", "fixed", outputs, {"flops": np.array([[1.0] * 2, [2.0] * 2, [6.0] * 2])},
                    {"flops": np.full(2, 6.0)})  # fmt: skip
-    point = pick(curves(fixed, "accuracy")["flops"], 4.0)
+    point = select_point(operating_curves(fixed, "accuracy")["flops"], 4.0)
     assert point == TargetPoint((1.0,), (2.0,), 0.5)
-    assert float(score("accuracy", point.counts(fixed).sum(axis=0))) == pytest.approx(0.25)
+    assert float(metric_score("accuracy", point.counts(fixed).sum(axis=0))) == pytest.approx(0.25)
 
 
 @pytest.mark.parametrize(("rule", "setting", "exits"), [
@@ -151,56 +169,58 @@ def test_models_cut_short_mix_by_their_fixed_costs():
     ("patience", 0, [0, 0, 0, 0]),
 ])  # fmt: skip
 def test_early_exits_leave_by_their_own_rules(rule, setting, exits):
-    assert ladder(rule).exits((setting,)).tolist() == exits
+    assert example_method(rule).exits((setting,)).tolist() == exits
 
 
 def test_of_several_thresholds_as_fast_as_the_target_those_with_the_best_score_are_picked():
     settings = ((0.1, 0.9), (0.2, 0.8), (0.3, 0.7), (0.4, 0.6))
     speedups = np.array([1.5, 2.0, 2.03, 2.2])
-    curve = OperatingCurve(settings, speedups, 6 / speedups, 6.0, np.array([0.9, 0.7, 0.8, 0.95]))
-    assert pick(curve, 2.0) == TargetPoint((0.3, 0.7))
-    assert pick(curve, 1.2) == TargetPoint((0.1, 0.9))
-    said = said_by([[0, 1, 1, 0], [0, 1, 0, 0], [0, 1, 0, 1]],
+    curve = OperatingCurve(settings, 6 / speedups, 6.0, np.array([0.9, 0.7, 0.8, 0.95]))
+    assert select_point(curve, 2.0) == TargetPoint((0.3, 0.7))
+    assert select_point(curve, 1.2) == TargetPoint((0.1, 0.9))
+    outputs = exit_outputs([[0, 1, 1, 0], [0, 1, 0, 0], [0, 1, 0, 1]],
                    [[0.9, 0.8, 0.7, 0.6], [0.9, 0.8, 0.7, 0.6], [1] * 4], [0, 1, 0, 1])  # fmt: skip
     costs = np.array([[1.0] * 4, [3.0] * 4, [9.0] * 4])
-    three = Method("three", "cascade", said, {"flops": costs}, {"flops": np.full(4, 6.0)})
-    every = curves(three, "accuracy")["flops"]
+    three = Method("three", "cascade", outputs, {"flops": costs}, {"flops": np.full(4, 6.0)})
+    every = operating_curves(three, "accuracy")["flops"]
     assert (np.diff(every.speedups) >= 0).all() and every.scores.max() == 1.0
-    point = pick(every, 6 / 3.5)  # two rows leave at once, one at the second stage, one goes to the end
-    assert float(score("accuracy", point.counts(three).sum(axis=0))) == 1.0
+    point = select_point(
+        every, 6 / 3.5
+    )  # two rows leave at once, one at the second stage, one goes to the end
+    assert float(metric_score("accuracy", point.counts(three).sum(axis=0))) == 1.0
 
 
 def test_scores_from_sums_are_those_of_scikit_learn():
     labels, answers = RNG.integers(0, 2, 200), RNG.integers(0, 2, 200)
-    sums = row_counts(answers, labels).sum(axis=0)
+    sums = metric_counts(answers, labels).sum(axis=0)
     right = (labels == answers).mean()
-    assert score("accuracy", sums) == pytest.approx(right)
-    assert score("accuracy_and_f1", sums) == pytest.approx((right + f1_score(labels, answers)) / 2)
-    assert score("matthews", sums) == pytest.approx(matthews_corrcoef(labels, answers))
-    assert score("matthews", row_counts(np.zeros(3, int), np.ones(3, int)).sum(axis=0)) == 0
+    assert metric_score("accuracy", sums) == pytest.approx(right)
+    assert metric_score("accuracy_and_f1", sums) == pytest.approx((right + f1_score(labels, answers)) / 2)
+    assert metric_score("matthews", sums) == pytest.approx(matthews_corrcoef(labels, answers))
+    assert metric_score("matthews", metric_counts(np.zeros(3, int), np.ones(3, int)).sum(axis=0)) == 0
 
 
 def test_relative_improvement_is_of_the_means_over_tasks():
     ours, theirs = np.array([[0.90], [0.60]]), np.array([[0.80], [0.40]])
     assert relative_improvement(ours, theirs)[0] == pytest.approx((0.75 - 0.60) / 0.60)
     levels = np.array([[0.5], [0.2]])
-    fairer = [corrected(one, levels) for one in (ours, theirs)]
+    fairer = [correct_for_chance(one, levels) for one in (ours, theirs)]
     assert fairer[0].ravel().tolist() == pytest.approx([0.8, 0.5])
     assert relative_improvement(*fairer)[0] == pytest.approx((0.65 - 0.425) / 0.425)
 
 
 def test_chance_is_the_score_of_one_label():
     labels = np.array([1, 1, 1, 0])
-    assert chance("accuracy", 1, labels) == 0.75
-    assert chance("matthews", 1, labels) == 0.0
-    assert chance("accuracy_and_f1", 1, labels) == pytest.approx((0.75 + 6 / 7) / 2)
+    assert chance_score("accuracy", 1, labels) == 0.75
+    assert chance_score("matthews", 1, labels) == 0.0
+    assert chance_score("accuracy_and_f1", 1, labels) == pytest.approx((0.75 + 6 / 7) / 2)
 
 
 def test_weighted_inversion_and_calibration_equal_those_of_the_rows_repeated():
     odds, right = RNG.normal(size=60).round(1), RNG.random(60) < 0.7
-    sure, weights = 1 / (1 + np.exp(-odds)), row_draws(60, 5, RNG)
-    which = bin_numbers(sure, 15, "width")
-    found = drawn_dis(odds, ~right, weights), drawn_ece(which, right - sure, weights)
+    sure, weights = 1 / (1 + np.exp(-odds)), draw_texts(60, 5, RNG)
+    which = bin_indices(sure, 15, "width")
+    found = sample_dis(odds, ~right, weights), sample_ece(which, right - sure, weights)
     for number, times in enumerate(weights.astype(int)):
         rows = np.repeat(np.arange(60), times)
         assert found[0][number] == pytest.approx(roc_auc_score(right[rows], odds[rows]))
@@ -211,9 +231,9 @@ def test_a_difference_that_is_the_same_for_every_row_and_seed_has_an_interval_of
     figures = [lambda w: w.sum(axis=1), lambda w: w.sum(axis=1)]
     others = [lambda w: w.sum(axis=1) - 2, lambda w: w.sum(axis=1) - 2]
     rng = np.random.default_rng(1)
-    drawn = bootstrap_delta(figures, others, row_draws(9, 50, rng), seed_draws(2, 50, rng))
-    assert percentile_interval(drawn) == (2.0, 2.0)
-    assert percentile_interval(np.array([np.nan])) == (None, None)
+    drawn = sample_difference(figures, others, draw_texts(9, 50, rng), draw_seeds(2, 50, rng))
+    assert interval_values(2.0, drawn) == (2.0, 2.0, 2.0)
+    assert interval_values(np.nan, np.array([np.nan])) == (None, None, None)
 
 
 def arrays(method: str = "deebert", labels: int = 6) -> StoredPredictions:
@@ -221,8 +241,8 @@ def arrays(method: str = "deebert", labels: int = 6) -> StoredPredictions:
     logits = np.random.default_rng(3).normal(size=(2, labels, 3)) * 8
     flops = (Flops(1.0, 2.0, 0.0), Flops(3.0, 4.0, 0.5))
     about = ModelInfo("sst2", 1, method, "abc", 2, flops, 2, 16, method)
-    said = ExitOutputs.of(logits, logits[..., 0], np.arange(labels) % 3)
-    return StoredPredictions(said, np.arange(labels) * 2, about)
+    outputs = ExitOutputs.from_logits(logits, logits[..., 0], np.arange(labels) % 3)
+    return StoredPredictions(outputs, np.arange(labels) * 2, about)
 
 
 def test_arrays_are_kept_in_sixteen_bits_with_what_they_belong_to(tmp_path):
@@ -232,9 +252,11 @@ def test_arrays_are_kept_in_sixteen_bits_with_what_they_belong_to(tmp_path):
     assert (tmp_path / "a.npz").read_bytes() == (tmp_path / "b.npz").read_bytes()
     read = StoredPredictions.load(tmp_path / "a.npz")
     assert read.about == made.about
-    assert read.said.answers.tolist() == made.said.answers.tolist()
-    assert np.allclose(read.log_odds, made.log_odds, rtol=2e-3, atol=2e-3)
-    assert np.allclose(read.said.lte, made.said.lte, rtol=1e-3)
+    assert read.outputs.predictions.tolist() == made.outputs.predictions.tolist()
+    assert np.allclose(
+        log_odds(read.outputs.confidences), log_odds(made.outputs.confidences), rtol=2e-3, atol=2e-3
+    )
+    assert np.allclose(read.outputs.lte, made.outputs.lte, rtol=1e-3)
     assert read.test.label_ids.tolist() == [2, 0, 1, 2]
     assert read.flops()[:, 1].tolist() == [5.0, 13.0]
 
@@ -242,9 +264,11 @@ def test_arrays_are_kept_in_sixteen_bits_with_what_they_belong_to(tmp_path):
 def test_confidences_next_to_one_stay_apart_in_sixteen_bits(tmp_path):
     logits = np.array([[[0.0, 10.0], [0.0, 11.0], [0.0, 14.0]]])
     about = replace(arrays().about, flops=(Flops(1, 1, 0),))
-    made = StoredPredictions(ExitOutputs.of(logits, None, np.array([1, 1, 1])), np.array([8, 8, 8]), about)
+    made = StoredPredictions(
+        ExitOutputs.from_logits(logits, None, np.array([1, 1, 1])), np.array([8, 8, 8]), about
+    )
     made.save(tmp_path / "sure.npz")
-    sure = StoredPredictions.load(tmp_path / "sure.npz").said.confidences[0]
+    sure = StoredPredictions.load(tmp_path / "sure.npz").outputs.confidences[0]
     assert (np.diff(sure) > 0).all()
 
 
@@ -252,9 +276,9 @@ def test_damaged_or_foreign_arrays_are_refused(tmp_path):
     (tmp_path / "x.npz").write_bytes(b"nothing")
     with pytest.raises(DataError, match="not readable as arrays"):
         StoredPredictions.load(tmp_path / "x.npz")
-    other = replace(arrays(), said=replace(arrays().said, label_ids=np.zeros(6, dtype=np.int64)))
+    other = replace(arrays(), outputs=replace(arrays().outputs, label_ids=np.zeros(6, dtype=np.int64)))
     with pytest.raises(DataError, match="same rows"):
-        stacked([arrays(), other])
+        stack_stages([arrays(), other])
 
 
 def test_timings_come_back_as_they_were_and_tell_what_is_missing(tmp_path):
@@ -264,9 +288,9 @@ def test_timings_come_back_as_they_were_and_tell_what_is_missing(tmp_path):
     made.save(tmp_path / "sst2.json")
     read = Timings.load(tmp_path / "sst2.json")
     assert read == made
-    assert read.of("large", np.array([10])).tolist() == [[pytest.approx(2e-4)]]
+    assert read.cost_of("large", np.array([10])).tolist() == [[pytest.approx(2e-4)]]
     with pytest.raises(DataError, match="no seconds of small"):
-        read.of("small", np.array([10]))
+        read.cost_of("small", np.array([10]))
 
 
 def test_a_protocol_survives_json():

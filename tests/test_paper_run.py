@@ -19,8 +19,9 @@ from cascadebert.cli.app import app
 from cascadebert.data.splits import assign_folds
 from cascadebert.errors import CascadeError, DataError
 from cascadebert.inference.tokenizer import StageTokenizer
-from cascadebert.paper.model_specs import ResultStore, model_specs
+from cascadebert.paper.model_specs import model_specs
 from cascadebert.paper.protocol import PRESETS, ExperimentProtocol, TaskConfig
+from cascadebert.paper.results import ResultStore
 from cascadebert.paper.run import report, reproduce
 from cascadebert.paper.stored_predictions import StoredPredictions
 from cascadebert.paper.task_data import load_task
@@ -159,8 +160,8 @@ def test_a_run_goes_on_from_its_arrays_and_makes_a_lost_one_again_byte_by_byte(
     done, protocol, models, data, tmp_path
 ):
     shutil.copytree(done[0] / "out", tmp_path / "out")
-    store = ResultStore(tmp_path / "out", "tiny")
-    lost = [store.arrays("parts", 2, name) for name in ("deebert", f"{protocol.small[0]}-dar")]
+    store = ResultStore(protocol, tmp_path / "out")
+    lost = [store.arrays_path("parts", 2, name) for name in ("deebert", f"{protocol.small[0]}-dar")]
     before = contents(tmp_path / "out")
     for path in lost:
         path.unlink()
@@ -173,16 +174,19 @@ def test_a_run_goes_on_from_its_arrays_and_makes_a_lost_one_again_byte_by_byte(
 
 def test_timing_may_wait_for_a_later_run_which_finds_the_models(done, protocol, models, data, tmp_path):
     shutil.copytree(done[0] / "out", tmp_path / "out")
-    store, where = ResultStore(tmp_path / "out", "tiny"), {"models": models[0], "data": data, "draws": 20}
+    store, where = ResultStore(protocol, tmp_path / "out"), {"models": models[0], "data": data, "draws": 20}
     places = {"output": tmp_path / "out", "work": tmp_path / "work", "only": ("parts",)}
-    for path in (store.timings("parts"), *(store.arrays("parts", seed, "pabee") for seed in (1, 2))):
+    for path in (
+        store.timings_path("parts"),
+        *(store.arrays_path("parts", seed, "pabee") for seed in (1, 2)),
+    ):
         path.unlink()
     assert reproduce(protocol, **places, **where, timed=False) is None
-    assert not store.timings("parts").exists()
+    assert not store.timings_path("parts").exists()
     kept = {path.parent.parent.name for path in (tmp_path / "work").rglob("*.safetensors")}
     assert kept == {"seed-1"}
     assert reproduce(protocol, **places, **where) is not None
-    assert store.timings("parts").exists() and not list((tmp_path / "work").rglob("*.safetensors"))
+    assert store.timings_path("parts").exists() and not list((tmp_path / "work").rglob("*.safetensors"))
 
 
 def test_arrays_of_another_recipe_are_not_taken_for_these(done, protocol, models, data, tmp_path):
@@ -196,10 +200,12 @@ def test_arrays_of_another_recipe_are_not_taken_for_these(done, protocol, models
         reproduce(other, **where)
 
 
-def test_exits_of_the_arrays_say_what_the_last_layer_and_the_large_model_say(done):
-    store = ResultStore(done[0] / "out", "tiny")
-    large, deebert = (StoredPredictions.load(store.arrays("parts", 1, name)) for name in ("large", "deebert"))
-    assert deebert.said.answers[-1].tolist() == large.said.answers[0].tolist()
+def test_the_last_exit_of_deebert_predicts_what_the_large_model_predicts(done, protocol):
+    store = ResultStore(protocol, done[0] / "out")
+    large, deebert = (
+        StoredPredictions.load(store.arrays_path("parts", 1, name)) for name in ("large", "deebert")
+    )
+    assert deebert.outputs.predictions[-1].tolist() == large.outputs.predictions[0].tolist()
     assert deebert.flops()[-1].mean() > large.flops().mean() > deebert.flops()[0].mean()
 
 
@@ -219,8 +225,8 @@ def test_train_tune_and_test_rows_are_disjoint_with_all_their_parts(data):
 def test_both_stages_of_deebert_last_as_long_as_the_task_says():
     for name, stages in (("minilm", (6.0, 6.0)), ("paper", (None, 3.0))):
         plan = PRESETS[name].tasks[-2]
-        cell = Experiment(PRESETS[name], plan, None, 1, None, None, None)
-        assert (cell.baseline.epochs, cell.baseline.exit_epochs) == stages
+        cell = Experiment(PRESETS[name], plan, None, 1, {}, None)
+        assert (cell.early_exit_config.epochs, cell.early_exit_config.exit_epochs) == stages
 
 
 def test_long_texts_are_cut_to_their_first_and_last_words(models):
@@ -249,7 +255,7 @@ def glue(tmp_path_factory):
 def test_the_paper_preset_reads_all_six_tasks(glue):
     for plan in PRESETS["paper"].tasks:
         rows = load_task(plan, glue, seed=0)
-        assert len(rows.names) == GLUE[plan.name][2]
+        assert len(rows.label_names) == GLUE[plan.name][2]
         assert isinstance(rows.train.texts[0], str) == (GLUE[plan.name][1] is None)
 
 
@@ -267,18 +273,18 @@ def test_the_paper_preset_runs_on_tiny_models(glue, make_model, tmp_path):
     )
     assert summary is not None and len(summary["comparisons"]) == 2 * 3 * 2
     made = StoredPredictions.load(
-        ResultStore(tmp_path / "out", "paper").arrays("mnli", 1234, f"{small.name}-both")
+        ResultStore(brief, tmp_path / "out").arrays_path("mnli", 1234, f"{small.name}-both")
     )
     assert "train rows are hard" in made.about.notes
 
 
 def test_the_verb_recomputes_and_says_what_it_lacks(done, tmp_path):
     shutil.copytree(done[0] / "out", tmp_path / "out")
-    said = CliRunner().invoke(
+    result = CliRunner().invoke(
         app, ["reproduce", "--output", str(tmp_path / "out"), "--from-arrays", "--json"]
     )
-    assert said.exit_code == 0, said.output
-    assert "comparisons" in json.loads(said.output.splitlines()[-1])
+    assert result.exit_code == 0, result.output
+    assert "comparisons" in json.loads(result.output.splitlines()[-1])
     failed = CliRunner().invoke(app, ["reproduce", "--output", str(tmp_path / "new")])
     assert isinstance(failed.exception, CascadeError) and "--large" in str(failed.exception)
 

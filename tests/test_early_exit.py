@@ -21,7 +21,7 @@ from cascadebert.paper.early_exit.exit_rules import (
     Patience,
     exit_layers,
 )
-from cascadebert.paper.early_exit.flops import exit_flops, flops_speedup, layers_speedup, truncated_flops
+from cascadebert.paper.early_exit.flops import exit_flops, layers_speedup
 from cascadebert.paper.early_exit.inference import EarlyExitPredictor, compute_exits, run_early_exit
 from cascadebert.paper.early_exit.model import ExitHeads, MultiExitModel
 from cascadebert.paper.early_exit.training import (
@@ -74,14 +74,14 @@ def rows(classifier_folder):
 
 
 @pytest.fixture(scope="module")
-def said(model, rows):
+def exit_outputs(model, rows):
     return compute_exits(model, rows)
 
 
 def two_exits() -> ExitOutputs:
     """Three exits' words on four rows, by hand."""
     return ExitOutputs(
-        answers=np.array([[0, 1, 0, 1], [0, 0, 1, 1], [0, 0, 0, 0]]),
+        predictions=np.array([[0, 1, 0, 1], [0, 0, 1, 1], [0, 0, 0, 0]]),
         confidences=np.full((3, 4), 0.9),
         entropies=np.array([[0.1, 0.5, 0.2, 0.6], [0.0, 0.1, 0.3, 0.6], [0.0, 0.0, 0.0, 0.6]]),
         lte=np.array([[0.9, 0.2, 0.5, 0.5], [0.1, 0.0, 0.5, 0.6], [0.0, 0.0, 0.0, 0.0]]),
@@ -115,14 +115,14 @@ def test_patience_needs_one_layer_more_than_its_number_and_starts_anew_when_the_
 
 
 def test_answers_are_taken_from_the_exit_that_a_row_left_at():
-    assert two_exits().answered(np.array([3, 1, 2, 1])).tolist() == [0, 1, 1, 1]
+    assert two_exits().predictions_at(np.array([3, 1, 2, 1])).tolist() == [0, 1, 1, 1]
 
 
 def test_rules_out_of_range_are_refused():
     for make in (
         lambda: Patience(-1),
         lambda: EntropyThreshold(float("nan")),
-        lambda: FixedLayer(9).tried(4),
+        lambda: FixedLayer(9).evaluated_exits(4),
     ):
         with pytest.raises(CascadeError):
             make()
@@ -131,10 +131,10 @@ def test_rules_out_of_range_are_refused():
 
 
 @pytest.mark.parametrize("rule", RULES, ids=str)
-def test_the_running_loop_leaves_where_the_rule_on_cached_arrays_says(model, rows, said, rule):
-    left = run_early_exit(model, rows, rule, batch_tokens=256)
-    assert left.layers.tolist() == exit_layers(rule, said).tolist()
-    assert left.logits.argmax(axis=1).tolist() == said.answered(left.layers).tolist()
+def test_the_running_loop_leaves_where_the_rule_on_cached_arrays_says(model, rows, exit_outputs, rule):
+    run = run_early_exit(model, rows, rule, batch_tokens=256)
+    assert run.layers.tolist() == exit_layers(rule, exit_outputs).tolist()
+    assert run.logits.argmax(axis=1).tolist() == exit_outputs.predictions_at(run.layers).tolist()
 
 
 @pytest.mark.parametrize("rule", RULES[:8], ids=str)
@@ -170,9 +170,9 @@ def test_with_exits_switched_off_the_model_is_its_classifier(make_model, family,
     model = MultiExitModel(load_classifier(folder), exits).eval()
     wanted = stage.logits(given)
     for rule in (FixedLayer(3), EntropyThreshold(0.0)):
-        left = run_early_exit(model, given, rule)
-        assert set(left.layers.tolist()) == {3}
-        assert np.abs(left.logits - wanted).max() < 1e-5
+        outputs = run_early_exit(model, given, rule)
+        assert set(outputs.layers.tolist()) == {3}
+        assert np.abs(outputs.logits - wanted).max() < 1e-5
 
 
 def test_pairs_keep_their_token_types(classifier_folder, model):
@@ -184,11 +184,11 @@ def test_pairs_keep_their_token_types(classifier_folder, model):
 def test_exits_before_the_last_may_read_the_mean_of_all_tokens_but_no_padding(classifier_folder):
     model = MultiExitModel(load_classifier(classifier_folder), MEAN)
     hidden, mask = torch.randn(2, 5, 16), torch.tensor([[1, 1, 1, 1, 1], [1, 1, 0, 0, 0]])
-    read = model.read(1, hidden, mask)
+    read = model.features(1, hidden, mask)
     assert torch.allclose(read, torch.stack([hidden[0].mean(dim=0), hidden[1, :2].mean(dim=0)]), atol=1e-6)
-    assert torch.equal(model.read(DEPTH, hidden, mask), hidden[:, 0])
+    assert torch.equal(model.features(DEPTH, hidden, mask), hidden[:, 0])
     first = MultiExitModel(load_classifier(classifier_folder), BOTH)
-    assert torch.equal(first.read(1, hidden, mask), hidden[:, 0])
+    assert torch.equal(first.features(1, hidden, mask), hidden[:, 0])
 
 
 def test_own_poolers_start_as_the_models_own_and_a_shared_one_is_one(classifier_folder):
@@ -211,8 +211,8 @@ def test_operations_are_those_of_the_layers_run_and_the_exits_tried(make_model, 
     folders = [make_model(family, layers=i, hidden=16, seed=4) for i in (1, 2, 3)]
     whole = [count_flops(folder) for folder in folders]
     model = MultiExitModel(load_classifier(folders[-1]), BOTH)
-    assert exit_flops(model, EntropyThreshold(0.1)).alone == whole[-1]
-    assert [truncated_flops(model, i) for i in (1, 2, 3)] == whole
+    assert exit_flops(model, EntropyThreshold(0.1)).without_exits == whole[-1]
+    assert [exit_flops(model, FixedLayer(i)).exits[i - 1] for i in (1, 2, 3)] == whole
     head = 2 * (16 * 16 + 16 * 2)
     lengths = np.array([8, 20])
     for rule, doubt in ((EntropyThreshold(0.1), 0), (Patience(1), 0), (LearnedExitThreshold(0.1), 2 * 16)):
@@ -229,9 +229,9 @@ def test_speedups_follow_the_formulas(model):
     paid = sum(
         float(flops.exits[m - 1].cost_of(np.array([n]))[0]) for m, n in zip(layers, lengths, strict=True)
     )
-    assert flops_speedup(flops, layers, lengths) == pytest.approx(flops.alone.cost_of(lengths).sum() / paid)
-    assert flops_speedup(flops, np.full(4, 4), lengths) < 1  # exits that let nobody go cost something
-    assert flops_speedup(exit_flops(model, FixedLayer(4)), np.full(4, 4), lengths) == 1
+    assert flops.speedup(layers, lengths) == pytest.approx(flops.without_exits.cost_of(lengths).sum() / paid)
+    assert flops.speedup(np.full(4, 4), lengths) < 1  # exits that let nobody go cost something
+    assert exit_flops(model, FixedLayer(4)).speedup(np.full(4, 4), lengths) == 1
 
 
 def test_the_losses_are_the_papers():
@@ -254,15 +254,15 @@ def encoder_folder(make_model):
 
 
 @pytest.fixture(scope="module")
-def lesson():
+def data():
     texts, labels = reviews(300, seed=0)
     return TrainingData(texts, np.array([LABELS.index(one) for one in labels]), LABELS)
 
 
 @pytest.fixture(scope="module")
-def trained(encoder_folder, lesson, tmp_path_factory):
+def trained(encoder_folder, data, tmp_path_factory):
     work = tmp_path_factory.mktemp("baselines")
-    return {name: train_multi_exit(encoder_folder, lesson, QUICK, method=name, work=work) for name in METHODS}
+    return {name: train_multi_exit(encoder_folder, data, QUICK, method=name, work=work) for name in METHODS}
 
 
 @pytest.mark.parametrize("name", list(METHODS))
@@ -277,11 +277,11 @@ def test_a_trained_model_answers_new_rows_and_leaves_early(trained, name):
 
 
 def test_deeberts_second_stage_changes_neither_the_encoder_nor_the_last_classifier(
-    trained, encoder_folder, lesson, tmp_path
+    trained, encoder_folder, data, tmp_path
 ):
-    tuned = train_stage(encoder_folder, lesson, QUICK.plain(3.0), work=tmp_path, what="large")
+    tuned = train_stage(encoder_folder, data, QUICK.fit_config(3.0), work=tmp_path, description="large")
     before = MultiExitModel(load_classifier(tuned), ExitHeads()).state_dict()
-    made = train_multi_exit(encoder_folder, lesson, QUICK, method="deebert", work=tmp_path, tuned=tuned)
+    made = train_multi_exit(encoder_folder, data, QUICK, method="deebert", work=tmp_path, fine_tuned=tuned)
     after = MultiExitModel.load(made)[0].state_dict()
     changed = {name.rsplit(".", 1)[0] for name in before if not torch.equal(before[name], after[name])}
     exits = {f"poolers.{i}.dense" for i in (0, 1)} | {f"classifiers.{i}" for i in (0, 1)}
@@ -289,11 +289,11 @@ def test_deeberts_second_stage_changes_neither_the_encoder_nor_the_last_classifi
     assert file_hashes(made) == file_hashes(trained["deebert"])  # its own first stage is that fine-tuning
 
 
-def test_deeberts_exits_start_from_the_pretrained_pooler(encoder_folder, make_model, lesson, tmp_path):
-    from cascadebert.paper.early_exit.training import _opened
+def test_deeberts_exits_start_from_the_pretrained_pooler(encoder_folder, make_model, data, tmp_path):
+    from cascadebert.paper.early_exit.training import _load_model
 
-    tuned = train_stage(encoder_folder, lesson, QUICK.plain(3.0), work=tmp_path, what="large")
-    model = _opened(encoder_folder, tuned, lesson, METHODS["deebert"], QUICK)
+    tuned = train_stage(encoder_folder, data, QUICK.fit_config(3.0), work=tmp_path, description="large")
+    model = _load_model(encoder_folder, tuned, data, METHODS["deebert"], QUICK)
     pretrained = (
         MultiExitModel(load_classifier(encoder_folder, num_labels=2), ExitHeads()).poolers[-1].dense.weight
     )
@@ -302,53 +302,53 @@ def test_deeberts_exits_start_from_the_pretrained_pooler(encoder_folder, make_mo
 
 
 @pytest.mark.slow
-def test_training_again_from_the_same_seed_gives_the_same_arrays(trained, encoder_folder, lesson, tmp_path):
-    made = train_multi_exit(encoder_folder, lesson, QUICK, method="berxit", work=tmp_path)
+def test_training_again_from_the_same_seed_gives_the_same_arrays(trained, encoder_folder, data, tmp_path):
+    made = train_multi_exit(encoder_folder, data, QUICK, method="berxit", work=tmp_path)
     read = []
     for folder in (trained["berxit"], made):
         model, length = MultiExitModel.load(folder)
-        read.append(compute_exits(model, StageTokenizer(folder, max_length=length).encode(lesson.texts)))
-    for name in ("answers", "confidences", "entropies", "lte"):
+        read.append(compute_exits(model, StageTokenizer(folder, max_length=length).encode(data.texts)))
+    for name in ("predictions", "confidences", "entropies", "lte"):
         assert np.array_equal(getattr(read[0], name), getattr(read[1], name))
-    other = train_multi_exit(encoder_folder, lesson, replace(QUICK, seed=5), method="berxit", work=tmp_path)
+    other = train_multi_exit(encoder_folder, data, replace(QUICK, seed=5), method="berxit", work=tmp_path)
     assert other != made and file_hashes(other) != file_hashes(made)
 
 
 KILLED = """
 from pathlib import Path
-from cascadebert.training.loop import LossTrainer
-import test_baselines as t
+from cascadebert.training.trainer import LossTrainer
+import test_early_exit as t
 kill_at(LossTrainer, "compute_loss", int(sys.argv[1]))
 texts, labels = t.reviews(300, seed=0)
-lesson = t.Lesson(texts, t.np.array([t.LABELS.index(one) for one in labels]), t.LABELS)
-t.train_multi_exit(Path(sys.argv[3]), lesson, t.QUICK, method=sys.argv[4], work=Path(sys.argv[2]))
+data = t.TrainingData(texts, t.np.array([t.LABELS.index(one) for one in labels]), t.LABELS)
+t.train_multi_exit(Path(sys.argv[3]), data, t.QUICK, method=sys.argv[4], work=Path(sys.argv[2]))
 """
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("name", "step"), [("berxit", 60), ("deebert", 140)])
 def test_a_killed_training_goes_on_and_ends_in_the_same_weights(
-    trained, encoder_folder, lesson, tmp_path, name, step
+    trained, encoder_folder, data, tmp_path, name, step
 ):
     run_killed(KILLED, step, tmp_path, encoder_folder, name)
     assert list(tmp_path.glob(f"{name}-*.part/checkpoints/checkpoint-50"))
-    made = train_multi_exit(encoder_folder, lesson, QUICK, method=name, work=tmp_path)
+    made = train_multi_exit(encoder_folder, data, QUICK, method=name, work=tmp_path)
     assert file_hashes(made) == file_hashes(trained[name])
     assert not list(tmp_path.glob("*.part"))
 
 
-def test_a_model_cut_short_is_a_plain_stage_of_so_many_layers(encoder_folder, lesson, tmp_path):
-    made = train_truncated(encoder_folder, lesson, QUICK, layers=2, work=tmp_path)
+def test_a_model_cut_short_is_a_plain_stage_of_so_many_layers(encoder_folder, data, tmp_path):
+    made = train_truncated(encoder_folder, data, QUICK, layers=2, work=tmp_path)
     assert Stage.from_pretrained(made, engine="torch").layers == 2
-    assert train_truncated(encoder_folder, lesson, QUICK, layers=2, work=tmp_path) == made
+    assert train_truncated(encoder_folder, data, QUICK, layers=2, work=tmp_path) == made
 
 
-def test_what_does_not_belong_together_is_refused(encoder_folder, make_model, lesson, tmp_path):
+def test_what_does_not_belong_together_is_refused(encoder_folder, make_model, data, tmp_path):
     other = make_model(layers=2, hidden=16)
     with pytest.raises(CascadeError, match="for deebert alone"):
-        train_multi_exit(encoder_folder, lesson, QUICK, method="pabee", work=tmp_path, tuned=other)
+        train_multi_exit(encoder_folder, data, QUICK, method="pabee", work=tmp_path, fine_tuned=other)
     with pytest.raises(StageError, match="num_hidden_layers differs"):
-        train_multi_exit(encoder_folder, lesson, QUICK, method="deebert", work=tmp_path, tuned=other)
+        train_multi_exit(encoder_folder, data, QUICK, method="deebert", work=tmp_path, fine_tuned=other)
     with pytest.raises(StageError, match="not a model with exits"):
         MultiExitModel.load(other)
     with pytest.raises(StageError, match="two layers or more"):
