@@ -1,4 +1,4 @@
-"""A guarantee from a file to the folder: which rows are read, what is stored, what is refused."""
+"""Certification of a folder: which examples are read, what is stored, what is rejected."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def test_agreement_needs_no_labels_and_accuracy_does(cascade, rows, tmp_path):
 def test_rows_read_for_a_certificate_cannot_serve_another(cascade, rows):
     first = certify_folder(cascade, rows, guarantees=AGREE, confidence_level=0.9)
     before = (cascade / "cascade.json").read_bytes()
-    with pytest.raises(DataError, match=r"earlier certificate and cannot serve another.*new rows"):
+    with pytest.raises(DataError, match=r"earlier certificate and cannot be used for another.*new examples"):
         certify_folder(cascade, rows, guarantees=AGREE, confidence_level=0.9)
     assert (cascade / "cascade.json").read_bytes() == before
     assert len(read_used_rows(cascade).consumed) == first.point.certificate.n
@@ -72,7 +72,7 @@ def test_rows_read_for_a_certificate_cannot_serve_another(cascade, rows):
 
 def test_what_cannot_be_promised_leaves_the_thresholds_and_spends_the_rows(cascade, rows):
     before = (cascade / "cascade.json").read_bytes()
-    with pytest.raises(CertificationFailed, match="cannot be promised") as refused:
+    with pytest.raises(CertificationFailed, match="cannot be guaranteed") as refused:
         certify_folder(cascade, rows, guarantees=[Guarantee("min_accuracy", 0.97)], confidence_level=0.95)
     assert (cascade / "cascade.json").read_bytes() == before
     assert 0 < refused.value.as_dict()["nearest"]["value"] < 0.97
@@ -81,7 +81,7 @@ def test_what_cannot_be_promised_leaves_the_thresholds_and_spends_the_rows(casca
 
 def test_too_few_rows_are_refused_before_any_is_read(cascade, rows):
     wanted = [Guarantee("max_accuracy_drop", 0.0005)]
-    with pytest.raises(CascadeError, match="certify rows or more even if nothing is lost"):
+    with pytest.raises(CascadeError, match="certification examples without any loss"):
         certify_folder(cascade, rows, guarantees=wanted, confidence_level=0.95)
     assert not len(read_used_rows(cascade).consumed)
 
@@ -93,7 +93,7 @@ def test_rows_are_split_by_what_they_were_used_for(cascade, rows):
         train=hashes[:100], tune=hashes[100:200], certify=hashes[200:300], consumed=hashes[300:400]
     )
     parts = split_rows(examples, marked)
-    tune, certify = parts.tune.hashes(), parts.certify.hashes()
+    tune, certify = parts.tuning.hashes(), parts.certification.hashes()
     assert not np.isin(hashes[:100], np.union1d(tune, certify)).any()
     assert not np.isin(hashes[300:400], np.union1d(tune, certify)).any()
     assert np.isin(hashes[100:200], tune).all() and np.isin(hashes[200:300], certify).all()
@@ -115,11 +115,11 @@ def test_a_certificate_moved_to_another_cascade_is_refused(cascade, rows):
 
 @pytest.mark.parametrize("guarantees", [[], AGREE * 2])
 def test_no_promise_and_the_same_one_twice_are_refused(cascade, rows, guarantees):
-    with pytest.raises(CascadeError, match="each once"):
+    with pytest.raises(CascadeError, match="each only once"):
         certify_folder(cascade, rows, guarantees=guarantees, confidence_level=0.9)
 
 
 @pytest.mark.parametrize("level", [0.0, 0.4, 1.0])
 def test_a_confidence_level_out_of_range_is_refused(cascade, rows, level):
-    with pytest.raises(CascadeError, match=r"between 0\.5 and 1"):
+    with pytest.raises(CascadeError, match=r"in \[0\.5, 1\)"):
         certify_folder(cascade, rows, guarantees=AGREE, confidence_level=level)

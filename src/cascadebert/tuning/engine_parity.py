@@ -1,4 +1,4 @@
-"""Whether an engine and precision give the labels that torch gives in float32."""
+"""Parity test of an engine and precision against torch in float32."""
 
 from __future__ import annotations
 
@@ -12,40 +12,33 @@ from cascadebert.inference.engines.load import load_engine
 from cascadebert.inference.stage import Stage
 from cascadebert.types import Logits, Texts
 
-COMPARED_ROWS = 1000
-MOST_CHANGED, FEW_CHANGED = 0.005, 2
+MAX_COMPARED = 1000
+MAX_CHANGED_FRACTION, MAX_CHANGED = 0.005, 2
 
 
 def check_engine_parity(stages: Sequence[Stage], texts: Texts, logits: Logits) -> tuple[str, ...]:
-    """Refuse an engine or precision whose labels are not those of torch in float32.
+    """Check that (num_stages, n, num_labels) logits of the stages' engine give the labels of torch float32.
 
-    Args:
-        stages: on the engine that will run them.
-        texts: n rows, of which up to 1,000 are compared.
-        logits: (num_stages, n, num_labels) of theirs.
-
-    Returns:
-        What must be said: where torch is not installed, that nothing was compared.
-
-    Raises:
-        StageError: if a stage's label changes on more than 0.5 % of the rows compared, and on more than 2.
+    At most 1,000 of the n texts are compared. Returns a notice if torch is not installed. Raises StageError
+    if the label of a stage changes on more than 0.5 % of the compared texts, and on more than 2.
     """
     engine = stages[-1].engine
     if (engine.name, engine.precision) == ("torch", "float32"):
         return ()
-    some = np.unique(np.linspace(0, len(texts) - 1, min(len(texts), COMPARED_ROWS)).astype(np.int64))
-    compared = [texts[i] for i in some]
-    for number, (stage, found) in enumerate(zip(stages, logits, strict=True), start=1):
+    sample = np.unique(np.linspace(0, len(texts) - 1, min(len(texts), MAX_COMPARED)).astype(np.int64))
+    compared = [texts[i] for i in sample]
+    for number, (stage, stage_logits) in enumerate(zip(stages, logits, strict=True), start=1):
         try:
-            plain = replace(stage, engine=load_engine(stage.path, engine="torch", precision="float32"))
+            reference = replace(stage, engine=load_engine(stage.path, engine="torch", precision="float32"))
         except MissingExtra:
             return ("labels were not compared with torch in float32, which is not installed.",)
-        wanted = plain.logits(plain.encode(compared))
-        changed = int((wanted.argmax(axis=1) != found[some].argmax(axis=1)).sum())
-        if changed > max(FEW_CHANGED, MOST_CHANGED * len(some)):
+        expected = reference.logits(reference.encode(compared)).argmax(axis=1)
+        changed = int((expected != stage_logits[sample].argmax(axis=1)).sum())
+        if changed > max(MAX_CHANGED, MAX_CHANGED_FRACTION * len(sample)):
             raise StageError(
-                f"{engine.name} {engine.precision} changes the label of {changed:,} of {len(some):,} tune "
-                f"rows at stage {number} ({stage.name}) against torch float32; {100 * MOST_CHANGED:g} %, or "
-                f"{FEW_CHANGED} rows, are allowed. Choose another --precision or --engine."
+                f"{engine.name} {engine.precision} changes the label of {changed:,} of {len(sample):,} "
+                f"tuning examples at stage {number} ({stage.name}) compared with torch float32; at most "
+                f"{100 * MAX_CHANGED_FRACTION:g} %, or {MAX_CHANGED} examples, are allowed. Choose another "
+                "--precision or --engine."
             )
     return ()

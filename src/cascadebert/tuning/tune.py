@@ -1,10 +1,10 @@
-"""Pick an operating point for a cascade on rows that its stages were not trained on."""
+"""Selection of operating points on examples that the stages were not trained on."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -17,7 +17,7 @@ from cascadebert.evaluation.evaluate import report_on_logits, scaled_probabiliti
 from cascadebert.inference.batching import TokenizedTexts
 from cascadebert.inference.cascade import Cascade
 from cascadebert.persistence.folder import UsedRows, read_used_rows, update_folder
-from cascadebert.persistence.schema import MeasuredTiming, StageSpec, TunedOn
+from cascadebert.persistence.schema import MeasuredTiming, TunedOn
 from cascadebert.thresholds.confidence import Score, histogram
 from cascadebert.thresholds.deferral_score import ScoredOutputs, score_outputs, select_score
 from cascadebert.thresholds.operating_point import OperatingPoint, Target, TuningMetrics
@@ -31,46 +31,66 @@ from cascadebert.thresholds.select import (
 )
 from cascadebert.thresholds.temperature import fit_temperature
 from cascadebert.tuning.engine_parity import check_engine_parity
-from cascadebert.types import CostUnit, Floats, Histogram, Ints, Logits, Report, ScoreChoice
+from cascadebert.types import CostUnit, Floats, Histogram, Ints, Logits, Report, ScoreChoice, Texts
 
 if TYPE_CHECKING:
     import datasets
 
+Metric = Literal["accuracy", "agreement"]
+
 
 @dataclass(frozen=True)
 class TuningResult:
-    """An operating point and what stands behind it.
-
-    Attributes:
-        point: the thresholds and what they gave.
-        report: the cascade at that point on the same rows; None without labels.
-        score: what is compared with the thresholds.
-        timing: seconds measured on this machine, stage by stage, and what follows from them.
-        calibration: the first stage's confidences on the same rows.
-    """
+    """An operating point and the measurements behind it."""
 
     point: OperatingPoint
-    report: Report | None
+    report: Report | None  # of the cascade at that point on the tuning set; None without labels
     timing: MeasuredTiming
-    score: Score
-    calibration: Histogram
+    score: Score  # compared with the thresholds
+    calibration: Histogram  # confidences of the first stage on the tuning set
 
 
 @dataclass(frozen=True)
 class CachedOutputs:
-    """What every decision on tune rows needs: no model runs after this.
+    """Outputs of every stage on one set of examples; tuning needs no further forward pass."""
 
-    Attributes:
-        logits: (num_stages, n, num_labels), before scaling.
-        encoded: each stage's tokens.
-        labels: (n,) label ids, or None.
-        seconds: what a row takes on this machine.
-    """
+    logits: Logits  # (num_stages, n, num_labels), before scaling
+    encoded: list[TokenizedTexts]  # each stage's tokens
+    labels: Ints | None  # (n,) label ids
+    latency: LatencyModel
 
-    logits: Logits
-    encoded: list[TokenizedTexts]
-    labels: Ints | None
-    seconds: LatencyModel
+
+@dataclass(frozen=True)
+class SelectionInputs:
+    """Scored outputs, losses and costs of the tuning set, from which thresholds are selected."""
+
+    metric: Metric
+    cost_unit: CostUnit
+    scored: ScoredOutputs
+    predictions: Ints  # (num_stages, n) label ids
+    losses: Floats  # (num_stages, n), 1 where the prediction is not the label (or not the last stage's)
+    costs: RowCosts
+
+    @property
+    def arrays(self) -> tuple[Floats, Floats, Floats]:
+        """Confidences, losses and costs, each (num_stages, n)."""
+        return self.scored.confidences, self.losses, self.costs.rows
+
+    def metrics(
+        self, selection: ThresholdSelection, target: Target | None, notices: tuple[str, ...]
+    ) -> TuningMetrics:
+        """Metrics of selected thresholds."""
+        return TuningMetrics(
+            n=selection.n,
+            metric=self.metric,
+            value=1 - selection.loss,
+            last_stage=1 - selection.last_stage_loss,
+            exit_rates=selection.exit_rates,
+            cost_unit=self.cost_unit,
+            speedup=selection.speedup,
+            target=target,
+            notices=(*notices, *self.scored.notices, *selection.notices),
+        )
 
 
 def tune(
@@ -81,21 +101,24 @@ def tune(
     cost_unit: CostUnit = "flops",
     columns: Columns | None = None,
 ) -> OperatingPoint:
-    """The thresholds that meet a target on the given rows.
+    """Select the thresholds that meet a target on the given examples.
 
     Args:
-        cascade: its stages and temperatures stay as they are.
-        data: rows like those the cascade will meet; labels are needed for accuracy targets, and without
-            them a speed-up is bought with the least disagreement with the last stage.
-        target: what must hold.
-        cost_unit: what speed-up is counted in.
-        columns: names of the columns, where not the usual ones.
+        cascade: its stages and temperatures are not changed.
+        data: examples like those to come, that no stage was trained on. Accuracy targets need labels; without
+            labels a speed-up is reached with the least disagreement with the last stage.
+        target: the requirement.
+        cost_unit: the unit in which the speed-up is counted.
+        columns: names of the columns, where they are not the usual ones.
+
+    Returns:
+        The thresholds, with their metrics on these examples; see `Cascade.with_operating_point`.
 
     Raises:
-        InfeasibleTarget: if no thresholds meet it; names the nearest.
-        DataError: if rows or labels cannot be used.
+        InfeasibleTarget: if no thresholds meet the target; it names the nearest value that can be met.
+        DataError: if the examples or their labels cannot be used.
     """
-    examples, notices = _tune_rows(cascade, data, target, columns)
+    examples, notices = _tuning_set(cascade, data, target, columns)
     return select_operating_point(cascade, cache_outputs(cascade, examples), target, cost_unit, notices).point
 
 
@@ -110,133 +133,116 @@ def tune_folder(
     engine: str = "auto",
     precision: str = "auto",
 ) -> TuningResult:
-    """Pick a new operating point for a saved cascade and store it there.
+    """Select a new operating point for a saved cascade and store it; an infeasible target changes nothing.
 
-    Args:
-        path: the folder; unchanged if the target cannot be met.
-        data: as for `tune`.
-        target: what must hold.
-        cost_unit: what speed-up is counted in.
-        columns: names of the columns, where not the usual ones.
-        score: what to compare with thresholds; "auto" picks one; None keeps the folder's.
-        engine: to pick them on: another than before, or "auto" for the same.
-        precision: likewise.
+    With `score` "auto" the best score is selected, with None the folder's is kept. `engine` and `precision`
+    are those to tune for; "auto" keeps the folder's. The rest is as for `tune`.
     """
     cascade = load_local_cascade(path, engine, precision)
-    examples, notices = _tune_rows(cascade, data, target, columns)
+    examples, notices = _tuning_set(cascade, data, target, columns)
     cached = cache_outputs(cascade, examples)
-    if (
-        cascade.uncertified_reason is not None
-    ):  # another engine: its labels are checked, its temperatures its own
-        notices += check_engine_parity(cascade.stages, examples.texts, cached.logits)
-        cascade = recalibrate(cascade, cached)
-    tuned = select_operating_point(cascade, cached, target, cost_unit, notices, score=score)
+    cascade, parity_notices = adapt_to_engine(cascade, cached, examples.texts)
+    notices += parity_notices
+    result = select_operating_point(cascade, cached, target, cost_unit, notices, score=score)
     used = read_used_rows(path)
-    store_operating_point(
-        path, cascade, tuned, examples, replace(used, tune=np.union1d(used.tune, examples.hashes()))
-    )
-    return tuned
+    used = replace(used, tune=np.union1d(used.tune, examples.hashes()))
+    store_operating_point(path, cascade, result, examples, used)
+    return result
 
 
 def load_local_cascade(path: Path, engine: str, precision: str) -> Cascade:
-    """A saved cascade to be changed where it lies.
-
-    Raises:
-        FolderError: if there is no such folder.
-    """
+    """Load a saved cascade that is to be changed. Raises FolderError if there is no such folder."""
     if not path.is_dir():
         raise FolderError(f"{path}: no such folder. To tune a repository of the Hub, save it here first.")
     return Cascade.from_pretrained(path, engine=engine, precision=precision)
 
 
-def store_operating_point(
-    path: Path, cascade: Cascade, tuned: TuningResult, examples: Examples, rows: UsedRows
-) -> None:
-    """Write a new operating point into a saved cascade.
+def adapt_to_engine(cascade: Cascade, cached: CachedOutputs, texts: Texts) -> tuple[Cascade, tuple[str, ...]]:
+    """Recalibrate a cascade whose thresholds belong to another engine, after checking its labels there.
 
-    Args:
-        path: the folder.
-        cascade: from it, with the temperatures that the point belongs to.
-        tuned: the point.
-        examples: the rows that it was picked on.
-        rows: all rows used so far.
+    Returns the cascade and notices.
     """
+    if cascade.uncertified_reason is None:
+        return cascade, ()
+    notices = check_engine_parity(cascade.stages, texts, cached.logits)
+    return recalibrate(cascade, cached), notices
+
+
+def store_operating_point(
+    path: Path, cascade: Cascade, result: TuningResult, tuning_set: Examples, used: UsedRows
+) -> None:
+    """Write an operating point, and the temperatures it belongs to, into the folder of the cascade."""
     assert cascade.spec is not None
-    here = cascade.stages[-1].engine
-    spec = cascade.spec.model_copy(
-        update={
-            "stages": stage_specs(cascade),
-            "score": tuned.score,
-            "operating_point": tuned.point,
-            "tuned_on": TunedOn(
-                engine=here.name,
-                precision=here.precision,
-                device=here.device,
-                source=examples.source,
-                data_sha256=examples.sha256(),
-            ),
-            "measured": tuned.report,
-            "timing": tuned.timing,
-            "calibration": tuned.calibration,
-        }
+    stages = tuple(
+        stage.model_copy(update={"temperature": temperature})
+        for stage, temperature in zip(cascade.spec.stages, cascade.temperatures, strict=True)
     )
-    update_folder(path, spec, rows)
+    update = {"stages": stages, **spec_fields(cascade, result, tuning_set)}
+    update_folder(path, cascade.spec.model_copy(update=update), used)
 
 
-def stage_specs(cascade: Cascade) -> tuple[StageSpec, ...]:
-    """What the folder says of its stages, with the cascade's temperatures."""
-    assert cascade.spec is not None
-    return tuple(
-        entry.model_copy(update={"temperature": temperature})
-        for entry, temperature in zip(cascade.spec.stages, cascade.temperatures, strict=True)
-    )
+def spec_fields(cascade: Cascade, result: TuningResult, tuning_set: Examples) -> dict[str, Any]:
+    """The fields of a `CascadeSpec` that describe an operating point."""
+    engine = cascade.stages[-1].engine
+    return {
+        "score": result.score,
+        "operating_point": result.point,
+        "tuned_on": TunedOn(
+            engine=engine.name,
+            precision=engine.precision,
+            device=engine.device,
+            source=tuning_set.source,
+            data_sha256=tuning_set.sha256(),
+        ),
+        "measured": result.report,
+        "timing": result.timing,
+        "calibration": result.calibration,
+    }
 
 
-def _tune_rows(
+def needs_labels(target: Target) -> bool:
+    """Whether the target is about accuracy."""
+    return target.name in ("max_accuracy_drop", "min_accuracy")
+
+
+def _tuning_set(
     cascade: Cascade,
     data: str | Path | datasets.Dataset | Examples,
     target: Target,
     columns: Columns | None,
 ) -> tuple[Examples, tuple[str, ...]]:
+    """The examples without those trained on (stages are overconfident there) or reserved, and notices."""
     examples = load_examples(data, columns=columns, labels=needs_labels(target), split="validation")
-    return unused_rows(cascade, examples)
-
-
-def needs_labels(target: Target) -> bool:
-    """Whether a target speaks of accuracy."""
-    return target.name in ("max_accuracy_drop", "min_accuracy")
-
-
-def unused_rows(cascade: Cascade, examples: Examples) -> tuple[Examples, tuple[str, ...]]:
-    """The rows that thresholds may be picked on.
-
-    Confidence is too high on rows that the stages were trained on, and rows kept for guarantees stay unread.
-
-    Raises:
-        DataError: if none is left.
-    """
     if cascade.path is None:
         return examples, ()
     used = read_used_rows(cascade.path)
-    keep = ~np.isin(examples.hashes(), np.union1d(used.train, used.certify))
-    if keep.all():
+    usable = ~np.isin(examples.hashes(), np.union1d(used.train, used.certify))
+    if usable.all():
         return examples, ()
-    if not keep.any():
+    if not usable.any():
         raise DataError(
-            f"{examples.source}: every one of its rows was trained on or is kept for guarantees, so it says "
-            "nothing about new ones. Give held-out rows."
+            f"{examples.source}: all examples were trained on or are reserved for certification, so they "
+            "tell nothing about new data. Give held-out examples."
         )
-    dropped = int((~keep).sum())
-    notice = f"{dropped:,} of {len(examples):,} rows left out: trained on, or kept for guarantees."
-    return examples.take(np.flatnonzero(keep)), (notice,)
+    counts = f"{(~usable).sum():,} of {len(examples):,} examples"
+    notice = f"{counts} left out: trained on, or reserved for certification."
+    return examples.take(np.flatnonzero(usable)), (notice,)
 
 
 def cache_outputs(cascade: Cascade, examples: Examples) -> CachedOutputs:
-    """Run every stage on every row, once, and time some of them."""
+    """Run every stage once on every example, and measure their latency."""
     labels = None if examples.labels is None else examples.label_ids(cascade.label_names)
     encoded = cascade.encode(examples.texts)
-    seconds = measure_latency(cascade.stages, examples.texts, encoded)
-    return CachedOutputs(cascade.stage_logits(examples.texts), encoded, labels, seconds)
+    latency = measure_latency(cascade.stages, examples.texts, encoded)
+    return CachedOutputs(cascade.stage_logits(examples.texts), encoded, labels, latency)
+
+
+def recalibrate(cascade: Cascade, cached: CachedOutputs) -> Cascade:
+    """The cascade with temperatures fitted to the labels; unchanged without labels."""
+    labels = cached.labels
+    if labels is None:
+        return cascade
+    return replace(cascade, temperatures=tuple(fit_temperature(logits, labels) for logits in cached.logits))
 
 
 def select_operating_point(
@@ -248,120 +254,67 @@ def select_operating_point(
     *,
     score: ScoreChoice | None = None,
 ) -> TuningResult:
-    """Choose thresholds on cached logits.
+    """Select thresholds on cached outputs. Raises InfeasibleTarget if no thresholds meet the target.
 
-    Args:
-        cascade: for its stages and temperatures.
-        cached: from `cache_outputs`.
-        target: what must hold.
-        cost_unit: what speed-up is counted in.
-        notices: said before those of the choice itself.
-        score: what to compare with thresholds; "auto" picks one; None keeps the cascade's.
-
-    Raises:
-        InfeasibleTarget: if no thresholds meet the target.
+    `notices` are stored before those of the selection; `score` None keeps the cascade's score.
     """
-    probabilities = scaled_probabilities(cascade, cached.logits)
-    metric, losses = _losses(probabilities, cached.labels, target)
-    costs = costs_in_unit(cascade, cached, cost_unit)
-    made = score_cached(cascade, probabilities, losses, costs, score)
-    cascade, confidences = replace(cascade, score=made.score), made.confidences
+    unlabelled = cached.labels is None or target.name == "min_agreement"
+    metric: Metric = "agreement" if unlabelled else "accuracy"
+    inputs = selection_inputs(cascade, cached, metric, cost_unit, score)
+    arrays, last_stage_cost = inputs.arrays, inputs.costs.last_stage_cost
     try:
-        choice = select_thresholds(
-            confidences, losses, costs.rows, target=target, last_stage_cost=costs.last_stage_cost
-        )
-    except InfeasibleTarget as refused:
-        raise InfeasibleTarget(target, refused.nearest, unit=f"by {cost_unit}") from None
-    notices = (*notices, *made.notices, *_absent(cascade, cached.labels))
-    expected = tuning_metrics(choice, metric, cost_unit, target, notices)
-    lost = cross_validate(
-        confidences, losses, costs.rows, target=target, last_stage_cost=costs.last_stage_cost
-    )
-    expected = replace(expected, cross_validated=None if lost is None else 1 - lost)
-    return at_operating_point(cascade, cached, OperatingPoint(choice.thresholds, expected))
+        selection = select_thresholds(*arrays, target=target, last_stage_cost=last_stage_cost)
+    except InfeasibleTarget as error:
+        raise InfeasibleTarget(target, error.nearest, unit=f"by {cost_unit}") from None
+    loss = cross_validate(*arrays, target=target, last_stage_cost=last_stage_cost)
+    metrics = inputs.metrics(selection, target, notices + _missing_label_notices(cascade, cached.labels))
+    metrics = replace(metrics, cross_validated=None if loss is None else 1 - loss)
+    cascade = replace(cascade, score=inputs.scored.score)
+    return measure_operating_point(cascade, cached, OperatingPoint(selection.thresholds, metrics))
 
 
-def score_cached(
-    cascade: Cascade, probabilities: Floats, losses: Floats, costs: RowCosts, score: ScoreChoice | None
-) -> ScoredOutputs:
-    """The score that was asked for, with the confidences of tune rows to pick thresholds on."""
-    if score is None:
-        return ScoredOutputs(cascade.score, cascade.score.all_stages(probabilities))
-    if score == "auto":
-        return select_score(probabilities, losses, costs.rows, last_stage_cost=costs.last_stage_cost)
-    return score_outputs(score, probabilities)
-
-
-def costs_in_unit(cascade: Cascade, cached: CachedOutputs, cost_unit: CostUnit) -> RowCosts:
-    """What the cached rows cost at each stage, in the given unit."""
+def selection_inputs(
+    cascade: Cascade, cached: CachedOutputs, metric: Metric, cost_unit: CostUnit, score: ScoreChoice | None
+) -> SelectionInputs:
+    """Score cached outputs, and compute the losses of a metric and the costs in a unit."""
+    probabilities = scaled_probabilities(cascade, cached.logits)
+    predictions = probabilities.argmax(axis=2)
+    expected = predictions[-1] if metric == "agreement" else cached.labels
+    losses = (predictions != expected).astype(np.float64)
     if cost_unit == "measured":
-        return cached.seconds.costs(cached.encoded)
-    return counted_costs(cascade.stages, cached.encoded, cost_unit)
+        costs = cached.latency.costs(cached.encoded)
+    else:
+        costs = counted_costs(cascade.stages, cached.encoded, cost_unit)
+    if score is None:
+        scored = ScoredOutputs(cascade.score, cascade.score.all_stages(probabilities))
+    elif score == "auto":
+        scored = select_score(probabilities, losses, costs.rows, last_stage_cost=costs.last_stage_cost)
+    else:
+        scored = score_outputs(score, probabilities)
+    return SelectionInputs(metric, cost_unit, scored, predictions, losses, costs)
 
 
-def tuning_metrics(
-    choice: ThresholdSelection,
-    metric: Literal["accuracy", "agreement"],
-    cost_unit: CostUnit,
-    target: Target | None,
-    notices: tuple[str, ...],
-) -> TuningMetrics:
-    """What a choice of thresholds gave on the tune rows."""
-    return TuningMetrics(
-        n=choice.n,
-        metric=metric,
-        value=1 - choice.loss,
-        last_stage=1 - choice.last_loss,
-        exit_rates=choice.exit_rates,
-        cost_unit=cost_unit,
-        speedup=choice.speedup,
-        target=target,
-        notices=(*notices, *choice.notices),
-    )
-
-
-def at_operating_point(cascade: Cascade, cached: CachedOutputs, point: OperatingPoint) -> TuningResult:
-    """An operating point with the report and the timing of the cached rows."""
-    done = None
+def measure_operating_point(cascade: Cascade, cached: CachedOutputs, point: OperatingPoint) -> TuningResult:
+    """Report and expected speed-up of an operating point on cached outputs."""
+    report = None
     if cached.labels is not None:
-        done = report_on_logits(
-            cascade.with_operating_point(point), cached.logits, cached.encoded, cached.labels
-        )
-    clock = cached.seconds.costs(cached.encoded)
+        cascade = cascade.with_operating_point(point)
+        report = report_on_logits(cascade, cached.logits, cached.encoded, cached.labels)
+    costs = cached.latency.costs(cached.encoded)
     confidences = cascade.score.all_stages(scaled_probabilities(cascade, cached.logits))
     exits = exit_stages(confidences, point.thresholds)
     timing = MeasuredTiming(
         machine=machine(),
-        stages=cached.seconds.stages,
-        tokenising=cached.seconds.tokenising,
-        expected_speedup=round(speedup(exits, clock.rows, clock.last_stage_cost), 4),
+        stages=cached.latency.stages,
+        tokenising=cached.latency.tokenising,
+        expected_speedup=round(speedup(exits, costs.rows, costs.last_stage_cost), 4),
     )
-    return TuningResult(point, done, timing, cascade.score, histogram(confidences[0]))
+    return TuningResult(point, report, timing, cascade.score, histogram(confidences[0]))
 
 
-def _losses(
-    probabilities: Floats, labels: Ints | None, target: Target
-) -> tuple[Literal["accuracy", "agreement"], Floats]:
-    """What is counted as wrong: another answer than the label, or than the last stage."""
-    answers = probabilities.argmax(axis=2)
-    if labels is None or target.name == "min_agreement":
-        return "agreement", (answers != answers[-1]).astype(np.float64)
-    return "accuracy", (answers != labels).astype(np.float64)
-
-
-def _absent(cascade: Cascade, labels: Ints | None) -> tuple[str, ...]:
-    if labels is None:
+def _missing_label_notices(cascade: Cascade, labels: Ints | None) -> tuple[str, ...]:
+    present = set(range(len(cascade.label_names)) if labels is None else labels.tolist())
+    missing = [name for i, name in enumerate(cascade.label_names) if i not in present]
+    if not missing:
         return ()
-    present = set(labels.tolist())
-    absent = [name for i, name in enumerate(cascade.label_names) if i not in present]
-    if not absent:
-        return ()
-    return (f"no tune row has the label {shorten(absent)}: nothing is known about it here.",)
-
-
-def recalibrate(cascade: Cascade, cached: CachedOutputs) -> Cascade:
-    """The cascade with temperatures fitted on labelled tune rows; without labels it stays as it is."""
-    if cached.labels is None:
-        return cascade
-    labels = cached.labels
-    return replace(cascade, temperatures=tuple(fit_temperature(one, labels) for one in cached.logits))
+    return (f"no tuning example has the label {shorten(missing)}: nothing is known about it here.",)
