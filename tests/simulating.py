@@ -8,8 +8,9 @@ from concurrent.futures import Future
 import numpy as np
 
 from cascadebert.server.scheduling.request_tracker import RequestTracker
-from cascadebert.server.scheduling.requests import StageOutput, TokenizeTask, Tokens
-from cascadebert.server.types import Overloaded, RequestOptions, RequestResult
+from cascadebert.server.scheduling.requests import Request, TokenizeTask, Tokens
+from cascadebert.server.types import Overloaded, RequestResult
+from cascadebert.thresholds.routing import StageDecision
 
 READING = 5e-5
 
@@ -50,21 +51,16 @@ class Load:
             return
         n = len(task.rows)
         said, gone = np.full((n, 2), 0.5), self.rng.random(n) < self.leaves[task.stage]
-        self.board.ran(task, StageOutput(said.astype(np.float32), said, said[:, 0], gone), at)
+        self.board.ran(task, said.astype(np.float32), StageDecision(said, said[:, 0], gone), at)
 
     def arrive(self, at):
         """One request, or none where it is refused."""
         self.offered += 1
         try:
-            request = self.board.admit(
-                ["x"] * self.rows,
-                RequestOptions(),
-                at,
-                characters=100 * self.rows,
-                operating_point=0,
-                thresholds=(1.0,) * 2,
-                uncertified_reason=None,
-            )
+            last = len(self.costs) - 1
+            deadline = at + self.board._config.default_deadline
+            request = Request(["x"] * self.rows, 100 * self.rows, last, at, deadline, 0, (1.0,) * last)
+            self.board.admit(request)
         except Overloaded:
             self.refused += 1
             return

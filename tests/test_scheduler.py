@@ -14,9 +14,16 @@ from cascadebert.server.scheduling.batching_plan import SIZES, BatchingPlan, Sta
 from cascadebert.server.scheduling.dispatcher import BatchDispatcher
 from cascadebert.server.scheduling.load_estimator import AdmissionLimit, LoadEstimator
 from cascadebert.server.scheduling.request_tracker import RequestTracker
-from cascadebert.server.scheduling.requests import BatchTask, TokenizeTask, route_batch, token_batch, tokenize
+from cascadebert.server.scheduling.requests import (
+    BatchTask,
+    Request,
+    TokenizeTask,
+    route_batch,
+    token_batch,
+    tokenize,
+)
 from cascadebert.server.scheduling.scheduler import SHADOW_BATCH_ROWS, SHADOW_YIELD_SECONDS, URGENT_FRACTION
-from cascadebert.server.types import DeadlineExceeded, Overloaded, RequestOptions
+from cascadebert.server.types import DeadlineExceeded, Overloaded
 from cascadebert.thresholds.certificate import Certificate, CertifiedPoint, Guarantee, GuaranteeResult
 from dispatching import Notebook, TableEngine, exact, started
 from samples import sentences
@@ -33,17 +40,12 @@ def cascade(make_cascade):
     return exact(make_cascade(2, thresholds=(1.0,)))
 
 
-def admit(tracker, texts, at, *, characters, **options):
+def admit(tracker, texts, at, *, characters, seconds=CONFIG.default_deadline):
     """Let a request in."""
-    return tracker.admit(
-        texts,
-        RequestOptions(**options),
-        at,
-        characters=characters,
-        operating_point=0,
-        thresholds=tracker.thresholds,
-        uncertified_reason=None,
-    )
+    last = len(tracker.health) - 1
+    request = Request(texts, characters, last, at, at + seconds, 0, tracker.thresholds)
+    tracker.admit(request)
+    return request
 
 
 def ask(board, texts, at, **options):
@@ -59,7 +61,8 @@ def run(board, task, at):
     """What a worker does with a batch."""
     stage = board.cascade.stages[task.stage]
     logits = stage.run(token_batch(task, stage.tokenizer.key, stage.tokenizer.pad_id))
-    board.ran(task, route_batch(board.cascade, task, logits[: len(task.rows)]), at)
+    logits = logits[: len(task.rows)]
+    board.ran(task, logits, route_batch(board.cascade, task, logits), at)
 
 
 def board_of(cascade, *, monitor=None, plan=PLAN):
@@ -71,7 +74,7 @@ def board_of(cascade, *, monitor=None, plan=PLAN):
 
 def test_the_oldest_deadline_comes_first_whenever_it_arrived(cascade):
     board = board_of(cascade)
-    late, soon = ask(board, [SHORT], 0.0, deadline=9.0), ask(board, [LONG], 1.0, deadline=2.0)
+    late, soon = ask(board, [SHORT], 0.0, seconds=9.0), ask(board, [LONG], 1.0, seconds=2.0)
     assert [row.request for row in board.take(1.0).rows] == [soon]
     assert [row.request for row in board.take(1.0).rows] == [late]
     assert board.take(1.0) is None
@@ -108,7 +111,7 @@ def test_before_that_rows_gather_at_the_later_stage_until_they_fill_a_batch(casc
 
 def test_rows_past_their_deadline_are_never_given_to_a_stage(cascade):
     board = board_of(cascade)
-    gone = ask(board, [SHORT] * 3, 0.0, deadline=1.0)
+    gone = ask(board, [SHORT] * 3, 0.0, seconds=1.0)
     kept = ask(board, [SHORT], 0.5)
     assert [row.request for row in board.take(1.5).rows] == [kept]
     ((future, outcome),) = board.completed
@@ -118,7 +121,7 @@ def test_rows_past_their_deadline_are_never_given_to_a_stage(cascade):
 
 def test_a_text_past_its_deadline_is_not_even_read(cascade):
     board = board_of(cascade)
-    admit(board, [SHORT], 0.0, characters=4, deadline=1.0)
+    admit(board, [SHORT], 0.0, characters=4, seconds=1.0)
     assert board.take(2.0) is None and not board.requests and board.estimated_delay == 0
 
 

@@ -22,6 +22,7 @@ from cascadebert.server.scheduling.batching_plan import (
     warm_up,
 )
 from cascadebert.server.scheduling.request_tracker import RequestTracker
+from cascadebert.server.scheduling.requests import Request
 from cascadebert.server.scheduling.worker_pool import TICK, WorkerPool, failure_reason
 from cascadebert.server.types import (
     DispatcherState,
@@ -103,6 +104,8 @@ class BatchDispatcher:
             ServiceUnavailable: before `start` and after `drain`.
         """
         characters = self._validate(texts, options)
+        last = (options.max_stage or len(self._cascade.stages)) - 1
+        seconds = self._config.default_deadline if options.deadline is None else options.deadline
         uncertified_reason = self._why_uncertified(options)
         with self._pool.lock:
             if not self._accepting:
@@ -114,15 +117,11 @@ class BatchDispatcher:
                 future: Future[RequestResult] = Future()
                 future.set_result(RequestResult((), point, uncertified_reason))
                 return future
-            request = self._tracker.admit(
-                texts,
-                options,
-                at,
-                characters=characters,
-                operating_point=point,
-                thresholds=self._operating_points[point],
-                uncertified_reason=uncertified_reason,
+            thresholds = self._operating_points[point]
+            request = Request(
+                texts, characters, last, at, at + seconds, point, thresholds, uncertified_reason
             )
+            self._tracker.admit(request)
             self._pool.wake.notify()
         return request.future
 

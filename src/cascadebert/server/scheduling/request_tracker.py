@@ -15,27 +15,19 @@ from cascadebert.server.monitoring.monitor import QualityMonitor
 from cascadebert.server.scheduling.batching_plan import BatchingPlan
 from cascadebert.server.scheduling.load_estimator import AdmissionLimit, LoadEstimator
 from cascadebert.server.scheduling.ordered_reporter import OrderedReporter
-from cascadebert.server.scheduling.requests import (
-    BatchTask,
-    Request,
-    Row,
-    StageOutput,
-    Task,
-    TokenizeTask,
-    Tokens,
-)
+from cascadebert.server.scheduling.requests import BatchTask, Request, Row, Task, TokenizeTask, Tokens
 from cascadebert.server.scheduling.scheduler import Scheduler
 from cascadebert.server.types import (
     DeadlineExceeded,
     Overloaded,
-    RequestOptions,
     RequestResult,
     RowResult,
     ServerError,
     StageResult,
     StageUnavailable,
 )
-from cascadebert.types import Texts
+from cascadebert.thresholds.routing import StageDecision
+from cascadebert.types import Logits
 
 MIN_RETRY_SECONDS = 0.05
 MAX_WORKER_DEATHS = 1
@@ -99,17 +91,7 @@ class RequestTracker:
         costs = self.load.remaining_costs(self.available)
         return sum(n * cost for n, cost in zip(self._tokens, costs, strict=True)) / self._plan.workers
 
-    def admit(
-        self,
-        texts: Texts,
-        options: RequestOptions,
-        now: float,
-        *,
-        characters: int,
-        operating_point: int,
-        thresholds: tuple[float, ...],
-        uncertified_reason: str | None,
-    ) -> Request:
+    def admit(self, request: Request) -> None:
         """Admit a request of one text or more.
 
         Raises Overloaded if its texts do not fit or would wait too long, StageUnavailable if the first stage
@@ -117,39 +99,31 @@ class RequestTracker:
         """
         if self.health[0].reason is not None:
             raise self._unavailable(0)
-        available = self.available
-        seconds = self._config.default_deadline if options.deadline is None else options.deadline
-        tokens, last = self.load.expected_tokens(characters), len(self.health) - 1
-        cost = tokens * self.load.remaining_costs(available)[0] / self._plan.workers
+        count, available = len(request.texts), self.available
+        tokens = self.load.expected_tokens(request.characters)
+        request.cost = tokens * self.load.remaining_costs(available)[0] / self._plan.workers
         if self.requests:
-            self._check_load(len(texts), cost, seconds)
-        if options.max_stage is not None:
-            last = options.max_stage - 1
-        shadowed, weight = np.zeros(len(texts), dtype=np.bool_), 1.0
-        if self._monitor is not None and 0 < last == len(self.health) - 1 and all(available):
-            shadowed, weight = self._monitor.sample_arrivals(len(texts)), self._monitor.weight()
-        request = Request(
-            texts, characters, last, now, now + seconds, operating_point, thresholds, weight,
-            uncertified_reason, cost,
-        )  # fmt: skip
-        length = max(1, tokens // len(texts))
+            self._check_load(request)
+        shadowed = np.zeros(count, dtype=np.bool_)
+        if self._monitor is not None and 0 < request.last == len(available) - 1 and all(available):
+            shadowed, request.weight = self._monitor.sample_arrivals(count), self._monitor.weight()
+        length = max(1, tokens // count)
         for index, selected in enumerate(shadowed.tolist()):
-            request.rows.append(Row(request, index, selected, entered=now, length=length))
-        request.unfinished = len(texts)
+            request.rows.append(Row(request, index, selected, entered=request.arrived, length=length))
+        request.unfinished = count
         self.requests.add(request)
-        self.inflight += len(texts)
-        self._tokens[0] += length * len(texts)
+        self.inflight += count
+        self._tokens[0] += length * count
         self.scheduler.tokenize(list(request.rows))
-        return request
 
-    def _check_load(self, count: int, cost: float, seconds: float) -> None:
-        delay, limit = self.estimated_delay, self.admission.seconds
+    def _check_load(self, request: Request) -> None:
+        count, delay, limit = len(request.texts), self.estimated_delay, self.admission.seconds
         retry_after = max(MIN_RETRY_SECONDS, delay - limit / 2)
         if self.inflight + count > self._config.max_queue_size:
             raise Overloaded(
                 f"{self.inflight} texts are queued; there is no room for {count} more", retry_after
             )
-        if delay > limit or delay + cost > seconds:
+        if delay > limit or request.arrived + delay + request.cost > request.deadline:
             raise Overloaded(f"a request would wait {delay:.3f} seconds at present", retry_after)
 
     def take(self, now: float) -> Task | None:
@@ -188,17 +162,19 @@ class RequestTracker:
         row.length = length
         self.scheduler.put(row)
 
-    def ran(self, task: BatchTask, output: StageOutput, now: float) -> None:
-        """Complete the rows of a batch that exit, and defer the others."""
+    def ran(self, task: BatchTask, logits: Logits, decision: StageDecision, now: float) -> None:
+        """Complete the rows of a batch that exit, and defer the others; `logits` are unscaled."""
         seconds = now - task.started
         if task.shadow:
             self.load.record_batch(task.stage, task.tokens, seconds)
-            self._ran_shadow(task, output)
+            self._ran_shadow(task, decision)
             return
         deferred = list[Row]()
-        logits = output.logits.astype(np.float64)
-        columns = output.probabilities, logits, output.confidences.tolist(), output.exits.tolist()
-        for row, probabilities, row_logits, confidence, exits in zip(task.rows, *columns, strict=True):
+        confidences, exits = decision.confidences.tolist(), decision.exits.tolist()
+        columns = zip(
+            task.rows, logits.astype(np.float64), decision.probabilities, confidences, exits, strict=True
+        )
+        for row, row_logits, probabilities, confidence, exits_here in columns:
             if row.done:
                 continue
             row.stage_results.append(
@@ -206,7 +182,7 @@ class RequestTracker:
             )
             row.logits = row_logits
             request = row.request
-            if exits or task.stage == request.last:
+            if exits_here or task.stage == request.last:
                 self._complete(row, degraded=False)
                 if not request.unfinished:
                     self.admission.record(now - request.arrived, cost=request.cost)
@@ -215,10 +191,10 @@ class RequestTracker:
         self.load.record_batch(task.stage, task.tokens, seconds, deferred=task.length * len(deferred))
         self._defer(deferred, task.stage + 1, now)
 
-    def _ran_shadow(self, task: BatchTask, output: StageOutput) -> None:
+    def _ran_shadow(self, task: BatchTask, decision: StageDecision) -> None:
         assert self.shadow is not None
         self.scheduler.shadow_running = False
-        for row, label in zip(task.rows, output.probabilities.argmax(axis=1).tolist(), strict=True):
+        for row, label in zip(task.rows, decision.probabilities.argmax(axis=1).tolist(), strict=True):
             assert row.pending is not None
             predicted = int(row.stage_results[-1].probabilities.argmax())
             self.shadow.resolve(row.pending, predicted == label)

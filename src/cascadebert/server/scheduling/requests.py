@@ -16,8 +16,8 @@ from cascadebert.inference.engines.base import TokenBatch
 from cascadebert.server.scheduling.ordered_reporter import PendingResult
 from cascadebert.server.types import RequestResult, RowResult, StageResult
 from cascadebert.thresholds.confidence import Score
-from cascadebert.thresholds.routing import decide
-from cascadebert.types import Bools, Floats, Logits, Texts
+from cascadebert.thresholds.routing import StageDecision, decide
+from cascadebert.types import Floats, Logits, Texts
 
 
 class Tokens(NamedTuple):
@@ -39,9 +39,9 @@ class Request:
     deadline: float
     operating_point: int
     thresholds: tuple[float, ...]  # (num_stages - 1,) of that point
-    weight: float  # of its shadow results
-    uncertified_reason: str | None
-    cost: float  # seconds that its texts are expected to take by themselves
+    uncertified_reason: str | None = None
+    weight: float = 1.0  # of its shadow results
+    cost: float = 0.0  # seconds that its texts are expected to take by themselves
     future: Future[RequestResult] = field(default_factory=Future)
     rows: list[Row] = field(default_factory=list)  # one per text
     unfinished: int = 0  # rows without a result
@@ -114,15 +114,6 @@ class BatchTask:
 Task = TokenizeTask | BatchTask
 
 
-class StageOutput(NamedTuple):
-    """Outputs of one stage for the n rows of a batch."""
-
-    logits: Logits  # (n, num_labels) before scaling
-    probabilities: Floats  # (n, num_labels)
-    confidences: Floats  # (n,) compared with the thresholds
-    exits: Bools  # (n,)
-
-
 def tokenize(cascade: Cascade, task: TokenizeTask) -> list[Tokens]:
     """Tokens of each row at its stage. Raises DataError if a text has none."""
     texts = task.request.texts
@@ -145,19 +136,13 @@ def token_batch(task: BatchTask, key: str, pad_id: int) -> TokenBatch:
     return TokenizedTexts(ids, types, starts, pad_id).batch(indices, length=task.length)
 
 
-def route_batch(cascade: Cascade, task: BatchTask, logits: Logits) -> StageOutput:
+def route_batch(cascade: Cascade, task: BatchTask, logits: Logits) -> StageDecision:
     """Apply the routing rule to the (n, num_labels) logits of a batch, each row with its own threshold."""
-    stage, rows, temperature = task.stage, task.rows, cascade.temperatures[task.stage]
-    if task.shadow:  # only the predicted label is needed
-        return StageOutput(logits, *decide(logits, temperature=temperature, score=Score(), threshold=None))
-    threshold = None
-    if stage < len(cascade.stages) - 1:
+    stage, rows, threshold, earlier = task.stage, task.rows, None, list[Floats]()
+    score = Score() if task.shadow else cascade.score  # of a shadow row only the predicted label is needed
+    if not task.shadow and stage < len(cascade.stages) - 1:
         threshold = np.array([row.request.thresholds[stage] for row in rows])
-    earlier = [
-        np.stack([row.stage_results[i].probabilities for row in rows])
-        for i in range(stage if cascade.score.weights else 0)
-    ]
-    decision = decide(
-        logits, temperature=temperature, score=cascade.score, threshold=threshold, earlier=earlier
-    )
-    return StageOutput(logits, *decision)
+    if score.weights:
+        earlier = [np.stack([row.stage_results[i].probabilities for row in rows]) for i in range(stage)]
+    temperature = cascade.temperatures[stage]
+    return decide(logits, temperature=temperature, score=score, threshold=threshold, earlier=earlier)

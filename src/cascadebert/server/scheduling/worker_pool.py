@@ -114,11 +114,33 @@ class WorkerPool:
 
     def _work(self) -> None:
         while (task := self._next_task()) is not None:
-            if isinstance(task, TokenizeTask):
-                self._tokenize(task)
-            else:
-                self._run(task)
+            try:
+                record = self._run(task)
+            except Exception as error:  # an engine or a tokenizer may raise anything
+                record = partial(self._fail, task, error)
+            with self.lock:
+                if self._return_task(task):
+                    record(self._clock())
+                    if not self._tracker.requests:
+                        self.idle.notify_all()
             self.resolve_futures()
+
+    def _run(self, task: Task) -> Callable[[float], None]:
+        """Run a task; returns the call that records its outputs at a time, to be made with the lock."""
+        if isinstance(task, TokenizeTask):
+            return partial(self._tracker.tokenized, task, tokenize(self._cascade, task))
+        stage = self._cascade.stages[task.stage]
+        batch = token_batch(task, stage.tokenizer.key, stage.tokenizer.pad_id)
+        logits = stage.run(batch)[: len(task.rows)]
+        return partial(self._tracker.ran, task, logits, route_batch(self._cascade, task, logits))
+
+    def _fail(self, task: Task, error: Exception, now: float) -> None:
+        if isinstance(task, BatchTask):
+            self._fail_stage(task, f"it raised {type(error).__name__}: {error}", now)
+        elif isinstance(error, DataError):
+            self._tracker.fail_tokenization(task, error)
+        else:  # whatever a text does to a tokenizer is the text's fault
+            self._tracker.fail_tokenization(task, DataError(f"a text cannot be tokenized: {error}"))
 
     def _next_task(self) -> Task | None:
         """Wait for a task; None if this thread must end, as the pool is closed or others suffice."""
@@ -139,36 +161,6 @@ class WorkerPool:
             self._workers.pop(thread, None)
             return None
 
-    def _tokenize(self, task: TokenizeTask) -> None:
-        try:
-            tokens = tokenize(self._cascade, task)
-        except Exception as error:  # whatever a text does to a tokenizer is the text's fault
-            if not isinstance(error, DataError):
-                error = DataError(f"a text cannot be tokenized: {error}")
-            with self.lock:
-                self._return_task(task)
-                self._tracker.fail_tokenization(task, error)
-            return
-        with self.lock:
-            self._return_task(task)
-            self._tracker.tokenized(task, tokens, self._clock())
-
-    def _run(self, task: BatchTask) -> None:
-        stage = self._cascade.stages[task.stage]
-        try:
-            batch = token_batch(task, stage.tokenizer.key, stage.tokenizer.pad_id)
-            output = route_batch(self._cascade, task, stage.run(batch)[: len(task.rows)])
-        except Exception as error:  # an engine may raise anything
-            with self.lock:
-                if self._return_task(task):
-                    self._fail_stage(task, _describe(error))
-            return
-        with self.lock:
-            if self._return_task(task):
-                self._tracker.ran(task, output, self._clock())
-                if not self._tracker.requests:
-                    self.idle.notify_all()
-
     def _return_task(self, task: Task) -> bool:
         """Release the task of this thread; False if the thread was abandoned, and its output is ignored."""
         thread = current_thread()
@@ -187,7 +179,7 @@ class WorkerPool:
         if elapsed >= self._config.stage_timeout:
             health.late.discard(task)
             del self._workers[thread]
-            self._fail_stage(task, f"it did not respond within {self._config.stage_timeout:g} s")
+            self._fail_stage(task, f"it did not respond within {self._config.stage_timeout:g} s", now)
         elif elapsed > max(LATE_SECONDS, LATE_FACTOR * expected):
             health.late.add(task)
 
@@ -199,9 +191,9 @@ class WorkerPool:
         if task is not None:
             self._tracker.worker_died(task)
 
-    def _fail_stage(self, task: BatchTask, reason: str) -> None:
+    def _fail_stage(self, task: BatchTask, reason: str, now: float) -> None:
         log.error("stage %d is down: %s", task.stage + 1, reason)
-        self._tracker.health[task.stage].next_probe = self._clock() + self._config.probe_every
+        self._tracker.health[task.stage].next_probe = now + self._config.probe_every
         self._tracker.failed(task, reason)
 
     def _probe_if_down(self, stage: int, now: float) -> None:
@@ -238,9 +230,5 @@ def failure_reason(run: Callable[[], object]) -> str | None:
     try:
         run()
     except Exception as error:
-        return _describe(error)
+        return f"it raised {type(error).__name__}: {error}"
     return None
-
-
-def _describe(error: Exception) -> str:
-    return f"it raised {type(error).__name__}: {error}"
