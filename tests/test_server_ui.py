@@ -25,12 +25,12 @@ NASTY = "<img src=x onerror=alert(1)> & <script>alert(2)</script>"
 PICTURES = os.environ.get("CASCADEBERT_PICTURES")
 
 
-class Served:
+class ThreadedServer:
     """A server in a thread."""
 
-    def __init__(self, cascade, settings):
-        watch = QualityMonitor(Reference.from_cascade(cascade), settings)
-        app = make_app(BatchDispatcher(cascade, settings, monitor=watch), cascade, settings, watch)
+    def __init__(self, cascade, config):
+        monitor = QualityMonitor(Reference.from_cascade(cascade), config)
+        app = make_app(BatchDispatcher(cascade, config, monitor=monitor), cascade, config, monitor)
         self._socket = socket.create_server(("127.0.0.1", 0))
         self.url = f"http://127.0.0.1:{self._socket.getsockname()[1]}/"
         self.server = uvicorn.Server(uvicorn.Config(app, log_config=None, access_log=False))
@@ -61,7 +61,7 @@ def cascade(make_cascade):
 
 @pytest.fixture(scope="module")
 def served(cascade):
-    with Served(cascade, ServerConfig(latency_target=10.0, shadow_rate=0.5)) as served:
+    with ThreadedServer(cascade, ServerConfig(latency_target=10.0, shadow_rate=0.5)) as served:
         yield served
 
 
@@ -69,54 +69,56 @@ def ready(tab):
     tab.until("document.getElementById('state').textContent.startsWith('Ready')")
 
 
-def keep(tab, name):
-    """Keep a picture to be looked at, where a folder for them is named."""
+def save_screenshot(tab, name):
+    """Save a screenshot if CASCADEBERT_PICTURES names a folder."""
     if PICTURES:
-        tab.picture(Path(PICTURES) / f"{name}.png")
+        tab.screenshot(Path(PICTURES) / f"{name}.png")
 
 
-def test_texts_are_answered_by_keyboard_alone_and_shown_as_they_are(tab, served):
-    tab.complaints.clear()
+def test_texts_are_classified_by_keyboard_alone_and_shown_unchanged(tab, served):
+    tab.messages.clear()
     tab.open(served.url)
     ready(tab)
     tab.evaluate("document.getElementById('texts').focus()")
     tab.call("Input.insertText", text=f"a lovely film\n{NASTY}")
     tab.keys("Enter", ctrl=True)
-    tab.until("document.querySelectorAll('ol.answers > li').length === 2")
-    said = "[...document.querySelectorAll('ol.answers .said')].map((one) => one.textContent)"
-    assert tab.evaluate(said) == ["a lovely film", NASTY]
-    verdict = tab.evaluate("document.querySelector('.verdict').textContent")
-    assert "at stage" in verdict and " ms" in verdict
-    assert tab.evaluate("document.querySelectorAll('.visit.left').length") == 2
-    assert tab.evaluate("document.querySelectorAll('.visit progress').length") >= 4
+    tab.until("document.querySelectorAll('ol.results > li').length === 2")
+    texts = "[...document.querySelectorAll('ol.results .input-text')].map((node) => node.textContent)"
+    assert tab.evaluate(texts) == ["a lovely film", NASTY]
+    prediction = tab.evaluate("document.querySelector('.prediction').textContent")
+    assert "at stage" in prediction and " ms" in prediction
+    assert tab.evaluate("document.querySelectorAll('.stage.exit').length") == 2
+    assert tab.evaluate("document.querySelectorAll('.stage progress').length") >= 4
     assert tab.evaluate("document.querySelectorAll('main img, main script').length") == 0
-    assert tab.complaints == []
-    keep(tab, "desktop")
+    assert tab.messages == []
+    save_screenshot(tab, "desktop")
 
 
-def test_figures_are_shown_and_follow_the_traffic(tab, served):
+def test_state_is_shown_and_follows_the_traffic(tab, served):
     tab.open(served.url)
     ready(tab)
     assert tab.evaluate("document.querySelectorAll('#stages tbody tr').length") == 3
-    assert tab.evaluate("document.querySelector('#ladder tr.here td').textContent") == "0, in use"
+    assert (
+        tab.evaluate("document.querySelector('#operating-points tr.current td').textContent") == "0, in use"
+    )
     assert "Uncertified" in tab.evaluate("document.getElementById('certified').textContent")
-    assert "50.00 %" in tab.evaluate("document.getElementById('audit').textContent")
+    assert "50.00 %" in tab.evaluate("document.getElementById('monitoring').textContent")
 
 
 @pytest.mark.parametrize("dark", [False, True])
-def test_a_phone_shows_it_without_scrolling_sideways(tab, served, dark):
-    tab.complaints.clear()
+def test_a_phone_shows_the_page_without_horizontal_scrolling(tab, served, dark):
+    tab.messages.clear()
     tab.open(served.url, width=360, height=740, dark=dark)
     ready(tab)
     tab.evaluate(f"document.getElementById('texts').value = 'a film'.repeat(40) + '\\n' + {NASTY!r}")
-    tab.evaluate("document.getElementById('send').click()")
-    tab.until("document.querySelectorAll('ol.answers > li').length === 2")
+    tab.evaluate("document.getElementById('submit').click()")
+    tab.until("document.querySelectorAll('ol.results > li').length === 2")
     assert tab.evaluate("document.documentElement.scrollWidth") <= 360
-    assert tab.complaints == []
-    keep(tab, f"phone-{'dark' if dark else 'light'}")
+    assert tab.messages == []
+    save_screenshot(tab, f"phone-{'dark' if dark else 'light'}")
 
 
-def test_everything_that_can_be_operated_has_a_name(tab, served):
+def test_every_control_has_an_accessible_name(tab, served):
     tab.open(served.url)
     ready(tab)
     nodes = tab.call("Accessibility.getFullAXTree")["nodes"]
@@ -130,20 +132,20 @@ def test_everything_that_can_be_operated_has_a_name(tab, served):
     assert all(name for _, name in named)
 
 
-def test_where_a_token_is_needed_it_is_asked_for(tab, cascade):
-    with Served(cascade, replace(ServerConfig(), token="right")) as served:
+def test_a_required_token_is_requested(tab, cascade):
+    with ThreadedServer(cascade, replace(ServerConfig(), token="right")) as served:
         tab.open(served.url)
-        tab.until("!document.getElementById('locked').hidden")
+        tab.until("!document.getElementById('token-field').hidden")
         tab.evaluate("document.getElementById('token').value = 'right'")
         ready(tab)
         tab.evaluate("document.getElementById('texts').value = 'a film'")
-        tab.evaluate("document.getElementById('send').click()")
-        tab.until("document.querySelectorAll('ol.answers > li').length === 1")
+        tab.evaluate("document.getElementById('submit').click()")
+        tab.until("document.querySelectorAll('ol.results > li').length === 1")
 
 
-def test_a_refusal_is_said(tab, served):
+def test_an_error_is_shown(tab, served):
     tab.open(served.url)
     ready(tab)
     tab.evaluate("document.getElementById('texts').value = 'film '.repeat(10000)")
-    tab.evaluate("document.getElementById('send').click()")
-    tab.until("document.getElementById('answers').textContent.includes('characters')")
+    tab.evaluate("document.getElementById('submit').click()")
+    tab.until("document.getElementById('results').textContent.includes('characters')")

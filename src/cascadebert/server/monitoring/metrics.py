@@ -26,7 +26,12 @@ DISPATCHER: Table = (
     (GAUGE, "operating_point", "Operating point in use; 0 is the most conservative.", "operating_point"),
     (COUNTER, "operating_point_changes", "Number of changes of the operating point.", "switches"),
     (GAUGE, "estimated_queue_delay_seconds", "Estimated queueing delay of a new request.", "estimated_delay"),
-    (GAUGE, "admission_delay_limit_seconds", "Upper limit of that delay.", "admission_delay_limit"),
+    (
+        GAUGE,
+        "admission_delay_limit_seconds",
+        "Highest estimated delay that is admitted.",
+        "admission_delay_limit",
+    ),
     (GAUGE, "inflight_texts", "Number of texts accepted and not completed.", "inflight_texts"),
     (GAUGE, "shadow_queue_size", "Number of texts that wait for shadow evaluation.", "shadow_backlog"),
 )
@@ -72,7 +77,7 @@ class Metrics(Collector):
         self._duration = Histogram("request_duration_seconds", duration, ["path"], buckets=BUCKETS, **options)
         self._texts = Counter("texts", "Number of texts with a prediction.", **options)
         self._degraded = Counter(
-            "degraded_texts", "Number of texts predicted by too early a stage.", **options
+            "degraded_texts", "Number of texts predicted without a required stage.", **options
         )
         uncertified = "Number of requests outside the certificate."
         self._uncertified = Counter("uncertified_requests", uncertified, **options)
