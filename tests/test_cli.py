@@ -57,12 +57,12 @@ def test_evaluate_keeps_its_contract(run, cascade, rows):
     assert {"accuracy", "macro_f1", "ece", "exit_rates", "layers_speedup", "flops_speedup"} <= set(values)
     assert values["layers_speedup"] is None  # the widths differ
     assert [set(stage) for stage in values["stages"]] == [{"accuracy", "ece", "dis"}] * 2
-    assert values["seen"] == {"train": 0, "tune": 0, "certify": 0}
+    assert values["overlap"] == {"train": 0, "tune": 0, "certify": 0}
 
 
 def test_evaluate_says_so_when_it_is_shown_rows_already_used(run, cascade, saved):
     _, values, said = run("evaluate", cascade, saved.parent / "data.csv", "--json")
-    assert values["seen"]["tune"] == 160
+    assert values["overlap"]["tune"] == 160
     assert "160 were used to tune: results are optimistically biased" in said
 
 
@@ -99,17 +99,15 @@ def test_tune_with_a_confidence_level_keeps_its_contract(run, cascade, tmp_path)
     code, values, said = run("tune", cascade, "--data", rows, *asked, "--json")
     assert code == 0 and values["feasible"] is True
     certificate = values["certificate"]
-    assert {"guarantee", "level", "delta", "n", "bound", "points", "engine", "precision"} <= set(certificate)
-    assert (certificate["guarantee"], certificate["level"], certificate["delta"]) == (
-        "min_agreement",
-        0.3,
-        0.1,
-    )
+    assert {"guarantees", "delta", "points", "engine", "precision"} <= set(certificate)
+    assert {"guarantee", "n", "bound"} == set(certificate["guarantees"][0])
+    guarantee, other = (result["guarantee"] for result in certificate["guarantees"])
+    assert (guarantee["name"], guarantee["level"], certificate["delta"]) == ("min_agreement", 0.3, 0.1)
     assert certificate["points"][-1]["thresholds"] == values["thresholds"]
-    assert certificate["also"][0]["label"] == "positive"
+    assert other["label"] == "positive"
     assert "Certified at 90.0 % confidence: agreement of at least 0.3" in said
     code, values, said = run("tune", cascade, "--data", rows, *asked, "--json")
-    assert code == 2 and "cannot serve another" in said
+    assert code == 2 and "cannot be used for another" in said
 
 
 def test_what_cannot_be_promised_is_said_with_what_can(run, cascade, tmp_path):
@@ -117,17 +115,17 @@ def test_what_cannot_be_promised_is_said_with_what_can(run, cascade, tmp_path):
     asked = ("--min-accuracy", 0.97, "--confidence-level", 0.95)
     code, values, said = run("tune", cascade, "--data", rows, *asked, "--json")
     assert code == 1 and values["feasible"] is False and values["certificate"] is None
-    assert values["nearest"]["guarantee"] == "min_accuracy" and "cannot be promised" in said
+    assert values["nearest"]["guarantee"] == "min_accuracy" and "cannot be guaranteed" in said
 
 
 @pytest.mark.parametrize(
     "words, message",
     [
-        (["--target-speedup", 2, "--confidence-level", 0.9], "a speed-up cannot be guaranteed"),
+        (["--target-speedup", 2, "--confidence-level", 0.9], "a speed-up has no guarantee"),
         (["--min-early-exit-accuracy", 0.9], "add --confidence-level"),
         (["--max-false-negative-rate", "positive", "--confidence-level", 0.9], "takes LABEL=R"),
         (["--max-false-negative-rate", "positive=many", "--confidence-level", 0.9], "takes LABEL=R"),
-        (["--confidence-level", 0.9], "one promise or more"),
+        (["--confidence-level", 0.9], "one guarantee or more"),
     ],
 )
 def test_promises_that_make_no_sense_are_refused(run, cascade, rows, words, message):

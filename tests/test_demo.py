@@ -20,7 +20,7 @@ def test_the_demo_writes_a_cascade_and_a_picture_and_reports_what_it_measured(tm
         "small_accuracy", "large_accuracy", "cascade_accuracy", "measured_speedup", "flops_speedup",
         "seconds", "output",
     }  # fmt: skip
-    assert "The task is generated" in result.words()
+    assert "The task is generated" in result.description
     assert (tmp_path / "demo" / "curve.svg").read_text().lstrip().startswith("<?xml")
     cascade = Cascade.from_pretrained(tmp_path / "demo")
     assert cascade.predict(["the plot was hardly dull ."]).labels[0] in ("negative", "positive")

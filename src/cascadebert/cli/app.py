@@ -16,9 +16,9 @@ from cascadebert.cli.drift import drift
 from cascadebert.cli.evaluate import evaluate
 from cascadebert.cli.fit import fit
 from cascadebert.cli.info import info
-from cascadebert.cli.options import expand_configs
+from cascadebert.cli.options import as_command
 from cascadebert.cli.predict import predict
-from cascadebert.cli.render import configure_logging, print_error
+from cascadebert.cli.render import configure_logging, print_notices
 from cascadebert.cli.reproduce import reproduce
 from cascadebert.cli.serve import serve
 from cascadebert.cli.tune import tune
@@ -35,7 +35,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 for verb in VERBS:
-    app.command()(expand_configs(verb))
+    app.command()(as_command(verb))
 
 
 def _print_version(requested: bool) -> None:
@@ -59,5 +59,5 @@ def main() -> None:
     try:
         app()
     except (CascadeError, OSError) as error:
-        print_error(str(error))
+        print_notices([str(error)], label="error", color="red")
         sys.exit(2)

@@ -1,4 +1,4 @@
-"""`cascadebert assemble`: combine fine-tuned classifiers."""
+"""`cascadebert assemble`."""
 
 from __future__ import annotations
 
@@ -18,12 +18,9 @@ def assemble(
     target: o.TargetOptions,
     text_column: o.TextColumns = None,
     label_column: o.LabelColumn = None,
-    cost_unit: o.Cost = "flops",
-    score: o.ScoreName = "max_probability",
-    engine: o.EngineOptions,
+    build: o.BuildOptions,
     max_length: Annotated[int | None, o.option("Maximum tokens per text; default 128.", "N", o.DATA)] = None,
     overwrite: o.Overwrite = False,
-    json: o.Json = False,
 ) -> None:
     """Make a cascade of fine-tuned classifiers as they are: only thresholds are selected."""
     from cascadebert.training.assemble import assemble as run
@@ -36,9 +33,7 @@ def assemble(
         output=output,
         columns=o.columns_of(text_column, label_column),
         max_length=max_length,
-        cost_unit=cost_unit,
-        score=score,
         overwrite=overwrite,
-        **asdict(engine),
+        **asdict(build),
     )
-    print_new_cascade(cascade, output, seconds=now() - start, json=json)
+    print_new_cascade(cascade, output, seconds=now() - start)

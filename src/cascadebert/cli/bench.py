@@ -1,4 +1,4 @@
-"""`cascadebert bench`: time a cascade."""
+"""`cascadebert bench`."""
 
 from __future__ import annotations
 
@@ -21,7 +21,6 @@ def bench(
     repeats: Annotated[int, typer.Option(min=1, help="Timed runs of each, interleaved.")] = 5,
     plot: Annotated[Path | None, o.option("Plot the throughput as SVG.", "F")] = None,
     engine: o.EngineOptions,
-    json: o.Json = False,
 ) -> None:
     """Time a cascade, each of its stages alone and `transformers` in one interleaved run."""
     from cascadebert.evaluation.benchmark import benchmark
@@ -32,4 +31,4 @@ def bench(
     print_benchmark(result)
     if plot is not None:
         plot_benchmark(plot, result)
-    print_json({**asdict(result), "uncertified_reason": cascade.uncertified_reason}, json)
+    print_json({**asdict(result), "uncertified_reason": cascade.uncertified_reason})

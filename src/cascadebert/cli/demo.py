@@ -1,4 +1,4 @@
-"""`cascadebert demo`: the whole package on a generated task."""
+"""`cascadebert demo`."""
 
 from __future__ import annotations
 
@@ -12,14 +12,13 @@ from cascadebert.cli.render import console, print_json
 
 def demo(
     *,
-    output: Annotated[Path, o.option("Folder to write.", "DIR")] = Path("cascadebert-demo"),
+    output: o.Output = Path("cascadebert-demo"),
     seed: Annotated[int, o.option("Random seed.", "N")] = 0,
     overwrite: o.Overwrite = False,
-    json: o.Json = False,
 ) -> None:
-    """Train, save, load and time a cascade on a generated task: takes minutes, no network, no data."""
+    """Train, save, load and time a cascade on a generated task, in minutes and offline."""
     from cascadebert.demo.run import demo as run
 
     result = run(output, seed=seed, overwrite=overwrite)
     console().print(result.description)
-    print_json(asdict(result), json)
+    print_json(asdict(result))

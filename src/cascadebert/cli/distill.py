@@ -1,10 +1,8 @@
-"""`cascadebert distill`: make small encoders from a large one."""
+"""`cascadebert distill`."""
 
 from __future__ import annotations
 
 from typing import Annotated
-
-import typer
 
 from cascadebert.cli import options as o
 from cascadebert.cli.render import print_distilled_models
@@ -13,26 +11,20 @@ from cascadebert.training.config import DistillConfig
 
 
 def distill(
-    large: Annotated[str, typer.Argument(metavar="LARGE", help="Encoder: folder or Hub repository.")],
+    large: Annotated[str, o.argument("LARGE", "Encoder: folder or Hub repository.")],
     *,
     num_layers: Annotated[list[int], o.option("Depth; repeat it for several models.", "K")],
     output: o.Output,
     hidden_size: Annotated[list[int] | None, o.option("Width; once, or once for each depth.", "H")] = None,
-    embedding_size: Annotated[
-        int | None, o.option("Width of the token embeddings (ELECTRA only).", "E")
-    ] = None,
-    corpus: Annotated[
-        str | None,
-        o.option("Unlabelled text: txt, jsonl, parquet or a folder. Without it, layers are truncated.", "F"),
-    ] = None,
+    embedding_size: Annotated[int | None, o.option("Width of token embeddings (ELECTRA only).", "E")] = None,
+    corpus: Annotated[str | None, o.option("Text: txt, jsonl, parquet or a folder of them.", "F")] = None,
     text_column: o.TextColumns = None,
     config: DistillConfig,
     overwrite: o.Overwrite = False,
-    json: o.Json = False,
 ) -> None:
     """Make complete small models from a large encoder and unlabelled text.
 
-    Without --corpus the first layers of the large model are saved as they are, which is NOT a complete model.
+    Without --corpus, the first layers of the encoder are saved: NOT a complete model.
     """
     from cascadebert.training.distillation.distill import distill as run
 
@@ -48,4 +40,4 @@ def distill(
         overwrite=overwrite,
         config=config,
     )
-    print_distilled_models(models, seconds=now() - start, json=json)
+    print_distilled_models(models, seconds=now() - start)

@@ -1,4 +1,4 @@
-"""`cascadebert fit`: train a cascade."""
+"""`cascadebert fit`."""
 
 from __future__ import annotations
 
@@ -14,21 +14,17 @@ from cascadebert.training.config import FitConfig
 
 def fit(
     *,
-    train: Annotated[str, o.option("Training data: csv, tsv, jsonl, parquet or Hub dataset.", "F", o.DATA)],
+    train: Annotated[str, o.option(f"Training data: {o.FILES}", "F", o.DATA)],
     stage: o.Stages,
     output: o.Output,
     validation: Annotated[str | None, o.option("Data to tune and certify on.", "F", o.DATA)] = None,
-    unlabelled: Annotated[
-        str | None, o.option("Unlabelled data on which to distill the last stage.", "F", o.DATA)
-    ] = None,
+    unlabelled: Annotated[str | None, o.option("Unlabelled data to distill on.", "F", o.DATA)] = None,
     target: o.TargetOptions,
-    cost_unit: o.Cost = "flops",
-    score: o.ScoreName = "max_probability",
-    engine: o.EngineOptions,
+    build: o.BuildOptions,
     text_column: o.TextColumns = None,
     label_column: o.LabelColumn = None,
     group_column: Annotated[
-        str | None, o.option("Column whose equal values stay in one split.", "NAME", o.DATA)
+        str | None, o.option("Column of groups to keep together.", "NAME", o.DATA)
     ] = None,
     difficulty: Annotated[
         list[Path] | None,
@@ -36,7 +32,6 @@ def fit(
     ] = None,
     config: FitConfig,
     overwrite: o.Overwrite = False,
-    json: o.Json = False,
 ) -> None:
     """Train the stages, calibrate them, select thresholds and save one folder."""
     from cascadebert.training.fit import fit as run
@@ -51,10 +46,8 @@ def fit(
         unlabelled=unlabelled,
         columns=o.columns_of(text_column, label_column, group_column),
         difficulty=difficulty or (),
-        cost_unit=cost_unit,
-        score=score,
         overwrite=overwrite,
         config=config,
-        **asdict(engine),
+        **asdict(build),
     )
-    print_new_cascade(cascade, output, seconds=now() - start, json=json)
+    print_new_cascade(cascade, output, seconds=now() - start)

@@ -1,4 +1,4 @@
-"""`cascadebert info`: describe a saved cascade."""
+"""`cascadebert info`."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ def info(
     folder: o.Folder,
     *,
     check: Annotated[bool, o.flag("--check", "Compare every file with its stored hash.")] = False,
-    json: o.Json = False,
 ) -> None:
     """Describe a saved cascade; with --check, verify that its files are unchanged."""
     from cascadebert.persistence.checkpoint_config import resolve_checkpoint
@@ -20,4 +19,4 @@ def info(
 
     spec = read_folder(resolve_checkpoint(folder), check_files=check)
     print_spec(spec, checked=check)
-    print_json({**spec.model_dump(mode="json"), "checked": check}, json)
+    print_json({**spec.model_dump(mode="json"), "checked": check})

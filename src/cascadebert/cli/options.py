@@ -1,19 +1,17 @@
-"""Options shared by several verbs, and options generated from configuration dataclasses.
-
-Imports nothing heavy, so that `--help` is fast.
-"""
+"""Options shared by several verbs, and options generated from dataclasses. Imports nothing heavy."""
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
-from dataclasses import Field, dataclass, field, fields, is_dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field, fields, is_dataclass
 from functools import wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias, get_type_hints
 
 import typer
 
+from cascadebert.cli.render import JSON_ENABLED, print_notices
 from cascadebert.data.columns import Columns
 from cascadebert.errors import CascadeError
 from cascadebert.types import CostUnit, ScoreChoice
@@ -22,14 +20,19 @@ if TYPE_CHECKING:
     from cascadebert.inference.cascade import Cascade
     from cascadebert.thresholds.operating_point import Target
 
-DATA, TARGET = "Data", "Target (exactly one)"
-SELECTION = "Threshold selection"
+DATA, TARGET, SELECTION = "Data", "Target (exactly one)", "Threshold selection"
 ENGINE = "Engine (auto: the fastest available, or the one that the thresholds were selected on)"
+FILES = "csv, tsv, jsonl, parquet or Hub dataset."
 
 
-def option(description: str, metavar: str | None = None, group: str | None = None, *names: str) -> Any:
-    """Annotation of an option; `group` is its panel in `--help`."""
-    return typer.Option(*names, metavar=metavar, help=description, rich_help_panel=group)
+def option(description: str, metavar: str | None = None, panel: str | None = None, *names: str) -> Any:
+    """Annotation of an option; names are needed for flags and to rename a parameter."""
+    return typer.Option(*names, metavar=metavar, help=description, rich_help_panel=panel)
+
+
+def argument(metavar: str, description: str) -> Any:
+    """Annotation of a positional argument."""
+    return typer.Argument(metavar=metavar, help=description)
 
 
 def flag(name: str, description: str) -> Any:
@@ -37,67 +40,51 @@ def flag(name: str, description: str) -> Any:
     return typer.Option(name, help=description)
 
 
-Folder: TypeAlias = Annotated[Path, typer.Argument(metavar="DIR", help="A saved cascade.")]
-Data: TypeAlias = Annotated[str, typer.Argument(metavar="F", help="csv, tsv, jsonl, parquet or Hub dataset.")]
-Stages: TypeAlias = Annotated[
-    list[str],
-    option(
-        "Folder or Hub repository; repeat it for each stage, small to large. The first may be: static.",
-        "MODEL",
-        None,
-        "--stage",
-    ),
-]
+_TEXT = "Name of the text column; repeat it for sentence pairs."
+_SPEEDUP = "At least X times cheaper than the last stage alone."
+_DROP = "Accuracy at most D below the last stage's (0.01 is one point)."
+_AGREEMENT = "Predictions equal to the last stage's, at least the fraction A; needs no labels."
+_UNIT = "Unit of costs and speed-ups: layers, flops, or measured (seconds here)."
+_SCORE = (
+    "Confidence to compare with thresholds: max_probability, margin, entropy, learned (will the last stage "
+    "agree?) or auto (the best by cross-validation)."
+)
+_STAGES = "Folder or Hub repository; repeat it, small to large. The first may be: static."
+Engine: TypeAlias = Literal["auto", "openvino", "onnxruntime", "torch"]
+Precision: TypeAlias = Literal["auto", "float32", "bfloat16"]
+Folder: TypeAlias = Annotated[Path, argument("DIR", "A saved cascade.")]
+Data: TypeAlias = Annotated[str, argument("F", FILES)]
+Stages: TypeAlias = Annotated[list[str], option(_STAGES, "MODEL", None, "--stage")]
 Output: TypeAlias = Annotated[Path, option("Folder to write.", "DIR")]
 Overwrite: TypeAlias = Annotated[bool, flag("--overwrite", "Replace an existing output.")]
 Json: TypeAlias = Annotated[bool, flag("--json", "Print one line of JSON at the end.")]
-TextColumns: TypeAlias = Annotated[
-    list[str] | None,
-    option("Name of the text column; repeat it for sentence pairs.", "NAME", DATA, "--text-column"),
-]
+TextColumns: TypeAlias = Annotated[list[str] | None, option(_TEXT, "NAME", DATA, "--text-column")]
 LabelColumn: TypeAlias = Annotated[str | None, option("Name of the label column.", "NAME", DATA)]
-Cost: TypeAlias = Annotated[
-    CostUnit, option("Unit of the speed-up: layers, flops, or measured (seconds here).", "UNIT", SELECTION)
-]
-_SCORE = option(
-    "Confidence to compare with thresholds: max_probability, margin, entropy, learned (agreement with the "
-    "last stage) or auto (the best by cross-validation).",
-    "NAME",
-    SELECTION,
-)
-ScoreName: TypeAlias = Annotated[ScoreChoice, _SCORE]
-SavedScore: TypeAlias = Annotated[ScoreChoice | None, _SCORE]
 
 
-def _documented(default: Any, group: str, metavar: str, description: str) -> Any:
-    return field(default=default, metadata={"help": description, "group": group, "metavar": metavar})
+def _metadata(panel: str, metavar: str, description: str) -> dict[str, str]:
+    return {"help": description, "group": panel, "metavar": metavar}
 
 
 @dataclass(frozen=True)
 class TargetOptions:
     """The four targets, of which exactly one is to be given."""
 
-    target_speedup: float | None = _documented(
-        None, TARGET, "X", "At least X times cheaper than the last stage alone."
+    target_speedup: float | None = field(default=None, metadata=_metadata(TARGET, "X", _SPEEDUP))
+    max_accuracy_drop: float | None = field(default=None, metadata=_metadata(TARGET, "D", _DROP))
+    min_accuracy: float | None = field(
+        default=None, metadata=_metadata(TARGET, "A", "Accuracy of at least A.")
     )
-    max_accuracy_drop: float | None = _documented(
-        None, TARGET, "D", "Accuracy at most D below the last stage's (0.01 is one point)."
-    )
-    min_accuracy: float | None = _documented(None, TARGET, "A", "Accuracy of at least A.")
-    min_agreement: float | None = _documented(
-        None, TARGET, "A", "At least the fraction A of predictions equals the last stage's; needs no labels."
-    )
+    min_agreement: float | None = field(default=None, metadata=_metadata(TARGET, "A", _AGREEMENT))
 
     def build(self) -> Target:
-        """Return the target. Raises CascadeError if none or several are given, or one is out of range."""
+        """Return the target; raises CascadeError if none or several are given, or one is out of range."""
         from cascadebert.thresholds.operating_point import Target
 
-        options = {f"--{name.replace('_', '-')}": value for name, value in vars(self).items()}
-        used = [name for name, value in options.items() if value is not None]
+        values = {f"--{name.replace('_', '-')}": value for name, value in vars(self).items()}
+        used = [name for name, value in values.items() if value is not None]
         if len(used) != 1:
-            raise CascadeError(
-                f"give exactly one of {', '.join(options)}; given: {', '.join(used) or 'none'}"
-            )
+            raise CascadeError(f"give exactly one of {', '.join(values)}; given: {', '.join(used) or 'none'}")
         return Target(self.target_speedup, self.max_accuracy_drop, self.min_accuracy, self.min_agreement)
 
 
@@ -105,16 +92,13 @@ class TargetOptions:
 class EngineOptions:
     """The engine that runs the stages, and its precision."""
 
-    engine: Literal["auto", "openvino", "onnxruntime", "torch"] = _documented(
-        "auto", ENGINE, "NAME", "openvino, onnxruntime or torch."
+    engine: Engine = field(
+        default="auto", metadata=_metadata(ENGINE, "NAME", "openvino, onnxruntime or torch.")
     )
-    precision: Literal["auto", "float32", "bfloat16"] = _documented(
-        "auto", ENGINE, "P", "float32 or bfloat16."
-    )
+    precision: Precision = field(default="auto", metadata=_metadata(ENGINE, "P", "float32 or bfloat16."))
 
     def load(self, folder: Path) -> Cascade:
-        """Load a saved cascade; a note on standard error tells if its certificate does not hold here."""
-        from cascadebert.cli.render import print_notices
+        """Load a saved cascade; a notice tells if its certificate does not hold here."""
         from cascadebert.inference.cascade import Cascade
 
         cascade = Cascade.from_pretrained(folder, engine=self.engine, precision=self.precision)
@@ -123,62 +107,59 @@ class EngineOptions:
         return cascade
 
 
+@dataclass(frozen=True)
+class TuningOptions(EngineOptions):
+    """How thresholds of a saved cascade are selected; without a score it keeps its own."""
+
+    cost_unit: CostUnit = field(default="flops", metadata=_metadata(SELECTION, "UNIT", _UNIT))
+    score: ScoreChoice | None = field(default=None, metadata=_metadata(SELECTION, "NAME", _SCORE))
+
+
+@dataclass(frozen=True)
+class BuildOptions(TuningOptions):
+    """How thresholds of a new cascade are selected."""
+
+    score: ScoreChoice = field(default="max_probability", metadata=_metadata(SELECTION, "NAME", _SCORE))
+
+
 def columns_of(text: list[str] | None, label: str | None = None, group: str | None = None) -> Columns:
     """Columns named by `--text-column`, `--label-column` and `--group-column`."""
     return Columns(tuple(text or ()), label, group)
 
 
-def expand_configs(verb: Callable[..., None]) -> Callable[..., None]:
-    """Replace each parameter whose type is a dataclass by one option per field; `verb` gets the dataclass.
+def as_command(verb: Callable[..., None]) -> Callable[..., None]:
+    """Make a command of a verb: add `--json`, and turn parameters that are dataclasses into an option per field.
 
-    The metadata of a field holds the `help`, `group` and `metavar` of its option; a field without `help`
-    keeps its default. Durations with the metavar "MS" are fields in seconds and options in milliseconds (`--*-ms`).
+    The metadata of a field holds `help`, `group` and `metavar` of its option; without them it has none.
     """
     signature = inspect.signature(verb, eval_str=True)
-    configs = {p.name: p.annotation for p in signature.parameters.values() if is_dataclass(p.annotation)}
-    parameters: list[inspect.Parameter] = []
-    for parameter in signature.parameters.values():
-        config = configs.get(parameter.name)
-        parameters += [parameter] if config is None else _parameters_of(config)
+    options = {name: _options_of(parameter) for name, parameter in signature.parameters.items()}
+    parameters = [option for several in options.values() for option in several]
+    parameters.append(inspect.Parameter("json", parameters[-1].kind, default=False, annotation=Json))
 
     @wraps(verb)
     def command(**values: Any) -> None:
-        built = {name: _build(config, values) for name, config in configs.items()}
-        verb(**values, **built)
+        JSON_ENABLED.set(values.pop("json"))
+        for name, parameter in signature.parameters.items():
+            if is_dataclass(parameter.annotation):
+                arguments = {option.name: values.pop(option.name) for option in options[name]}
+                values[name] = parameter.annotation(**arguments)  # type: ignore[operator]
+        verb(**values)
 
     command.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
     command.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
     return command
 
 
-def _exposed(config: type[Any]) -> list[Field[Any]]:
-    return [entry for entry in fields(config) if "help" in entry.metadata]
-
-
-def _in_milliseconds(metadata: Mapping[str, Any]) -> bool:
-    return bool(metadata["metavar"] == "MS")
-
-
-def _parameters_of(config: type[Any]) -> list[inspect.Parameter]:
-    types, parameters = get_type_hints(config), []
-    for entry in _exposed(config):
-        name, default = entry.name, entry.default
-        if _in_milliseconds(entry.metadata):
-            name, default = f"{name}_ms", 1000 * default
-        info = option(entry.metadata["help"], entry.metadata["metavar"], entry.metadata["group"])
-        annotation = Annotated[types[entry.name], info]
-        parameters.append(
-            inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
-        )
-    return parameters
-
-
-def _build(config: type[Any], values: dict[str, Any]) -> Any:
-    """The configuration whose options are in `values`, from which they are removed."""
-    options = {}
-    for entry in _exposed(config):
-        if _in_milliseconds(entry.metadata):
-            options[entry.name] = values.pop(f"{entry.name}_ms") / 1000
-        else:
-            options[entry.name] = values.pop(entry.name)
-    return config(**options)
+def _options_of(parameter: inspect.Parameter) -> list[inspect.Parameter]:
+    if not is_dataclass(parameter.annotation):
+        return [parameter]
+    types, options = get_type_hints(parameter.annotation), []
+    for entry in fields(parameter.annotation):
+        if "help" in entry.metadata:
+            metavar, panel = entry.metadata["metavar"], entry.metadata["group"]
+            default = typer.Option(
+                entry.default, help=entry.metadata["help"], metavar=metavar, rich_help_panel=panel
+            )
+            options.append(parameter.replace(name=entry.name, default=default, annotation=types[entry.name]))
+    return options

@@ -1,11 +1,9 @@
-"""`cascadebert predict`: classify the texts of a file."""
+"""`cascadebert predict`."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Annotated
-
-import typer
 
 from cascadebert.cli import options as o
 from cascadebert.cli.render import console, percentages, print_json, print_notices
@@ -13,18 +11,13 @@ from cascadebert.cli.render import console, percentages, print_json, print_notic
 
 def predict(
     folder: o.Folder,
-    source: Annotated[
-        Path, typer.Argument(metavar="IN", help="csv, tsv, jsonl, parquet or a folder of parquet.")
-    ],
+    source: Annotated[Path, o.argument("IN", "csv, tsv, jsonl, parquet or a folder of parquet.")],
     *,
     output: Annotated[Path, o.option("File to write; its suffix is its format.", "OUT")],
     text_column: o.TextColumns = None,
-    rejects: Annotated[
-        Path | None, o.option("File for invalid rows; without it, the first one ends the run.", "F")
-    ] = None,
+    rejects: Annotated[Path | None, o.option("File for invalid rows, which else end the run.", "F")] = None,
     engine: o.EngineOptions,
     overwrite: o.Overwrite = False,
-    json: o.Json = False,
 ) -> None:
     """Add label, confidence and stage to every row of a file; resumes after an interruption."""
     from cascadebert.inference.predict_file import predict_file
@@ -40,6 +33,5 @@ def predict(
         "n": result.n,
         "exit_rates": result.exit_rates,
         "rejects": result.rejected,
-        "uncertified_reason": cascade.uncertified_reason,
     }
-    print_json(values, json)
+    print_json({**values, "uncertified_reason": cascade.uncertified_reason})

@@ -1,4 +1,4 @@
-"""`cascadebert reproduce`: run the paper's experiment."""
+"""`cascadebert reproduce`."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from cascadebert.cli import options as o
-from cascadebert.cli.render import console, print_comparisons, print_json
+from cascadebert.cli.render import console, optional, print_json, print_table
 from cascadebert.errors import CascadeError
 
 
@@ -14,42 +14,26 @@ def reproduce(
     *,
     output: o.Output,
     preset: Annotated[str, o.option("minilm, minilm-full or paper.", "NAME")] = "minilm",
-    data: Annotated[
-        Path | None, o.option("Folder with one folder of splits per dataset; default: the Hub.", "DIR")
-    ] = None,
+    data: Annotated[Path | None, o.option("One folder per dataset; default: the Hub.", "DIR")] = None,
     large: Annotated[str | None, o.option("Large encoder: folder or Hub repository.", "MODEL")] = None,
-    small: Annotated[
-        list[str] | None,
-        o.option("Complete small encoder; the first is the paper's small stage.", "MODEL"),
-    ] = None,
-    complete: Annotated[
-        list[str] | None,
-        o.option("Complete encoder for the analysis of shallow layers alone.", "MODEL"),
-    ] = None,
-    work: Annotated[Path | None, o.option("Folder of trained models; default OUTPUT.work.", "DIR")] = None,
-    only: Annotated[
-        list[str] | None, o.option("Train these tasks now, the others in a later run.", "TASK")
-    ] = None,
+    small: Annotated[list[str] | None, o.option("Complete small encoder; repeatable.", "MODEL")] = None,
+    complete: Annotated[list[str] | None, o.option("Encoder to compare with layers.", "MODEL")] = None,
+    work: Annotated[Path | None, o.option("Trained models; default OUTPUT.work.", "DIR")] = None,
+    only: Annotated[list[str] | None, o.option("Train this task now, others later.", "TASK")] = None,
     keep_models: Annotated[bool, o.flag("--keep-models", "Keep trained models.")] = False,
-    no_timing: Annotated[
-        bool, o.flag("--no-timing", "Only train; a later run on an idle machine measures the timings.")
-    ] = False,
-    from_arrays: Annotated[
-        bool, o.flag("--from-arrays", "Make tables and plots from the arrays in the output folder.")
-    ] = False,
-    json: o.Json = False,
+    no_timing: Annotated[bool, o.flag("--no-timing", "Only train; time in a later run.")] = False,
+    from_arrays: Annotated[bool, o.flag("--from-arrays", "Only make tables and plots.")] = False,
 ) -> None:
     """Compare cascades with early exit as the paper does; an interrupted run resumes."""
+    from cascadebert.atomic import work_directory
     from cascadebert.paper import run as paper
+    from cascadebert.paper.protocol import PRESETS
 
+    if preset not in PRESETS:
+        raise CascadeError(f"unknown preset {preset!r}; expected {', '.join(PRESETS)}")
     if from_arrays:
         summary: dict[str, Any] | None = paper.report(output)
     else:
-        from cascadebert.atomic import work_directory
-        from cascadebert.paper.protocol import PRESETS
-
-        if preset not in PRESETS:
-            raise CascadeError(f"unknown preset {preset!r}; expected {', '.join(PRESETS)}")
         models = [model for model in (large, *(small or ()), *(complete or ())) if model]
         output.mkdir(parents=True, exist_ok=True)
         summary = paper.reproduce(
@@ -65,5 +49,13 @@ def reproduce(
     if summary is None:
         console().print("Some tasks or timings are missing; run the rest to get the tables.")
         return
-    print_comparisons(summary["comparisons"], output)
-    print_json(summary, json)
+    rows = [("at", "cascade", "best early exit", "relative improvement", "95 % interval")]
+    for row in summary["comparisons"]:
+        improvement, low, high = (
+            optional(row[name], "{:+.1%}") for name in ("relative_improvement", "ci_low", "ci_high")
+        )
+        at = f"{row['target']:g}x {row['basis']}"
+        rows.append((at, row["cascade"], row["best_early_exit"], improvement, f"{low} to {high}"))
+    print_table(*rows)
+    console().print(f"Saved in {output}: runs.jsonl, summary.json, analyses.json and plots.")
+    print_json(summary)

@@ -1,4 +1,4 @@
-"""`cascadebert serve`: serve a cascade over HTTP."""
+"""`cascadebert serve`."""
 
 from __future__ import annotations
 
@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from cascadebert.cli import options as o
-from cascadebert.cli.render import configure_logging, percent, print_json, threshold_list
+from cascadebert.cli.render import configure_logging, print_json
 from cascadebert.errors import CascadeError, extra
+from cascadebert.evaluation.templates import percent
 from cascadebert.server.config import ServerConfig
 
 if TYPE_CHECKING:
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
 
 TOKEN = "CASCADEBERT_TOKEN"
 
+LATENCY = "Target latency under load; requests without a deadline expire after ten times this."
+
 log = logging.getLogger("cascadebert")
 
 
@@ -28,74 +31,69 @@ def serve(
     folder: o.Folder,
     *,
     host: Annotated[str, o.option("Address to listen on.", "ADDRESS")] = "127.0.0.1",
-    port: Annotated[
-        int, typer.Option(metavar="N", min=0, max=65535, help="Port to listen on; 0 selects a free one.")
-    ] = 8000,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0: a free one.")] = 8000,
+    latency_target_ms: Annotated[float, o.option(LATENCY, "MS", "Server")] = 1000
+    * ServerConfig.latency_target,
     config: ServerConfig,
     engine: o.EngineOptions,
-    json: o.Json = False,
 ) -> None:
     """Serve predictions over HTTP until SIGTERM or Ctrl+C; in-flight requests are completed first.
 
-    If the environment variable CASCADEBERT_TOKEN is set, requests must carry it as a bearer token. With
-    --json one line of JSON with the address is printed as soon as requests are accepted.
+    If the environment variable CASCADEBERT_TOKEN is set, it is the bearer token of all requests.
+    With --json, the address is printed as soon as requests are accepted.
     """
     with extra("serve"):
         from cascadebert.server.http.app import make_app
         from cascadebert.server.http.runner import listen, run
     from cascadebert.server.loading import open_cascade
     from cascadebert.server.monitoring.monitor import QualityMonitor
-    from cascadebert.server.monitoring.state import reference_of
+    from cascadebert.server.monitoring.state import Reference
     from cascadebert.server.scheduling.dispatcher import BatchDispatcher
 
     configure_logging(timestamps=True)
-    config = replace(config, token=_token())
+    config = replace(config, latency_target=latency_target_ms / 1000, token=_token())
     listener = listen(host, port)
     cascade = open_cascade(folder, config, engine=engine.engine, precision=engine.precision)
-    monitor = QualityMonitor(reference_of(cascade), config) if config.shadow_rate else None
+    monitor = QualityMonitor(Reference.from_cascade(cascade), config) if config.shadow_rate else None
     dispatcher = BatchDispatcher(cascade, config, monitor=monitor)
     app = make_app(dispatcher, cascade, config, monitor)
     address = f"[{host}]" if ":" in host else host
     url = f"http://{address}:{listener.getsockname()[1]}"
 
     def report_ready() -> None:
+        _report_ready(url, cascade, dispatcher.state())
         if config.token is None and not _is_loopback(host):
             log.warning("anyone who reaches %s can use this server: set %s", host, TOKEN)
-        print_json(_startup_values(url, cascade, dispatcher.state()), json)
 
-    run(app, listener, shutdown_timeout=config.shutdown_timeout, begun=report_ready)
+    run(app, listener, shutdown_timeout=config.shutdown_timeout, on_ready=report_ready)
 
 
 def _token() -> str | None:
     token = os.environ.get(TOKEN)
-    if token is not None and (not token or not token.isascii() or any(c.isspace() for c in token)):
-        raise CascadeError(
-            f"{TOKEN} must be a token of ASCII characters without spaces; unset it for no token"
-        )
+    if token is not None and (not token or not token.isascii() or any(map(str.isspace, token))):
+        raise CascadeError(f"{TOKEN} must be a token of ASCII characters without spaces, or not be set")
     return token
 
 
-def _startup_values(url: str, cascade: Cascade, state: DispatcherState) -> dict[str, object]:
-    """Log the address, the operating point and the certificate, and return them."""
+def _report_ready(url: str, cascade: Cascade, state: DispatcherState) -> None:
     certificate = None if state.uncertified_reason else cascade.operating_point.certificate
     status = f"uncertified: {state.uncertified_reason}"
     if certificate is not None:
         guarantees = "; ".join(result.guarantee.description for result in certificate.guarantees)
         status = f"certified at {percent(1 - certificate.delta)} confidence: {guarantees}"
-    index, count = state.operating_point, len(state.operating_points)
-    thresholds = state.operating_points[index]
-    exits = threshold_list(thresholds)
-    log.info(
-        "serving on %s at operating point %d of %d (exits above %s), %s", url, index, count, exits, status
-    )
-    return {
+    values = {
         "url": url,
-        "operating_point": index,
-        "operating_points": count,
-        "thresholds": thresholds,
+        "operating_point": state.operating_point,
+        "operating_points": len(state.operating_points),
+        "thresholds": state.operating_points[state.operating_point],
         "certificate": None if certificate is None else status,
         "uncertified_reason": state.uncertified_reason,
     }
+    point = "operating point {operating_point} of {operating_points}, thresholds {thresholds}".format(
+        **values
+    )
+    log.info("serving on %s at %s, %s", url, point, status)
+    print_json(values)
 
 
 def _is_loopback(host: str) -> bool:

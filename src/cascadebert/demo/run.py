@@ -51,7 +51,8 @@ class DemoResult:
     seconds: float
     output: str
 
-    def words(self) -> str:
+    @property
+    def description(self) -> str:
         """The result for people."""
         return (
             "The task is generated: sentences about films, two thirds plain, the others with negations, "
@@ -119,7 +120,7 @@ def _draw(cascade: Cascade, cached: CachedOutputs, measured: Report, path: Path)
     losses = (probabilities.argmax(axis=2) != cached.labels).astype(float)
     costs = counted_costs(cascade.stages, cached.encoded, "flops").rows
     curve = pareto_front(cascade.score.all_stages(probabilities), losses, costs)
-    alone = {
+    stages = {
         name: (float(costs[-1].sum() / costs[i].sum()), measured.stages[i].accuracy)
         for i, name in ((0, "small alone"), (-1, "large alone"))
     }
@@ -127,8 +128,8 @@ def _draw(cascade: Cascade, cached: CachedOutputs, measured: Report, path: Path)
         path,
         speedups=curve.speedups,
         accuracies=1 - curve.losses,
-        alone=alone,
-        chosen=(float(measured.flops_speedup or 0), measured.accuracy),
+        stages=stages,
+        selected=(float(measured.flops_speedup or 0), measured.accuracy),
         title="A cascade of two transformers on the generated demo task",
         axis="speed-up over the large model, by FLOPs",
     )

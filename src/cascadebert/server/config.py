@@ -23,12 +23,7 @@ class ServerConfig:
     The metadata of a field holds the `help`, `group` and `metavar` of its command-line option.
     """
 
-    latency_target: float = _option(
-        0.1,
-        SERVER,
-        "MS",
-        "Target latency under load; requests without a deadline expire after ten times this.",
-    )
+    latency_target: float = 0.1  # under load; without a deadline, requests expire after ten times this
     max_queue_size: int = _option(2048, OVERLOAD, "N", "Maximum number of texts in the queue of each stage.")
     max_client_batch_size: int = _option(256, SERVER, "N", "Maximum number of texts per request.")
     max_characters: int = 20_000  # of a text, or of both texts of a pair
