@@ -73,7 +73,7 @@ def test_a_rows_logits_do_not_depend_on_its_neighbours(exported, engine, precisi
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of torch's own, while it compiles
 def test_a_compiled_model_gives_the_same_logits_at_any_shape(make_model):
-    stage = Stage.from_pretrained(make_model(layers=2, hidden=32), engine="torch")
+    stage = Stage.from_pretrained(make_model(layers=1, hidden=32), engine="torch")
     rows, plain, made = stage.encode(TEXTS), stage.engine, copy(stage.engine)
     made._model = compile_module(plain._model)  # what a CUDA device is given
     for some in (np.arange(3), np.arange(10, 50), np.array([7])):
@@ -157,7 +157,7 @@ def test_an_engine_that_changes_labels_is_refused(ready):
     cascade = Cascade.from_pretrained(ready)
     logits = cascade.stage_logits(TEXTS)
     assert check_engine_parity(cascade.stages, TEXTS, logits) == ()
-    with pytest.raises(StageError, match=r"changes the label of 60 of 60 tune rows at stage 2.*--precision"):
+    with pytest.raises(StageError, match=r"changes the label of 60 of 60 tuning examples at stage 2.*--precision"):
         check_engine_parity(cascade.stages, TEXTS, np.stack([logits[0], -logits[1]]))
 
 

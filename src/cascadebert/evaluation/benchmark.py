@@ -14,12 +14,12 @@ from numpy.typing import NDArray
 from cascadebert.data.columns import Columns
 from cascadebert.data.dataset import Examples, load_examples
 from cascadebert.environment import peak_memory_mb
+from cascadebert.errors import MissingExtra
 from cascadebert.evaluation.cost_model import measure_latency
 from cascadebert.evaluation.evaluate import exit_rates
 from cascadebert.evaluation.metrics import paired_difference
 from cascadebert.inference.batch_size import with_tuned_batch_sizes
 from cascadebert.inference.cascade import Cascade, TokenCache
-from cascadebert.inference.engines.load import load_pipeline
 from cascadebert.inference.stage import Stage
 from cascadebert.persistence.checkpoint_config import config_label_names, read_config
 from cascadebert.thresholds.select import speedup
@@ -144,9 +144,11 @@ def _contestants(cascade: Cascade, texts: Texts) -> list[_Contestant]:
     contestants = [_Contestant("cascade", np.arange(n), partial(predict, cascade))]
     for number, stage in enumerate(cascade.stages, start=1):
         contestants.append(_Contestant(f"stage {number} alone", np.arange(n), partial(predict, stage)))
-    pipeline = load_pipeline(last.path, max_length=last.tokenizer.max_length)
-    if pipeline is None:
+    try:
+        from cascadebert.inference.engines.transformers_pipeline import load_pipeline
+    except MissingExtra:
         return contestants
+    pipeline = load_pipeline(last.path, max_length=last.tokenizer.max_length)
     label_names = np.array(config_label_names(read_config(last.path), last.path))
 
     def predict_in_pipeline(sample_texts: Texts, batch_size: int) -> NDArray[np.str_]:

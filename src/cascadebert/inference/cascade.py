@@ -88,11 +88,7 @@ class Cascade:
         fixed in the folder).
         """
         spec, engine = self.spec, self.stages[-1].engine
-        if (
-            spec is None
-            or spec.tuned_on is None
-            or self.operating_point.thresholds not in spec.known_thresholds
-        ):
+        if not spec or not spec.tuned_on or self.operating_point.thresholds not in spec.known_thresholds:
             return "its thresholds were set by hand"
         tuned = (spec.tuned_on.engine, spec.tuned_on.precision, spec.tuned_on.device)
         current = (engine.name, engine.precision, engine.device)

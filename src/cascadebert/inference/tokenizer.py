@@ -13,7 +13,6 @@ from cascadebert.inference.batching import COARSE, TokenizedTexts, concatenate_t
 from cascadebert.persistence.checkpoint_config import config_int, read_config
 from cascadebert.types import Texts
 
-ENCODE_CHUNK = 8192
 DEFAULT_MAX_LENGTH = 128
 
 
@@ -40,9 +39,7 @@ class StageTokenizer:
         for number, text in enumerate(texts, start=1):
             if not (isinstance(text, str) or (isinstance(text, (tuple, list)) and len(text) == 2)):
                 raise DataError(f"text {number}: expected a string or a pair of strings, got {text!r:.40}")
-        encodings: list[Encoding] = []
-        for start in range(0, len(texts), ENCODE_CHUNK):
-            encodings += self._tokenizer.encode_batch_fast(list(texts[start : start + ENCODE_CHUNK]))
+        encodings = self._tokenizer.encode_batch_fast(list(texts))
         for number, encoding in enumerate(encodings, start=1):
             if not encoding.ids:
                 raise DataError(f"text {number} has no tokens; expected one or more")

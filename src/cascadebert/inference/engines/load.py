@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
@@ -11,7 +10,6 @@ from types import ModuleType
 from cascadebert.errors import StageError
 from cascadebert.inference.engines.base import ENGINE_FILE, Engine
 from cascadebert.inference.stage_kind import stage_kind
-from cascadebert.types import Texts
 
 ENGINES = ("openvino", "onnxruntime", "torch")  # from the fastest on a processor to the most general
 
@@ -23,7 +21,8 @@ def resolve_engine(engine: str, precision: str) -> tuple[str, str]:
     engine or precision is unknown or unavailable, MissingExtra if the engine's library is not installed.
     """
     if engine == "auto":
-        engine = "torch" if _has_torch() and _engine_module("torch").has_cuda() else default_engine()
+        has_torch = find_spec("torch") is not None and find_spec("transformers") is not None
+        engine = "torch" if has_torch and _engine_module("torch").has_cuda() else default_engine()
     return engine, str(_engine_module(engine).resolve_precision(precision))
 
 
@@ -49,19 +48,6 @@ def load_engine(path: Path, *, engine: str, precision: str) -> Engine:
         engine = default_engine() if (path / ENGINE_FILE).is_file() else "torch"
     loaded: Engine = _engine_module(engine).ENGINE(path, precision=precision)
     return loaded
-
-
-def load_pipeline(path: Path, *, max_length: int) -> Callable[[Texts, int], list[int]] | None:
-    """The `transformers` pipeline of a checkpoint; None where torch or transformers is not installed."""
-    if not _has_torch():
-        return None
-    from cascadebert.inference.engines.transformers_pipeline import Pipeline
-
-    return Pipeline(path, max_length=max_length)
-
-
-def _has_torch() -> bool:
-    return find_spec("torch") is not None and find_spec("transformers") is not None
 
 
 def _engine_module(engine: str) -> ModuleType:

@@ -13,15 +13,9 @@ from cascadebert.types import Logits
 
 with extra("onnxruntime"):
     import onnxruntime
-    from onnxruntime.capi import onnxruntime_pybind11_state as state
+    from onnxruntime.capi import onnxruntime_pybind11_state as ort
 
-LOAD_ERRORS = (
-    state.Fail,
-    state.InvalidGraph,
-    state.InvalidProtobuf,
-    state.NotImplemented,
-    state.RuntimeException,
-)
+ERRORS = (ort.Fail, ort.InvalidGraph, ort.InvalidProtobuf, ort.NotImplemented, ort.RuntimeException)
 
 
 def resolve_precision(precision: str) -> str:
@@ -44,7 +38,7 @@ class OnnxRuntimeEngine:
         options.intra_op_num_threads = 1
         try:
             self._session = onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
-        except LOAD_ERRORS as error:
+        except ERRORS as error:
             raise StageError(f"{path}: {ENGINE_FILE} cannot be run ({error})") from error
         self.streams = cores()
         self._inputs = [port.name for port in self._session.get_inputs()]
