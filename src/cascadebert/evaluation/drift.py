@@ -40,28 +40,15 @@ def detect_drift(
     confidence_level: float = CONFIDENCE_LEVEL,
     columns: Columns | None = None,
 ) -> tuple[DriftResult, tuple[str, ...]]:
-    """Decide whether a cascade's thresholds still hold on new data, without looking at labels.
+    """Test without labels whether a cascade's thresholds hold on new data; also returns notices on the data.
 
-    Agreement with the last stage is not accuracy: without labels nobody can tell whether the last stage
-    itself is still right.
+    The reference is held-out data on which the thresholds were known to hold, such as the tuning set; `new`
+    is a random sample of the traffic in question. `min_agreement` is the required fraction of predictions
+    that equal the last stage's; None means that of the certificate, or else the reference's minus the
+    tolerance. Agreement is not accuracy: only labels can tell whether the last stage is still right.
 
-    Args:
-        cascade: the cascade with the thresholds in question.
-        reference: held-out data on which they were known to hold, such as the tuning set.
-        new: a random sample of the traffic in question; both as for `load_examples`.
-        min_agreement: required fraction of predictions that equal the last stage's. None: that of the
-            certificate, or else the reference's minus the tolerance.
-        tolerance: change of a fraction that is ignored.
-        confidence_level: of all intervals jointly.
-        columns: names of the columns in both, where they are not the usual ones.
-
-    Returns:
-        The result, and notices about the data, one sentence each.
-
-    Raises:
-        DataError: if the data cannot be used, is empty, or holds pairs where the cascade reads single texts
-            (or the reverse); raised before any stage runs.
-        CascadeError: if the cascade has only one stage, or a number is out of range.
+    Raises DataError if data cannot be used, is empty, or holds pairs where the cascade reads single texts (or
+    the reverse), before any stage runs; CascadeError if there is only one stage, or a number is out of range.
     """
     level = _agreement_target(cascade, min_agreement)
     config = DriftConfig(level, tolerance=tolerance, confidence_level=confidence_level)
@@ -76,9 +63,10 @@ def detect_drift(
             raise DataError(
                 f"{sample.source}: {error}. Name the text column with --text-column (twice for pairs)."
             ) from None
-    same = np.array_equal(*(np.unique(sample.hashes()) for sample in samples))
-    outputs = [stage_outputs(cascade, sample.texts) for sample in samples]
-    result = compare_outputs(*outputs, cascade.operating_point.thresholds, config=config, same_rows=same)
+    hashes = [np.unique(sample.hashes()) for sample in samples]
+    old, now = (stage_outputs(cascade, sample.texts) for sample in samples)
+    thresholds, same = cascade.operating_point.thresholds, np.array_equal(hashes[0], hashes[1])
+    result = compare_outputs(old, now, thresholds, config=config, same_rows=same)
     return result, tuple(_notices(cascade, *samples))
 
 

@@ -69,7 +69,7 @@ def evaluate(
     return Report(
         n=len(labels),
         accuracy=accuracy(predictions.label_ids, labels),
-        macro_f1=macro_f1(predictions.label_ids, labels, len(predictions.label_names)),
+        macro_f1=macro_f1(predictions.label_ids, labels),
         ece=expected_calibration_error(confidences, predictions.label_ids == labels),
     )
 
@@ -93,7 +93,7 @@ def report_on_logits(cascade: Cascade, logits: Logits, encoded: list[TokenizedTe
     return Report(
         n=len(rows),
         accuracy=accuracy(final, labels),
-        macro_f1=macro_f1(final, labels, len(cascade.label_names)),
+        macro_f1=macro_f1(final, labels),
         ece=expected_calibration_error(confidences[exits, rows], final == labels),
         exit_rates=exit_rates(exits, len(cascade.stages)),
         layers_speedup=_counted_speedup(cascade, encoded, exits, "layers"),

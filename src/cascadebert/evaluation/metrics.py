@@ -32,16 +32,15 @@ def paired_difference(correct: Bools, baseline_correct: Bools) -> Interval:
     return bootstrap_mean(np.array([1.0, -1.0, 0.0]), np.array([wins, losses, len(correct) - wins - losses]))
 
 
-def macro_f1(predicted: Ints, labels: Ints, num_labels: int) -> float:
+def macro_f1(predicted: Ints, labels: Ints) -> float:
     """Unweighted mean of the F1 scores of the labels that occur in either (n,) array of label ids.
 
-    >>> macro_f1(np.array([0, 1, 1]), np.array([0, 1, 0]), 2)
+    >>> macro_f1(np.array([0, 1, 1]), np.array([0, 1, 0]))
     0.6666666666666666
     """
     with extra("tune"):
         from sklearn.metrics import f1_score
-    present = np.intersect1d(np.arange(num_labels), np.union1d(predicted, labels))
-    return float(f1_score(labels, predicted, labels=present, average="macro", zero_division=0.0))
+    return float(f1_score(labels, predicted, average="macro", zero_division=0.0))
 
 
 def expected_calibration_error(

@@ -36,10 +36,10 @@ def plot_pareto_front(
     figure = Figure(figsize=(7, 4.2), layout="constrained")
     axes = figure.add_subplot()
     axes.plot(speedups, 100 * accuracies, color=INK, linewidth=2, label="cascade, every threshold")
-    offset = {"xytext": (0, -16), "textcoords": "offset points"}
     for name, (speedup, accuracy) in stages.items():
-        axes.plot(speedup, 100 * accuracy, "o", color=MUTED, markersize=8)
-        axes.annotate(name, (speedup, 100 * accuracy), **offset, color=MUTED, ha="center")
+        point = (speedup, 100 * accuracy)
+        axes.plot(*point, "o", color=MUTED, markersize=8)
+        axes.annotate(name, point, (0, -16), textcoords="offset points", color=MUTED, ha="center")
     label = "selected on the tuning set"
     axes.plot(selected[0], 100 * selected[1], "D", color=ACCENT, markersize=9, label=label)
     axes.set_title(title, loc="left", color=INK, fontsize=11)

@@ -12,13 +12,19 @@ from cascadebert.environment import versions
 from cascadebert.inference.cascade import Cascade
 from cascadebert.inference.stage import Stage
 from cascadebert.persistence.folder import UsedRows, file_hashes, write_folder
-from cascadebert.persistence.schema import SCHEMA_VERSION, CascadeSpec, StageSpec, TunedOn
+from cascadebert.persistence.schema import SCHEMA_VERSION, CascadeSpec, StageSpec
 from cascadebert.thresholds.operating_point import OperatingPoint, Target
 from cascadebert.training.checkpoints import count_flops, display_name
 from cascadebert.training.export import write_engine_file
 from cascadebert.training.trainer import log
 from cascadebert.tuning.engine_parity import check_engine_parity
-from cascadebert.tuning.tune import TuningResult, cache_outputs, recalibrate, select_operating_point
+from cascadebert.tuning.tune import (
+    TuningResult,
+    cache_outputs,
+    recalibrate,
+    select_operating_point,
+    spec_fields,
+)
 from cascadebert.types import CostUnit, ScoreChoice
 
 
@@ -75,13 +81,11 @@ def build_cascade(
 def _spec(
     cascade: Cascade, tuned: TuningResult, tuning_set: Examples, provenance: Mapping[str, Any]
 ) -> CascadeSpec:
-    engine = cascade.stages[-1].engine
     return CascadeSpec(
         format="cascadebert",
         schema_version=SCHEMA_VERSION,
         label_names=cascade.label_names,
         texts_per_row=1 if isinstance(tuning_set.texts[0], str) else 2,
-        score=tuned.score,
         stages=tuple(
             StageSpec(
                 path=f"stage-{number}",
@@ -97,16 +101,6 @@ def _spec(
                 zip(cascade.stages, cascade.temperatures, strict=True), start=1
             )
         ),
-        operating_point=tuned.point,
-        tuned_on=TunedOn(
-            engine=engine.name,
-            precision=engine.precision,
-            device=engine.device,
-            source=tuning_set.source,
-            data_sha256=tuning_set.sha256(),
-        ),
-        measured=tuned.report,
-        timing=tuned.timing,
-        calibration=tuned.calibration,
         provenance={**provenance, "versions": versions()},
+        **spec_fields(cascade, tuned, tuning_set),
     )

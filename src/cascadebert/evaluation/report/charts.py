@@ -51,11 +51,11 @@ def risk_chart(analyses: Sequence[CalibrationAnalysis]) -> str:
     """Risk-coverage curves of every stage and the cascade."""
     figure, axes = _canvas(5.4, 3.6, "coverage, most confident first, %", "error rate, %")
     for i, analysis in enumerate(analyses):
-        style = {"color": INK, "linewidth": 1.3, "linestyle": STYLES[i % len(STYLES)]}
+        colour, width, style = INK, 1.3, STYLES[i % len(STYLES)]
         if analysis.name == "cascade":
-            style = {"color": ACCENT, "linewidth": 2.2}
+            colour, width, style = ACCENT, 2.2, "-"
         coverage, risk = 100 * np.array(analysis.risk.coverage), 100 * np.array(analysis.risk.risk)
-        axes.plot(coverage, risk, label=analysis.name, **style)
+        axes.plot(coverage, risk, label=analysis.name, color=colour, linewidth=width, linestyle=style)
     axes.set_xlim(0, 100)
     axes.set_ylim(bottom=0)
     axes.legend(frameon=False, loc="best", fontsize=9)
@@ -78,9 +78,7 @@ def time_chart(verdict: Verdict) -> str:
         is_stage = name.startswith("stage")
         axes.plot(*point, "o" if is_stage else "s", color=INK, markersize=7)
         label, offset = (name.removesuffix(" alone"), -15) if is_stage else ("baseline", 9)
-        axes.annotate(
-            label, point, xytext=(0, offset), textcoords="offset points", ha="center", color=INK, fontsize=9
-        )
+        axes.annotate(label, point, (0, offset), "data", "offset points", ha="center", color=INK, fontsize=9)
     axes.plot(*best, "*", color=SECOND, markersize=12, label="oracle (expected)")
     axes.plot(*cascade, "D", color=ACCENT, markersize=9, label="cascade")
     axes.margins(x=0.15, y=0.25)

@@ -8,28 +8,7 @@ import numpy as np
 
 from cascadebert.errors import CascadeError
 from cascadebert.evaluation.evaluate import exit_rates, scale_stages
-from cascadebert.evaluation.report.calibration_analysis import (
-    CalibrationAnalysis,
-    analyze_cascade_calibration,
-)
-from cascadebert.evaluation.report.comparison import (
-    Alternative,
-    Decision,
-    RandomRouting,
-    WallClock,
-    compare_alternative,
-    decide,
-    random_routing_baseline,
-)
-from cascadebert.evaluation.report.error_analysis import (
-    Group,
-    HighConfidenceErrors,
-    OracleRouting,
-    error_groups,
-    high_confidence_errors,
-    length_buckets,
-    oracle_routing,
-)
+from cascadebert.evaluation.report import calibration_analysis, comparison, error_analysis
 from cascadebert.evaluation.templates import render_lines
 from cascadebert.thresholds.confidence import Score, softmax
 from cascadebert.thresholds.select import exit_stages
@@ -48,7 +27,7 @@ class ReportInputs:
     lengths: Ints  # (n,) tokens at the last stage
     seconds: Floats  # (num_stages, n) expected seconds that each stage adds to a text that reaches it
     last_stage_seconds: float  # expected seconds of a text at the last stage alone
-    clock: WallClock  # measured on some or all of the texts
+    clock: comparison.WallClock  # measured on some or all of the texts
     baseline: tuple[str, Ints] | None = None  # name and (n,) predicted label ids of another predictor
     allowed_drop: float | None = None  # of accuracy against the last stage
     score: Score = field(default_factory=Score)
@@ -58,7 +37,7 @@ class ReportInputs:
 class Verdict:
     """Whether to cascade on this data, and the evidence."""
 
-    decision: Decision
+    decision: comparison.Decision
     reasons: tuple[str, ...]
     n: int
     n_timed: int  # texts in each timed run
@@ -66,14 +45,16 @@ class Verdict:
     accuracy: float
     seconds: float  # per text, median over the runs
     exit_rates: tuple[float, ...]
-    last_stage: Alternative
-    alternatives: tuple[Alternative, ...]  # each earlier stage alone, then the baseline, if there is one
-    random_routing: RandomRouting | None  # None if no two stages are faster and slower than the cascade
+    last_stage: comparison.Alternative
+    alternatives: tuple[comparison.Alternative, ...]  # each earlier stage, then the baseline, if given
+    random_routing: (
+        comparison.RandomRouting | None
+    )  # None unless stages are faster and slower than the cascade
     both_wrong: float  # fraction that both the cascade and the last stage misclassify
-    groups: tuple[Group, ...]  # by class, by length and by stage
-    oracle: OracleRouting
-    high_confidence_errors: HighConfidenceErrors
-    calibration: tuple[CalibrationAnalysis, ...]  # of each stage, then of the cascade
+    groups: tuple[error_analysis.Group, ...]  # by class, by length and by stage
+    oracle: error_analysis.OracleRouting
+    high_confidence_errors: error_analysis.HighConfidenceErrors
+    calibration: tuple[calibration_analysis.CalibrationAnalysis, ...]  # of each stage, then of the cascade
 
 
 def compute_verdict(inputs: ReportInputs) -> Verdict:
@@ -86,23 +67,23 @@ def compute_verdict(inputs: ReportInputs) -> Verdict:
     exits, rows = exit_stages(confidences, inputs.thresholds), np.arange(n)
     stages_correct, num_stages = predictions == labels, len(predictions)
     correct, last_correct = stages_correct[exits, rows], stages_correct[-1]
-    *alternatives, last_stage = (
-        compare_alternative(f"stage {i + 1} alone", correct, stages_correct[i], clock, clock.stages[i])
-        for i in range(num_stages)
-    )
+    timed = [(f"stage {i + 1} alone", stages_correct[i], clock.stages[i]) for i in range(num_stages)]
     if inputs.baseline is not None and clock.baseline is not None:
         name, predicted = inputs.baseline
-        alternatives.append(compare_alternative(name, correct, predicted == labels, clock, clock.baseline))
+        timed.append((name, predicted == labels, clock.baseline))
+    compared = [
+        comparison.compare_alternative(name, correct, other_correct, clock, seconds)
+        for name, other_correct, seconds in timed
+    ]
+    last_stage = compared.pop(num_stages - 1)
     rates = exit_rates(exits, num_stages)
-    random_routing = random_routing_baseline(correct, stages_correct, clock)
-    decision, reasons = decide(n, rates, last_stage, alternatives, random_routing, inputs.allowed_drop)
+    routing = comparison.random_routing_baseline(correct, stages_correct, clock)
+    decision, reasons = comparison.decide(n, rates, last_stage, compared, routing, inputs.allowed_drop)
     kinds = {
         "class": (labels, inputs.label_names),
-        "length": length_buckets(inputs.lengths),
+        "length": error_analysis.length_buckets(inputs.lengths),
         "stage": (exits, [f"exit at stage {i + 1}" for i in range(num_stages)]),
     }
-    oracle = oracle_routing(exits, predictions, labels, inputs.seconds, inputs.last_stage_seconds)
-    early = exits < num_stages - 1
     return Verdict(
         decision=decision,
         reasons=reasons,
@@ -113,13 +94,19 @@ def compute_verdict(inputs: ReportInputs) -> Verdict:
         seconds=float(np.median(clock.cascade)) / clock.n,
         exit_rates=rates,
         last_stage=last_stage,
-        alternatives=tuple(alternatives),
-        random_routing=random_routing,
+        alternatives=tuple(compared),
+        random_routing=routing,
         both_wrong=float((~correct & ~last_correct).mean()),
-        groups=error_groups(kinds, correct, last_correct),
-        oracle=oracle,
-        high_confidence_errors=high_confidence_errors(early, confidences[exits, rows], correct, last_correct),
-        calibration=analyze_cascade_calibration(inputs.logits, inputs.temperatures, exits, labels),
+        groups=error_analysis.error_groups(kinds, correct, last_correct),
+        oracle=error_analysis.oracle_routing(
+            exits, predictions, labels, inputs.seconds, inputs.last_stage_seconds
+        ),
+        high_confidence_errors=error_analysis.high_confidence_errors(
+            exits < num_stages - 1, confidences[exits, rows], correct, last_correct
+        ),
+        calibration=calibration_analysis.analyze_cascade_calibration(
+            inputs.logits, inputs.temperatures, exits, labels
+        ),
     )
 
 
@@ -127,7 +114,7 @@ def summary(verdict: Verdict) -> tuple[str, ...]:
     """The verdict in sentences, the decision first."""
     stages = [group for group in verdict.groups if group.kind == "stage"]
     worst = [
-        max((g for g in verdict.groups if g.kind == kind), key=_excess_regressions)
+        max((group for group in verdict.groups if group.kind == kind), key=_excess_regressions)
         for kind in ("class", "length")
     ]
     return render_lines(
@@ -139,6 +126,5 @@ def summary(verdict: Verdict) -> tuple[str, ...]:
     )
 
 
-def _excess_regressions(group: Group) -> float:
-    """Fraction of the regressions beyond the fraction of the examples."""
+def _excess_regressions(group: error_analysis.Group) -> float:
     return (group.fraction_of_regressions or 0.0) - group.fraction
