@@ -157,7 +157,9 @@ def test_an_engine_that_changes_labels_is_refused(ready):
     cascade = Cascade.from_pretrained(ready)
     logits = cascade.stage_logits(TEXTS)
     assert check_engine_parity(cascade.stages, TEXTS, logits) == ()
-    with pytest.raises(StageError, match=r"changes the label of 60 of 60 tuning examples at stage 2.*--precision"):
+    with pytest.raises(
+        StageError, match=r"changes the label of 60 of 60 tuning examples at stage 2.*--precision"
+    ):
         check_engine_parity(cascade.stages, TEXTS, np.stack([logits[0], -logits[1]]))
 
 
