@@ -119,7 +119,7 @@ def test_an_infeasible_target_writes_nothing_and_the_nearest_one_goes_on_from_th
 
 
 def test_a_speedup_no_threshold_could_give_is_refused_before_training(stages, train_file, tmp_path):
-    with pytest.raises(CascadeError, match=r"speed-up 50x cannot be reached: with every row leaving"):
+    with pytest.raises(CascadeError, match=r"speed-up 50x cannot be reached: with every text exiting"):
         fit(train_file, stages=stages, target=Target(speedup=50), output=tmp_path / "c", config=QUICK)
     assert list(tmp_path.iterdir()) == []
 
@@ -239,7 +239,7 @@ def test_unlabelled_rows_teach_the_small_stage_and_none_of_a_held_out_part_are_a
     assert spec["provenance"]["rows"] == {"train": 160, "tune": 20, "certify": 20, "unlabelled": kept}
     assert spec["provenance"]["config"]["distill_weight"] == 1.0
     notice = f"{len(texts) - kept:,} of {len(texts):,} unlabelled rows left out"
-    assert any(notice in said for said in spec["operating_point"]["expected"]["notices"])
+    assert any(notice in said for said in spec["operating_point"]["metrics"]["notices"])
     used = read_used_rows(tmp_path / "c")
     assert len(used.train) == 160 + kept and not np.isin(used.train, used.tune).any()
 
@@ -259,7 +259,7 @@ def test_unlabelled_rows_of_a_held_out_group_are_left_out(stages, tmp_path):
     ("options", "message"),
     [
         ({"config": FitConfig(max_length=32, distill_weight=0.0)}, "leave out --unlabelled"),
-        ({"unlabelled": Examples([("a", "b")], None)}, "expected one text a row, or pairs"),
+        ({"unlabelled": Examples([("a", "b")], None)}, "expected one text per example, or pairs"),
     ],
 )
 def test_unlabelled_rows_that_cannot_teach_are_refused(stages, train_file, tmp_path, options, message):
@@ -319,4 +319,4 @@ def test_a_label_that_no_tune_row_has_is_said(fitted, tmp_path):
     some = [(t, y) for t, y in zip(texts, labels, strict=True) if y == "positive"][:120]
     file = write_csv(tmp_path / "one-sided.csv", *map(list, zip(*some, strict=True)))
     point = tune(Cascade.from_pretrained(fitted), file, target=Target(speedup=1.2))
-    assert any("no tune row has the label negative" in notice for notice in point.metrics.notices)
+    assert any("no tuning example has the label negative" in notice for notice in point.metrics.notices)

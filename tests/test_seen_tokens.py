@@ -53,7 +53,7 @@ def test_weights_are_those_of_training_with_the_whole_table(
     source = make_model(family, layers=2, hidden=16, labels=None)
     made = []
     for place in ("seen", "whole"):
-        folder = train_stage(source, lesson, QUICK.plain(1), work=tmp_path / place, description=place)
+        folder = train_stage(source, lesson, QUICK.fit_config(1), work=tmp_path / place, description=place)
         made.append(load_classifier(folder))
         whole_table()
     one, other = (model.state_dict() for model in made)

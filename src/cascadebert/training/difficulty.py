@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import shutil
 import tempfile
-from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -105,22 +104,12 @@ def label_difficulty(
     examples = load_examples(train, columns=columns)
     names = names or label_names(examples)
     source = resolve_checkpoint(stage)
-    with ExitStack() as stack:
-        folder = work or Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        settings = (config.difficulty_folds, config.difficulty_seeds, config.difficulty_votes, config.seed)
-        data = (examples.sha256(), examples.groups, names)
-        key = fingerprint(checkpoint_fingerprint(source), data, training_recipe(config), settings)
-        file = folder / f"difficulty-{key}.npz"
-        if file.is_file():
-            log.info("difficulty labels: already made")
-            return DifficultyLabels.load(file)
-        votes = _cross_predict(examples, names, source, config, folder)
-        hard = votes < config.difficulty_votes - 1e-9
-        log.info("difficulty: %.1f %% of %d examples are hard", 100 * hard.mean(), len(hard))
-        provenance = _provenance(examples, config, str(stage), hard)
-        labels = DifficultyLabels(hard, votes, examples.hashes(labels=True), provenance)
-        labels.save(file)
-        return labels
+    with tempfile.TemporaryDirectory() as temporary:
+        votes = _cross_predict(examples, names, source, config, work or Path(temporary))
+    hard = votes < config.difficulty_votes - 1e-9
+    log.info("difficulty: %.1f %% of %d examples are hard", 100 * hard.mean(), len(hard))
+    provenance = _provenance(examples, config, str(stage), hard)
+    return DifficultyLabels(hard, votes, examples.hashes(labels=True), provenance)
 
 
 def _cross_predict(

@@ -71,20 +71,9 @@ def train_stage(
     After an interruption the same call resumes from the last checkpoint and ends in the same weights: the
     order of the examples is drawn beforehand from the seed, and the random state is restored.
 
-    Args:
-        source: The encoder or classifier to start from, with its own configuration and tokenizer.
-        data: The examples.
-        config: Training options.
-        work: Folder of finished and unfinished work, named by its fingerprint.
-        description: Label of the progress bar.
-        seed: Replaces that of the configuration.
-        objective: Replaces the one that follows from data and configuration.
-
-    Returns:
-        The stage's folder within `work`.
-
-    Raises:
-        StageError: If the checkpoint is not complete.
+    `work` holds finished and unfinished stages, named by fingerprint; the result is one of its folders.
+    `seed` and `objective` replace those that follow from configuration and data. Raises StageError if the
+    checkpoint is not complete.
     """
     seed = config.seed if seed is None else seed
     config = replace(config, **stage_kind(source).recipe_overrides(config.epochs))

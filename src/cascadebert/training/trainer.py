@@ -26,7 +26,6 @@ from cascadebert.types import Ints
 with extra("train"):
     import torch
     from torch import nn
-    from torch.utils.data import Dataset
     from transformers import PreTrainedModel, Trainer, TrainerCallback, TrainerControl, TrainerState
     from transformers import TrainingArguments as Arguments
     from transformers.trainer_callback import PrinterCallback, ProgressCallback
@@ -72,20 +71,11 @@ def train_steps(
     The batches are drawn beforehand and the random state is restored, so an interrupted run that is called
     again ends in the same weights.
 
-    Args:
-        module: The module to train.
-        batches: Positions of the examples of each step.
-        collate: Makes the inputs of a step from positions.
-        loss: Computes the loss of a step.
-        optimizer: Options of the optimiser.
-        folder: Where checkpoints are kept.
-        description: Label of the progress bar.
-        amounts: (steps,) amount of `unit` in each step; by default 1.
-        unit: Unit of progress.
-        clipped: Parts whose gradients are each clipped to a norm of 1; by default the whole module.
+    Each item of `batches` is (rows,) positions, of which `collate` makes inputs. Checkpoints go to `folder`.
+    Progress is counted in `unit`, of which step i has `amounts[i]`, by default 1. The gradients of each of
+    the `clipped` parts, by default the whole module, are clipped to a norm of 1.
 
-    Returns:
-        The amount of `unit` that this call did.
+    Returns the amount of `unit` that this call did.
     """
     done = np.cumsum(np.ones(len(batches), dtype=np.int64) if amounts is None else amounts)
     arguments = Arguments(
@@ -113,7 +103,7 @@ def train_steps(
         trainer = LossTrainer(
             model=module,
             args=arguments,
-            train_dataset=_Batches(batches),
+            train_dataset=batches,  # any sequence will do: each item is a batch
             data_collator=lambda items: collate(np.concatenate(items)),
             callbacks=[callback],
         )
@@ -170,19 +160,6 @@ class LossTrainer(Trainer):
         """The loss of a step; see `Trainer.compute_loss`."""
         value = self.loss(model, inputs)
         return (value, None) if return_outputs else value
-
-
-class _Batches(Dataset[Ints]):
-    """A dataset of which each item is a batch."""
-
-    def __init__(self, batches: Sequence[Ints]) -> None:
-        self._batches = batches
-
-    def __len__(self) -> int:
-        return len(self._batches)
-
-    def __getitem__(self, index: int) -> Ints:
-        return self._batches[index]
 
 
 class _StepCallback(TrainerCallback):

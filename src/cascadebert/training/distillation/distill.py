@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -13,9 +12,10 @@ from huggingface_hub import ModelCard, ModelCardData
 
 from cascadebert.atomic import work_directory, work_directory_path
 from cascadebert.data.columns import Columns
-from cascadebert.data.corpus import open_corpus
+from cascadebert.data.corpus import Corpus, open_corpus
 from cascadebert.environment import versions
 from cascadebert.errors import CascadeError, extra
+from cascadebert.inference.batching import TokenizedTexts
 from cascadebert.inference.engines.torch_checkpoint import POOLER, quiet_transformers
 from cascadebert.inference.tokenizer import resolve_max_length
 from cascadebert.persistence.checkpoint_config import read_config, resolve_checkpoint
@@ -36,7 +36,7 @@ from cascadebert.training.distillation.student import (
     open_encoder,
     spread_layers,
 )
-from cascadebert.training.distillation.trainer import tokenize_corpus, train_students, training_recipe
+from cascadebert.training.distillation.trainer import tokenize_corpus, train_students
 from cascadebert.training.trainer import log, use_bf16
 
 with extra("train"):
@@ -127,37 +127,36 @@ def distill(
     if corpus is None:
         _check_truncation(teacher.config, sizes, config)
         students = [_student(teacher, has_pooler, size, range(size.layers), config.seed) for size in sizes]
-        cards = [_card(student, large=name, depth=depth) for student in students]
-        losses = [None] * len(sizes)
-        return DistilledModels(_write(students, sizes, losses, source, cards, output, overwrite), False)
+        losses: list[float | None] = [None] * len(sizes)
+        models = _write(students, losses, source, output, overwrite, large=name, depth=depth)
+        return DistilledModels(models, complete=False)
     resolve_max_length(read_config(source), config.max_length, source)
     text = open_corpus(corpus, columns=columns)
     log.info("%s", text.description)
-    with _work_directory(output) as work:
-        tokens = tokenize_corpus(text, source, config, work)
+    work, passages, key = _tokenize(text, source, config, output)
     students = [
         _student(teacher, has_pooler, size, spread_layers(depth, size.layers), config.seed) for size in sizes
     ]
-    key = fingerprint(tokens.key, training_recipe(config), [asdict(size) for size in sizes], objective.name)
+    recipe = {**asdict(config), "bf16": use_bf16(config.bf16)}
+    key = fingerprint(key, recipe, [asdict(size) for size in sizes], objective.name)
     folder = work / f"students-{key}"
-    result = train_students(teacher, students, tokens.passages, config, objective, folder=folder)
-    facts: dict[str, Any] = {"large": name, "corpus": text, "result": result, "config": config}
-    facts |= {"fingerprint": checkpoint_fingerprint(source), "objective": objective.name}
-    cards = [
-        _card(student, loss=loss, **facts) for student, loss in zip(students, result.losses, strict=True)
-    ]
-    models = _write(students, sizes, result.losses, source, cards, output, overwrite)
+    result = train_students(teacher, students, passages, config, objective, folder=folder)
+    facts = {"large": name, "corpus": text, "result": result, "config": config, "objective": objective.name}
+    facts["fingerprint"] = checkpoint_fingerprint(source)
+    facts["precision"] = "bfloat16" if recipe["bf16"] else "float32"
+    models = _write(students, result.losses, source, output, overwrite, **facts)
     shutil.rmtree(work)
     return DistilledModels(models, True, result.tokens, result.padding, result.tokens_per_second)
 
 
-@contextmanager
-def _work_directory(output: Path) -> Iterator[Path]:
-    """The work folder; a new one is removed again if the block raises CascadeError."""
+def _tokenize(
+    corpus: Corpus, source: Path, config: DistillConfig, output: Path
+) -> tuple[Path, TokenizedTexts, str]:
+    """The work folder and the tokenised corpus in it; a new folder is removed if the corpus is refused."""
     new = not work_directory_path(output).exists()
     work = work_directory(output)
     try:
-        yield work
+        return (work, *tokenize_corpus(corpus, source, config, work))
     except CascadeError:
         if new:
             shutil.rmtree(work)
@@ -202,42 +201,28 @@ def _student(
     return student
 
 
-def _card(student: PreTrainedModel, **facts: Any) -> str:
-    """The model card; without a `corpus` among the facts, that of a truncated model."""
-    config = facts.get("config")
-    if isinstance(config, DistillConfig):
-        facts["precision"] = "bfloat16" if use_bf16(config.bf16) else "float32"
-    card = ModelCard.from_template(
-        ModelCardData(library_name="transformers", tags=["cascadebert", "distillation"]),
-        template_path=str(CARD_TEMPLATE),
-        size=student.config,
-        parameters=student.num_parameters(),
-        versions=versions(),
-        **facts,
-    )
-    return str(card)
-
-
 def _write(
     students: Sequence[PreTrainedModel],
-    sizes: Sequence[StudentSize],
     losses: Sequence[float | None],
     tokenizer: Path,
-    cards: Sequence[str],
     output: Path,
     overwrite: bool,
+    **facts: Any,  # for the card; that of a truncated model has no `corpus`
 ) -> tuple[DistilledModel, ...]:
     """Write one folder per model; a single model is the output itself."""
+    data = ModelCardData(library_name="transformers", tags=["cascadebert", "distillation"])
     models = []
     with atomic_directory(output, overwrite=overwrite, kind="model") as new:
-        for student, size, loss, card in zip(students, sizes, losses, cards, strict=True):
-            name = "" if len(students) == 1 else size.name
-            folder = new / name
-            folder.mkdir(exist_ok=True)
-            with quiet_transformers():
-                student.save_pretrained(folder)
-            copy_tokenizer(tokenizer, folder)
-            (folder / "README.md").write_text(card, "utf-8")
+        for student, loss in zip(students, losses, strict=True):
+            layers, hidden = student.config.num_hidden_layers, student.config.hidden_size
+            name = "" if len(students) == 1 else f"{layers}x{hidden}"
             parameters = student.num_parameters()
-            models.append(DistilledModel(output / name, size.layers, size.hidden, parameters, loss))
+            (new / name).mkdir(exist_ok=True)
+            with quiet_transformers():
+                student.save_pretrained(new / name)
+            copy_tokenizer(tokenizer, new / name)
+            facts |= {"size": student.config, "parameters": parameters, "loss": loss, "versions": versions()}
+            card = ModelCard.from_template(data, template_path=str(CARD_TEMPLATE), **facts)
+            (new / name / "README.md").write_text(str(card), "utf-8")
+            models.append(DistilledModel(output / name, layers, hidden, parameters, loss))
     return tuple(models)

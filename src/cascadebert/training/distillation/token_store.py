@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Iterator
 from itertools import islice
 from pathlib import Path
 
 import numpy as np
 
-from cascadebert.atomic import write_text_atomically
+from cascadebert.atomic import atomic_file
 from cascadebert.data.corpus import Corpus, passages, sample
 from cascadebert.errors import DataError
 from cascadebert.inference.batching import TokenizedTexts
@@ -33,53 +32,49 @@ def tokenize_passages(
     `max_length` truncates the few passages that turn out longer. About `max_tokens` tokens are stored, of
     passages sampled from the whole corpus; None stores all. Raises DataError if there are too few tokens.
     """
-    stored = folder / "stored.json"
     encoder = StageTokenizer(tokenizer, max_length=max_length)
-    if not stored.is_file():
+    if not (folder / "lengths.npy").is_file():  # written last
         folder.mkdir(parents=True, exist_ok=True)
         per_token = _characters_per_token(corpus, tokenizer)
         fraction = 1.0 if max_tokens is None else max_tokens * per_token / corpus.characters
         longest = max_length - MAX_SPECIAL_TOKENS
         pieces = passages(corpus.texts(), characters_per_token=per_token, max_tokens=longest, seed=seed)
         expected = int(min(fraction, 1.0) * corpus.characters / per_token)
-        count, tokens = _write(sample(pieces, fraction=fraction, seed=seed), encoder, folder, expected)
-        if tokens < MIN_TOKENS:
+        lengths = _write(sample(pieces, fraction=fraction, seed=seed), encoder, folder, expected)
+        if lengths.sum() < MIN_TOKENS:
             raise DataError(
-                f"{corpus.description}: {tokens:,} tokens to learn from; at least {MIN_TOKENS:,} are needed, "
-                "and a useful student needs millions (60 MB of English are about 14 million). Give more text."
+                f"{corpus.description}: {lengths.sum():,} tokens to learn from; at least {MIN_TOKENS:,} are "
+                "needed, and a useful student needs millions (60 MB of English are about 14 million). "
+                "Give more text."
             )
-        write_text_atomically(stored, json.dumps({"passages": count, "tokens": tokens}))
-    return _read(folder, encoder.pad_id, **json.loads(stored.read_text("utf-8")))
+        with atomic_file(folder / "lengths.npy") as file:
+            np.save(file, lengths)
+    starts = np.concatenate([[0], np.cumsum(np.load(folder / "lengths.npy", allow_pickle=False))])
+    ids = np.memmap(folder / "ids.bin", dtype=np.int32, mode="r")
+    types = np.memmap(folder / "types.bin", dtype=np.int8, mode="r")
+    assert len(ids) == len(types) == starts[-1]
+    return TokenizedTexts(ids, types, starts, encoder.pad_id)
 
 
 def _write(
-    pieces: Iterable[str | tuple[str, str]], encoder: StageTokenizer, folder: Path, expected: int
-) -> tuple[int, int]:
-    """Write the tokens; return how many passages and tokens there are."""
-    count = tokens = 0
+    pieces: Iterator[str | tuple[str, str]], encoder: StageTokenizer, folder: Path, expected: int
+) -> Ints:
+    """Write the tokens to disk, chunk by chunk; return the (n,) lengths of the passages."""
+    lengths = [np.empty(0, dtype=np.int64)]
+    tokens = 0
     with (
         (folder / "ids.bin").open("wb") as ids,
         (folder / "types.bin").open("wb") as types,
-        (folder / "lengths.bin").open("wb") as lengths,
         progress_bar("tokenising", expected, "tokens") as show,
     ):
-        for texts in encode_chunks(pieces, encoder):
+        while chunk := list(islice(pieces, ENCODE_CHUNK)):
+            texts = encoder.encode(chunk)  # type: ignore[arg-type]
             ids.write(texts.ids.tobytes())
             types.write(texts.type_ids.tobytes())
-            lengths.write(texts.lengths.tobytes())
-            count, tokens = count + len(texts), tokens + len(texts.ids)
+            lengths.append(texts.lengths)
+            tokens += len(texts.ids)
             show(min(tokens, expected))
-    return count, tokens
-
-
-def _read(folder: Path, pad_id: int, *, passages: int, tokens: int) -> TokenizedTexts:
-    """The stored passages, memory-mapped."""
-    lengths = np.fromfile(folder / "lengths.bin", dtype=np.int64)
-    starts = np.concatenate([[0], np.cumsum(lengths)])
-    assert len(lengths) == passages and starts[-1] == tokens
-    ids = np.memmap(folder / "ids.bin", dtype=np.int32, mode="r")
-    types = np.memmap(folder / "types.bin", dtype=np.int8, mode="r")
-    return TokenizedTexts(ids, types, starts, pad_id)
+    return np.concatenate(lengths)
 
 
 def split_held_out(lengths: Ints, *, seed: int) -> tuple[Ints, Ints]:
@@ -117,15 +112,6 @@ def padding_fraction(lengths: Ints, batches: Iterable[Ints]) -> float:
     sizes = [(lengths[batch].sum(), len(batch) * lengths[batch].max()) for batch in batches]
     tokens, computed = np.sum(sizes, axis=0)
     return float(1 - tokens / computed)
-
-
-def encode_chunks(
-    pieces: Iterable[str | tuple[str, str]], encoder: StageTokenizer
-) -> Iterator[TokenizedTexts]:
-    """Tokens of many passages, some thousand at a time."""
-    remaining = iter(pieces)
-    while chunk := list(islice(remaining, ENCODE_CHUNK)):
-        yield encoder.encode(chunk)  # type: ignore[arg-type]
 
 
 def _cut(order: Ints, lengths: Ints, budget: int) -> Iterator[Ints]:

@@ -42,14 +42,6 @@ with extra("train"):
 
 
 @dataclass(frozen=True)
-class TokenizedCorpus:
-    """The tokens of a corpus, on disk."""
-
-    passages: TokenizedTexts
-    key: str  # fingerprint of the teacher, the text and everything that decides the tokens
-
-
-@dataclass(frozen=True)
 class DistillationResult:
     """Losses and throughput of one training run."""
 
@@ -59,10 +51,12 @@ class DistillationResult:
     tokens_per_second: float | None  # of this call; None if nothing was left to train
 
 
-def tokenize_corpus(corpus: Corpus, source: Path, config: DistillConfig, work: Path) -> TokenizedCorpus:
-    """Tokenise the corpus into the work folder with the tokenizer of `source`; reuse tokens that are there.
+def tokenize_corpus(
+    corpus: Corpus, source: Path, config: DistillConfig, work: Path
+) -> tuple[TokenizedTexts, str]:
+    """Tokenise the corpus into the work folder with the tokenizer of `source`, or reuse tokens from there.
 
-    Raises DataError if there is too little text.
+    Returns them and the fingerprint of source, text and settings. Raises DataError if the text is too short.
     """
     settings = (config.max_tokens, config.max_length, config.seed)
     key = fingerprint(checkpoint_fingerprint(source), corpus.sha256, settings)
@@ -81,13 +75,7 @@ def tokenize_corpus(corpus: Corpus, source: Path, config: DistillConfig, work: P
         max_tokens=config.max_tokens,
         seed=config.seed,
     )
-    return TokenizedCorpus(passages, key)
-
-
-def training_recipe(config: DistillConfig) -> tuple[object, ...]:
-    """Settings that decide the weights, besides those that decide the tokens."""
-    bf16 = use_bf16(config.bf16)
-    return (config.batch_tokens, config.learning_rate, config.warmup_ratio, bf16, config.seed)
+    return passages, key
 
 
 def train_students(
