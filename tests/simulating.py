@@ -8,8 +8,8 @@ from concurrent.futures import Future
 import numpy as np
 
 from cascadebert.server.scheduling.request_tracker import RequestTracker
-from cascadebert.server.scheduling.requests import Request, TokenizeTask, Tokens
-from cascadebert.server.types import Overloaded, RequestResult
+from cascadebert.server.scheduling.requests import TokenizeTask, Tokens
+from cascadebert.server.types import Overloaded, RequestOptions, RequestResult
 from cascadebert.thresholds.routing import StageDecision
 
 READING = 5e-5
@@ -57,14 +57,11 @@ class Load:
         """One request, or none where it is refused."""
         self.offered += 1
         try:
-            last = len(self.costs) - 1
-            deadline = at + self.board._config.default_deadline
-            request = Request(["x"] * self.rows, 100 * self.rows, last, at, deadline, 0, (1.0,) * last)
-            self.board.admit(request)
+            future = self.board.admit(["x"] * self.rows, RequestOptions(), at, characters=100 * self.rows)
         except Overloaded:
             self.refused += 1
             return
-        self.arrived[request.future] = at
+        self.arrived[future] = at
 
     def run(self, rate, seconds):
         """Offer so many requests a second for so long, and answer all that were let in."""

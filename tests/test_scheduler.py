@@ -16,14 +16,13 @@ from cascadebert.server.scheduling.load_estimator import AdmissionLimit, LoadEst
 from cascadebert.server.scheduling.request_tracker import RequestTracker
 from cascadebert.server.scheduling.requests import (
     BatchTask,
-    Request,
     TokenizeTask,
     route_batch,
     token_batch,
     tokenize,
 )
 from cascadebert.server.scheduling.scheduler import SHADOW_BATCH_ROWS, SHADOW_YIELD_SECONDS, URGENT_FRACTION
-from cascadebert.server.types import DeadlineExceeded, Overloaded
+from cascadebert.server.types import DeadlineExceeded, Overloaded, RequestOptions
 from cascadebert.thresholds.certificate import Certificate, CertifiedPoint, Guarantee, GuaranteeResult
 from dispatching import Notebook, TableEngine, exact, started
 from samples import sentences
@@ -40,12 +39,10 @@ def cascade(make_cascade):
     return exact(make_cascade(2, thresholds=(1.0,)))
 
 
-def admit(tracker, texts, at, *, characters, seconds=CONFIG.default_deadline):
+def admit(tracker, texts, at, *, characters, **options):
     """Let a request in."""
-    last = len(tracker.health) - 1
-    request = Request(texts, characters, last, at, at + seconds, 0, tracker.thresholds)
-    tracker.admit(request)
-    return request
+    future = tracker.admit(texts, RequestOptions(**options), at, characters=characters)
+    return next(request for request in tracker.requests if request.future is future)
 
 
 def ask(board, texts, at, **options):
@@ -74,7 +71,7 @@ def board_of(cascade, *, monitor=None, plan=PLAN):
 
 def test_the_oldest_deadline_comes_first_whenever_it_arrived(cascade):
     board = board_of(cascade)
-    late, soon = ask(board, [SHORT], 0.0, seconds=9.0), ask(board, [LONG], 1.0, seconds=2.0)
+    late, soon = ask(board, [SHORT], 0.0, deadline=9.0), ask(board, [LONG], 1.0, deadline=2.0)
     assert [row.request for row in board.take(1.0).rows] == [soon]
     assert [row.request for row in board.take(1.0).rows] == [late]
     assert board.take(1.0) is None
@@ -111,17 +108,17 @@ def test_before_that_rows_gather_at_the_later_stage_until_they_fill_a_batch(casc
 
 def test_rows_past_their_deadline_are_never_given_to_a_stage(cascade):
     board = board_of(cascade)
-    gone = ask(board, [SHORT] * 3, 0.0, seconds=1.0)
+    gone = ask(board, [SHORT] * 3, 0.0, deadline=1.0)
     kept = ask(board, [SHORT], 0.5)
     assert [row.request for row in board.take(1.5).rows] == [kept]
     ((future, outcome),) = board.completed
     assert future is gone.future and isinstance(outcome, DeadlineExceeded)
-    assert board.inflight == 1
+    assert board._inflight == 1
 
 
 def test_a_text_past_its_deadline_is_not_even_read(cascade):
     board = board_of(cascade)
-    admit(board, [SHORT], 0.0, characters=4, seconds=1.0)
+    admit(board, [SHORT], 0.0, characters=4, deadline=1.0)
     assert board.take(2.0) is None and not board.requests and board.estimated_delay == 0
 
 
@@ -263,7 +260,7 @@ def test_under_pressure_a_pool_moves_along_the_certified_points_and_rows_keep_th
     for _ in range(20):
         pool._tracker._tokens[0] = 10**9  # as if very much waited
         pool._tracker.load.record_batch(0, 1, 1.0)
-        pool._adapt(times[0])
+        pool._tracker.adapt(times[0])
         points.append(pool.state().operating_point)
         times[0] += 0.1
     assert points == sorted(points) and set(points) == {0, 1, 2}
@@ -276,7 +273,7 @@ def test_whatever_the_load_what_is_let_in_is_answered_in_time(make_cascade, shar
     plan = BatchingPlan(2, stages)
     costs = ((2e-5, 2e-8), (5e-4, 1e-5), (2e-3, 7e-5))
     cascade, settings = make_cascade(3), ServerConfig(latency_target=0.1)
-    load = Load(RequestTracker(cascade, plan, settings), costs, leaves=(0.4, 0.7, 1.0))
+    load = Load(RequestTracker(cascade, plan, settings, None), costs, leaves=(0.4, 0.7, 1.0))
     most = 330  # requests a second that these costs allow, in batches as large as such a wait fills
     seconds = load.run(share * most, 2.0)
     waits = np.array(load.waits)

@@ -1,4 +1,4 @@
-"""Batch dispatcher: texts in, futures out, over pooled queues and worker threads."""
+"""Batch dispatcher: texts in, futures out. All threads and locks of the scheduling are here."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ import logging
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from functools import partial
-from threading import Thread
+from threading import Condition, Event, Lock, Thread, current_thread
+from typing import Any
 
 from cascadebert.errors import DataError
 from cascadebert.inference.cascade import Cascade
 from cascadebert.inference.stage import Stage
 from cascadebert.server.config import ServerConfig
 from cascadebert.server.monitoring.monitor import QualityMonitor
-from cascadebert.server.operating_points import LoadState, certified_operating_points, next_state
 from cascadebert.server.scheduling.batching_plan import (
     BatchingPlan,
     StagePlan,
@@ -22,26 +22,30 @@ from cascadebert.server.scheduling.batching_plan import (
     warm_up,
 )
 from cascadebert.server.scheduling.request_tracker import RequestTracker
-from cascadebert.server.scheduling.requests import Request
-from cascadebert.server.scheduling.worker_pool import TICK, WorkerPool, failure_reason
-from cascadebert.server.types import (
-    DispatcherState,
-    RequestOptions,
-    RequestResult,
-    ServiceUnavailable,
-    StageState,
+from cascadebert.server.scheduling.requests import (
+    BatchTask,
+    Task,
+    TokenizeTask,
+    route_batch,
+    token_batch,
+    tokenize,
 )
+from cascadebert.server.types import DispatcherState, RequestOptions, RequestResult, ServiceUnavailable
 from cascadebert.timing import now
 from cascadebert.types import Texts
 
 log = logging.getLogger(__name__)
 
+TICK = 0.05
 FIRST_CALL_SECONDS = 120.0  # a stage may compile itself during its first batch
-SWITCH_FRACTION = 0.5  # of the admission limit; a longer delay switches to a faster operating point
+LATE_SECONDS, LATE_FACTOR = 0.25, 10
+"""A batch is late after so many seconds, and so many times its expected duration: its stage gets no further
+batches, and another thread takes over those of the other stages."""
+MAX_PROBES = 3  # concurrent ones of a stage, as they may hang
 
 
 class BatchDispatcher:
-    """Runs a cascade on the texts of many concurrent requests.
+    """Runs a cascade on the texts of many concurrent requests, with supervised worker threads.
 
     Texts of all requests share batches of one padded length, so each result is the one that `Cascade.predict`
     gives. `clock` returns seconds.
@@ -56,22 +60,17 @@ class BatchDispatcher:
         clock: Callable[[], float] = now,
     ) -> None:
         self._cascade, self._config, self._monitor, self._clock = cascade, config, monitor, clock
-        self._uncertified_reason = cascade.uncertified_reason
-        if self._uncertified_reason is None and cascade.operating_point.certificate is None:
-            self._uncertified_reason = "this cascade has no certificate"
-        own = cascade.operating_point.thresholds
-        points = certified_operating_points(cascade)
-        self._operating_points = tuple(point.thresholds for point in points) or (own,)
-        known = own in self._operating_points and not config.adaptive
-        self._load_state = LoadState(self._operating_points.index(own) if known else 0)
-        self._accepting = False
-        self._reported_backlog = 0
+        self._lock = Lock()  # protects the tracker and the workers
+        self._wake = Condition(self._lock)  # there may be a task
+        self._idle = Condition(self._lock)  # nothing is in flight
+        self._accepting, self._closed = False, Event()
+        self._workers: dict[Thread, Task | None] = {}  # with its task; an abandoned thread is removed
+        self._num_started = 0
         self._set_plan(BatchingPlan(1, (StagePlan(),) * len(cascade.stages)))
 
     def _set_plan(self, plan: BatchingPlan) -> None:
         self._plan = plan
         self._tracker = RequestTracker(self._cascade, plan, self._config, self._monitor)
-        self._pool = WorkerPool(self._cascade, plan, self._config, self._tracker, self._clock)
 
     def start(self) -> None:
         """Measure the batching plan, warm up the stages, and start to accept requests.
@@ -80,16 +79,17 @@ class BatchDispatcher:
         """
         stages = self._cascade.stages
         reasons = [_first_call(stage) for stage in stages]
-        up = [reason is None for reason in reasons]
-        plan = autotune(stages, up, latency_target=self._config.latency_target)
-        for stage, stage_plan, reason in zip(stages, plan.stages, reasons, strict=True):
-            if reason is None:
-                warm_up(stage, stage_plan)
-        self._set_plan(plan)
-        for health, reason in zip(self._tracker.health, reasons, strict=True):
+        available = [reason is None for reason in reasons]
+        self._set_plan(autotune(stages, available, latency_target=self._config.latency_target))
+        for number, reason in enumerate(reasons):
+            health = self._tracker.health[number]
             health.reason, health.warmed_up = reason, reason is None
-        self._pool.start(self._on_tick)
-        self._accepting = True
+            if reason is None:
+                warm_up(stages[number], self._plan.stages[number])
+        with self._lock:
+            self._start_workers()
+            self._accepting = True
+        Thread(target=self._supervise, name="cascadebert-supervisor", daemon=True).start()
 
     def submit(self, texts: Texts, options: RequestOptions = RequestOptions()) -> Future[RequestResult]:  # noqa: B008 - frozen
         """Submit texts, or pairs of texts, all of one kind.
@@ -104,26 +104,14 @@ class BatchDispatcher:
             ServiceUnavailable: before `start` and after `drain`.
         """
         characters = self._validate(texts, options)
-        last = (options.max_stage or len(self._cascade.stages)) - 1
-        seconds = self._config.default_deadline if options.deadline is None else options.deadline
-        uncertified_reason = self._why_uncertified(options)
-        with self._pool.lock:
+        with self._lock:
             if not self._accepting:
                 raise ServiceUnavailable("the server is starting or stopping")
             at = self._clock()
-            self._adapt(at)
-            point = self._load_state.operating_point
-            if not len(texts):
-                future: Future[RequestResult] = Future()
-                future.set_result(RequestResult((), point, uncertified_reason))
-                return future
-            thresholds = self._operating_points[point]
-            request = Request(
-                texts, characters, last, at, at + seconds, point, thresholds, uncertified_reason
-            )
-            self._tracker.admit(request)
-            self._pool.wake.notify()
-        return request.future
+            self._tracker.adapt(at)
+            future = self._tracker.admit(texts, options, at, characters=characters)
+            self._wake.notify()
+        return future
 
     def drain(self, seconds: float) -> bool:
         """Accept nothing more, complete what is in flight, and stop.
@@ -132,119 +120,200 @@ class BatchDispatcher:
         Texts that still wait for shadow evaluation stay counted in `state`.
         """
         end = now() + seconds
-        with self._pool.lock:
+        with self._lock:
             self._accepting = False
-            while self._has_work() and (left := end - now()) > 0:
-                self._pool.idle.wait(min(left, TICK))
+            while self._tracker.has_work and (left := end - now()) > 0:
+                self._idle.wait(min(left, TICK))
             completed = not self._tracker.requests
             for request in list(self._tracker.requests):
                 self._tracker.end(
                     request, ServiceUnavailable("the server stopped before the result was complete")
                 )
-        self._pool.resolve_futures()
-        self._pool.close(max(0.1, end - now()))
+        self._resolve_futures()
+        with self._lock:
+            self._closed.set()
+            self._wake.notify_all()
+            threads = [thread for thread, task in self._workers.items() if task not in self._tracker.late]
+        for thread in threads:
+            thread.join(max(0.1, end - now()))
         return completed
 
     def state(self) -> DispatcherState:
         """A snapshot."""
-        with self._pool.lock:
-            tracker, stages = self._tracker, tuple(map(self._stage_state, range(len(self._cascade.stages))))
-            return DispatcherState(
-                ready=self._accepting and stages[0].up,
-                operating_point=self._load_state.operating_point,
-                operating_points=self._operating_points,
-                uncertified_reason=self._uncertified_reason,
-                switches=self._load_state.switches,
-                estimated_delay=tracker.estimated_delay,
-                admission_delay_limit=tracker.admission.seconds,
-                inflight_texts=tracker.inflight,
-                stages=stages,
-                shadow_backlog=self._shadow_backlog,
-                workers=self._plan.workers,
-            )
-
-    def _stage_state(self, number: int) -> StageState:
-        tracker, queue = self._tracker, self._tracker.scheduler.queues[number]
-        first, reason = queue.first(), tracker.health[number].reason
-        age = 0.0 if first is None else self._clock() - first[1].entered
-        name = self._cascade.stages[number].name
-        return StageState(name, queue.size, age, reason is None, reason, tracker.exits[number])
-
-    @property
-    def _shadow_backlog(self) -> int:
-        return 0 if self._tracker.shadow is None else self._tracker.shadow.unresolved
-
-    def _has_work(self) -> bool:
-        # shadow rows of a last stage that is down would wait for ever
-        shadow = self._shadow_backlog > 0 and self._tracker.health[-1].reason is None
-        return bool(self._tracker.requests) or shadow
+        with self._lock:
+            return self._tracker.state(self._clock(), accepting=self._accepting)
 
     def _validate(self, texts: Texts, options: RequestOptions) -> int:
         """Validate a request; returns the number of characters."""
         if isinstance(texts, str):
             raise DataError("expected a list of texts (or of pairs), got one string: put it in a list")
-        if len(texts) > self._config.max_queue_size:
-            raise DataError(
-                f"{len(texts)} texts in one request; at most {self._config.max_queue_size} fit the queue"
-            )
-        stage, count = options.max_stage, len(self._cascade.stages)
-        if stage is not None and not 1 <= stage <= count:
-            raise DataError(f"max_stage must be from 1 to {count}, the number of stages, not {stage}")
+        limit, count = self._config.max_queue_size, len(self._cascade.stages)
+        if len(texts) > limit:
+            raise DataError(f"{len(texts)} texts in one request; at most {limit} fit into the queue")
+        if options.max_stage is not None and not 1 <= options.max_stage <= count:
+            raise DataError(f"max_stage must be from 1 to {count}, not {options.max_stage}")
         if options.deadline is not None and options.deadline <= 0:
             raise DataError(f"the deadline must be a number of seconds above 0, not {options.deadline}")
         characters = _count_characters(texts)
         self._cascade.check_input_kind(texts)
         return characters
 
-    def _why_uncertified(self, options: RequestOptions) -> str | None:
-        reasons = []
-        if self._uncertified_reason is not None:
-            reasons.append(f"nothing is certified here: {self._uncertified_reason}")
-        if options.max_stage is not None and options.max_stage < len(self._cascade.stages):
-            reasons.append(f"the request set max_stage to {options.max_stage}")
-        return "; ".join(reasons) or None
-
-    def _on_tick(self, at: float) -> None:
-        self._adapt(at)
-        shadow = self._tracker.shadow
-        if self._monitor is not None and shadow is not None and len(shadow) != self._reported_backlog:
-            self._reported_backlog = len(shadow)
-            self._monitor.report_backlog(self._reported_backlog)
-
-    def _adapt(self, at: float) -> None:
-        """Switch the operating point if the load or the monitor asks for it."""
-        pinned = self._monitor is not None and self._monitor.wants_safest_point()
-        if len(self._operating_points) == 1 or not (self._config.adaptive or pinned):
+    def _resolve_futures(self) -> None:
+        """Resolve the futures of completed requests; without the lock, as their callbacks run here."""
+        if not self._tracker.completed:
             return
-        previous, delay = self._load_state.operating_point, self._tracker.estimated_delay
-        limit = SWITCH_FRACTION * self._tracker.admission.seconds
-        self._load_state = next_state(
-            self._load_state, delay, at, points=len(self._operating_points), limit=limit, pinned=pinned
-        )
-        if self._load_state.operating_point != previous:
-            log.info(
-                "operating point %d -> %d of %d, at a delay of %.3f s%s",
-                previous,
-                self._load_state.operating_point,
-                len(self._operating_points) - 1,
-                delay,
-                ", after an alarm of the quality monitor" if pinned else "",
-            )
+        with self._lock:
+            completed, self._tracker.completed = self._tracker.completed, []
+        for future, result in completed:
+            if not future.set_running_or_notify_cancel():
+                continue
+            if isinstance(result, RequestResult):
+                future.set_result(result)
+            else:
+                future.set_exception(result)
+
+    def _start_workers(self) -> None:
+        while not self._closed.is_set() and self._num_punctual < self._plan.workers:
+            self._num_started += 1
+            thread = Thread(target=self._work, name=f"cascadebert-{self._num_started}", daemon=True)
+            self._workers[thread] = None
+            thread.start()
+
+    @property
+    def _num_punctual(self) -> int:
+        return len(self._workers) - len(self._tracker.late)
+
+    def _work(self) -> None:
+        while (task := self._next_task()) is not None:
+            try:
+                record = self._run(task)
+            except Exception as error:  # an engine or a tokenizer may raise anything
+                record = partial(self._fail, task, error)
+            with self._lock:
+                if self._return_task(task):
+                    record(self._clock())
+                    if not self._tracker.requests:
+                        self._idle.notify_all()
+            self._resolve_futures()
+
+    def _next_task(self) -> Task | None:
+        """Wait for a task; None if this thread must end, as the server stops or other workers suffice."""
+        thread = current_thread()
+        with self._lock:
+            while (
+                thread in self._workers
+                and not self._closed.is_set()
+                and self._num_punctual <= self._plan.workers
+            ):
+                task = self._tracker.take(self._clock())
+                if task is not None:
+                    self._workers[thread] = task
+                    if self._tracker.scheduler.has_work:
+                        self._wake.notify()
+                    return task
+                self._wake.wait()
+            self._workers.pop(thread, None)
+            return None
+
+    def _run(self, task: Task) -> Callable[[float], None]:
+        """Run a task; returns the call that records its outputs at a time, to be made with the lock."""
+        if isinstance(task, TokenizeTask):
+            return partial(self._tracker.tokenized, task, tokenize(self._cascade, task))
+        stage = self._cascade.stages[task.stage]
+        batch = token_batch(task, stage.tokenizer.key, stage.tokenizer.pad_id)
+        logits = stage.run(batch)[: len(task.rows)]
+        return partial(self._tracker.ran, task, logits, route_batch(self._cascade, task, logits))
+
+    def _fail(self, task: Task, error: Exception, at: float) -> None:
+        if isinstance(task, BatchTask):
+            self._fail_stage(task, _describe(error), at)
+        elif isinstance(error, DataError):
+            self._tracker.fail_tokenization(task, error)
+        else:  # whatever a text does to a tokenizer is the text's fault
+            self._tracker.fail_tokenization(task, DataError(f"a text cannot be tokenized: {error}"))
+
+    def _return_task(self, task: Task) -> bool:
+        """Release the task of this thread; False if the thread was abandoned, and its output is ignored."""
+        thread = current_thread()
+        if thread not in self._workers:
+            return False
+        self._workers[thread] = None
+        if task in self._tracker.late:
+            self._tracker.late.discard(task)
+            self._wake.notify()
+        return True
+
+    def _supervise(self) -> None:
+        while not self._closed.wait(TICK):
+            at = self._clock()
+            with self._lock:
+                self._tracker.adapt(at)
+                for thread, task in list(self._workers.items()):
+                    self._check_worker(thread, task, at)
+                self._tracker.sweep(at)
+                self._start_workers()
+                self._wake.notify()
+                if not self._tracker.requests:
+                    self._idle.notify_all()
+                for stage in range(len(self._cascade.stages)):
+                    self._probe_if_down(stage, at)
+            self._resolve_futures()
+
+    def _check_worker(self, thread: Thread, task: Task | None, at: float) -> None:
+        """Replace a dead thread, mark a batch that is late, and abandon the thread of a stage that hangs."""
+        if not thread.is_alive():
+            log.error("a worker thread died; another one replaces it")
+            del self._workers[thread]
+            if task is not None:
+                self._tracker.late.discard(task)
+                self._tracker.worker_died(task)
+        elif isinstance(task, BatchTask):
+            elapsed, expected = at - task.started, self._tracker.load.batch_seconds(task.stage, task.tokens)
+            if elapsed >= self._config.stage_timeout:
+                del self._workers[thread]
+                self._tracker.late.discard(task)
+                self._fail_stage(task, f"it did not respond within {self._config.stage_timeout:g} s", at)
+            elif elapsed > max(LATE_SECONDS, LATE_FACTOR * expected):
+                self._tracker.late.add(task)
+
+    def _fail_stage(self, task: BatchTask, reason: str, at: float) -> None:
+        log.error("stage %d is down: %s", task.stage + 1, reason)
+        self._tracker.health[task.stage].next_probe = at + self._config.probe_every
+        self._tracker.failed(task, reason)
+
+    def _probe_if_down(self, stage: int, at: float) -> None:
+        health = self._tracker.health[stage]
+        if health.reason is not None and at >= health.next_probe and health.probes < MAX_PROBES:
+            health.next_probe = at + self._config.probe_every
+            health.probes += 1
+            Thread(target=self._probe, args=(stage,), name="cascadebert-probe", daemon=True).start()
+
+    def _probe(self, number: int) -> None:
+        """Test whether a stage responds again; in a thread of its own, as it may hang."""
+        stage, health, reason = self._cascade.stages[number], self._tracker.health[number], None
+        try:
+            stage.run(probe_batch(stage))
+            if not health.warmed_up:
+                warm_up(stage, self._plan.stages[number])
+        except Exception as error:
+            reason = _describe(error)
+        with self._lock:
+            health.probes -= 1
+            health.reason, health.warmed_up = reason, health.warmed_up or reason is None
+            if reason is None:
+                log.warning("stage %d is up again", number + 1)
+            self._wake.notify_all()
 
 
-def _count_characters(texts: Sequence[object]) -> int:
+def _count_characters(texts: Sequence[Any]) -> int:
     """The number of characters of all texts. Raises DataError if they are not all strings, or all pairs."""
-    characters, kinds = 0, set[bool]()
+    characters, kinds = 0, set[int]()
     for number, text in enumerate(texts, start=1):
-        parts = (text,) if isinstance(text, str) else text
-        if not (
-            isinstance(parts, (tuple, list))
-            and len(parts) == 2 - isinstance(text, str)
-            and all(isinstance(part, str) for part in parts)
-        ):
+        parts = text if isinstance(text, (tuple, list)) and len(text) == 2 else (text,)
+        if not all(isinstance(part, str) for part in parts):
             raise DataError(f"text {number}: expected a string or a pair of strings, got {text!r:.40}")
-        kinds.add(isinstance(text, str))
-        characters += sum(map(len, parts))
+        kinds.add(len(parts))
+        characters += sum(len(part) for part in parts)
     if len(kinds) > 1:
         raise DataError("expected all texts, or all pairs of texts; got both")
     return characters
@@ -255,9 +324,17 @@ def _first_call(stage: Stage) -> str | None:
     reasons: list[str | None] = ["it did not respond"]
 
     def call() -> None:
-        reasons[0] = failure_reason(partial(stage.run, probe_batch(stage)))
+        try:
+            stage.run(probe_batch(stage))
+            reasons[0] = None
+        except Exception as error:
+            reasons[0] = _describe(error)
 
     thread = Thread(target=call, daemon=True)
     thread.start()
     thread.join(FIRST_CALL_SECONDS)
     return reasons[0]
+
+
+def _describe(error: Exception) -> str:
+    return f"it raised {type(error).__name__}: {error}"

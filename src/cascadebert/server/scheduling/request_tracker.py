@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import logging
 from collections import defaultdict
 from collections.abc import Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from cascadebert.inference.cascade import Cascade
 from cascadebert.server.config import ServerConfig
 from cascadebert.server.monitoring.monitor import QualityMonitor
+from cascadebert.server.operating_points import LoadState, certified_operating_points, next_state
 from cascadebert.server.scheduling.batching_plan import BatchingPlan
 from cascadebert.server.scheduling.load_estimator import AdmissionLimit, LoadEstimator
 from cascadebert.server.scheduling.ordered_reporter import OrderedReporter
@@ -19,71 +21,76 @@ from cascadebert.server.scheduling.requests import BatchTask, Request, Row, Task
 from cascadebert.server.scheduling.scheduler import Scheduler
 from cascadebert.server.types import (
     DeadlineExceeded,
+    DispatcherState,
     Overloaded,
+    RequestOptions,
     RequestResult,
     RowResult,
     ServerError,
     StageResult,
+    StageState,
     StageUnavailable,
 )
 from cascadebert.thresholds.routing import StageDecision
-from cascadebert.types import Logits
+from cascadebert.types import Logits, Texts
 
+log = logging.getLogger(__name__)
+
+SWITCH_FRACTION = 0.5  # of the admission limit; a longer delay switches to a faster operating point
 MIN_RETRY_SECONDS = 0.05
 MAX_WORKER_DEATHS = 1
 
 
 @dataclass(slots=True)
 class StageHealth:
-    """Health of one stage."""
+    """Health of one stage; times are in seconds on the dispatcher's clock."""
 
     reason: str | None = None  # why it is down; None while it is up
-    late: set[BatchTask] = field(default_factory=set)  # running for much longer than expected
     warmed_up: bool = True
     probes: int = 0  # running attempts to reach it while it is down
-    next_probe: float = 0.0  # in seconds on the dispatcher's clock
-
-    @property
-    def available(self) -> bool:
-        """Whether it may run further batches."""
-        return self.reason is None and not self.late
+    next_probe: float = 0.0
 
 
 class RequestTracker:
-    """All requests in flight; callers hold the lock of the worker pool."""
+    """All requests in flight and the operating point; callers hold the lock of the dispatcher."""
 
     def __init__(
-        self,
-        cascade: Cascade,
-        plan: BatchingPlan,
-        config: ServerConfig,
-        monitor: QualityMonitor | None = None,
+        self, cascade: Cascade, plan: BatchingPlan, config: ServerConfig, monitor: QualityMonitor | None
     ) -> None:
-        count, metrics = len(cascade.stages), cascade.operating_point.metrics
-        rates = (1 / count,) * count if metrics is None else metrics.exit_rates
+        count, point = len(cascade.stages), cascade.operating_point
+        rates = (1 / count,) * count if point.metrics is None else point.metrics.exit_rates
         reached = np.maximum(np.cumsum(rates[::-1])[::-1], 1e-6)
-        self.load = LoadEstimator(
-            [stage.seconds for stage in plan.stages], (reached[1:] / reached[:-1]).tolist()
-        )
+        deferred = (reached[1:] / reached[:-1]).tolist()
+        self.load = LoadEstimator([stage.seconds for stage in plan.stages], deferred)
         self.admission = AdmissionLimit(config.latency_target)
         self.scheduler = Scheduler(plan, config)
-        self.shadow = None if monitor is None else OrderedReporter(monitor.record_shadow_result)
+        self.shadow = OrderedReporter(monitor.record_shadow_result if monitor else lambda *_: None)
         self.health = [StageHealth() for _ in range(count)]
+        self.late: set[Task] = set()  # batches that run for much longer than expected
         self.requests: set[Request] = set()
-        self.inflight = 0  # texts of these without a result
-        self.exits = [0] * count  # texts that exited at each stage so far
-        self.completed: list[
-            tuple[Future[RequestResult], RequestResult | Exception]
-        ] = []  # callers take these
+        self.completed = list[tuple[Future[RequestResult], RequestResult | Exception]]()  # callers take these
+        self._inflight = 0  # texts without a result
+        self._exits = [0] * count  # texts that exited at each stage so far
         self._tokens = [0] * count  # padded tokens of the rows at each stage
         self._names = [stage.name for stage in cascade.stages]
         self._keys = [stage.tokenizer.key for stage in cascade.stages]
         self._plan, self._config, self._monitor = plan, config, monitor
+        self._uncertified_reason = cascade.uncertified_reason
+        if self._uncertified_reason is None and point.certificate is None:
+            self._uncertified_reason = "this cascade has no certificate"
+        certified = tuple(entry.thresholds for entry in certified_operating_points(cascade))
+        self._operating_points = certified or (point.thresholds,)
+        fixed = not config.adaptive and point.thresholds in self._operating_points
+        self._load_state = LoadState(self._operating_points.index(point.thresholds) if fixed else 0)
+        self._reported_backlog = 0
 
     @property
     def available(self) -> list[bool]:
-        """(num_stages,) which stages may run batches."""
-        return [health.available for health in self.health]
+        """(num_stages,) which stages may run further batches."""
+        available = [health.reason is None for health in self.health]
+        for task in self.late:
+            available[task.stage] = False
+        return available
 
     @property
     def estimated_delay(self) -> float:
@@ -91,39 +98,90 @@ class RequestTracker:
         costs = self.load.remaining_costs(self.available)
         return sum(n * cost for n, cost in zip(self._tokens, costs, strict=True)) / self._plan.workers
 
-    def admit(self, request: Request) -> None:
-        """Admit a request of one text or more.
+    @property
+    def has_work(self) -> bool:
+        """Whether requests are in flight, or texts wait for shadow evaluation by a last stage that is up."""
+        return bool(self.requests) or (self.shadow.unresolved > 0 and self.health[-1].reason is None)
 
-        Raises Overloaded if its texts do not fit or would wait too long, StageUnavailable if the first stage
-        is down.
+    def state(self, now: float, *, accepting: bool) -> DispatcherState:
+        """A snapshot."""
+        stages = []
+        for queue, health, name, exits in zip(
+            self.scheduler.queues, self.health, self._names, self._exits, strict=True
+        ):
+            first, reason = queue.first(), health.reason
+            age = 0.0 if first is None else now - first[1].entered
+            stages.append(StageState(name, queue.size, age, reason is None, reason, exits))
+        return DispatcherState(
+            ready=accepting and stages[0].up,
+            operating_point=self._load_state.operating_point,
+            operating_points=self._operating_points,
+            uncertified_reason=self._uncertified_reason,
+            switches=self._load_state.switches,
+            estimated_delay=self.estimated_delay,
+            admission_delay_limit=self.admission.seconds,
+            inflight_texts=self._inflight,
+            stages=tuple(stages),
+            shadow_backlog=self.shadow.unresolved,
+            workers=self._plan.workers,
+        )
+
+    def adapt(self, now: float) -> None:
+        """Switch the operating point if the load or the monitor asks for it."""
+        pinned = self._monitor is not None and self._monitor.wants_safest_point()
+        count, previous = len(self._operating_points), self._load_state.operating_point
+        if count == 1 or not (self._config.adaptive or pinned):
+            return
+        delay, limit = self.estimated_delay, SWITCH_FRACTION * self.admission.seconds
+        self._load_state = next_state(self._load_state, delay, now, points=count, limit=limit, pinned=pinned)
+        point = self._load_state.operating_point
+        if point != previous:
+            cause = ", after an alarm of the quality monitor" if pinned else ""
+            message = "operating point %d -> %d of %d, at a delay of %.3f s%s"
+            log.info(message, previous, point, count - 1, delay, cause)
+
+    def admit(
+        self, texts: Texts, options: RequestOptions, now: float, *, characters: int
+    ) -> Future[RequestResult]:
+        """Admit a request of texts with so many characters.
+
+        Raises Overloaded if they do not fit or would wait too long, StageUnavailable if the first stage is
+        down.
         """
+        count, index, available = len(texts), self._load_state.operating_point, self.available
+        last = (options.max_stage or len(available)) - 1
+        seconds = self._config.default_deadline if options.deadline is None else options.deadline
+        tokens = self.load.expected_tokens(characters)
+        cost = tokens * self.load.remaining_costs(available)[0] / self._plan.workers
+        request = Request(
+            texts, characters, last, now, now + seconds, index, self._operating_points[index], cost
+        )
+        if not count:
+            request.future.set_result(RequestResult((), index, self._why_uncertified(request)))
+            return request.future
         if self.health[0].reason is not None:
             raise self._unavailable(0)
-        count, available = len(request.texts), self.available
-        tokens = self.load.expected_tokens(request.characters)
-        request.cost = tokens * self.load.remaining_costs(available)[0] / self._plan.workers
         if self.requests:
-            self._check_load(request)
+            self._check_load(count, cost, seconds)
         shadowed = np.zeros(count, dtype=np.bool_)
-        if self._monitor is not None and 0 < request.last == len(available) - 1 and all(available):
+        if self._monitor is not None and 0 < last == len(available) - 1 and all(available):
             shadowed, request.weight = self._monitor.sample_arrivals(count), self._monitor.weight()
         length = max(1, tokens // count)
-        for index, selected in enumerate(shadowed.tolist()):
-            request.rows.append(Row(request, index, selected, entered=request.arrived, length=length))
+        for row, selected in enumerate(shadowed.tolist()):
+            request.rows.append(Row(request, row, selected, entered=now, length=length))
         request.unfinished = count
         self.requests.add(request)
-        self.inflight += count
+        self._inflight += count
         self._tokens[0] += length * count
         self.scheduler.tokenize(list(request.rows))
+        return request.future
 
-    def _check_load(self, request: Request) -> None:
-        count, delay, limit = len(request.texts), self.estimated_delay, self.admission.seconds
+    def _check_load(self, count: int, cost: float, seconds: float) -> None:
+        delay, limit = self.estimated_delay, self.admission.seconds
         retry_after = max(MIN_RETRY_SECONDS, delay - limit / 2)
-        if self.inflight + count > self._config.max_queue_size:
-            raise Overloaded(
-                f"{self.inflight} texts are queued; there is no room for {count} more", retry_after
-            )
-        if delay > limit or request.arrived + delay + request.cost > request.deadline:
+        if self._inflight + count > self._config.max_queue_size:
+            raise Overloaded(f"{self._inflight} texts are queued, no room for {count} more", retry_after)
+        if delay > limit or delay + cost > seconds:
             raise Overloaded(f"a request would wait {delay:.3f} seconds at present", retry_after)
 
     def take(self, now: float) -> Task | None:
@@ -143,10 +201,8 @@ class RequestTracker:
 
     def fail_tokenization(self, task: TokenizeTask, error: Exception) -> None:
         """Fail the request of texts that cannot be tokenized."""
-        if self.shadow is not None and task.shadow:
-            for row in task.rows:
-                assert row.pending is not None
-                self.shadow.resolve(row.pending, None)
+        if task.shadow:
+            self._resolve_shadow(task, [None] * len(task.rows))
         elif task.request in self.requests:
             self.end(task.request, error)
 
@@ -167,9 +223,10 @@ class RequestTracker:
         seconds = now - task.started
         if task.shadow:
             self.load.record_batch(task.stage, task.tokens, seconds)
-            self._ran_shadow(task, decision)
+            self.scheduler.shadow_running = False
+            self._resolve_shadow(task, decision.probabilities.argmax(axis=1).tolist())
             return
-        deferred = list[Row]()
+        number, deferred = task.stage + 1, list[Row]()
         confidences, exits = decision.confidences.tolist(), decision.exits.tolist()
         columns = zip(
             task.rows, logits.astype(np.float64), decision.probabilities, confidences, exits, strict=True
@@ -177,9 +234,7 @@ class RequestTracker:
         for row, row_logits, probabilities, confidence, exits_here in columns:
             if row.done:
                 continue
-            row.stage_results.append(
-                StageResult(task.stage + 1, probabilities, confidence, now - row.entered)
-            )
+            row.stage_results.append(StageResult(number, probabilities, confidence, now - row.entered))
             row.logits = row_logits
             request = row.request
             if exits_here or task.stage == request.last:
@@ -189,15 +244,14 @@ class RequestTracker:
             else:
                 deferred.append(row)
         self.load.record_batch(task.stage, task.tokens, seconds, deferred=task.length * len(deferred))
-        self._defer(deferred, task.stage + 1, now)
+        self._defer(deferred, number, now)
 
-    def _ran_shadow(self, task: BatchTask, decision: StageDecision) -> None:
-        assert self.shadow is not None
-        self.scheduler.shadow_running = False
-        for row, label in zip(task.rows, decision.probabilities.argmax(axis=1).tolist(), strict=True):
+    def _resolve_shadow(self, task: Task, labels: Sequence[int | None]) -> None:
+        """Report the last stage's labels of shadow rows, or None where it will never give any."""
+        for row, label in zip(task.rows, labels, strict=True):
             assert row.pending is not None
             predicted = int(row.stage_results[-1].probabilities.argmax())
-            self.shadow.resolve(row.pending, predicted == label)
+            self.shadow.resolve(row.pending, None if label is None else predicted == label)
 
     def _defer(self, rows: Sequence[Row], stage: int, now: float) -> None:
         """Move rows to a later stage; those that have no tokens of its tokenizer yet are tokenized first."""
@@ -247,7 +301,7 @@ class RequestTracker:
 
     def end(self, request: Request, error: Exception) -> None:
         """Fail a request; its rows are dropped."""
-        self.requests.discard(request)
+        self.requests.remove(request)
         for row in request.rows:
             if not row.done:
                 self._leave(row)
@@ -255,18 +309,21 @@ class RequestTracker:
         self.completed.append((request.future, error))
 
     def sweep(self, now: float) -> None:
-        """End the requests that were cancelled or whose deadline has passed."""
+        """End requests that were cancelled or whose deadline has passed; report the shadow backlog."""
         for request in list(self.requests):
             if request.future.cancelled():
                 self.end(request, DeadlineExceeded("the client cancelled the request"))
             elif now >= request.deadline:
                 self._expire(request)
+        if self._monitor is not None and len(self.shadow) != self._reported_backlog:
+            self._reported_backlog = len(self.shadow)
+            self._monitor.report_backlog(self._reported_backlog)
 
     def _expire(self, request: Request) -> None:
         """End a request at its deadline; if it lacks unavailable stages only, without them."""
-        rows = [row for row in request.rows if not row.done]
+        rows, available = [row for row in request.rows if not row.done], self.available
         degrade = self._config.on_last_stage_failure == "degrade"
-        if degrade and all(row.stage_results and not self.health[row.stage].available for row in rows):
+        if degrade and all(row.stage_results and not available[row.stage] for row in rows):
             for row in rows:
                 self._complete(row, degraded=True)
         else:
@@ -287,27 +344,24 @@ class RequestTracker:
         if row.queued:
             self.scheduler.queues[row.stage].remove(row)
         row.done = True
-        self.inflight -= 1
+        self._inflight -= 1
         self._tokens[row.stage] -= row.length
 
     def _complete(self, row: Row, *, degraded: bool) -> None:
         assert row.logits is not None
         row.result = RowResult(tuple(row.stage_results), row.logits, degraded)
         self._leave(row)
-        self.exits[row.stage_results[-1].stage - 1] += 1
+        self._exits[row.stage_results[-1].stage - 1] += 1
         row.request.unfinished -= 1
         if not row.request.unfinished:
             self._finish(row.request)
 
     def _finish(self, request: Request) -> None:
-        self.requests.discard(request)
+        self.requests.remove(request)
         rows = tuple(row.result for row in request.rows if row.result is not None)
         degraded = any(row.degraded for row in rows)
-        reasons = [] if request.uncertified_reason is None else [request.uncertified_reason]
-        if degraded:
-            reasons.append("an earlier stage predicted for some texts, as a later one is unavailable")
-        result = RequestResult(rows, request.operating_point, "; ".join(reasons) or None)
-        self.completed.append((request.future, result))
+        reason = self._why_uncertified(request, degraded=degraded)
+        self.completed.append((request.future, RequestResult(rows, request.operating_point, reason)))
         if self._monitor is not None and not degraded and request.last + 1 == len(self.health):
             exits = np.array([row.stage_results[-1].stage for row in rows], dtype=np.int64)
             confidences = np.array([row.stage_results[0].confidence for row in rows])
@@ -317,22 +371,24 @@ class RequestTracker:
                     self._evaluate_in_shadow(row)
         request.rows.clear()  # breaks the reference cycle
 
+    def _why_uncertified(self, request: Request, *, degraded: bool = False) -> str | None:
+        reasons = []
+        if self._uncertified_reason is not None:
+            reasons.append(f"nothing is certified here: {self._uncertified_reason}")
+        if request.last + 1 < len(self.health):
+            reasons.append(f"the request set max_stage to {request.last + 1}")
+        if degraded:
+            reasons.append("an earlier stage predicted for some texts, as a later one is unavailable")
+        return "; ".join(reasons) or None
+
     def _evaluate_in_shadow(self, row: Row) -> None:
         """Have a completed row evaluated by the last stage too, unless that predicted it."""
-        assert self.shadow is not None
         last, request = len(self.health) - 1, row.request
         pending = self.shadow.add(request.operating_point, request.weight)
         if row.stage_results[-1].stage == last + 1:
             self.shadow.resolve(pending, True)
             return
-        shadow = Row(
-            request,
-            row.index,
-            stage=last,
-            tokens=row.tokens,
-            stage_results=row.stage_results,
-            pending=pending,
-        )
+        shadow = replace(row, stage=last, done=False, worker_deaths=0, pending=pending)
         if self._keys[last] in row.tokens:
             self._enqueue(shadow)
         else:

@@ -39,9 +39,8 @@ class Request:
     deadline: float
     operating_point: int
     thresholds: tuple[float, ...]  # (num_stages - 1,) of that point
-    uncertified_reason: str | None = None
+    cost: float  # seconds that its texts are expected to take by themselves
     weight: float = 1.0  # of its shadow results
-    cost: float = 0.0  # seconds that its texts are expected to take by themselves
     future: Future[RequestResult] = field(default_factory=Future)
     rows: list[Row] = field(default_factory=list)  # one per text
     unfinished: int = 0  # rows without a result
