@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from cascadebert.data.columns import Columns, find_text_columns
-from cascadebert.data.readers import check_not_utf16, file_format, parse_json_line, read_parquet
+from cascadebert.data.readers import check_format, check_not_utf16, parse_json_line, read_parquet
 from cascadebert.errors import DataError
 
 _Item = TypeVar("_Item")
@@ -122,17 +122,14 @@ def _reversed_sentences(text: str, limit: int) -> list[str]:
 
 def _files(source: Path) -> tuple[Path, ...]:
     if source.is_dir():
-        paths = (file for file in source.rglob("*") if file.is_file() and file_format(file) in FORMATS)
+        paths = (file for file in source.rglob("*") if file.is_file() and file.suffix.lower() in FORMATS)
         files = tuple(sorted(file for file in paths if not _is_hidden(file.relative_to(source))))
         if not files:
             raise DataError(f"{source}: no file in it ends in {', '.join(FORMATS)}")
         return files
     if not source.is_file():
         raise DataError(f"{source}: no such file or folder")
-    if file_format(source) not in FORMATS:
-        raise DataError(
-            f"{source}: expected a file ending in {', '.join(FORMATS)}, or a folder of such files"
-        )
+    check_format(source, FORMATS, ", or a folder of such files")
     return (source,)
 
 
@@ -144,12 +141,11 @@ def _cells(files: Sequence[Path], columns: Columns) -> Iterator[str]:
     """Every line or cell; empty strings where there is no text."""
     for file in files:
         try:
-            if file_format(file) == ".txt":
+            suffix = file.suffix.lower()
+            if suffix == ".txt":
                 yield from _lines(file)
-            elif file_format(file) == ".jsonl":
-                yield from _jsonl_cells(file, columns)
             else:
-                yield from _parquet_cells(file, columns)
+                yield from (_jsonl_cells if suffix == ".jsonl" else _parquet_cells)(file, columns)
         except OSError as error:
             raise DataError(f"{file}: cannot be read ({error})") from error
 
@@ -172,13 +168,13 @@ def _lines(file: Path) -> Iterator[str]:
 def _jsonl_cells(file: Path, columns: Columns) -> Iterator[str]:
     for number, line in enumerate(_lines(file), start=1):
         position = f"{file.name}, line {number}"
-        try:
-            record = parse_json_line(line) if line else None
-        except ValueError as error:
-            raise DataError(f"{position}: {error}") from error
-        if record is None:
+        if not line:
             yield ""
             continue
+        try:
+            record = parse_json_line(line)
+        except ValueError as error:
+            raise DataError(f"{position}: {error}") from error
         for name in find_text_columns(record, columns, position):
             yield _text(record[name], position, name)
 

@@ -65,15 +65,19 @@ def read_chunks(path: Path, *, rows: int) -> Iterator[Chunk]:
     format is another, or the rest of it cannot be read (an open quotation mark, a damaged parquet file).
     """
     for file in _files(path):
-        ending = file_format(file)
-        if ending == ".parquet":
+        suffix = check_format(file)
+        if suffix == ".parquet":
             yield from read_parquet(file, rows=rows)
             continue
-        newline = "\n" if ending == ".jsonl" else ""  # other line ends are part of the text in jsonl
+        newline = "\n" if suffix == ".jsonl" else ""  # other line ends are part of the text in jsonl
         with file.open(encoding="utf-8", errors="surrogateescape", newline=newline) as lines:
             if lines.read(1) != "\ufeff":  # skip a byte-order mark
                 lines.seek(0)
-            records = _jsonl_records(lines) if ending == ".jsonl" else _csv_records(lines, file)
+            records = (
+                _jsonl_records(lines)
+                if suffix == ".jsonl"
+                else _csv_records(lines, file.name, suffix == ".tsv")
+            )
             yield from _chunks(records, file.name, rows)
 
 
@@ -85,16 +89,17 @@ def _files(path: Path) -> Sequence[Path]:
         return files
     if not path.is_file():
         raise DataError(f"{path}: no such file")
-    if file_format(path) not in FORMATS:
-        raise DataError(f"{path}: expected a file ending in {', '.join(FORMATS)}")
-    if file_format(path) != ".parquet":
+    if check_format(path) != ".parquet":
         check_not_utf16(path)
     return (path,)
 
 
-def file_format(path: Path) -> str:
-    """Lower-case suffix, such as ".csv"."""
-    return path.suffix.lower()
+def check_format(path: Path, formats: Sequence[str] = FORMATS, alternative: str = "") -> str:
+    """Lower-case suffix of a path. Raises DataError if it is not among the formats."""
+    suffix = path.suffix.lower()
+    if suffix not in formats:
+        raise DataError(f"{path}: expected a file ending in {', '.join(formats)}{alternative}")
+    return suffix
 
 
 def check_not_utf16(path: Path) -> None:
@@ -117,8 +122,7 @@ def _chunks(records: Iterator[dict[str, Any] | str], source: str, rows: int) -> 
         first += len(batch)
 
 
-def _csv_records(lines: TextIO, path: Path) -> Iterator[dict[str, Any] | str]:
-    tabs = file_format(path) == ".tsv"
+def _csv_records(lines: TextIO, source: str, tabs: bool) -> Iterator[dict[str, Any] | str]:
     advice = "A tab inside a cell cannot be kept in tsv." if tabs else "Quote cells that hold commas."
     limit = csv.field_size_limit(2**31 - 1)  # texts that are too long are rejected later, by row and column
     number = 0
@@ -126,7 +130,7 @@ def _csv_records(lines: TextIO, path: Path) -> Iterator[dict[str, Any] | str]:
         reader = _csv_rows(lines, tabs)
         header = next(reader, [])
         if len(set(header)) < len(header):
-            raise DataError(f"{path.name}: the header names a column twice: {', '.join(header)}")
+            raise DataError(f"{source}: the header names a column twice: {', '.join(header)}")
         expected = f"but the header names {len(header)} columns ({', '.join(header)}). {advice}"
         for row in reader:
             number += 1
@@ -134,7 +138,7 @@ def _csv_records(lines: TextIO, path: Path) -> Iterator[dict[str, Any] | str]:
             yield dict(zip(header, row, strict=True)) if is_good else f"{len(row)} cells, {expected}"
     except csv.Error as error:
         raise DataError(
-            f"{path.name}, row {number + 1}: {error}. Look for a quotation mark that is not closed or not "
+            f"{source}, row {number + 1}: {error}. Look for a quotation mark that is not closed or not "
             "doubled."
         ) from error
     finally:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from cascadebert.atomic import atomic_file
-from cascadebert.data.readers import FORMATS, Table, file_format
+from cascadebert.data.readers import Table, check_format
 from cascadebert.errors import DataError, extra
 
 
@@ -19,7 +19,7 @@ def ensure_writable_file(path: Path, *, overwrite: bool) -> None:
 
     Raises DataError if its format is unknown, it exists and `overwrite` is false, or its folder is missing.
     """
-    _check_format(path)
+    check_format(path)
     if path.is_dir():
         raise DataError(f"{path} is a folder; expected a file to write")
     if path.exists() and not overwrite:
@@ -33,8 +33,7 @@ def write_table(table: Table, path: Path) -> None:
 
     Raises DataError if the format is unknown or cannot hold a cell.
     """
-    _check_format(path)
-    suffix = file_format(path)
+    suffix = check_format(path)
     try:
         with atomic_file(path) as temporary:
             if suffix == ".parquet":
@@ -51,7 +50,7 @@ def join_parts(parts: Sequence[Path], path: Path, *, columns: Sequence[str]) -> 
 
     Raises DataError if parquet files have columns of types that cannot be unified.
     """
-    suffix = file_format(path)
+    suffix = check_format(path)
     with atomic_file(path) as temporary:
         if suffix == ".parquet":
             _join_parquet(parts, temporary, path.name)
@@ -63,11 +62,6 @@ def join_parts(parts: Sequence[Path], path: Path, *, columns: Sequence[str]) -> 
                 with part.open("rb") as source:
                     source.seek(skip if i else 0)
                     shutil.copyfileobj(source, target)
-
-
-def _check_format(path: Path) -> None:
-    if file_format(path) not in FORMATS:
-        raise DataError(f"{path}: expected a file ending in {', '.join(FORMATS)}")
 
 
 def _write_parquet(table: Table, path: Path) -> None:

@@ -86,7 +86,7 @@ def test_words_are_ordered_by_alphabet_over_all_parts():
     assert label_names(*parts) == ("apple", "fig", "pear")
 
 
-def test_declared_labels_keep_their_order_and_those_no_row_has():
+def test_declared_labels_keep_their_order_and_those_no_example_has():
     rows = declared([2, 0], ["zebra", "ape", "mule"])
     assert label_names(rows) == ("zebra", "ape", "mule")
     assert rows.label_ids(label_names(rows)).tolist() == [2, 0]
@@ -99,7 +99,7 @@ def test_declared_names_that_look_like_numbers_are_kept_as_declared(names):
 
 
 @pytest.mark.parametrize("order", [None, ("only",)])
-def test_one_class_is_no_task(order):
+def test_a_single_label_is_rejected(order):
     with pytest.raises(DataError, match=r"data, column 'y': at least two labels.*found: only"):
         label_names(Examples(["a", "b"], ("only", "only"), label_column="y", label_order=order))
 
@@ -110,7 +110,7 @@ def test_an_unknown_label_names_its_row_and_the_known_ones():
         rows.label_ids(["x", "y"])
 
 
-def test_rows_without_labels_have_no_label_ids():
+def test_examples_without_labels_have_no_label_ids():
     with pytest.raises(DataError, match="data has no labels"):
         Examples(["a"], None).label_ids(["x"])
 
@@ -130,14 +130,14 @@ def test_pairs_have_one_fingerprint_exactly_if_their_words_are_the_same(pairs):
     assert [a == b for a in hashes for b in hashes] == [a == b for a in words for b in words]
 
 
-def test_the_fingerprint_of_all_rows_sees_order_texts_and_labels():
+def test_the_fingerprint_of_all_examples_sees_order_texts_and_labels():
     given = [Examples(["a", "b"], labels) for labels in (("x", "y"), ("y", "x"), None)]
     swapped = Examples(["b", "a"], ("x", "y"))
     assert len({rows.sha256() for rows in [*given, swapped]}) == 4
     assert given[0].sha256() == Examples(["a ", "b"], ("x", "y"), source="elsewhere").sha256()
 
 
-def test_taken_rows_keep_texts_labels_and_groups_together():
+def test_taken_examples_keep_texts_labels_and_groups_together():
     taken = Examples(["a", "b", "c"], ("x", "y", "z"), ("1", "2", "3")).take(np.array([2, 0]))
     assert (taken.texts, taken.labels, taken.groups) == (["c", "a"], ("z", "x"), ("3", "1"))
 
@@ -147,19 +147,19 @@ def test_taken_rows_keep_texts_labels_and_groups_together():
 
 @QUICK
 @given(train=drawn_rows("a"), validation=st.none() | drawn_rows("b"), seed=SEEDS)
-def test_parts_share_no_text(train, validation, seed):
+def test_splits_share_no_text(train, validation, seed):
     assert shared(carve(train, validation, seed), "texts") == []
 
 
 @QUICK
 @given(train=drawn_rows("a", grouped=True), validation=st.none() | drawn_rows("b", grouped=True), seed=SEEDS)
-def test_parts_share_no_group(train, validation, seed):
+def test_splits_share_no_group(train, validation, seed):
     assert shared(carve(train, validation, seed), "groups") == []
 
 
 @QUICK
 @given(train=drawn_rows("a"), validation=st.none() | drawn_rows("b"), seed=SEEDS)
-def test_every_row_is_in_one_part_or_counted_in_a_notice(train, validation, seed):
+def test_every_example_is_in_one_split_or_counted_in_a_notice(train, validation, seed):
     parts = carve(train, validation, seed)
     given = rows_of(*(part for part in (train, validation) if part is not None))
     kept = rows_of(parts.train, parts.tune, parts.certify)
@@ -180,24 +180,24 @@ def test_another_seed_gives_another_split():
 
 @QUICK
 @given(train=drawn_rows("a"), seed=SEEDS)
-def test_every_label_keeps_a_train_row(train, seed):
+def test_every_label_keeps_a_train_example(train, seed):
     assert set(carve(train, None, seed).train.labels) == set(LABELS)
 
 
 @pytest.mark.parametrize("seed", range(10))
-def test_the_only_row_of_a_label_stays_with_train(seed):
+def test_the_only_example_of_a_label_stays_with_train(seed):
     rows = Examples([f"t{i}" for i in range(20)], ("rare", *("x", "y") * 9, "x"))
     assert "t0" in split_examples(rows, None, tune_fraction=0.4, certify_fraction=0.4, seed=seed).train.texts
 
 
-def test_parts_of_single_rows_have_exactly_the_shares_asked_for():
+def test_splits_of_single_examples_have_exactly_the_requested_fractions():
     rows = Examples([f"t{i}" for i in range(100)], ("x", "y") * 50)
     parts = split_examples(rows, None, tune_fraction=0.15, certify_fraction=0.25, seed=0)
     assert (len(parts.train), len(parts.tune), len(parts.certify), parts.notices) == (60, 15, 25, ())
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_a_large_group_does_not_fill_a_small_part_where_single_rows_can(seed):
+def test_a_large_group_does_not_fill_a_small_split_where_single_examples_can(seed):
     rows = Examples(
         [f"t{i}" for i in range(100)], ("x", "y") * 50, ("big",) * 60 + tuple(map(str, range(40)))
     )
@@ -207,7 +207,7 @@ def test_a_large_group_does_not_fill_a_small_part_where_single_rows_can(seed):
 
 @QUICK
 @given(rows=drawn_rows("a"), seed=SEEDS)
-def test_a_part_exceeds_its_share_by_less_than_one_group(rows, seed):
+def test_a_split_exceeds_its_fraction_by_less_than_one_group(rows, seed):
     sizes = np.bincount(assign_splits(rows, LABELS, (0.1, 0.2), np.random.default_rng(seed)), minlength=3)[1:]
     largest = np.bincount(group_ids(rows)).max()
     assert all(sizes - [round(0.1 * len(rows)), round(0.2 * len(rows))] < largest)
@@ -215,13 +215,13 @@ def test_a_part_exceeds_its_share_by_less_than_one_group(rows, seed):
 
 @QUICK
 @given(train=drawn_rows("a"), validation=drawn_rows("b"), seed=SEEDS)
-def test_tune_and_certify_rows_come_only_from_validation(train, validation, seed):
+def test_tune_and_certify_examples_come_only_from_validation(train, validation, seed):
     parts = carve(train, validation, seed)
     assert rows_of(parts.tune, parts.certify) <= rows_of(validation)
     assert rows_of(parts.train) <= rows_of(train)
 
 
-def test_train_rows_with_a_text_or_group_of_validation_are_dropped_and_counted():
+def test_train_examples_with_a_text_or_group_of_validation_are_dropped_and_counted():
     train = Examples(list("abcdef"), ("x", "y") * 3, tuple("123456"))
     validation = Examples(["e ", *"pqrs"], ("x", "y", "x", "y", "x"), tuple("23777"))
     parts = split_examples(train, validation, tune_fraction=0.1, certify_fraction=0.1, seed=0)
@@ -232,27 +232,27 @@ def test_train_rows_with_a_text_or_group_of_validation_are_dropped_and_counted()
     ]
 
 
-def test_a_validation_label_that_no_train_row_has_is_named():
+def test_a_validation_label_that_no_train_example_has_is_named():
     train = Examples(list("abcd"), ("0", "1", "0", "1"), source="train.csv")
     validation = Examples(list("pqrs"), ("no", "yes") * 2, source="rows.csv", label_order=("no", "yes"))
     with pytest.raises(DataError, match=r"rows\.csv, row 1, .*unknown label 'no'\. Known: 0, 1"):
         split_examples(train, validation, tune_fraction=0.1, certify_fraction=0.1, seed=0)
 
 
-def test_a_label_without_certify_rows_gives_a_notice():
+def test_a_label_without_certify_examples_gives_a_notice():
     rows = Examples([f"t{i}" for i in range(201)], ("rare", *("x", "y") * 100))
     parts = split_examples(rows, None, tune_fraction=0.2, certify_fraction=0.2, seed=0)
     assert [notice.split(":")[0] for notice in parts.notices] == ["no certify example has the label rare"]
 
 
-def test_a_declared_label_without_train_rows_is_refused():
+def test_a_declared_label_without_train_examples_is_rejected():
     rows = Examples(list("abcdefgh"), ("x", "y") * 4, label_order=("x", "y", "never"))
     with pytest.raises(DataError, match="no train example has the label never"):
         split_examples(rows, None, tune_fraction=0.25, certify_fraction=0.25, seed=0)
 
 
 @pytest.mark.parametrize("texts", [["same"] * 6, list("ab")])
-def test_rows_too_few_for_three_parts_are_refused(texts):
+def test_too_few_examples_for_three_splits_are_rejected(texts):
     rows = Examples(texts, ("x", "y") * (len(texts) // 2))
     with pytest.raises(DataError, match="no tune examples are left"):
         split_examples(rows, None, tune_fraction=0.2, certify_fraction=0.2, seed=0)
@@ -297,6 +297,6 @@ def test_the_generator_decides_the_folds():
     assert (first == again, first == other) == (True, False)
 
 
-def test_more_folds_than_groups_are_refused():
+def test_more_folds_than_groups_are_rejected():
     with pytest.raises(DataError, match=r"3 folds need at least as many groups of examples; there are 2"):
         assign_folds(Examples(list("aabb"), None), 3, np.random.default_rng(0))

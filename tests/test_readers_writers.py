@@ -134,7 +134,7 @@ def test_a_parquet_file_without_rows_is_empty(tmp_path):
 
 
 @pytest.mark.parametrize("content", [b"", b"text,label\na,b\n", b"PAR1" * 20])
-def test_a_damaged_parquet_file_is_refused(tmp_path, content):
+def test_a_damaged_parquet_file_is_rejected(tmp_path, content):
     with pytest.raises(DataError, match=r"a\.parquet: not a readable parquet file"):
         read_table(put(tmp_path, "a.parquet", content))
 
@@ -153,7 +153,7 @@ def test_a_ragged_csv_row_is_named_with_the_columns_expected(tmp_path, row):
         read_table(put(tmp_path, "a.csv", f"text,label\na,1\n{row}\n"))
 
 
-def test_a_ragged_tsv_row_is_not_mended_by_quoting_as_tsv_has_none(tmp_path):
+def test_a_ragged_tsv_row_gets_no_advice_to_quote_as_tsv_has_no_quoting(tmp_path):
     with pytest.raises(DataError, match=r"a\.tsv, row 1: 3 cells") as caught:
         read_table(put(tmp_path, "a.tsv", "text\tlabel\na\tb\t1\n"))
     assert "Quote" not in str(caught.value)
@@ -170,13 +170,13 @@ def test_an_unclosed_quotation_mark_never_swallows_the_rows_after_it(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["a.csv", "a.tsv"])
-def test_a_header_that_names_a_column_twice_is_refused(tmp_path, name):
+def test_a_header_that_names_a_column_twice_is_rejected(tmp_path, name):
     tab = "," if name == "a.csv" else "\t"
     with pytest.raises(DataError, match=rf"{name}: the header names a column twice: text, label, text"):
         read_table(put(tmp_path, name, tab.join(["text", "label", "text"]) + "\n" + tab.join("abc") + "\n"))
 
 
-def test_a_parquet_file_with_a_column_twice_is_refused_by_name(tmp_path):
+def test_a_parquet_file_with_a_column_twice_is_rejected_by_name(tmp_path):
     twice = pyarrow.Table.from_arrays([pyarrow.array(["a"])] * 2, names=["text", "text"])
     pyarrow.parquet.write_table(twice, tmp_path / "a.parquet")
     with pytest.raises(DataError, match=r"a\.parquet.*text"):
@@ -246,7 +246,7 @@ def test_half_of_a_surrogate_pair_in_a_json_line_survives(tmp_path):
 
 
 @pytest.mark.parametrize("cell", ["a\tb", "a\nb", "a\rb"])
-def test_a_cell_that_tsv_cannot_carry_is_refused(tmp_path, cell):
+def test_a_cell_that_tsv_cannot_carry_is_rejected(tmp_path, cell):
     with pytest.raises(DataError, match="tab or a line break"):
         write_table(Table({"text": [cell], "label": ["x"]}, "given"), tmp_path / "a.tsv")
 
@@ -261,7 +261,7 @@ def test_a_cell_that_tsv_cannot_carry_is_refused(tmp_path, cell):
         (".parquet", ["caf\udce9", "not UTF-8"]),
     ],
 )
-def test_cells_that_a_format_cannot_carry_are_the_callers_to_mend(tmp_path, suffix, cells):
+def test_cells_that_a_format_cannot_carry_are_rejected(tmp_path, suffix, cells):
     with pytest.raises(DataError):
         write_table(Table({"text": cells}, "given"), tmp_path / f"a{suffix}")
 
@@ -289,11 +289,11 @@ def test_an_existing_output_needs_to_be_asked_for(tmp_path):
         ensure_writable_file(path, overwrite=False)
 
 
-def test_an_output_in_a_missing_folder_is_refused_beforehand(tmp_path):
+def test_an_output_in_a_missing_folder_is_rejected_beforehand(tmp_path):
     with pytest.raises(DataError, match="does not exist"):
         ensure_writable_file(tmp_path / "gone" / "a.csv", overwrite=True)
 
 
-def test_an_output_of_unknown_format_is_refused_beforehand(tmp_path):
+def test_an_output_of_unknown_format_is_rejected_beforehand(tmp_path):
     with pytest.raises(DataError, match=r"a\.txt: expected a file ending in"):
         ensure_writable_file(tmp_path / "a.txt", overwrite=False)

@@ -1,4 +1,4 @@
-"""Scores: what they are, when another beats the highest probability, and that a folder keeps them."""
+"""Scores: what they are, when one replaces the highest probability, and that a folder keeps them."""
 
 from __future__ import annotations
 
@@ -26,18 +26,18 @@ COSTS = np.array([1.0, 3.0, 10.0])
 
 
 def misled(n: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Three stages of three labels: the second is sure of itself even where it contradicts the first."""
+    """Three stages of three labels: the second is confident even where it contradicts the first."""
     rng = np.random.default_rng(seed)
     truth = rng.integers(0, 3, n)
     first = np.where(rng.random(n) < 0.7, truth, (truth + 1) % 3)
     wrong = (first != truth) & (rng.random(n) < 0.5)
     second = np.where(wrong, (truth + 2) % 3, truth)
-    answers = np.stack([first, second, truth])
-    logits = np.eye(3)[answers] * rng.uniform(1.0, 3.0, (3, n, 1)) + rng.normal(0, 0.1, (3, n, 3))
-    return softmax(logits), (answers != truth).astype(float)
+    predictions = np.stack([first, second, truth])
+    logits = np.eye(3)[predictions] * rng.uniform(1.0, 3.0, (3, n, 1)) + rng.normal(0, 0.1, (3, n, 3))
+    return softmax(logits), (predictions != truth).astype(float)
 
 
-def test_scores_of_two_labels_order_rows_alike():
+def test_scores_of_two_labels_have_the_same_order():
     probabilities = softmax(np.random.default_rng(0).normal(size=(300, 2)))
     wanted = np.argsort(max_probability(probabilities))
     assert (np.argsort(margin(probabilities)) == wanted).all()
@@ -48,22 +48,23 @@ def test_scores_of_two_labels_order_rows_alike():
 def test_every_score_lies_between_zero_and_one(name):
     probabilities, _ = misled(400, 0)
     extreme = np.eye(3)[np.zeros((3, 400), dtype=int)]
-    found = score_outputs(name, probabilities).score
-    for given in (probabilities, extreme, np.full((3, 400, 3), 1 / 3)):
-        sure = found.all_stages(given)
-        assert sure.shape == (3, 400) and np.isfinite(sure).all() and (sure >= 0).all() and (sure <= 1).all()
+    score = score_outputs(name, probabilities).score
+    for example in (probabilities, extreme, np.full((3, 400, 3), 1 / 3)):
+        confidences = score.all_stages(example)
+        assert confidences.shape == (3, 400) and np.isfinite(confidences).all()
+        assert (confidences >= 0).all() and (confidences <= 1).all()
 
 
 def test_a_learned_score_is_chosen_where_stages_contradict_each_other():
-    made = select_score(*misled(2000, 1), COSTS)
-    assert made.score.name == "learned" and "score: learned" in made.notices[-1]
+    outputs = select_score(*misled(2000, 1), COSTS)
+    assert outputs.score.name == "learned" and "score: learned" in outputs.notices[-1]
     probabilities, losses = misled(2000, 2)
-    for name, sure in (
+    for name, confidences in (
         ("max", max_probability(probabilities)),
-        ("learned", made.score.all_stages(probabilities)),
+        ("learned", outputs.score.all_stages(probabilities)),
     ):
-        cut = np.quantile(sure[1], 0.3)
-        exits = exit_stages(sure, (1.0, float(cut)))
+        threshold = np.quantile(confidences[1], 0.3)
+        exits = exit_stages(confidences, (1.0, float(threshold)))
         lost = losses[exits, np.arange(2000)].mean()
         assert lost > 0.08 if name == "max" else lost < 0.05
 
@@ -72,23 +73,23 @@ def test_ties_go_to_max_probability():
     rng = np.random.default_rng(3)
     probabilities = softmax(rng.normal(size=(2, 500, 2)) * 3)
     losses = (probabilities.argmax(axis=2) != probabilities[-1].argmax(axis=1)).astype(float)
-    made = select_score(probabilities, losses, np.array([1.0, 6.0]))
-    assert made.score == Score() and "score: max_probability" in made.notices[-1]
+    outputs = select_score(probabilities, losses, np.array([1.0, 6.0]))
+    assert outputs.score == Score() and "score: max_probability" in outputs.notices[-1]
 
 
-def test_confidences_of_a_learned_score_come_from_a_model_that_has_not_seen_the_row():
+def test_confidences_of_a_learned_score_come_from_a_model_not_fitted_to_the_example():
     probabilities, _ = misled(500, 4)
-    made = score_outputs("learned", probabilities)
-    again = made.score.all_stages(probabilities)
-    assert 0 < np.abs(made.confidences[1] - again[1]).max() < 0.2
-    assert (made.confidences[-1] == again[-1]).all()
+    outputs = score_outputs("learned", probabilities)
+    again = outputs.score.all_stages(probabilities)
+    assert 0 < np.abs(outputs.confidences[1] - again[1]).max() < 0.2
+    assert (outputs.confidences[-1] == again[-1]).all()
 
 
-def test_where_stages_always_agree_nothing_is_learned_and_that_is_said():
+def test_stages_that_always_agree_give_a_notice_that_nothing_is_learned():
     probabilities = np.stack([softmax(np.random.default_rng(5).normal(size=(100, 2)))] * 2)
-    made = score_outputs("learned", probabilities)
-    assert "nothing to learn" in made.notices[0]
-    assert len(set(made.confidences[0])) == 1 and made.confidences[0][0] > 0.9
+    outputs = score_outputs("learned", probabilities)
+    assert "nothing to learn" in outputs.notices[0]
+    assert len(set(outputs.confidences[0])) == 1 and outputs.confidences[0][0] > 0.9
 
 
 @pytest.mark.parametrize("score", ["margin", "learned", "auto"])
@@ -101,9 +102,9 @@ def test_a_folder_keeps_its_score_and_routes_by_it(saved, tmp_path, score):
         score if score != "auto" else "max_probability"
     )
     texts = sentences(60, seed=9)
-    sure = cascade.score.all_stages(scaled_probabilities(cascade, cascade.stage_logits(texts)))
-    answers = cascade.predict(texts)
-    assert (answers.stages - 1 == exit_stages(sure, cascade.operating_point.thresholds)).all()
-    assert np.allclose(answers.confidences, sure[answers.stages - 1, np.arange(60)], atol=1e-6)
-    kept = tune_folder(tmp_path / "cascade", rows, target=Target(speedup=1.3))
-    assert kept.score == tuned.score
+    confidences = cascade.score.all_stages(scaled_probabilities(cascade, cascade.stage_logits(texts)))
+    predictions = cascade.predict(texts)
+    assert (predictions.stages - 1 == exit_stages(confidences, cascade.operating_point.thresholds)).all()
+    assert np.allclose(predictions.confidences, confidences[predictions.stages - 1, np.arange(60)], atol=1e-6)
+    retuned = tune_folder(tmp_path / "cascade", rows, target=Target(speedup=1.3))
+    assert retuned.score == tuned.score

@@ -150,7 +150,7 @@ def test_a_bad_row_of_a_data_set_by_name_says_which_data_set(tmp_path):
         load_examples(name)
 
 
-def test_a_data_set_of_several_splits_is_refused_with_their_names():
+def test_a_data_set_of_several_splits_is_rejected_with_their_names():
     both = datasets.DatasetDict({name: declared(["a"], [0], ["x", "y"]) for name in ("train", "test")})
     with pytest.raises(DataError, match=r"train.*test"):
         load_examples(both)
@@ -275,7 +275,7 @@ def test_the_longest_text_taken_is_taken_from_every_source(tmp_path, kind):
 
 
 @pytest.mark.parametrize("kind", ["csv", "jsonl"])
-def test_numbers_and_words_as_labels_are_refused_with_a_row_of_each(tmp_path, kind):
+def test_numbers_and_words_as_labels_are_rejected_with_a_row_of_each(tmp_path, kind):
     path = source(kind, tmp_path, {"text": list("abc"), "label": [1, 0, "good"]})
     fault = (
         r"row 3, column 'label': labels of mixed types, the number 1 \(row 1\) and the name 'good' \(row 3\)"
