@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
 from starlette.requests import Request
-from starlette.responses import HTMLResponse, JSONResponse, Response
+from starlette.responses import JSONResponse, Response
 from starlette.routing import Route, Router
 from starlette.types import Receive, Scope, Send
 
@@ -40,7 +40,7 @@ def make_app(
 ) -> ServerMiddleware:
     """Build an ASGI application; it starts the dispatcher on startup and drains it on shutdown."""
     metrics = Metrics(cascade, dispatcher.state, None if monitor is None else monitor.state)
-    handlers = Handlers(dispatcher, cascade, config, metrics.count_result)
+    handlers = Handlers(dispatcher, cascade, config, metrics)
 
     @asynccontextmanager
     async def lifespan(_: object) -> AsyncIterator[None]:
@@ -63,28 +63,12 @@ def make_app(
     routes = [
         Route("/predict", _Endpoint(handlers.predict), methods=["POST"]),
         Route("/v1/classify", _Endpoint(handlers.classify), methods=["POST"]),
-        Route("/health", health),
+        Route("/health", JSONResponse({"status": "ok"}), methods=["GET"]),
         Route("/ready", ready),
         Route("/info", info),
         Route("/metrics", prometheus),
-        Route("/openapi.json", openapi),
-        Route("/", ui),
+        Route("/openapi.json", JSONResponse(openapi_document()), methods=["GET"]),
+        Route("/", page(), methods=["GET"]),
     ]
     app = ServerMiddleware(Router(routes, redirect_slashes=False, lifespan=lifespan), config, metrics)
     return app
-
-
-async def health(_: Request) -> Response:
-    """Respond as long as the process does."""
-    return JSONResponse({"status": "ok"})
-
-
-def openapi(_: Request) -> Response:
-    """Describe the paths."""
-    return JSONResponse(openapi_document())
-
-
-def ui(_: Request) -> Response:
-    """Serve the page."""
-    html, headers = page()
-    return HTMLResponse(html, headers=headers)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
 from functools import cached_property
 from typing import Any
 
@@ -15,23 +14,19 @@ from cascadebert.server.config import ServerConfig
 from cascadebert.server.http.request_body import ClientDisconnected, read_body
 from cascadebert.server.http.responses import Headers, HTTPError, JSONReply, json_reply
 from cascadebert.server.http.schemas import ClassifyRequest, PredictRequest, parse
+from cascadebert.server.monitoring.metrics import Metrics
 from cascadebert.server.scheduling.dispatcher import BatchDispatcher
-from cascadebert.server.types import RequestOptions, RequestResult, RowResult, ServerError
+from cascadebert.server.types import RequestOptions, RequestResult, RowResult, ServerError, StageResult
 from cascadebert.types import Texts
 
 
 class Handlers:
-    """Handlers of `/predict` and `/v1/classify`; `on_result` is called with every result."""
+    """Handlers of `/predict` and `/v1/classify`."""
 
     def __init__(
-        self,
-        dispatcher: BatchDispatcher,
-        cascade: Cascade,
-        config: ServerConfig,
-        on_result: Callable[[RequestResult], None],
+        self, dispatcher: BatchDispatcher, cascade: Cascade, config: ServerConfig, metrics: Metrics
     ) -> None:
-        self._dispatcher, self._cascade, self._config = dispatcher, cascade, config
-        self._on_result = on_result
+        self._dispatcher, self._cascade, self._config, self._metrics = dispatcher, cascade, config, metrics
         self._labels = cascade.label_names
         report = None if cascade.spec is None else cascade.spec.measured
         self._accuracies = () if report is None else tuple(stage.accuracy for stage in report.stages)
@@ -111,11 +106,16 @@ class Handlers:
             await asyncio.wait((future, disconnect), return_when=asyncio.FIRST_COMPLETED)
             if not future.done():
                 raise ClientDisconnected
-            result = _result(future)
+            if future.cancelled():
+                raise HTTPError(503, "Unhealthy", "the server stopped before a result")
+            error = future.exception()
+            if error is not None and not isinstance(error, (ServerError, DataError)):
+                raise HTTPError(424, "Backend", "a stage failed on this request") from error
+            result = future.result()
         finally:
             disconnect.cancel()
             future.cancel()  # and with it the dispatcher's, if it is not done
-        self._on_result(result)
+        self._metrics.count_result(result)
         return result
 
     def _scores(self, row: RowResult, raw: bool) -> list[dict[str, object]]:
@@ -125,29 +125,25 @@ class Handlers:
         return [{"score": scores[i], "label": self._labels[i]} for i in reversed(order)]
 
     def _row(self, row: RowResult, explain: bool) -> dict[str, object]:
-        last = row.stage_results[-1]
+        last, seconds = row.stage_results[-1], sum(result.seconds for result in row.stage_results)
         best = int(last.probabilities.argmax())
         score = float(last.probabilities[best])
         values: dict[str, object] = {"label": self._labels[best], "score": score, "degraded": row.degraded}
         if row.degraded:
             values["known_accuracy"] = self._accuracies[last.stage - 1] if self._accuracies else None
         if explain:
-            stages = [
-                {
-                    "stage": result.stage,
-                    "confidence": float(result.confidence),
-                    "milliseconds": round(1000 * result.seconds, 3),
-                    "probabilities": dict(zip(self._labels, result.probabilities.tolist(), strict=True)),
-                }
+            values |= _timing(last, seconds)
+            values["stages"] = [
+                _timing(result, result.seconds)
+                | {"probabilities": dict(zip(self._labels, result.probabilities.tolist(), strict=True))}
                 for result in row.stage_results
             ]
-            values |= {
-                "stage": last.stage,
-                "confidence": float(last.confidence),
-                "milliseconds": round(1000 * sum(result.seconds for result in row.stage_results), 3),
-                "stages": stages,
-            }
         return values
+
+
+def _timing(result: StageResult, seconds: float) -> dict[str, object]:
+    milliseconds = round(1000 * seconds, 3)
+    return {"stage": result.stage, "confidence": float(result.confidence), "milliseconds": milliseconds}
 
 
 def _text(item: Any) -> Any:
@@ -167,12 +163,3 @@ def _headers(result: RequestResult) -> Headers:
 async def _wait_for_disconnect(receive: Receive) -> None:
     while (await receive())["type"] != "http.disconnect":
         pass
-
-
-def _result(future: asyncio.Future[RequestResult]) -> RequestResult:
-    if future.cancelled():
-        raise HTTPError(503, "Unhealthy", "the server stopped before a result")
-    error = future.exception()
-    if error is None or isinstance(error, (ServerError, DataError)):
-        return future.result()
-    raise HTTPError(424, "Backend", "a stage failed on this request") from error

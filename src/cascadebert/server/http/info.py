@@ -63,24 +63,22 @@ def _stages(cascade: Cascade, dispatcher: DispatcherState) -> list[dict[str, Any
 
 def _operating_points(state: DispatcherState, certificate: Certificate | None) -> list[dict[str, Any]]:
     certified = {} if certificate is None else {point.thresholds: point for point in certificate.points}
-    points = []
-    for index, thresholds in enumerate(state.operating_points):
-        point = certified.get(thresholds)
-        exit_rates, speedup = (None, None) if point is None else (list(point.exit_rates), point.speedup)
-        values = {"thresholds": list(thresholds), "exit_rates": exit_rates, "speedup": speedup}
-        points.append({"index": index, **values})
-    return points
+    return [
+        {
+            "index": index,
+            "thresholds": list(thresholds),
+            "exit_rates": list(certified[thresholds].exit_rates) if thresholds in certified else None,
+            "speedup": certified[thresholds].speedup if thresholds in certified else None,
+        }
+        for index, thresholds in enumerate(state.operating_points)
+    ]
 
 
 def _certificate(certificate: Certificate) -> dict[str, Any]:
+    fields = {name: getattr(certificate, name) for name in ("n", "engine", "precision", "device")}
     guarantees = [
-        {
-            **asdict(result.guarantee),
-            "description": result.guarantee.description,
-            "n": result.n,
-            "bound": result.bound,
-        }
+        asdict(result.guarantee)
+        | {"description": result.guarantee.description, "n": result.n, "bound": result.bound}
         for result in certificate.guarantees
     ]
-    fields = {name: getattr(certificate, name) for name in ("n", "engine", "precision", "device")}
     return {"confidence": 1 - certificate.delta, **fields, "guarantees": guarantees}

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from functools import cache
 from typing import Any
 
+from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
 from cascadebert import __version__
@@ -32,46 +32,40 @@ MODELS = (PredictRequest, Prediction, ClassifyRequest, ClassifyResponse, ErrorRe
 REFERENCE = "#/components/schemas/{model}"
 
 
-@cache
 def openapi_document() -> dict[str, Any]:
     """Build the document from the pydantic models; plain JSON values."""
     schemas = models_json_schema([(model, "validation") for model in MODELS], ref_template=REFERENCE)[1]
-    predictions = {"type": "array", "items": _reference("Prediction")}
+    predictions = {"type": "array", "items": _reference(Prediction)}
     batch = {"type": "array", "items": predictions}
     status = {"type": "object", "additionalProperties": {"type": "string"}}
     predict = _operation(
         "Predict as text-embeddings-inference does", {"anyOf": [predictions, batch]}, *ERRORS
     )
-    classify = _operation("Predict with details of the cascade", _reference("ClassifyResponse"), *ERRORS)
+    classify = _operation("Predict with details of the cascade", _reference(ClassifyResponse), *ERRORS)
+    info = "Cascade, operating points, queues and quality monitoring"
     paths = {
-        "/predict": {"post": predict | _request("PredictRequest")},
-        "/v1/classify": {"post": classify | _request("ClassifyRequest")},
-        "/health": {"get": _operation("Liveness", status)},
-        "/ready": {"get": _operation("Readiness: requests are accepted", status, 503)},
-        "/info": {"get": _operation("Cascade, operating points, queues and monitoring", {}, 401)},
+        "/predict": {"post": predict | _request_body(PredictRequest)},
+        "/v1/classify": {"post": classify | _request_body(ClassifyRequest)},
+        "/health": {"get": _operation("Liveness of the process", status)},
+        "/ready": {"get": _operation("Readiness for requests", status, 503)},
+        "/info": {"get": _operation(info, {}, 401)},
         "/metrics": {"get": _operation("Prometheus metrics", None, 401)},
     }
-    return {
-        "openapi": "3.1.0",
-        "info": {
-            "title": "cascadebert",
-            "version": __version__,
-            "description": "Small text classifiers first, large ones only for uncertain texts.",
-        },
-        "paths": paths,
-        "components": {"schemas": schemas["$defs"]},
-    }
+    description = "Small text classifiers first, large ones only for uncertain texts."
+    header = {"title": "cascadebert", "version": __version__, "description": description}
+    components = {"schemas": schemas["$defs"]}
+    return {"openapi": "3.1.0", "info": header, "paths": paths, "components": components}
 
 
 def _operation(summary: str, schema: dict[str, Any] | None, *errors: int) -> dict[str, Any]:
-    success = {"description": "Success."} | ({} if schema is None else _content(schema))
-    failures = {
-        str(code): {"description": ERRORS[code]} | _content(_reference("ErrorResponse")) for code in errors
+    responses = {
+        str(error): {"description": ERRORS[error]} | _content(_reference(ErrorResponse)) for error in errors
     }
-    return {"summary": summary, "responses": {"200": success} | failures}
+    success = {"description": "Success."} | ({} if schema is None else _content(schema))
+    return {"summary": summary, "responses": {"200": success} | responses}
 
 
-def _request(model: str) -> dict[str, Any]:
+def _request_body(model: type[BaseModel]) -> dict[str, Any]:
     return {"requestBody": {"required": True} | _content(_reference(model))}
 
 
@@ -79,5 +73,5 @@ def _content(schema: dict[str, Any]) -> dict[str, Any]:
     return {"content": {"application/json": {"schema": schema}}}
 
 
-def _reference(model: str) -> dict[str, str]:
-    return {"$ref": REFERENCE.format(model=model)}
+def _reference(model: type[BaseModel]) -> dict[str, Any]:
+    return {"$ref": REFERENCE.format(model=model.__name__)}

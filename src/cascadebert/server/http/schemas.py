@@ -5,59 +5,50 @@ from __future__ import annotations
 from typing import Annotated, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic.config import JsonDict
 
 from cascadebert.server.http.responses import HTTPError
 
 MIN_DEADLINE_MS, MAX_DEADLINE_MS = 0.001, 3_600_000.0
-_EXAMPLE = "what a lovely film"
+_PREDICT: JsonDict = {"examples": [{"inputs": "what a lovely film"}]}
+_CLASSIFY: JsonDict = {
+    "examples": [{"texts": ["what a lovely film", "not worth the ticket"], "explain": True}]
+}
 _INPUTS_ERROR = (
     "inputs: expected a string, a pair [string, string], or a batch of [string] or [string, string] "
     "such as [[string], [string]]"
 )
 
+Direction = Literal["Right", "Left", "right", "left"]
 ErrorType = Literal["Unhealthy", "Backend", "Overloaded", "Validation", "Tokenizer", "Empty"]
-Text = Annotated[
-    str, Field(json_schema_extra={"minLength": 1})
-]  # checked elsewhere, with the error type Empty
+Text = Annotated[str, Field(json_schema_extra={"minLength": 1})]  # the handler checks it: error type Empty
 OneOrTwo = Annotated[list[Text], Field(min_length=1, max_length=2, fail_fast=True)]
 Two = Annotated[list[str], Field(min_length=2, max_length=2, fail_fast=True)]
+Item = TypeVar("Item")
+NonEmpty = Annotated[list[Item], Field(min_length=1, fail_fast=True)]
 
 
 class PredictRequest(BaseModel):
     """Body of `POST /predict`."""
 
-    model_config = ConfigDict(
-        strict=True, frozen=True, json_schema_extra={"examples": [{"inputs": _EXAMPLE}]}
-    )
+    model_config = ConfigDict(strict=True, frozen=True, json_schema_extra=_PREDICT)
 
-    inputs: Text | OneOrTwo | Annotated[list[OneOrTwo], Field(min_length=1, fail_fast=True)] = Field(
+    inputs: Text | OneOrTwo | NonEmpty[OneOrTwo] = Field(
         description="One text, one pair (a list of two strings), or a batch of lists of one or two strings."
     )
     raw_scores: bool = Field(False, description="Return logits instead of probabilities.")
-    truncate: bool | None = Field(None, description="`false` rejects texts that are too long for a stage.")
-    truncation_direction: Literal["Right", "Left", "right", "left"] = Field(
-        "Right", description='"Left" rejects texts that are too long for a stage.'
-    )
+    truncate: bool | None = Field(None, description="`false` rejects texts that are too long.")
+    truncation_direction: Direction = Field("Right", description='"Left" rejects texts that are too long.')
 
 
 class ClassifyRequest(BaseModel):
     """Body of `POST /v1/classify`."""
 
-    model_config = ConfigDict(
-        strict=True,
-        frozen=True,
-        extra="forbid",
-        json_schema_extra={"examples": [{"texts": [_EXAMPLE, "not worth the ticket"], "explain": True}]},
-    )
+    model_config = ConfigDict(strict=True, frozen=True, extra="forbid", json_schema_extra=_CLASSIFY)
 
-    texts: (
-        Annotated[list[str], Field(min_length=1, fail_fast=True)]
-        | Annotated[list[Two], Field(min_length=1, fail_fast=True)]
-    ) = Field(description="Texts, or pairs of texts.")
-    max_stage: Annotated[int, Field(ge=1)] | None = Field(
-        None, description="The latest stage that may predict, counted from 1."
-    )
-    deadline_ms: Annotated[float, Field(ge=MIN_DEADLINE_MS, le=MAX_DEADLINE_MS)] | None = None
+    texts: NonEmpty[str] | NonEmpty[Two] = Field(description="Texts, or pairs of texts.")
+    max_stage: int | None = Field(None, ge=1, description="The last stage that may predict, from 1.")
+    deadline_ms: float | None = Field(None, ge=MIN_DEADLINE_MS, le=MAX_DEADLINE_MS)
     explain: bool = Field(False, description="Return the results of every stage that ran.")
 
 
@@ -83,9 +74,7 @@ class ClassifiedRow(BaseModel):
     label: str = Field(examples=["positive"])
     score: float = Field(examples=[0.98], description="Probability of the label.")
     degraded: bool = Field(examples=[False], description="A later stage was required but unavailable.")
-    known_accuracy: float | None = Field(
-        None, description="Of the stage of a degraded row, on the tuning set; null if unknown."
-    )
+    known_accuracy: float | None = Field(None, description="Of a degraded row's stage, on the tuning set.")
     stage: int | None = Field(None, examples=[1], description="Stage of the exit, counted from 1.")
     confidence: float | None = Field(None, examples=[0.98], description="Compared with the threshold.")
     milliseconds: float | None = Field(None, examples=[0.8], description="In all stages.")
