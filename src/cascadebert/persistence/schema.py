@@ -13,7 +13,7 @@ from cascadebert.thresholds.confidence import Score
 from cascadebert.thresholds.operating_point import OperatingPoint
 from cascadebert.types import Flops, Histogram, LinearLatency, Report
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 
 class _Strict(BaseModel):
