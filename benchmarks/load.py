@@ -245,7 +245,7 @@ class Client:
         self.seconds[number], self.status[number] = now - self.due[number], status
         self.left -= 1
         if status == 200:
-            point = fields.get(b"x-cascade-point", b"0").strip()
+            point = fields.get(b"x-cascade-operating-point", b"0").strip()
             if point != b"0" or b"x-cascade-degraded" in fields:
                 self.seen["other point"] += 1
             elif body not in self._known[question]:

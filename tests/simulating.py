@@ -1,4 +1,4 @@
-"""A board under load in a simulated time: no thread, no model, no noise."""
+"""A request tracker under simulated load: no threads, no model, no noise."""
 
 from __future__ import annotations
 
@@ -12,59 +12,59 @@ from cascadebert.server.scheduling.requests import TokenizeTask, Tokens
 from cascadebert.server.types import Overloaded, RequestOptions, RequestResult
 from cascadebert.thresholds.routing import StageDecision
 
-READING = 5e-5
+TOKENIZE_SECONDS = 5e-5
 
 
 class Load:
-    """Requests that arrive by chance, whatever becomes of those before them.
+    """Open-loop Poisson arrivals of requests.
 
     Args:
-        board: that takes them.
+        tracker: admits the requests.
         costs: (num_stages,) seconds of a batch and of each of its tokens.
-        leaves: (num_stages,) share of the rows that leave at each stage.
-        workers: that run batches.
-        rows: of each request.
+        exit_rates: (num_stages,) fraction of the texts at each stage that exit there.
+        workers: number that run batches.
+        texts: number per request.
     """
 
-    def __init__(self, board: RequestTracker, costs, leaves, *, workers=2, rows=8, seed=0):
-        self.board, self.costs, self.leaves = board, costs, leaves
-        self.workers, self.rows = workers, rows
+    def __init__(self, tracker: RequestTracker, costs, exit_rates, *, workers=2, texts=8, seed=0):
+        self.tracker, self.costs, self.exit_rates = tracker, costs, exit_rates
+        self.workers, self.texts = workers, texts
         self.rng = np.random.default_rng(seed)
         self.arrived: dict[Future[RequestResult], float] = {}
-        self.waits, self.refused, self.failed, self.offered = [], 0, 0, 0
+        self.latencies, self.rejected, self.failed, self.offered = [], 0, 0, 0
 
     def seconds(self, task):
-        """That a task takes."""
+        """Duration of a task."""
         if isinstance(task, TokenizeTask):
-            return READING * len(task.rows)
-        once, each = self.costs[task.stage]
-        return once + each * task.tokens
+            return TOKENIZE_SECONDS * len(task.rows)
+        per_batch, per_token = self.costs[task.stage]
+        return per_batch + per_token * task.tokens
 
-    def done(self, task, at):
-        """A worker is back."""
+    def complete(self, task, at):
+        """Complete a task."""
         if isinstance(task, TokenizeTask):
             lengths = np.clip(self.rng.gamma(2.5, 9.0, len(task.rows)), 3, 64).astype(int)
             ids = np.zeros(64, np.int32)
-            wide = (-(-lengths // 2) * 2).tolist()
-            made = [Tokens(ids[:n], ids[:n], w) for n, w in zip(lengths.tolist(), wide, strict=True)]
-            self.board.tokenized(task, made, at)
+            padded = (-(-lengths // 2) * 2).tolist()
+            tokens = [Tokens(ids[:n], ids[:n], w) for n, w in zip(lengths.tolist(), padded, strict=True)]
+            self.tracker.tokenized(task, tokens, at)
             return
         n = len(task.rows)
-        said, gone = np.full((n, 2), 0.5), self.rng.random(n) < self.leaves[task.stage]
-        self.board.ran(task, said.astype(np.float32), StageDecision(said, said[:, 0], gone), at)
+        scores, exits = np.full((n, 2), 0.5), self.rng.random(n) < self.exit_rates[task.stage]
+        self.tracker.ran(task, scores.astype(np.float32), StageDecision(scores, scores[:, 0], exits), at)
 
     def arrive(self, at):
-        """One request, or none where it is refused."""
+        """Submit a request."""
         self.offered += 1
         try:
-            future = self.board.admit(["x"] * self.rows, RequestOptions(), at, characters=100 * self.rows)
+            future = self.tracker.admit(["x"] * self.texts, RequestOptions(), at, characters=100 * self.texts)
         except Overloaded:
-            self.refused += 1
+            self.rejected += 1
             return
         self.arrived[future] = at
 
     def run(self, rate, seconds):
-        """Offer so many requests a second for so long, and answer all that were let in."""
+        """Offer `rate` requests per second for a time, and return the time when all are completed."""
         arrivals = np.cumsum(self.rng.exponential(1 / rate, int(rate * seconds)))
         events = [(float(at), i, None) for i, at in enumerate(arrivals)]
         heapq.heapify(events)
@@ -74,19 +74,19 @@ class Load:
             if task is None:
                 self.arrive(at)
             else:
-                self.done(task, at)
+                self.complete(task, at)
                 free += 1
-            while free and (task := self.board.take(at)) is not None:
+            while free and (task := self.tracker.take(at)) is not None:
                 number, free = number + 1, free - 1
                 heapq.heappush(events, (at + self.seconds(task), number, task))
-            self.settle(at)
+            self.record(at)
         return at
 
-    def settle(self, at):
-        """Note how long answers took."""
-        for future, outcome in self.board.completed:
-            if isinstance(outcome, RequestResult):
-                self.waits.append(at - self.arrived[future])
+    def record(self, at):
+        """Record the latency of completed requests."""
+        for future, result in self.tracker.completed:
+            if isinstance(result, RequestResult):
+                self.latencies.append(at - self.arrived[future])
             else:
                 self.failed += 1
-        self.board.completed.clear()
+        self.tracker.completed.clear()

@@ -273,13 +273,13 @@ def test_whatever_the_load_what_is_let_in_is_answered_in_time(make_cascade, shar
     plan = BatchingPlan(2, stages)
     costs = ((2e-5, 2e-8), (5e-4, 1e-5), (2e-3, 7e-5))
     cascade, settings = make_cascade(3), ServerConfig(latency_target=0.1)
-    load = Load(RequestTracker(cascade, plan, settings, None), costs, leaves=(0.4, 0.7, 1.0))
+    load = Load(RequestTracker(cascade, plan, settings, None), costs, exit_rates=(0.4, 0.7, 1.0))
     most = 330  # requests a second that these costs allow, in batches as large as such a wait fills
     seconds = load.run(share * most, 2.0)
-    waits = np.array(load.waits)
-    assert len(waits) + load.refused == load.offered and not load.failed
-    assert np.quantile(waits, 0.99) <= settings.latency_target
-    assert load.refused == 0 if share < 1 else len(waits) / seconds >= 0.9 * most
+    latencies = np.array(load.latencies)
+    assert len(latencies) + load.rejected == load.offered and not load.failed
+    assert np.quantile(latencies, 0.99) <= settings.latency_target
+    assert load.rejected == 0 if share < 1 else len(latencies) / seconds >= 0.9 * most
 
 
 def test_no_task_is_lost_among_batches(cascade):
