@@ -7,7 +7,7 @@ import re
 import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from cascadebert.atomic import atomic_file
 from cascadebert.data.readers import Table, check_format
@@ -36,11 +36,7 @@ def write_table(table: Table, path: Path) -> None:
     suffix = check_format(path)
     try:
         with atomic_file(path) as temporary:
-            if suffix == ".parquet":
-                _write_parquet(table, temporary)
-            else:
-                with temporary.open("w", encoding="utf-8", errors="surrogateescape", newline="") as file:
-                    file.writelines(f"{line}\n" for line in _lines(table, suffix))
+            (_write_parquet if suffix == ".parquet" else _write_text)(table, temporary)
     except (TypeError, ValueError) as error:  # includes the errors of pyarrow and of encodings
         raise DataError(f"{path.name}: {suffix} cannot hold a cell of {table.source} ({error})") from error
 
@@ -59,9 +55,13 @@ def join_parts(parts: Sequence[Path], path: Path, *, columns: Sequence[str]) -> 
         skip = 0 if header is None else len(f"{header}\n".encode(errors="surrogateescape"))
         with temporary.open("wb") as target:
             for i, part in enumerate(parts):
-                with part.open("rb") as source:
-                    source.seek(skip if i else 0)
-                    shutil.copyfileobj(source, target)
+                _append(part, target, skip=skip if i else 0)
+
+
+def _append(part: Path, target: BinaryIO, *, skip: int) -> None:
+    with part.open("rb") as source:
+        source.seek(skip)
+        shutil.copyfileobj(source, target)
 
 
 def _write_parquet(table: Table, path: Path) -> None:
@@ -70,6 +70,11 @@ def _write_parquet(table: Table, path: Path) -> None:
         import pyarrow.parquet
     columns = {name: pyarrow.array(cells, table.types.get(name)) for name, cells in table.columns.items()}
     pyarrow.parquet.write_table(pyarrow.table(columns), path)
+
+
+def _write_text(table: Table, path: Path) -> None:
+    with path.open("w", encoding="utf-8", errors="surrogateescape", newline="") as file:
+        file.writelines(f"{line}\n" for line in _lines(table, check_format(path)))
 
 
 def _join_parquet(parts: Sequence[Path], path: Path, name: str) -> None:
