@@ -28,7 +28,6 @@ from cascadebert.thresholds.risk_control import (
 )
 from cascadebert.thresholds.select import ThresholdSelection, evaluate_thresholds
 from cascadebert.tuning.tune import (
-    CachedOutputs,
     Metric,
     SelectionInputs,
     TuningResult,
@@ -99,21 +98,12 @@ def certify_folder(
 ) -> TuningResult:
     """Store the fastest operating point at which all guarantees hold on new data, with its certificate.
 
-    Args:
-        path: a saved cascade.
-        data: examples like those to come, see `split_rows`; only agreement needs no labels.
-        guarantees: requirements that hold simultaneously.
-        confidence_level: 1 - delta, such as 0.95.
-        cost_unit: the unit in which the speed-up is counted.
-        columns: names of the columns, where they are not the usual ones.
-        score: the confidence score; "auto" selects one; None keeps the folder's.
-        engine: the engine to certify for; "auto" keeps the folder's.
-        precision: as for the engine.
+    `data` is split by `split_rows`; only agreement needs no labels. The confidence level is 1 - delta. The
+    other arguments are those of `tune_folder`.
 
-    Raises:
-        CertificationFailed: if no point can be certified. The thresholds are not changed, but the
-            certification set is consumed.
-        CascadeError: if the guarantees need more examples than there are; raised before any model runs.
+    Raises CertificationFailed if no point can be certified: the thresholds are not changed, but the
+    certification set is consumed. Raises CascadeError if the guarantees need more examples than there are,
+    before any model runs.
     """
     delta = _delta(guarantees, confidence_level)
     cascade = load_local_cascade(path, engine, precision)
@@ -134,8 +124,8 @@ def certify_folder(
         n = len(certification_set)
         raise CertificationFailed(plan.certified_point(0), plan.results(result), n, plan.advice())
     point = plan.operating_point(result, certification_set)
-    tuned = measure_operating_point(plan.cascade, plan.cached, point)
-    store_operating_point(path, plan.cascade, tuned, split.tuning, used)
+    tuned = measure_operating_point(plan.inputs, point)
+    store_operating_point(path, plan.inputs.cascade, tuned, split.tuning, used)
     return tuned
 
 
@@ -173,8 +163,6 @@ def split_rows(examples: Examples, used: UsedRows) -> CertificationSplit:
 class _Plan:
     """Everything that is fixed before the certification set is read."""
 
-    cascade: Cascade
-    cached: CachedOutputs
     inputs: SelectionInputs
     outputs: StageOutputs  # of the tuning set
     guarantees: tuple[Guarantee, ...]
@@ -183,8 +171,8 @@ class _Plan:
     notices: tuple[str, ...]
 
     def test(self, examples: Examples) -> CertificationResult:
-        labels = None if examples.labels is None else examples.label_ids(self.cascade.label_names)
-        outputs = stage_outputs(self.cascade, examples.texts, labels)
+        labels = None if examples.labels is None else examples.label_ids(self.inputs.cascade.label_names)
+        outputs = stage_outputs(self.inputs.cascade, examples.texts, labels)
         thresholds = np.array([selection.thresholds for selection in self.path])
         return certify(outputs, thresholds, self.guarantees, delta=self.delta)
 
@@ -200,8 +188,9 @@ class _Plan:
 
     def operating_point(self, result: CertificationResult, examples: Examples) -> OperatingPoint:
         """The fastest accepted point, with its certificate."""
-        assert self.cascade.spec is not None
-        engine = self.cascade.stages[-1].engine
+        cascade = self.inputs.cascade
+        assert cascade.spec is not None
+        engine = cascade.stages[-1].engine
         certificate = Certificate(
             guarantees=self.results(result),
             delta=self.delta,
@@ -212,8 +201,8 @@ class _Plan:
             device=engine.device,
             source=examples.source,
             data_sha256=examples.sha256(),
-            temperatures=self.cascade.temperatures,
-            stages_sha256=self.cascade.spec.stages_sha256,
+            temperatures=cascade.temperatures,
+            stages_sha256=cascade.spec.stages_sha256,
         )
         selection = self.path[result.accepted - 1]
         metrics = self.inputs.metrics(selection, None, self.notices)
@@ -256,8 +245,8 @@ def _plan(
         evaluate_thresholds(tuple(point), *inputs.arrays, last_stage_cost=costs.last_stage_cost)
         for point in front.thresholds.tolist()
     )
-    cascade, notices = replace(cascade, score=scored.score), (*split.notices, *parity_notices)
-    return _Plan(cascade, cached, inputs, outputs, tuple(guarantees), delta, path, notices)
+    notices = (*split.notices, *parity_notices)
+    return _Plan(inputs, outputs, tuple(guarantees), delta, path, notices)
 
 
 def _label_free(guarantees: Sequence[Guarantee]) -> bool:

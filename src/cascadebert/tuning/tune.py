@@ -64,6 +64,8 @@ class CachedOutputs:
 class SelectionInputs:
     """Scored outputs, losses and costs of the tuning set, from which thresholds are selected."""
 
+    cascade: Cascade  # with the score of `scored`
+    cached: CachedOutputs
     metric: Metric
     cost_unit: CostUnit
     scored: ScoredOutputs
@@ -269,8 +271,7 @@ def select_operating_point(
     loss = cross_validate(*arrays, target=target, last_stage_cost=last_stage_cost)
     metrics = inputs.metrics(selection, target, notices + _missing_label_notices(cascade, cached.labels))
     metrics = replace(metrics, cross_validated=None if loss is None else 1 - loss)
-    cascade = replace(cascade, score=inputs.scored.score)
-    return measure_operating_point(cascade, cached, OperatingPoint(selection.thresholds, metrics))
+    return measure_operating_point(inputs, OperatingPoint(selection.thresholds, metrics))
 
 
 def selection_inputs(
@@ -291,14 +292,14 @@ def selection_inputs(
         scored = select_score(probabilities, losses, costs.rows, last_stage_cost=costs.last_stage_cost)
     else:
         scored = score_outputs(score, probabilities)
-    return SelectionInputs(metric, cost_unit, scored, predictions, losses, costs)
+    cascade = replace(cascade, score=scored.score)
+    return SelectionInputs(cascade, cached, metric, cost_unit, scored, predictions, losses, costs)
 
 
-def measure_operating_point(cascade: Cascade, cached: CachedOutputs, point: OperatingPoint) -> TuningResult:
-    """Report and expected speed-up of an operating point on cached outputs."""
-    report = None
+def measure_operating_point(inputs: SelectionInputs, point: OperatingPoint) -> TuningResult:
+    """Report and expected speed-up of an operating point on the tuning set."""
+    cascade, cached, report = inputs.cascade.with_operating_point(point), inputs.cached, None
     if cached.labels is not None:
-        cascade = cascade.with_operating_point(point)
         report = report_on_logits(cascade, cached.logits, cached.encoded, cached.labels)
     costs = cached.latency.costs(cached.encoded)
     confidences = cascade.score.all_stages(scaled_probabilities(cascade, cached.logits))

@@ -73,7 +73,7 @@ def analyze_calibration(
     )
 
 
-def analyze_cascade_calibration(
+def analyze_cascade(
     logits: Logits, temperatures: tuple[float, ...], exits: Ints, labels: Ints
 ) -> tuple[CalibrationAnalysis, ...]:
     """Calibration of every stage on all examples, then of the cascade, whose logits are those at the exit.

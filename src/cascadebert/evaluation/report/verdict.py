@@ -12,7 +12,7 @@ from cascadebert.evaluation.report import calibration_analysis, comparison, erro
 from cascadebert.evaluation.templates import render_lines
 from cascadebert.thresholds.confidence import Score, softmax
 from cascadebert.thresholds.select import exit_stages
-from cascadebert.types import Floats, Ints, Logits
+from cascadebert.types import Bools, Floats, Ints, Logits
 
 
 @dataclass(frozen=True)
@@ -67,18 +67,11 @@ def compute_verdict(inputs: ReportInputs) -> Verdict:
     exits, rows = exit_stages(confidences, inputs.thresholds), np.arange(n)
     stages_correct, num_stages = predictions == labels, len(predictions)
     correct, last_correct = stages_correct[exits, rows], stages_correct[-1]
-    timed = [(f"stage {i + 1} alone", stages_correct[i], clock.stages[i]) for i in range(num_stages)]
-    if inputs.baseline is not None and clock.baseline is not None:
-        name, predicted = inputs.baseline
-        timed.append((name, predicted == labels, clock.baseline))
-    compared = [
-        comparison.compare_alternative(name, correct, other_correct, clock, seconds)
-        for name, other_correct, seconds in timed
-    ]
-    last_stage = compared.pop(num_stages - 1)
+    early, at_exit = exits < num_stages - 1, confidences[exits, rows]
+    last_stage, *alternatives = _compare(inputs, correct, stages_correct)
     rates = exit_rates(exits, num_stages)
     routing = comparison.random_routing_baseline(correct, stages_correct, clock)
-    decision, reasons = comparison.decide(n, rates, last_stage, compared, routing, inputs.allowed_drop)
+    decision, reasons = comparison.decide(n, rates, last_stage, alternatives, routing, inputs.allowed_drop)
     kinds = {
         "class": (labels, inputs.label_names),
         "length": error_analysis.length_buckets(inputs.lengths),
@@ -94,20 +87,34 @@ def compute_verdict(inputs: ReportInputs) -> Verdict:
         seconds=float(np.median(clock.cascade)) / clock.n,
         exit_rates=rates,
         last_stage=last_stage,
-        alternatives=tuple(compared),
+        alternatives=tuple(alternatives),
         random_routing=routing,
         both_wrong=float((~correct & ~last_correct).mean()),
         groups=error_analysis.error_groups(kinds, correct, last_correct),
         oracle=error_analysis.oracle_routing(
             exits, predictions, labels, inputs.seconds, inputs.last_stage_seconds
         ),
-        high_confidence_errors=error_analysis.high_confidence_errors(
-            exits < num_stages - 1, confidences[exits, rows], correct, last_correct
-        ),
-        calibration=calibration_analysis.analyze_cascade_calibration(
-            inputs.logits, inputs.temperatures, exits, labels
-        ),
+        high_confidence_errors=error_analysis.high_confidence_errors(early, at_exit, correct, last_correct),
+        calibration=calibration_analysis.analyze_cascade(inputs.logits, inputs.temperatures, exits, labels),
     )
+
+
+def _compare(inputs: ReportInputs, correct: Bools, stages_correct: Bools) -> list[comparison.Alternative]:
+    """The last stage, the earlier stages and the baseline, compared with the cascade."""
+    clock, num_stages = inputs.clock, len(stages_correct)
+    alternatives = [
+        comparison.compare_alternative(
+            f"stage {i + 1} alone", correct, stages_correct[i], clock, clock.stages[i]
+        )
+        for i in (num_stages - 1, *range(num_stages - 1))
+    ]
+    if inputs.baseline is not None and clock.baseline is not None:
+        name, predicted = inputs.baseline
+        baseline_correct = predicted == inputs.labels
+        alternatives.append(
+            comparison.compare_alternative(name, correct, baseline_correct, clock, clock.baseline)
+        )
+    return alternatives
 
 
 def summary(verdict: Verdict) -> tuple[str, ...]:
