@@ -4,27 +4,19 @@ from __future__ import annotations
 
 import csv
 import shutil
+from dataclasses import fields
 
 import pytest
+import typer
 from typer.testing import CliRunner
 
+import cascadebert
 from cascadebert.cli import app as cli
+from cascadebert.server.config import ServerConfig
+from cascadebert.training.config import DistillConfig, FitConfig
 from samples import reviews, write_csv
 
-VERBS = {
-    "demo",
-    "fit",
-    "assemble",
-    "distill",
-    "tune",
-    "predict",
-    "evaluate",
-    "drift",
-    "bench",
-    "info",
-    "reproduce",
-    "serve",
-}
+VERBS = set("demo fit assemble distill tune predict evaluate drift bench info reproduce serve".split())
 
 
 @pytest.fixture
@@ -51,6 +43,24 @@ def test_every_verb_explains_itself(verb):
     assert "Usage" in CliRunner().invoke(cli.app, [verb, "--help"]).output
 
 
+@pytest.mark.parametrize(
+    "verb, config", [("fit", FitConfig), ("distill", DistillConfig), ("serve", ServerConfig)]
+)
+def test_documented_fields_of_a_configuration_are_options_with_its_defaults(verb, config):
+    command = typer.main.get_command(cli.app).commands[verb]
+    options = {option.name: option for option in command.params}
+    documented = [entry for entry in fields(config) if "help" in entry.metadata]
+    assert len(documented) > 5
+    for entry in documented:
+        assert options[entry.name].help == entry.metadata["help"]
+        assert options[entry.name].default == entry.default
+
+
+def test_the_version_is_that_of_the_package(run):
+    code, _, said = run("--version")
+    assert code == 0 and said == f"cascadebert {cascadebert.__version__}\n"
+
+
 def test_evaluate_keeps_its_contract(run, cascade, rows):
     code, values, _ = run("evaluate", cascade, rows, "--json")
     assert code == 0 and values["n"] == 150
@@ -60,7 +70,7 @@ def test_evaluate_keeps_its_contract(run, cascade, rows):
     assert values["overlap"] == {"train": 0, "tune": 0, "certify": 0}
 
 
-def test_evaluate_says_so_when_it_is_shown_rows_already_used(run, cascade, saved):
+def test_evaluate_reports_examples_that_were_already_used(run, cascade, saved):
     _, values, said = run("evaluate", cascade, saved.parent / "data.csv", "--json")
     assert values["overlap"]["tune"] == 160
     assert "160 were used to tune: results are optimistically biased" in said
@@ -110,7 +120,7 @@ def test_tune_with_a_confidence_level_keeps_its_contract(run, cascade, tmp_path)
     assert code == 2 and "cannot be used for another" in said
 
 
-def test_what_cannot_be_promised_is_said_with_what_can(run, cascade, tmp_path):
+def test_what_cannot_be_guaranteed_is_reported_with_what_can(run, cascade, tmp_path):
     rows = write_csv(tmp_path / "many.csv", *reviews(600, seed=78))
     asked = ("--min-accuracy", 0.97, "--confidence-level", 0.95)
     code, values, said = run("tune", cascade, "--data", rows, *asked, "--json")
@@ -128,7 +138,7 @@ def test_what_cannot_be_promised_is_said_with_what_can(run, cascade, tmp_path):
         (["--confidence-level", 0.9], "one guarantee or more"),
     ],
 )
-def test_promises_that_make_no_sense_are_refused(run, cascade, rows, words, message):
+def test_guarantees_that_make_no_sense_are_refused(run, cascade, rows, words, message):
     code, _, said = run("tune", cascade, "--data", rows, *words)
     assert code == 2 and message in said
 
@@ -151,7 +161,7 @@ def test_bench_keeps_its_contract(run, cascade, rows, tmp_path):
     assert values["peak_memory_mb"] > 0
 
 
-def test_shift_keeps_its_contract_and_leaves_the_folder_as_it_was(run, cascade, rows, tmp_path):
+def test_drift_keeps_its_contract_and_leaves_the_folder_as_it_was(run, cascade, rows, tmp_path):
     new, before = (
         write_csv(tmp_path / "new.csv", *reviews(120, seed=79)),
         (cascade / "cascade.json").read_bytes(),
@@ -166,7 +176,7 @@ def test_shift_keeps_its_contract_and_leaves_the_folder_as_it_was(run, cascade, 
     assert (cascade / "cascade.json").read_bytes() == before
 
 
-def test_shift_exits_with_1_for_a_no_and_with_0_and_a_note_where_it_cannot_tell(run, cascade, rows, tmp_path):
+def test_drift_exits_with_1_for_a_no_and_with_0_and_a_note_if_inconclusive(run, cascade, rows, tmp_path):
     new = write_csv(tmp_path / "new.csv", *reviews(120, seed=79))
     code, values, said = run("drift", cascade, rows, new, "--min-agreement", 0.999, "--json")
     assert code == 1 and values["verdict"] == "no" and "no: the thresholds do not hold" in said

@@ -13,8 +13,8 @@ from cascadebert.demo.task import LEVELS, generate, vocabulary
 
 @pytest.mark.slow
 def test_the_demo_writes_a_cascade_and_a_picture_and_reports_what_it_measured(tmp_path, monkeypatch):
-    monkeypatch.setattr(demo_run, "FIT_ROWS", 1500)
-    monkeypatch.setattr(demo_run, "TEST_ROWS", 300)
+    monkeypatch.setattr(demo_run, "TRAIN_SIZE", 1500)
+    monkeypatch.setattr(demo_run, "TEST_SIZE", 300)
     result = demo_run.demo(tmp_path / "demo", seed=3)
     assert set(asdict(result)) >= {
         "small_accuracy", "large_accuracy", "cascade_accuracy", "measured_speedup", "flops_speedup",

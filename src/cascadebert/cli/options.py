@@ -128,7 +128,7 @@ def columns_of(text: list[str] | None, label: str | None = None, group: str | No
 
 
 def as_command(verb: Callable[..., None]) -> Callable[..., None]:
-    """Make a command of a verb: add `--json`, and turn parameters that are dataclasses into an option per field.
+    """Make a command of a verb: add `--json`, and replace dataclass parameters by an option per field.
 
     The metadata of a field holds `help`, `group` and `metavar` of its option; without them it has none.
     """

@@ -161,10 +161,11 @@ def print_operating_point(point: OperatingPoint, timing: MeasuredTiming | None =
     if metrics is not None:
         print_notices(metrics.notices)
         validated = metrics.cross_validated
-        suffix = "" if validated is None else f" Ten-fold cross-validated: {percent(validated)}."
+        suffix = "" if validated is None else f"; ten-fold cross-validated {percent(validated)}"
         console().print(
             f"On the {metrics.n:,} examples of the tuning set: {metrics.metric} {percent(metrics.value)} "
-            f"(last stage {percent(metrics.last_stage)}), {metrics.speedup:.2f}x by {metrics.cost_unit}.{suffix}"
+            f"(last stage alone {percent(metrics.last_stage)}{suffix}), "
+            f"{metrics.speedup:.2f}x by {metrics.cost_unit}."
         )
     if timing is not None:
         console().print(f"Expected wall-clock speed-up: {timing.expected_speedup:.2f}x ({timing.machine}).")

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from cascadebert.cli import options as o
-from cascadebert.cli.render import console, optional, print_json, print_table
+from cascadebert.cli.render import console, print_json, print_table
 from cascadebert.errors import CascadeError
 
 
@@ -51,9 +51,8 @@ def reproduce(
         return
     rows = [("at", "cascade", "best early exit", "relative improvement", "95 % interval")]
     for row in summary["comparisons"]:
-        improvement, low, high = (
-            optional(row[name], "{:+.1%}") for name in ("relative_improvement", "ci_low", "ci_high")
-        )
+        values = (row[name] for name in ("relative_improvement", "ci_low", "ci_high"))
+        improvement, low, high = ("n/a" if value is None else f"{100 * value:+.1f} %" for value in values)
         at = f"{row['target']:g}x {row['basis']}"
         rows.append((at, row["cascade"], row["best_early_exit"], improvement, f"{low} to {high}"))
     print_table(*rows)

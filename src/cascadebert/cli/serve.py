@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from cascadebert.server.types import DispatcherState
 
 TOKEN = "CASCADEBERT_TOKEN"
-
+LATENCY_MS = 1000 * ServerConfig.latency_target
 LATENCY = "Target latency under load; requests without a deadline expire after ten times this."
 
 log = logging.getLogger("cascadebert")
@@ -32,8 +32,7 @@ def serve(
     *,
     host: Annotated[str, o.option("Address to listen on.", "ADDRESS")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0: a free one.")] = 8000,
-    latency_target_ms: Annotated[float, o.option(LATENCY, "MS", "Server")] = 1000
-    * ServerConfig.latency_target,
+    latency_target_ms: Annotated[float, o.option(LATENCY, "MS", "Server")] = LATENCY_MS,
     config: ServerConfig,
     engine: o.EngineOptions,
 ) -> None:

@@ -18,7 +18,7 @@ SPECIAL = {"pad_token": "[PAD]", "unk_token": "[UNK]", "cls_token": "[CLS]", "se
 
 @dataclass(frozen=True)
 class ModelSize:
-    """How large a model is."""
+    """Dimensions of a BERT model."""
 
     layers: int
     hidden: int
@@ -27,14 +27,7 @@ class ModelSize:
 
 
 def random_encoder(path: Path, size: ModelSize, words: Sequence[str], *, seed: int) -> Path:
-    """Save an encoder that has learned nothing yet.
-
-    Args:
-        path: the folder to write.
-        size: how large.
-        words: the vocabulary of the task.
-        seed: of its weights.
-    """
+    """Save an untrained encoder and its tokenizer of `words` in a folder, and return the folder."""
     vocabulary = [*SPECIAL.values(), *words]
     set_seed(seed)
     config = BertConfig(
@@ -55,14 +48,14 @@ def random_encoder(path: Path, size: ModelSize, words: Sequence[str], *, seed: i
 
 
 def _tokenizer(vocabulary: Sequence[str]) -> PreTrainedTokenizerFast:
-    numbers = {word: number for number, word in enumerate(vocabulary)}
-    made = Tokenizer(models.WordLevel(numbers, unk_token=SPECIAL["unk_token"]))
-    made.normalizer = normalizers.Lowercase()
-    made.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    ids = {word: i for i, word in enumerate(vocabulary)}
+    tokenizer = Tokenizer(models.WordLevel(ids, unk_token=SPECIAL["unk_token"]))
+    tokenizer.normalizer = normalizers.Lowercase()
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     cls, sep = SPECIAL["cls_token"], SPECIAL["sep_token"]
-    made.post_processor = processors.TemplateProcessing(
+    tokenizer.post_processor = processors.TemplateProcessing(
         single=f"{cls} $A {sep}",
         pair=f"{cls} $A {sep} $B:1 {sep}:1",
-        special_tokens=[(cls, numbers[cls]), (sep, numbers[sep])],
+        special_tokens=[(cls, ids[cls]), (sep, ids[sep])],
     )
-    return PreTrainedTokenizerFast(tokenizer_object=made, **SPECIAL)
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, **SPECIAL)

@@ -1,19 +1,19 @@
-"""`cascadebert demo`: train, calibrate, pick a threshold, save, load and time, on a generated task."""
+"""The demo: trains, calibrates, tunes, saves, loads and times a cascade on a generated task."""
 
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from cascadebert.data.dataset import Examples
 from cascadebert.demo.models import ModelSize, random_encoder
-from cascadebert.demo.task import DemoRow, generate, vocabulary
+from cascadebert.demo.task import generate, vocabulary
 from cascadebert.evaluation.benchmark import benchmark
 from cascadebert.evaluation.cost_model import counted_costs
 from cascadebert.evaluation.evaluate import report_on_logits, scaled_probabilities
 from cascadebert.evaluation.plots import plot_pareto_front
+from cascadebert.evaluation.templates import percent
 from cascadebert.inference.cascade import Cascade
 from cascadebert.persistence.folder import ensure_writable_directory
 from cascadebert.thresholds.operating_point import Target
@@ -26,21 +26,17 @@ from cascadebert.types import Report
 
 SMALL = ModelSize(layers=1, hidden=24, heads=2, intermediate=96)
 LARGE = ModelSize(layers=3, hidden=192, heads=2, intermediate=384)
-FIT_ROWS = 20_000
-TEST_ROWS = 4_000
-PICTURE = "curve.svg"
-ALLOWED_DROP = 0.004
-
+TRAIN_SIZE, TEST_SIZE = 20_000, 4_000
+PLOT = "curve.svg"
+TARGET = Target(max_accuracy_drop=0.004)
+# Both models are trained alike; bfloat16 is slower at these sizes.
 CONFIG = FitConfig(epochs=3, batch_size=32, learning_rate=4e-4, warmup_ratio=0.1, max_length=64, bf16=False)
-"""Both models are trained alike; bfloat16 is slower at these sizes."""
-
-ENGINE = "torch"
-"""On a faster engine, models this small leave little to time but the tokenising (benchmarks/LOG.md)."""
+ENGINE = "torch"  # on a faster engine, tiny models mostly tokenize (benchmarks/LOG.md)
 
 
 @dataclass(frozen=True)
 class DemoResult:
-    """What the demo measured on test rows that nothing was chosen on."""
+    """Metrics on test examples that were not used for training or tuning."""
 
     small_accuracy: float
     large_accuracy: float
@@ -53,40 +49,37 @@ class DemoResult:
 
     @property
     def description(self) -> str:
-        """The result for people."""
+        """The result in sentences, and the next command."""
         return (
             "The task is generated: sentences about films, two thirds plain, the others with negations, "
             "contrasts and asides.\n"
-            f"small model alone   {100 * self.small_accuracy:.1f} %\n"
-            f"large model alone   {100 * self.large_accuracy:.1f} %\n"
-            f"cascade             {100 * self.cascade_accuracy:.1f} %, {self.measured_speedup:.1f}x as fast "
-            f"as the large model by the clock ({self.flops_speedup:.1f}x by FLOPs); "
-            f"{100 * self.exit_rates[0]:.0f} % of the rows leave at the small model\n"
-            f"{self.seconds:.0f} seconds in all. Saved in {self.output}; the picture is {PICTURE} there.\n"
+            f"small model   {percent(self.small_accuracy)}\n"
+            f"large model   {percent(self.large_accuracy)}\n"
+            f"cascade       {percent(self.cascade_accuracy)}, {self.measured_speedup:.1f}x as fast as the "
+            f"large model by wall-clock time ({self.flops_speedup:.1f}x by FLOPs); "
+            f"{percent(self.exit_rates[0])} of the texts exit at the small model\n"
+            f"Finished in {self.seconds:.0f} seconds. Saved in {self.output}, with a plot in {PLOT}.\n"
             f'Next: echo \'{{"text": "the plot was hardly dull ."}}\' > new.jsonl && '
-            f"cascadebert predict {self.output} new.jsonl --output answers.jsonl"
+            f"cascadebert predict {self.output} new.jsonl --output predictions.jsonl"
         )
 
 
 def demo(output: Path, *, seed: int = 0, overwrite: bool = False) -> DemoResult:
-    """Run the whole of the package once, on two small transformers trained from scratch.
-
-    Args:
-        output: the cascade folder to write; the picture goes into it.
-        seed: of the sentences and of the weights.
-        overwrite: replace an existing folder.
-    """
+    """Train a cascade of two transformers from scratch, save it and a plot in `output`, and measure it."""
     start = now()
     ensure_writable_directory(output, overwrite=overwrite)
-    rows = generate(FIT_ROWS + TEST_ROWS, seed=seed)
-    train, test = _examples(rows[:FIT_ROWS], "demo"), _examples(rows[FIT_ROWS:], "demo test")
+    generated = generate(TRAIN_SIZE + TEST_SIZE, seed=seed)
+    texts, labels = [example.text for example in generated], tuple(example.label for example in generated)
+    train = Examples(texts[:TRAIN_SIZE], labels[:TRAIN_SIZE], source="demo")
+    test = Examples(texts[TRAIN_SIZE:], labels[TRAIN_SIZE:], source="demo test")
     with tempfile.TemporaryDirectory() as folder:
         small = random_encoder(Path(folder) / "small", SMALL, vocabulary(), seed=seed)
         large = random_encoder(Path(folder) / "large", LARGE, vocabulary(), seed=seed + 1)
+        stages = [small, large]
         fit(
             train,
-            stages=[small, large],
-            target=Target(max_accuracy_drop=ALLOWED_DROP),
+            stages=stages,
+            target=TARGET,
             output=output,
             engine=ENGINE,
             overwrite=overwrite,
@@ -95,33 +88,29 @@ def demo(output: Path, *, seed: int = 0, overwrite: bool = False) -> DemoResult:
     cascade = Cascade.from_pretrained(output)
     cached = cache_outputs(cascade, test)
     assert cached.labels is not None
-    measured = report_on_logits(cascade, cached.logits, cached.encoded, cached.labels)
-    clock = benchmark(cascade, test)
-    _draw(cascade, cached, measured, output / PICTURE)
-    assert measured.flops_speedup is not None
+    report = report_on_logits(cascade, cached.logits, cached.encoded, cached.labels)
+    timing = benchmark(cascade, test)
+    _plot(cascade, cached, report, output / PLOT)
+    assert report.flops_speedup is not None
     return DemoResult(
-        small_accuracy=measured.stages[0].accuracy,
-        large_accuracy=measured.stages[-1].accuracy,
-        cascade_accuracy=measured.accuracy,
-        measured_speedup=clock.measured_speedup,
-        flops_speedup=measured.flops_speedup,
-        exit_rates=measured.exit_rates,
+        small_accuracy=report.stages[0].accuracy,
+        large_accuracy=report.stages[-1].accuracy,
+        cascade_accuracy=report.accuracy,
+        measured_speedup=timing.measured_speedup,
+        flops_speedup=report.flops_speedup,
+        exit_rates=report.exit_rates,
         seconds=round(now() - start, 1),
         output=str(output),
     )
 
 
-def _examples(rows: Sequence[DemoRow], source: str) -> Examples:
-    return Examples([row.text for row in rows], tuple(row.label for row in rows), source=source)
-
-
-def _draw(cascade: Cascade, cached: CachedOutputs, measured: Report, path: Path) -> None:
+def _plot(cascade: Cascade, cached: CachedOutputs, report: Report, path: Path) -> None:
     probabilities = scaled_probabilities(cascade, cached.logits)
     losses = (probabilities.argmax(axis=2) != cached.labels).astype(float)
     costs = counted_costs(cascade.stages, cached.encoded, "flops").rows
     curve = pareto_front(cascade.score.all_stages(probabilities), losses, costs)
     stages = {
-        name: (float(costs[-1].sum() / costs[i].sum()), measured.stages[i].accuracy)
+        name: (float(costs[-1].sum() / costs[i].sum()), report.stages[i].accuracy)
         for i, name in ((0, "small alone"), (-1, "large alone"))
     }
     plot_pareto_front(
@@ -129,7 +118,7 @@ def _draw(cascade: Cascade, cached: CachedOutputs, measured: Report, path: Path)
         speedups=curve.speedups,
         accuracies=1 - curve.losses,
         stages=stages,
-        selected=(float(measured.flops_speedup or 0), measured.accuracy),
+        selected=(float(report.flops_speedup or 0), report.accuracy),
         title="A cascade of two transformers on the generated demo task",
         axis="speed-up over the large model, by FLOPs",
     )
