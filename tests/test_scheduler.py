@@ -14,13 +14,7 @@ from cascadebert.server.scheduling.batching_plan import SIZES, BatchingPlan, Sta
 from cascadebert.server.scheduling.dispatcher import BatchDispatcher
 from cascadebert.server.scheduling.load_estimator import AdmissionLimit, LoadEstimator
 from cascadebert.server.scheduling.request_tracker import RequestTracker
-from cascadebert.server.scheduling.requests import (
-    BatchTask,
-    TokenizeTask,
-    route_batch,
-    token_batch,
-    tokenize,
-)
+from cascadebert.server.scheduling.requests import BatchTask, TokenizeTask, run_batch, token_batch, tokenize
 from cascadebert.server.scheduling.scheduler import SHADOW_BATCH_ROWS, SHADOW_YIELD_SECONDS, URGENT_FRACTION
 from cascadebert.server.types import DeadlineExceeded, Overloaded, RequestOptions
 from cascadebert.thresholds.certificate import Certificate, CertifiedPoint, Guarantee, GuaranteeResult
@@ -56,10 +50,7 @@ def ask(board, texts, at, **options):
 
 def run(board, task, at):
     """What a worker does with a batch."""
-    stage = board.cascade.stages[task.stage]
-    logits = stage.run(token_batch(task, stage.tokenizer.key, stage.tokenizer.pad_id))
-    logits = logits[: len(task.rows)]
-    board.ran(task, logits, route_batch(board.cascade, task, logits), at)
+    board.ran(task, *run_batch(board.cascade, task), at)
 
 
 def board_of(cascade, *, monitor=None, plan=PLAN):

@@ -22,14 +22,7 @@ from cascadebert.server.scheduling.batching_plan import (
     warm_up,
 )
 from cascadebert.server.scheduling.request_tracker import RequestTracker
-from cascadebert.server.scheduling.requests import (
-    BatchTask,
-    Task,
-    TokenizeTask,
-    route_batch,
-    token_batch,
-    tokenize,
-)
+from cascadebert.server.scheduling.requests import BatchTask, Task, TokenizeTask, run_batch, tokenize
 from cascadebert.server.types import DispatcherState, RequestOptions, RequestResult, ServiceUnavailable
 from cascadebert.timing import now
 from cascadebert.types import Texts
@@ -184,21 +177,25 @@ class BatchDispatcher:
         return len(self._workers) - len(self._tracker.late)
 
     def _work(self) -> None:
-        while (task := self._next_task()) is not None:
+        thread = current_thread()
+        while (task := self._next_task(thread)) is not None:
             try:
                 record = self._run(task)
             except Exception as error:  # an engine or a tokenizer may raise anything
                 record = partial(self._fail, task, error)
             with self._lock:
-                if self._return_task(task):
+                if thread in self._workers:  # the outputs of an abandoned thread are ignored
+                    self._workers[thread] = None
+                    if task in self._tracker.late:
+                        self._tracker.late.discard(task)
+                        self._wake.notify()
                     record(self._clock())
                     if not self._tracker.requests:
                         self._idle.notify_all()
             self._resolve_futures()
 
-    def _next_task(self) -> Task | None:
+    def _next_task(self, thread: Thread) -> Task | None:
         """Wait for a task; None if this thread must end, as the server stops or other workers suffice."""
-        thread = current_thread()
         with self._lock:
             while (
                 thread in self._workers
@@ -219,10 +216,7 @@ class BatchDispatcher:
         """Run a task; returns the call that records its outputs at a time, to be made with the lock."""
         if isinstance(task, TokenizeTask):
             return partial(self._tracker.tokenized, task, tokenize(self._cascade, task))
-        stage = self._cascade.stages[task.stage]
-        batch = token_batch(task, stage.tokenizer.key, stage.tokenizer.pad_id)
-        logits = stage.run(batch)[: len(task.rows)]
-        return partial(self._tracker.ran, task, logits, route_batch(self._cascade, task, logits))
+        return partial(self._tracker.ran, task, *run_batch(self._cascade, task))
 
     def _fail(self, task: Task, error: Exception, at: float) -> None:
         if isinstance(task, BatchTask):
@@ -231,17 +225,6 @@ class BatchDispatcher:
             self._tracker.fail_tokenization(task, error)
         else:  # whatever a text does to a tokenizer is the text's fault
             self._tracker.fail_tokenization(task, DataError(f"a text cannot be tokenized: {error}"))
-
-    def _return_task(self, task: Task) -> bool:
-        """Release the task of this thread; False if the thread was abandoned, and its output is ignored."""
-        thread = current_thread()
-        if thread not in self._workers:
-            return False
-        self._workers[thread] = None
-        if task in self._tracker.late:
-            self._tracker.late.discard(task)
-            self._wake.notify()
-        return True
 
     def _supervise(self) -> None:
         while not self._closed.wait(TICK):
@@ -290,13 +273,8 @@ class BatchDispatcher:
 
     def _probe(self, number: int) -> None:
         """Test whether a stage responds again; in a thread of its own, as it may hang."""
-        stage, health, reason = self._cascade.stages[number], self._tracker.health[number], None
-        try:
-            stage.run(probe_batch(stage))
-            if not health.warmed_up:
-                warm_up(stage, self._plan.stages[number])
-        except Exception as error:
-            reason = _describe(error)
+        health, plan = self._tracker.health[number], self._plan.stages[number]
+        reason = _test_stage(self._cascade.stages[number], None if health.warmed_up else plan)
         with self._lock:
             health.probes -= 1
             health.reason, health.warmed_up = reason, health.warmed_up or reason is None
@@ -319,16 +297,23 @@ def _count_characters(texts: Sequence[Any]) -> int:
     return characters
 
 
+def _test_stage(stage: Stage, plan: StagePlan | None = None) -> str | None:
+    """Run a short batch, and with a plan the warm-up; the reason if that fails, else None."""
+    try:
+        stage.run(probe_batch(stage))
+        if plan is not None:
+            warm_up(stage, plan)
+    except Exception as error:
+        return _describe(error)
+    return None
+
+
 def _first_call(stage: Stage) -> str | None:
-    """The reason why a stage does not run its first batch; None if it does."""
+    """Test a stage that may hang; the reason if it fails, else None."""
     reasons: list[str | None] = ["it did not respond"]
 
     def call() -> None:
-        try:
-            stage.run(probe_batch(stage))
-            reasons[0] = None
-        except Exception as error:
-            reasons[0] = _describe(error)
+        reasons[0] = _test_stage(stage)
 
     thread = Thread(target=call, daemon=True)
     thread.start()

@@ -271,10 +271,12 @@ class RequestTracker:
 
     def failed(self, task: BatchTask, reason: str) -> None:
         """Mark a stage that raised or hung as down; the rows that wait for it go on without it."""
-        self.health[task.stage].reason = reason
-        for row in list(self.scheduler.queues[task.stage].rows()):
-            if not row.done:  # the end of a request ends all of its rows
-                self._skip_stage(row)
+        stage = task.stage
+        self.health[stage].reason = reason
+        for request in list(self.requests):
+            for row in list(request.rows):
+                if row.queued and row.stage == stage:
+                    self._skip_stage(row)
         self._requeue(task)
 
     def worker_died(self, task: Task) -> None:

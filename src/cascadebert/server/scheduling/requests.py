@@ -67,20 +67,15 @@ class Row:
 
 
 @dataclass(slots=True, eq=False)
-class TokenizeTask:
-    """Tokenize rows of one request for their stage."""
+class _RowTask:
+    """Work on rows that are at one stage."""
 
     rows: list[Row]
-    started: float = 0.0
-
-    @property
-    def request(self) -> Request:
-        """The request of the rows."""
-        return self.rows[0].request
+    started: float  # when a worker took it, in seconds
 
     @property
     def stage(self) -> int:
-        """The stage whose tokenizer is needed, counted from 0."""
+        """The stage of all rows, counted from 0."""
         return self.rows[0].stage
 
     @property
@@ -90,24 +85,26 @@ class TokenizeTask:
 
 
 @dataclass(slots=True, eq=False)
-class BatchTask:
-    """Run rows through a stage."""
+class TokenizeTask(_RowTask):
+    """Tokenize rows of one request for their stage."""
 
-    stage: int  # counted from 0
-    rows: list[Row]
+    @property
+    def request(self) -> Request:
+        """The request of all rows."""
+        return self.rows[0].request
+
+
+@dataclass(slots=True, eq=False)
+class BatchTask(_RowTask):
+    """Run rows through their stage."""
+
     length: int  # to which all are padded
     size: int  # of the batch; a row is repeated where there are fewer rows
-    started: float
 
     @property
     def tokens(self) -> int:
         """Number of tokens computed."""
         return self.length * self.size
-
-    @property
-    def shadow(self) -> bool:
-        """Whether the rows are shadow rows."""
-        return self.rows[0].pending is not None
 
 
 Task = TokenizeTask | BatchTask
@@ -135,13 +132,15 @@ def token_batch(task: BatchTask, key: str, pad_id: int) -> TokenBatch:
     return TokenizedTexts(ids, types, starts, pad_id).batch(indices, length=task.length)
 
 
-def route_batch(cascade: Cascade, task: BatchTask, logits: Logits) -> StageDecision:
-    """Apply the routing rule to the (n, num_labels) logits of a batch, each row with its own threshold."""
-    stage, rows, threshold, earlier = task.stage, task.rows, None, list[Floats]()
+def run_batch(cascade: Cascade, task: BatchTask) -> tuple[Logits, StageDecision]:
+    """(n, num_labels) unscaled logits, and the routing decision of each row by its own threshold."""
+    number, rows, threshold, earlier = task.stage, task.rows, None, list[Floats]()
+    stage = cascade.stages[number]
+    logits = stage.run(token_batch(task, stage.tokenizer.key, stage.tokenizer.pad_id))[: len(rows)]
     score = Score() if task.shadow else cascade.score  # of a shadow row only the predicted label is needed
-    if not task.shadow and stage < len(cascade.stages) - 1:
-        threshold = np.array([row.request.thresholds[stage] for row in rows])
+    if not task.shadow and number < len(cascade.stages) - 1:
+        threshold = np.array([row.request.thresholds[number] for row in rows])
     if score.weights:
-        earlier = [np.stack([row.stage_results[i].probabilities for row in rows]) for i in range(stage)]
-    temperature = cascade.temperatures[stage]
-    return decide(logits, temperature=temperature, score=score, threshold=threshold, earlier=earlier)
+        earlier = [np.stack([row.stage_results[i].probabilities for row in rows]) for i in range(number)]
+    temperature = cascade.temperatures[number]
+    return logits, decide(logits, temperature=temperature, score=score, threshold=threshold, earlier=earlier)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter, deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from heapq import heappop, heappush
 
 from cascadebert.server.config import ServerConfig
@@ -38,7 +38,7 @@ class Scheduler:
 
     def tokenize(self, rows: list[Row]) -> None:
         """Schedule rows of one request for tokenization."""
-        self._untokenized.append(TokenizeTask(rows))
+        self._untokenized.append(TokenizeTask(rows, math.inf))
 
     def put(self, row: Row) -> None:
         """Queue a row at its stage, a shadow row behind the requests."""
@@ -77,7 +77,7 @@ class Scheduler:
             shadow_length = self._shadow_length(now, math.inf if best is None else best[0], idle)
             if shadow_length is not None:
                 self.shadow_running = True
-                return self._batch(self._shadow_queue, len(self.queues) - 1, shadow_length, now)
+                return self._batch(self._shadow_queue, -1, shadow_length, now)
         if best is None:
             return None
         deadline, stage, length = best
@@ -108,7 +108,7 @@ class Scheduler:
         lengths = plan.buckets.mergeable(length, queue.count)
         longest = max(lengths)
         rows, size = plan.batch_size(min(sum(map(queue.count, lengths)), plan.max_rows(longest)))
-        return BatchTask(stage, queue.take(lengths, rows), longest, size, now)
+        return BatchTask(queue.take(lengths, rows), now, longest, size)
 
 
 def _is_alive(row: Row, now: float, expire: Callable[[Request], None]) -> bool:
@@ -174,7 +174,3 @@ class StageQueue:
                 self.remove(row)
                 rows.append(row)
         return rows
-
-    def rows(self) -> Iterator[Row]:
-        """All rows, in no order."""
-        return (row for heap in list(self._heaps.values()) for _, _, row in list(heap) if not row.done)
