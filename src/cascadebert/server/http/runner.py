@@ -7,6 +7,7 @@ import gc
 import logging
 import signal
 import socket
+import sys
 from collections.abc import Callable
 from http import HTTPStatus
 from typing import Any
@@ -64,12 +65,8 @@ def run(
         timeout_graceful_shutdown=max(1, round(shutdown_timeout)),
     )
     for number in (signal.SIGTERM, signal.SIGINT):  # uvicorn raises the signal again after the shutdown
-        signal.signal(number, _exit)
+        signal.signal(number, lambda *_: sys.exit(0))
     _Server(config, app, on_ready).run([listener])
-
-
-def _exit(*_: object) -> None:
-    raise SystemExit(0)
 
 
 class _Server(uvicorn.Server):
@@ -102,7 +99,7 @@ class _Connection(AutoHTTPProtocol):  # type: ignore[misc, valid-type]  # depend
         super().connection_made(transport)
         self._timer: asyncio.TimerHandle | None = None
         self._head_bytes: int | None = None  # stays None with h11, which limits heads itself
-        self._start_timer()
+        self._update_timer()
 
     def data_received(self, data: bytes) -> None:
         if self._head_bytes is not None:
@@ -110,7 +107,7 @@ class _Connection(AutoHTTPProtocol):  # type: ignore[misc, valid-type]  # depend
         super().data_received(data)
         if (self._head_bytes or 0) > MAX_HEAD_BYTES and not self.transport.is_closing():
             self._reject(431, f"the head of the request exceeds {MAX_HEAD_BYTES:,} bytes")
-        self._start_timer()
+        self._update_timer()
 
     def on_message_begin(self) -> None:
         self._head_bytes = 0
@@ -126,7 +123,7 @@ class _Connection(AutoHTTPProtocol):  # type: ignore[misc, valid-type]  # depend
 
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)
-        self._stop_timer()
+        self._update_timer()
 
     def send_400_response(self, msg: str) -> None:
         """Respond to what is not HTTP."""
@@ -145,14 +142,11 @@ class _Connection(AutoHTTPProtocol):  # type: ignore[misc, valid-type]  # depend
     def _busy(self) -> bool:
         return self.cycle is not None and not self.cycle.response_complete
 
-    def _start_timer(self) -> None:
+    def _update_timer(self) -> None:
         # Runs while no request is under way; further bytes of the same head do not restart it.
-        if self._busy or self.transport.is_closing():
-            self._stop_timer()
-        elif self._timer is None:
+        waiting = not self._busy and not self.transport.is_closing()
+        if waiting and self._timer is None:
             self._timer = self.loop.call_later(HEAD_SECONDS, self.transport.close)
-
-    def _stop_timer(self) -> None:
-        if self._timer is not None:
+        elif not waiting and self._timer is not None:
             self._timer.cancel()
             self._timer = None

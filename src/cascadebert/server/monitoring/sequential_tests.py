@@ -128,10 +128,7 @@ class EDetector:
         self._bounds, self._signs = bounds[:, None], np.where(above, 1.0, -1.0)[:, None]
         self._bets: dict[float, tuple[Floats, Floats]] = {}  # by weight; there are few
         self._threshold = np.log(run_length) + np.log(max(len(bounds), 1) * len(TILTS))
-        self._logs = self._initial()
-
-    def _initial(self) -> Floats:
-        return np.full((len(self._bounds), len(TILTS)), -np.inf)
+        self._logs = np.full((len(bounds), len(TILTS)), -np.inf)
 
     def step(self, losses: Floats, n: float = 1, weight: float = 1.0) -> bool:
         """Add n texts of a weight, of which losses[i], (k,), count against bound i; return True on an alarm.
@@ -144,5 +141,5 @@ class EDetector:
         self._logs = tilts * losses[:, None] - costs * n + np.logaddexp(self._logs, 0.0)
         alarm = bool(self._logs.size) and bool(np.logaddexp.reduce(self._logs, axis=None) >= self._threshold)
         if alarm:
-            self._logs = self._initial()
+            self._logs = np.full_like(self._logs, -np.inf)
         return alarm
