@@ -1,4 +1,4 @@
-"""Engines, a clock and a watch of our own, to serve with in tests."""
+"""Engines and a monitor for tests of the dispatcher, and functions that start and await."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from cascadebert.server.scheduling.dispatcher import BatchDispatcher
 
 
 class TableEngine:
-    """Each token adds its scores, row by row: exact, quick, and another answer for almost every text."""
+    """Sums a score per token: exact, fast, and a different output for almost every text."""
 
     name, precision, device = "table", "float32", "cpu"
 
@@ -26,8 +26,8 @@ class TableEngine:
         return (self.table[batch.input_ids] * batch.attention_mask[:, :, None]).sum(axis=1, dtype=np.float32)
 
 
-class Faulty:
-    """An engine that raises, hangs or takes its thread along when told to."""
+class FaultyEngine:
+    """Raises `error`, hangs until `open` is set, or ends its thread (`error` is SystemExit)."""
 
     def __init__(self, engine):
         self.engine, self.error, self.open = engine, None, Event()
@@ -46,58 +46,58 @@ class Faulty:
         return self.engine.logits(batch)
 
 
-class Notebook:
-    """A watch that audits as it is told to and writes down what it hears."""
+class RecordingMonitor:
+    """Selects a fraction of the texts for shadow evaluation, and records all calls."""
 
-    def __init__(self, share=1.0):
-        self.share, self.safest = share, False
-        self.requests, self.audits, self.backlogs = [], [], []
+    def __init__(self, fraction=1.0):
+        self.fraction, self.safest = fraction, False
+        self.requests, self.results, self.backlogs = [], [], []
 
     def sample_arrivals(self, n):
-        return np.arange(n) < self.share * n
+        return np.arange(n) < self.fraction * n
 
     def weight(self):
-        return 1 / max(self.share, 1e-9)
+        return 1 / max(self.fraction, 1e-9)
 
     def record_exits(self, point, stages, confidences):
         self.requests.append((point, stages.tolist(), confidences.tolist()))
 
     def record_shadow_result(self, point, agreed, weight):
-        self.audits.append((point, agreed, weight))
+        self.results.append((point, agreed, weight))
 
-    def report_backlog(self, waiting):
-        self.backlogs.append(waiting)
+    def report_backlog(self, size):
+        self.backlogs.append(size)
 
     def wants_safest_point(self):
         return self.safest
 
 
-def exact(cascade):
-    """The cascade with engines whose answers do not depend on batches, to the last bit."""
-    stages = tuple(replace(one, engine=TableEngine(i)) for i, one in enumerate(cascade.stages))
+def with_exact_engines(cascade):
+    """The cascade with engines whose outputs do not depend on the batch, bit by bit."""
+    stages = tuple(replace(stage, engine=TableEngine(i)) for i, stage in enumerate(cascade.stages))
     return replace(cascade, stages=stages)
 
 
-def faulty(cascade, number):
-    """The cascade with one stage that can be broken, and its engine."""
+def with_faulty_stage(cascade, number):
+    """The cascade with a FaultyEngine at a stage (from 1), and that engine."""
     stages = list(cascade.stages)
-    engine = Faulty(stages[number - 1].engine)
+    engine = FaultyEngine(stages[number - 1].engine)
     stages[number - 1] = replace(stages[number - 1], engine=engine)
     return replace(cascade, stages=tuple(stages)), engine
 
 
-def started(cascade, *, monitor=None, **settings):
-    """A pool at work; slow enough a target that nothing is refused, unless asked for."""
-    pool = BatchDispatcher(cascade, ServerConfig(**{"latency_target": 5.0, **settings}), monitor=monitor)
-    pool.start()
-    return pool
+def start_dispatcher(cascade, *, monitor=None, **options):
+    """A started dispatcher, by default with a latency target at which nothing is rejected."""
+    dispatcher = BatchDispatcher(cascade, ServerConfig(**{"latency_target": 5.0, **options}), monitor=monitor)
+    dispatcher.start()
+    return dispatcher
 
 
-def until(true, seconds=10.0):
-    """Wait for something that another thread brings about."""
+def wait_until(condition, seconds=10.0):
+    """Wait until a condition that another thread brings about is true."""
     pause = Event()
     for _ in range(int(seconds / 0.01)):
-        if true():
+        if condition():
             return
         pause.wait(0.01)
-    raise AssertionError("it did not come about")
+    raise AssertionError(f"the condition did not become true within {seconds:g} seconds")

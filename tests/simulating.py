@@ -15,7 +15,7 @@ from cascadebert.thresholds.routing import StageDecision
 TOKENIZE_SECONDS = 5e-5
 
 
-class Load:
+class SimulatedLoad:
     """Open-loop Poisson arrivals of requests.
 
     Args:

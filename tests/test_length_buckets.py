@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from cascadebert.server.scheduling.length_buckets import LengthBuckets, find_length_buckets
-from dispatching import TableEngine, exact, started
+from dispatching import TableEngine, start_dispatcher, with_exact_engines
 from samples import sentences
 
 GROUPS = LengthBuckets(((8, 16, 24, 32), (36, 40, 44)))
@@ -60,13 +60,13 @@ def test_the_next_lengths_join_until_a_batch_is_worth_it():
 
 
 def test_rows_that_share_a_batch_are_answered_as_alone(make_cascade):
-    cascade = exact(make_cascade(2, thresholds=(0.8,)))
+    cascade = with_exact_engines(make_cascade(2, thresholds=(0.8,)))
     texts = sentences(60, seed=3)
-    pool = started(cascade)
+    dispatcher = start_dispatcher(cascade)
     try:
-        rows = pool.submit(texts).result(20).rows
+        rows = dispatcher.submit(texts).result(20).rows
     finally:
-        pool.drain(5)
+        dispatcher.drain(5)
     told = cascade.predict(texts)
     for place, row in enumerate(rows):
         assert np.array_equal(row.stage_results[-1].probabilities, told.probabilities[place])

@@ -27,7 +27,7 @@ def trace(state, delays, *, step=0.05, points=3, start=0.0, **others):
     return states
 
 
-def test_a_delay_that_stays_too_long_leads_one_point_faster_at_a_time_and_never_off_the_ladder():
+def test_a_delay_that_stays_too_long_leads_one_point_faster_at_a_time_and_never_beyond_the_last():
     points = [one.operating_point for one in trace(LoadState(0), [0.2] * 40)]
     assert points == sorted(points) and set(points) == {0, 1, 2}
     assert points.index(1) * 0.05 == pytest.approx(OVERLOADED_SECONDS)
@@ -37,7 +37,7 @@ def test_a_short_burst_moves_nothing():
     assert trace(LoadState(0), [0.2, 0.2, 0.05] * 40)[-1].switches == 0
 
 
-def test_calm_leads_back_to_the_safest_point_one_at_a_time():
+def test_idle_time_leads_back_to_the_safest_point_one_at_a_time():
     points = [one.operating_point for one in trace(LoadState(2), [0.0] * 250)]
     assert points == sorted(points, reverse=True) and points[-1] == 0
     assert points.index(1) * 0.05 == pytest.approx(COOLDOWN_SECONDS)
@@ -66,7 +66,7 @@ def test_when_the_safest_point_is_wanted_it_is_taken_at_once_and_kept_whatever_t
     assert {one.operating_point for one in states} == {0} and states[-1].switches == 1
 
 
-def test_rungs_are_a_quarter_apart_no_slower_than_the_last_stage_and_end_at_the_operating_point():
+def test_points_are_a_quarter_apart_no_slower_than_the_last_stage_and_end_at_the_operating_point():
     points = [CertifiedPoint((0.5,), (0.5, 0.5), speedup) for speedup in np.geomspace(0.6, 16.0, 97)]
     found = [point.speedup for point in distinct_points(points)]
     assert found[0] >= 1 and found[-1] == points[-1].speedup

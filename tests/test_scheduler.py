@@ -1,4 +1,4 @@
-"""Which batch comes next, at which operating point: no threads but the pool's own, and times as given."""
+"""Order of batches, admission and operating points, without threads and at given times."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from cascadebert.server.scheduling.requests import BatchTask, TokenizeTask, run_
 from cascadebert.server.scheduling.scheduler import SHADOW_BATCH_ROWS, SHADOW_YIELD_SECONDS, URGENT_FRACTION
 from cascadebert.server.types import DeadlineExceeded, Overloaded, RequestOptions
 from cascadebert.thresholds.certificate import Certificate, CertifiedPoint, Guarantee, GuaranteeResult
-from dispatching import Notebook, TableEngine, exact, started
+from dispatching import RecordingMonitor, TableEngine, start_dispatcher, with_exact_engines
 from samples import sentences
-from simulating import Load
+from simulating import SimulatedLoad
 
 SHORT, LONG = "fine", "the film was very great and not dull"
 PLAN = BatchingPlan(1, (StagePlan(64, 1e-5), StagePlan(64, 1e-4)))
@@ -30,7 +30,7 @@ CONFIG = ServerConfig(latency_target=1.0)
 @pytest.fixture
 def cascade(make_cascade):
     """Two exact stages, of which the first is never sure."""
-    return exact(make_cascade(2, thresholds=(1.0,)))
+    return with_exact_engines(make_cascade(2, thresholds=(1.0,)))
 
 
 def admit(tracker, texts, at, *, characters, **options):
@@ -39,132 +39,132 @@ def admit(tracker, texts, at, *, characters, **options):
     return next(request for request in tracker.requests if request.future is future)
 
 
-def ask(board, texts, at, **options):
+def ask(tracker, texts, at, **options):
     """Let a request in, and have its texts read."""
-    request = admit(board, texts, at, characters=20, **options)
-    task = board.take(at)
+    request = admit(tracker, texts, at, characters=20, **options)
+    task = tracker.take(at)
     assert isinstance(task, TokenizeTask)
-    board.tokenized(task, tokenize(board.cascade, task), at)
+    tracker.tokenized(task, tokenize(tracker.cascade, task), at)
     return request
 
 
-def run(board, task, at):
+def run(tracker, task, at):
     """What a worker does with a batch."""
-    board.ran(task, *run_batch(board.cascade, task), at)
+    tracker.ran(task, *run_batch(tracker.cascade, task), at)
 
 
-def board_of(cascade, *, monitor=None, plan=PLAN):
-    """A board that remembers what these helpers need."""
+def tracker_of(cascade, *, monitor=None, plan=PLAN):
+    """A tracker that remembers what these helpers need."""
     made = RequestTracker(cascade, plan, CONFIG, monitor)
     made.cascade, made.thresholds = cascade, cascade.operating_point.thresholds
     return made
 
 
 def test_the_oldest_deadline_comes_first_whenever_it_arrived(cascade):
-    board = board_of(cascade)
-    late, soon = ask(board, [SHORT], 0.0, deadline=9.0), ask(board, [LONG], 1.0, deadline=2.0)
-    assert [row.request for row in board.take(1.0).rows] == [soon]
-    assert [row.request for row in board.take(1.0).rows] == [late]
-    assert board.take(1.0) is None
+    tracker = tracker_of(cascade)
+    late, soon = ask(tracker, [SHORT], 0.0, deadline=9.0), ask(tracker, [LONG], 1.0, deadline=2.0)
+    assert [row.request for row in tracker.take(1.0).rows] == [soon]
+    assert [row.request for row in tracker.take(1.0).rows] == [late]
+    assert tracker.take(1.0) is None
 
 
 def test_rows_of_different_requests_and_one_padded_length_share_a_batch(cascade):
-    board = board_of(cascade)
-    requests = [ask(board, [SHORT, LONG], 0.1 * i) for i in range(4)]
-    first, second = board.take(1.0), board.take(1.0)
+    tracker = tracker_of(cascade)
+    requests = [ask(tracker, [SHORT, LONG], 0.1 * i) for i in range(4)]
+    first, second = tracker.take(1.0), tracker.take(1.0)
     assert [[row.request for row in one.rows] for one in (first, second)] == [requests, requests]
     assert first.length != second.length and {row.index for row in first.rows} == {0}
 
 
 def test_a_row_that_has_waited_long_comes_first_whatever_its_stage(cascade):
-    board = board_of(cascade)
-    ask(board, [SHORT], 0.0)
-    run(board, board.take(0.0), 0.0)
+    tracker = tracker_of(cascade)
+    ask(tracker, [SHORT], 0.0)
+    run(tracker, tracker.take(0.0), 0.0)
     waited = 1.1 * URGENT_FRACTION * CONFIG.latency_target
-    ask(board, [LONG], waited)
-    assert [board.take(waited).stage, board.take(waited).stage] == [1, 0]
+    ask(tracker, [LONG], waited)
+    assert [tracker.take(waited).stage, tracker.take(waited).stage] == [1, 0]
 
 
 def test_before_that_rows_gather_at_the_later_stage_until_they_fill_a_batch(cascade):
-    board, full = board_of(cascade), PLAN.stages[1].max_rows(4)
+    tracker, full = tracker_of(cascade), PLAN.stages[1].max_rows(4)
     for i in range(full):
-        ask(board, [SHORT], 0.001 * i)
-        task = board.take(0.001 * i)
+        ask(tracker, [SHORT], 0.001 * i)
+        task = tracker.take(0.001 * i)
         assert (task.stage, len(task.rows)) == (0, 1)
-        run(board, task, 0.001 * i)
-    ask(board, [SHORT], 0.1)
-    first, second = board.take(0.1), board.take(0.1)
+        run(tracker, task, 0.001 * i)
+    ask(tracker, [SHORT], 0.1)
+    first, second = tracker.take(0.1), tracker.take(0.1)
     assert [(one.stage, len(one.rows)) for one in (first, second)] == [(1, full), (0, 1)]
 
 
 def test_rows_past_their_deadline_are_never_given_to_a_stage(cascade):
-    board = board_of(cascade)
-    gone = ask(board, [SHORT] * 3, 0.0, deadline=1.0)
-    kept = ask(board, [SHORT], 0.5)
-    assert [row.request for row in board.take(1.5).rows] == [kept]
-    ((future, outcome),) = board.completed
+    tracker = tracker_of(cascade)
+    gone = ask(tracker, [SHORT] * 3, 0.0, deadline=1.0)
+    kept = ask(tracker, [SHORT], 0.5)
+    assert [row.request for row in tracker.take(1.5).rows] == [kept]
+    ((future, outcome),) = tracker.completed
     assert future is gone.future and isinstance(outcome, DeadlineExceeded)
-    assert board._inflight == 1
+    assert tracker._inflight == 1
 
 
-def test_a_text_past_its_deadline_is_not_even_read(cascade):
-    board = board_of(cascade)
-    admit(board, [SHORT], 0.0, characters=4, deadline=1.0)
-    assert board.take(2.0) is None and not board.requests and board.estimated_delay == 0
+def test_a_text_past_its_deadline_is_not_even_tokenized(cascade):
+    tracker = tracker_of(cascade)
+    admit(tracker, [SHORT], 0.0, characters=4, deadline=1.0)
+    assert tracker.take(2.0) is None and not tracker.requests and tracker.estimated_delay == 0
 
 
-def test_audited_rows_yield_to_requests_but_not_for_ever_and_take_one_worker(cascade):
+def test_shadow_rows_yield_to_requests_but_not_forever_and_take_one_worker(cascade):
     sure = cascade.with_operating_point(replace(cascade.operating_point, thresholds=(0.0,)))
-    board = board_of(sure, monitor=Notebook())
+    tracker = tracker_of(sure, monitor=RecordingMonitor())
     for _ in range(2):
-        ask(board, [SHORT, LONG], 0.0)
-    while (task := board.take(0.0)).stage == 0:
-        run(board, task, 0.0)
-    assert task.shadow and board.take(0.0) is None, "one batch of audited rows at a time"
-    run(board, task, 0.0)
-    ask(board, [SHORT], 0.5)
-    assert not board.take(0.5).shadow
+        ask(tracker, [SHORT, LONG], 0.0)
+    while (task := tracker.take(0.0)).stage == 0:
+        run(tracker, task, 0.0)
+    assert task.shadow and tracker.take(0.0) is None, "one batch of audited rows at a time"
+    run(tracker, task, 0.0)
+    ask(tracker, [SHORT], 0.5)
+    assert not tracker.take(0.5).shadow
     overdue = CONFIG.default_deadline + SHADOW_YIELD_SECONDS
-    ask(board, [SHORT], overdue)
-    assert board.take(overdue).shadow
+    ask(tracker, [SHORT], overdue)
+    assert tracker.take(overdue).shadow
 
 
-def test_while_requests_are_in_flight_audited_rows_wait_for_others_of_their_length(cascade):
+def test_while_requests_are_in_flight_shadow_rows_wait_for_others_of_their_length(cascade):
     sure = cascade.with_operating_point(replace(cascade.operating_point, thresholds=(0.0,)))
-    board = board_of(sure, monitor=Notebook())
-    ask(board, [LONG], 0.0)
-    in_flight = board.take(0.0)
+    tracker = tracker_of(sure, monitor=RecordingMonitor())
+    ask(tracker, [LONG], 0.0)
+    in_flight = tracker.take(0.0)
     for _ in range(SHADOW_BATCH_ROWS):
-        assert board.take(0.0) is None
-        ask(board, [SHORT], 0.0)
-        run(board, board.take(0.0), 0.0)
-    task = board.take(0.0)
+        assert tracker.take(0.0) is None
+        ask(tracker, [SHORT], 0.0)
+        run(tracker, tracker.take(0.0), 0.0)
+    task = tracker.take(0.0)
     assert task.shadow and len(task.rows) == SHADOW_BATCH_ROWS
-    run(board, in_flight, 0.0)
+    run(tracker, in_flight, 0.0)
 
 
-def test_the_expected_delay_counts_what_rows_still_need_and_refuses_by_it(cascade):
-    board = board_of(cascade, plan=BatchingPlan(1, (StagePlan(64, 1e-3), StagePlan(64, 1e-2))))
-    assert board.estimated_delay == 0
-    ask(board, [SHORT] * 8, 0.0)
+def test_the_estimated_delay_counts_what_rows_still_need_and_limits_admission(cascade):
+    tracker = tracker_of(cascade, plan=BatchingPlan(1, (StagePlan(64, 1e-3), StagePlan(64, 1e-2))))
+    assert tracker.estimated_delay == 0
+    ask(tracker, [SHORT] * 8, 0.0)
     tokens = 8 * 4
     passed = 0.5  # half of all rows are passed on, as far as is known
-    assert board.estimated_delay == pytest.approx(tokens * (1e-3 + passed * 1e-2), rel=0.05)
-    ask(board, [LONG] * 8, 0.0)
+    assert tracker.estimated_delay == pytest.approx(tokens * (1e-3 + passed * 1e-2), rel=0.05)
+    ask(tracker, [LONG] * 8, 0.0)
     with pytest.raises(Overloaded) as refused:
         for _ in range(9):
-            ask(board, [LONG] * 8, 0.0)
+            ask(tracker, [LONG] * 8, 0.0)
     assert 0 < refused.value.retry_after < 2
-    while (task := board.take(0.1)) is not None:
-        run(board, task, 0.1)
-    ask(board, [SHORT], 0.2)
+    while (task := tracker.take(0.1)) is not None:
+        run(tracker, task, 0.1)
+    ask(tracker, [SHORT], 0.2)
 
 
 def test_a_batch_is_filled_up_to_a_size_that_is_prepared_and_never_wider_than_its_budget(cascade):
     plan = StagePlan(64, compiles_per_shape=True)
-    board = board_of(cascade, plan=BatchingPlan(1, (plan, plan)))
-    ask(board, [SHORT] * 5, 0.0)
-    task = board.take(0.0)
+    tracker = tracker_of(cascade, plan=BatchingPlan(1, (plan, plan)))
+    ask(tracker, [SHORT] * 5, 0.0)
+    task = tracker.take(0.0)
     assert (len(task.rows), task.size) == (5, 6)
     stage = cascade.stages[0]
     filled = token_batch(task, stage.tokenizer.key, stage.tokenizer.pad_id)
@@ -174,7 +174,7 @@ def test_a_batch_is_filled_up_to_a_size_that_is_prepared_and_never_wider_than_it
         assert 1 <= count <= rows and count <= size <= 1.25 * count and size in SIZES
 
 
-def test_a_pace_forgets(cascade):
+def test_load_estimates_forget(cascade):
     pace = LoadEstimator([1e-3, 1e-2], [0.5])
     for _ in range(600):
         pace.record_batch(0, 100, 0.3, deferred=10)
@@ -183,7 +183,7 @@ def test_a_pace_forgets(cascade):
     assert pace.remaining_costs([True, False]) == pytest.approx([3e-3, 0.0], rel=0.01)
 
 
-def test_a_plan_is_measured_and_dear_shapes_are_run_before_the_first_request(cascade):
+def test_a_plan_is_measured_and_shapes_that_compile_are_run_before_the_first_request(cascade):
     plan = autotune(cascade.stages, (True, True), latency_target=0.1)
     assert plan.workers >= 1 and all(stage.tokens >= 32 for stage in plan.stages)
     engine = TableEngine(0)
@@ -208,63 +208,63 @@ def certified(saved):
     confidences = np.sort(opened.stages[0].predict(sentences(200, seed=1)).confidences)
     places = ((180, 1.0), (100, 1.5), (20, 2.25))
     ladder = tuple(CertifiedPoint((float(confidences[i]),), (0.5, 0.5), speed) for i, speed in places)
+    results = (GuaranteeResult(Guarantee("min_agreement", 0.3), 100, 0.5),)
     made = Certificate(
-        (GuaranteeResult(Guarantee("min_agreement", 0.3), 100, 0.5),), 0.05, 100, ladder, "torch", "float32", "cpu",
-        "rows.csv", "", opened.temperatures, "",
-    )  # fmt: skip
+        results, 0.05, 100, ladder, "torch", "float32", "cpu", "rows.csv", "", opened.temperatures, ""
+    )
     point = replace(opened.operating_point, thresholds=ladder[-1].thresholds, certificate=made)
     assert opened.spec is not None
     spec = opened.spec.model_copy(update={"operating_point": point})
     return replace(opened, operating_point=point, spec=spec)
 
 
-def test_a_certified_cascade_starts_at_its_safest_point_and_stays_at_its_own_without_following(certified):
+def test_a_certified_cascade_starts_at_its_most_conservative_point_unless_it_is_not_adaptive(certified):
     texts = sentences(40, seed=9)
     for following, point in ((True, 0), (False, 2)):
-        pool = started(certified, adaptive=following)
-        answer = pool.submit(texts).result(10)
-        assert (answer.operating_point, answer.uncertified_reason, pool.state().uncertified_reason) == (
+        dispatcher = start_dispatcher(certified, adaptive=following)
+        answer = dispatcher.submit(texts).result(10)
+        assert (answer.operating_point, answer.uncertified_reason, dispatcher.state().uncertified_reason) == (
             point,
             None,
             None,
         )
-        thresholds = pool.state().operating_points[point]
+        thresholds = dispatcher.state().operating_points[point]
         at_point = certified.with_operating_point(replace(certified.operating_point, thresholds=thresholds))
         stages = [row.stage_results[-1].stage for row in answer.rows]
         assert stages == at_point.predict(texts).stages.tolist()
-        assert pool.drain(5)
+        assert dispatcher.drain(5)
 
 
-def test_when_the_watch_wants_the_safest_point_it_is_taken(certified):
-    watch = Notebook()
-    pool = started(certified, adaptive=False, monitor=watch)
-    assert pool.submit([SHORT]).result(10).operating_point == 2
-    watch.safest = True
-    assert pool.submit([SHORT]).result(10).operating_point == 0
-    assert pool.state().switches == 1 and pool.drain(5)
+def test_the_most_conservative_point_is_used_when_the_monitor_asks_for_it(certified):
+    monitor = RecordingMonitor()
+    dispatcher = start_dispatcher(certified, adaptive=False, monitor=monitor)
+    assert dispatcher.submit([SHORT]).result(10).operating_point == 2
+    monitor.safest = True
+    assert dispatcher.submit([SHORT]).result(10).operating_point == 0
+    assert dispatcher.state().switches == 1 and dispatcher.drain(5)
 
 
-def test_under_pressure_a_pool_moves_along_the_certified_points_and_rows_keep_theirs(certified):
+def test_under_load_a_server_switches_to_faster_certified_points_and_rows_keep_theirs(certified):
     times = [0.0]
-    pool = BatchDispatcher(certified, ServerConfig(latency_target=1e-4), clock=lambda: times[0])
+    dispatcher = BatchDispatcher(certified, ServerConfig(latency_target=1e-4), clock=lambda: times[0])
     points = []
     for _ in range(20):
-        pool._tracker._tokens[0] = 10**9  # as if very much waited
-        pool._tracker.load.record_batch(0, 1, 1.0)
-        pool._tracker.adapt(times[0])
-        points.append(pool.state().operating_point)
+        dispatcher._tracker._tokens[0] = 10**9  # as if very much waited
+        dispatcher._tracker.load.record_batch(0, 1, 1.0)
+        dispatcher._tracker.adapt(times[0])
+        points.append(dispatcher.state().operating_point)
         times[0] += 0.1
     assert points == sorted(points) and set(points) == {0, 1, 2}
-    assert pool.state().switches == 2
+    assert dispatcher.state().switches == 2
 
 
 @pytest.mark.parametrize("share", [0.5, 2.0, 5.0])
-def test_whatever_the_load_what_is_let_in_is_answered_in_time(make_cascade, share):
+def test_whatever_the_load_admitted_requests_meet_the_latency_target(make_cascade, share):
     stages = StagePlan(2048, 3e-8), StagePlan(1024, 1.05e-5, True), StagePlan(128, 8.6e-5, True)
     plan = BatchingPlan(2, stages)
     costs = ((2e-5, 2e-8), (5e-4, 1e-5), (2e-3, 7e-5))
     cascade, settings = make_cascade(3), ServerConfig(latency_target=0.1)
-    load = Load(RequestTracker(cascade, plan, settings, None), costs, exit_rates=(0.4, 0.7, 1.0))
+    load = SimulatedLoad(RequestTracker(cascade, plan, settings, None), costs, exit_rates=(0.4, 0.7, 1.0))
     most = 330  # requests a second that these costs allow, in batches as large as such a wait fills
     seconds = load.run(share * most, 2.0)
     latencies = np.array(load.latencies)
@@ -274,16 +274,18 @@ def test_whatever_the_load_what_is_let_in_is_answered_in_time(make_cascade, shar
 
 
 def test_no_task_is_lost_among_batches(cascade):
-    board, seen = board_of(cascade), 0
+    tracker, seen = tracker_of(cascade), 0
     for i, text in enumerate(sentences(60, seed=4)):
-        ask(board, [text], 0.001 * i)
-    while isinstance(task := board.take(0.1), BatchTask):
+        ask(tracker, [text], 0.001 * i)
+    while isinstance(task := tracker.take(0.1), BatchTask):
         seen += len(task.rows)
-        run(board, task, 0.1)
-    assert seen == 120 and not board.requests and len(board.completed) == 60 and board.estimated_delay == 0
+        run(tracker, task, 0.1)
+    assert (
+        seen == 120 and not tracker.requests and len(tracker.completed) == 60 and tracker.estimated_delay == 0
+    )
 
 
-def test_the_limit_settles_where_one_answer_in_200_is_late_and_large_requests_do_not_move_it():
+def test_the_admission_limit_settles_where_one_response_in_200_is_late_and_ignores_large_requests():
     rng, limit, late = np.random.default_rng(0), AdmissionLimit(0.1), []
     for _ in range(60_000):
         taken = limit.seconds + 0.03 + rng.exponential(0.01)

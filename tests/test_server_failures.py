@@ -22,7 +22,7 @@ from cascadebert.server.scheduling.dispatcher import BatchDispatcher
 from cascadebert.thresholds.certificate import Guarantee
 from cascadebert.thresholds.operating_point import OperatingPoint
 from cascadebert.tuning.certify import certify_folder
-from dispatching import exact, faulty, until
+from dispatching import wait_until, with_exact_engines, with_faulty_stage
 from samples import reviews, sentences, write_csv
 from serving import check_error, post
 
@@ -35,7 +35,7 @@ DEGRADING = ServerConfig(
 @pytest.fixture(scope="module")
 def cascade(make_cascade):
     """Two stages that are exact; rows leave at both."""
-    made = exact(make_cascade(2))
+    made = with_exact_engines(make_cascade(2))
     assert set(made.predict(TEXTS).stages) == {1, 2}
     return made
 
@@ -59,7 +59,7 @@ def up(client):
 
 
 def test_a_last_stage_that_hangs_degrades_what_needs_it_alone_and_comes_back(cascade):
-    hanging, engine = faulty(cascade, 2)
+    hanging, engine = with_faulty_stage(cascade, 2)
     wanted = cascade.predict(TEXTS)
     easy = [text for text, stage in zip(TEXTS, wanted.stages, strict=True) if stage == 1]
     with client_of(hanging, DEGRADING) as client, ThreadPoolExecutor(1) as other:
@@ -75,27 +75,27 @@ def test_a_last_stage_that_hangs_degrades_what_needs_it_alone_and_comes_back(cas
         assert up(client) == [True, False] and client.get("/ready").is_success
         assert "cascadebert_stage_up" in client.get("/metrics").text
         engine.open.set()
-        until(lambda: up(client) == [True, True])
+        wait_until(lambda: up(client) == [True, True])
         healed = classify(client, TEXTS)
         assert not healed["degraded"]
         assert [row["label"] for row in healed["rows"]] == list(wanted.labels)
 
 
 def test_a_last_stage_that_hangs_is_503_where_degraded_answers_are_not_wanted(cascade):
-    hanging, engine = faulty(cascade, 2)
+    hanging, engine = with_faulty_stage(cascade, 2)
     with client_of(hanging, replace(DEGRADING, on_last_stage_failure="error")) as client:
         engine.open.clear()
         response = post(client, {"texts": TEXTS}, "/v1/classify")
         assert "within 0.5 s" in check_error(response, 503, "Unhealthy")
         assert response.headers["retry-after"]
         engine.open.set()
-        until(lambda: up(client) == [True, True])
+        wait_until(lambda: up(client) == [True, True])
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 @pytest.mark.parametrize("number", [1, 2])
 def test_a_worker_that_is_killed_is_not_seen_by_a_client(cascade, number):
-    deadly, engine = faulty(cascade, number)
+    deadly, engine = with_faulty_stage(cascade, number)
     with client_of(deadly, DEGRADING) as client:
         for _ in range(3):
             engine.error = SystemExit()
@@ -170,7 +170,7 @@ def test_the_monitor_counts_what_is_served_and_an_alarm_switches_to_the_most_con
         index = client.get("/info").json()["operating_point"]["index"]
         assert index > 0
         said = classify(client, texts)
-        until(
+        wait_until(
             lambda: (
                 monitor.state().operating_points
                 and monitor.state().operating_points[0].shadow_evaluations == len(texts)
@@ -186,7 +186,7 @@ def test_the_monitor_counts_what_is_served_and_an_alarm_switches_to_the_most_con
         engine.contrary = True
         for seed in range(10):
             classify(client, reviews(100, seed=seed)[0])
-        until(lambda: monitor.state().alarms)
+        wait_until(lambda: monitor.state().alarms)
         classify(client, texts)
         assert client.get("/info").json()["operating_point"]["index"] == 0
         assert any(alarm.kind.startswith("agreement") for alarm in monitor.state().alarms)
