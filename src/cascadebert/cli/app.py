@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import sys
-from importlib.metadata import version
 from typing import Annotated
 
 import typer
 
+from cascadebert import __version__
 from cascadebert.cli.assemble import assemble
 from cascadebert.cli.bench import bench
 from cascadebert.cli.demo import demo
@@ -40,7 +40,7 @@ for verb in VERBS:
 
 def _print_version(requested: bool) -> None:
     if requested:
-        typer.echo(f"cascadebert {version('cascadebert')}")
+        typer.echo(f"cascadebert {__version__}")
         raise typer.Exit
 
 

@@ -25,7 +25,7 @@ def drift(
     text_column: o.TextColumns = None,
     min_agreement: Annotated[float | None, o.option(AGREEMENT, "A")] = None,
     tolerance: Annotated[float, o.option("Change that is tolerated.", "T")] = TOLERANCE,
-    confidence_level: Annotated[float, o.option("Of all intervals together.", "C")] = CONFIDENCE_LEVEL,
+    confidence_level: Annotated[float, o.option("Joint, of all intervals.", "C")] = CONFIDENCE_LEVEL,
     engine: o.EngineOptions,
 ) -> None:
     """Test whether the thresholds hold on new data: yes, no (exit code 1) or inconclusive.

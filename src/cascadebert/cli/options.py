@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
-from dataclasses import dataclass, field, fields, is_dataclass
+from dataclasses import dataclass, fields, is_dataclass
 from functools import wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias, get_origin, get_type_hints
 
 import typer
 
@@ -62,20 +62,14 @@ TextColumns: TypeAlias = Annotated[list[str] | None, option(_TEXT, "NAME", DATA,
 LabelColumn: TypeAlias = Annotated[str | None, option("Name of the label column.", "NAME", DATA)]
 
 
-def _metadata(panel: str, metavar: str, description: str) -> dict[str, str]:
-    return {"help": description, "group": panel, "metavar": metavar}
-
-
 @dataclass(frozen=True)
 class TargetOptions:
     """The four targets, of which exactly one is to be given."""
 
-    target_speedup: float | None = field(default=None, metadata=_metadata(TARGET, "X", _SPEEDUP))
-    max_accuracy_drop: float | None = field(default=None, metadata=_metadata(TARGET, "D", _DROP))
-    min_accuracy: float | None = field(
-        default=None, metadata=_metadata(TARGET, "A", "Accuracy of at least A.")
-    )
-    min_agreement: float | None = field(default=None, metadata=_metadata(TARGET, "A", _AGREEMENT))
+    target_speedup: Annotated[float | None, option(_SPEEDUP, "X", TARGET)] = None
+    max_accuracy_drop: Annotated[float | None, option(_DROP, "D", TARGET)] = None
+    min_accuracy: Annotated[float | None, option("Accuracy of at least A.", "A", TARGET)] = None
+    min_agreement: Annotated[float | None, option(_AGREEMENT, "A", TARGET)] = None
 
     def build(self) -> Target:
         """Return the target; raises CascadeError if none or several are given, or one is out of range."""
@@ -92,10 +86,8 @@ class TargetOptions:
 class EngineOptions:
     """The engine that runs the stages, and its precision."""
 
-    engine: Engine = field(
-        default="auto", metadata=_metadata(ENGINE, "NAME", "openvino, onnxruntime or torch.")
-    )
-    precision: Precision = field(default="auto", metadata=_metadata(ENGINE, "P", "float32 or bfloat16."))
+    engine: Annotated[Engine, option("openvino, onnxruntime or torch.", "NAME", ENGINE)] = "auto"
+    precision: Annotated[Precision, option("float32 or bfloat16.", "P", ENGINE)] = "auto"
 
     def load(self, folder: Path) -> Cascade:
         """Load a saved cascade; a notice tells if its certificate does not hold here."""
@@ -111,15 +103,15 @@ class EngineOptions:
 class TuningOptions(EngineOptions):
     """How thresholds of a saved cascade are selected; without a score it keeps its own."""
 
-    cost_unit: CostUnit = field(default="flops", metadata=_metadata(SELECTION, "UNIT", _UNIT))
-    score: ScoreChoice | None = field(default=None, metadata=_metadata(SELECTION, "NAME", _SCORE))
+    cost_unit: Annotated[CostUnit, option(_UNIT, "UNIT", SELECTION)] = "flops"
+    score: Annotated[ScoreChoice | None, option(_SCORE, "NAME", SELECTION)] = None
 
 
 @dataclass(frozen=True)
 class BuildOptions(TuningOptions):
     """How thresholds of a new cascade are selected."""
 
-    score: ScoreChoice = field(default="max_probability", metadata=_metadata(SELECTION, "NAME", _SCORE))
+    score: Annotated[ScoreChoice, option(_SCORE, "NAME", SELECTION)] = "max_probability"
 
 
 def columns_of(text: list[str] | None, label: str | None = None, group: str | None = None) -> Columns:
@@ -130,7 +122,8 @@ def columns_of(text: list[str] | None, label: str | None = None, group: str | No
 def as_command(verb: Callable[..., None]) -> Callable[..., None]:
     """Make a command of a verb: add `--json`, and replace dataclass parameters by an option per field.
 
-    The metadata of a field holds `help`, `group` and `metavar` of its option; without them it has none.
+    An option is described by the annotation of its field, or by `help`, `group` and `metavar` in its
+    metadata; a field with neither has no option.
     """
     signature = inspect.signature(verb, eval_str=True)
     options = {name: _options_of(parameter) for name, parameter in signature.parameters.items()}
@@ -154,12 +147,13 @@ def as_command(verb: Callable[..., None]) -> Callable[..., None]:
 def _options_of(parameter: inspect.Parameter) -> list[inspect.Parameter]:
     if not is_dataclass(parameter.annotation):
         return [parameter]
-    types, options = get_type_hints(parameter.annotation), []
+    types, options = get_type_hints(parameter.annotation, include_extras=True), []
     for entry in fields(parameter.annotation):
-        if "help" in entry.metadata:
-            metavar, panel = entry.metadata["metavar"], entry.metadata["group"]
+        default, shown = entry.default, entry.metadata
+        if "help" in shown:
             default = typer.Option(
-                entry.default, help=entry.metadata["help"], metavar=metavar, rich_help_panel=panel
+                default, help=shown["help"], metavar=shown["metavar"], rich_help_panel=shown["group"]
             )
+        if "help" in shown or get_origin(types[entry.name]) is Annotated:
             options.append(parameter.replace(name=entry.name, default=default, annotation=types[entry.name]))
     return options

@@ -9,20 +9,25 @@ from cascadebert.cli import options as o
 from cascadebert.cli.render import console, print_json, print_table
 from cascadebert.errors import CascadeError
 
+SMALL = "Complete small encoder; repeatable. The first is the paper's small stage."
+COMPLETE = "Complete encoder to analyse beside shallow layers; repeatable."
+
 
 def reproduce(
     *,
     output: o.Output,
     preset: Annotated[str, o.option("minilm, minilm-full or paper.", "NAME")] = "minilm",
-    data: Annotated[Path | None, o.option("One folder per dataset; default: the Hub.", "DIR")] = None,
+    data: Annotated[Path | None, o.option("Folders of datasets; default: the Hub.", "DIR")] = None,
     large: Annotated[str | None, o.option("Large encoder: folder or Hub repository.", "MODEL")] = None,
-    small: Annotated[list[str] | None, o.option("Complete small encoder; repeatable.", "MODEL")] = None,
-    complete: Annotated[list[str] | None, o.option("Encoder to compare with layers.", "MODEL")] = None,
+    small: Annotated[list[str] | None, o.option(SMALL, "MODEL")] = None,
+    complete: Annotated[list[str] | None, o.option(COMPLETE, "MODEL")] = None,
     work: Annotated[Path | None, o.option("Trained models; default OUTPUT.work.", "DIR")] = None,
     only: Annotated[list[str] | None, o.option("Train this task now, others later.", "TASK")] = None,
     keep_models: Annotated[bool, o.flag("--keep-models", "Keep trained models.")] = False,
-    no_timing: Annotated[bool, o.flag("--no-timing", "Only train; time in a later run.")] = False,
-    from_arrays: Annotated[bool, o.flag("--from-arrays", "Only make tables and plots.")] = False,
+    no_timing: Annotated[bool, o.flag("--no-timing", "Only train; time later, on an idle machine.")] = False,
+    from_arrays: Annotated[
+        bool, o.flag("--from-arrays", "Only make tables and plots of stored results.")
+    ] = False,
 ) -> None:
     """Compare cascades with early exit as the paper does; an interrupted run resumes."""
     from cascadebert.atomic import work_directory
