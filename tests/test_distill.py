@@ -50,28 +50,28 @@ def weights(folder: Path) -> dict[str, np.ndarray]:
 
 
 @pytest.mark.slow
-def test_students_have_the_size_asked_for_and_copy_most_of_what_the_large_model_says(students):
+def test_students_have_the_size_asked_for_and_copy_most_of_the_hidden_states(students):
     output, made = students
-    assert [(one.path, one.layers, one.hidden) for one in made.students] == [
+    assert [(student.path, student.layers, student.hidden) for student in made.students] == [
         (output / "2x32", 2, 32), (output / "1x16", 1, 16),
     ]  # fmt: skip
     assert made.complete and made.padding < 0.05 and made.tokens_per_second > 0
     assert abs(made.tokens - 30_000) < 64
     assert made.students[0].held_out_loss < 0.3 and made.students[1].held_out_loss < 0.7
     assert not output.with_name("students.work").exists()
-    for one in made.students:
-        model = AutoModel.from_pretrained(one.path)
-        assert (model.config.num_hidden_layers, model.config.hidden_size) == (one.layers, one.hidden)
-        assert sum(w.numel() for w in model.parameters()) >= one.parameters
+    for student in made.students:
+        model = AutoModel.from_pretrained(student.path)
+        assert (model.config.num_hidden_layers, model.config.hidden_size) == (student.layers, student.hidden)
+        assert sum(w.numel() for w in model.parameters()) >= student.parameters
 
 
 @pytest.mark.slow
-def test_the_card_says_what_a_student_was_made_from(students, corpus):
+def test_the_card_describes_how_a_student_was_made(students, corpus):
     output, made = students
-    words = (output / "1x16" / "README.md").read_text()
-    for told in ("corpus.txt: 2,500 documents", f"{made.tokens:,} tokens", "bert-3-32", "sha256", "0.003"):
-        assert told in words
-    assert str(corpus.parent) not in words
+    card = (output / "1x16" / "README.md").read_text()
+    for fact in ("corpus.txt: 2,500 documents", f"{made.tokens:,} tokens", "bert-3-32", "sha256", "0.003"):
+        assert fact in card
+    assert str(corpus.parent) not in card
 
 
 @pytest.mark.slow
@@ -103,7 +103,7 @@ distill(sys.argv[2], num_layers=[2, 1], hidden_size=[32, 16], corpus=sys.argv[3]
 
 @pytest.mark.slow
 @pytest.mark.parametrize("step", [3, 58])
-def test_a_killed_run_goes_on_and_ends_in_the_same_weights(students, large, corpus, tmp_path, step):
+def test_an_interrupted_run_resumes_and_ends_in_the_same_weights(students, large, corpus, tmp_path, step):
     run_killed(KILLED, step, large, corpus, tmp_path / "students")
     assert not (tmp_path / "students").exists() and (tmp_path / "students.work").is_dir()
     made = distill(
@@ -126,12 +126,12 @@ def test_every_family_has_complete_students_that_fine_tune(make_model, corpus, t
     made = distill(
         teacher, num_layers=[1, 2], hidden_size=[32, 16], corpus=corpus, output=tmp_path / "s", config=QUICK
     )
-    for one in made.students:
-        assert one.held_out_loss < 1
-        model = AutoModelForSequenceClassification.from_pretrained(one.path, num_labels=3)
+    for student in made.students:
+        assert student.held_out_loss < 1
+        model = AutoModelForSequenceClassification.from_pretrained(student.path, num_labels=3)
         ids = torch.tensor([[2, 7, 8, 3]])
         assert model(input_ids=ids).logits.shape == (1, 3)
-        assert model.config.num_hidden_layers == one.layers
+        assert model.config.num_hidden_layers == student.layers
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -230,7 +230,7 @@ def test_a_large_model_without_a_pooler_teaches_too(large, corpus, tmp_path):
         ({"num_layers": 1, "config": DistillConfig(max_length=500)}, r"4 to 64 tokens is possible, not 500"),
     ],
 )
-def test_sizes_that_cannot_be_are_refused_before_anything_is_read(large, corpus, tmp_path, options, message):
+def test_impossible_sizes_are_refused_before_anything_is_read(large, corpus, tmp_path, options, message):
     with pytest.raises(CascadeError, match=message):
         distill(large, **{"corpus": corpus, "output": tmp_path / "s", "config": QUICK, **options})
     assert list(tmp_path.iterdir()) == []
@@ -289,5 +289,3 @@ def test_an_encoder_without_its_tokenizer_is_refused(large, corpus, tmp_path):
 def test_settings_out_of_range_are_refused():
     with pytest.raises(CascadeError, match="tokens must be at least 10,000, not 0"):
         DistillConfig(max_tokens=0)
-
-

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from functools import partial
 from pathlib import Path
 
@@ -238,21 +241,21 @@ def test_unlabelled_rows_teach_the_small_stage_and_none_of_a_held_out_part_are_a
     kept = len({*more} - {*few})
     assert spec["provenance"]["rows"] == {"train": 160, "tune": 20, "certify": 20, "unlabelled": kept}
     assert spec["provenance"]["config"]["distill_weight"] == 1.0
-    notice = f"{len(texts) - kept:,} of {len(texts):,} unlabelled rows left out"
-    assert any(notice in said for said in spec["operating_point"]["metrics"]["notices"])
+    notice = f"{len(texts) - kept:,} of {len(texts):,} unlabelled examples left out"
+    assert any(notice in entry for entry in spec["operating_point"]["metrics"]["notices"])
     used = read_used_rows(tmp_path / "c")
     assert len(used.train) == 160 + kept and not np.isin(used.train, used.tune).any()
 
 
 def test_unlabelled_rows_of_a_held_out_group_are_left_out(stages, tmp_path):
     texts, labels = reviews(120, seed=30)
-    parts = split_examples(Examples(texts, tuple(labels), tuple(str(i // 4) for i in range(120))), None,
+    splits = split_examples(Examples(texts, tuple(labels), tuple(str(i // 4) for i in range(120))), None,
                   tune_fraction=0.2, certify_fraction=0.2, seed=1)  # fmt: skip
     more, _ = reviews(60, seed=31)
-    groups = [parts.tune.groups[0], parts.certify.groups[0], parts.train.groups[0]] * 20
+    groups = [splits.tune.groups[0], splits.certify.groups[0], splits.train.groups[0]] * 20
     rows = Examples([f"{text} again" for text in more], None, tuple(groups))
-    kept, said = _load_unlabelled(rows, None, parts)
-    assert set(kept.groups) == {parts.train.groups[0]} and "40 of 60" in said[0]
+    result, notices = _load_unlabelled(rows, None, splits)
+    assert set(result.groups) == {splits.train.groups[0]} and "40 of 60" in notices[0]
 
 
 @pytest.mark.parametrize(
@@ -292,10 +295,10 @@ def test_training_order_visits_each_row_once_per_pass_in_batches_of_like_length(
 
 
 @pytest.mark.slow
-def test_tuning_anew_leaves_out_rows_that_were_trained_on_or_are_kept_to_certify(fitted, train_file):
+def test_retuning_leaves_out_examples_that_were_trained_on_or_are_reserved(fitted, train_file):
     point = tune(Cascade.from_pretrained(fitted), train_file, target=Target(speedup=1.5))
     assert point.metrics.n == 60
-    assert any("540 of 600 rows left out" in notice for notice in point.metrics.notices)
+    assert any("540 of 600 examples left out" in notice for notice in point.metrics.notices)
 
 
 @pytest.mark.slow
@@ -304,19 +307,29 @@ def test_tuning_without_labels_keeps_agreement_with_the_last_stage(fitted, tmp_p
     file.write_text("".join(json.dumps({"text": text}) + "\n" for text in sentences(300, seed=4)))
     cascade = Cascade.from_pretrained(fitted)
     point = tune(cascade, file, target=Target(min_agreement=0.95))
-    answers = cascade.with_operating_point(point).predict(sentences(300, seed=4))
-    alone = cascade.stages[-1].predict(sentences(300, seed=4))
+    predictions = cascade.with_operating_point(point).predict(sentences(300, seed=4))
+    last_stage = cascade.stages[-1].predict(sentences(300, seed=4))
     assert point.metrics.metric == "agreement"
-    assert np.mean(answers.labels == alone.labels) == pytest.approx(point.metrics.value)
+    assert np.mean(predictions.labels == last_stage.labels) == pytest.approx(point.metrics.value)
     assert point.metrics.value >= 0.95
     with pytest.raises(DataError, match="no column 'label'"):
         tune(cascade, file, target=Target(min_accuracy=0.5))
 
 
 @pytest.mark.slow
-def test_a_label_that_no_tune_row_has_is_said(fitted, tmp_path):
+def test_a_label_without_tuning_examples_is_reported(fitted, tmp_path):
     texts, labels = reviews(300, seed=12)
-    some = [(t, y) for t, y in zip(texts, labels, strict=True) if y == "positive"][:120]
-    file = write_csv(tmp_path / "one-sided.csv", *map(list, zip(*some, strict=True)))
+    positive = [text for text, label in zip(texts, labels, strict=True) if label == "positive"][:120]
+    file = write_csv(tmp_path / "one-sided.csv", positive, ["positive"] * len(positive))
     point = tune(Cascade.from_pretrained(fitted), file, target=Target(speedup=1.2))
     assert any("no tuning example has the label negative" in notice for notice in point.metrics.notices)
+
+
+def test_openmp_threads_of_training_wait_passively_unless_told_otherwise():
+    code = (
+        "import os, sys, cascadebert.training; print(os.environ['OMP_WAIT_POLICY'], 'torch' in sys.modules)"
+    )
+    others = {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"}
+    for own, expected in (({}, "PASSIVE False"), ({"OMP_WAIT_POLICY": "ACTIVE"}, "ACTIVE False")):
+        output = subprocess.check_output([sys.executable, "-c", code], env={**others, **own}, text=True)
+        assert output.strip() == expected

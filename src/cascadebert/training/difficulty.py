@@ -64,8 +64,8 @@ class DifficultyLabels:
         missing = int((self.hashes[index] != hashes).sum())
         if missing:
             raise DataError(
-                f"{missing:,} of {len(examples):,} train rows have no difficulty label in the "
-                "file given. Make it from the same rows, or leave it out to have it made."
+                f"{missing:,} of {len(examples):,} training examples have no difficulty label in the "
+                "given file. Make it from the same examples, or leave it out to have it made."
             )
         return np.asarray(self.hard[index])
 

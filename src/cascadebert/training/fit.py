@@ -191,8 +191,9 @@ def _load_unlabelled(
         )
     log.info("unlabelled examples: %d", len(index))
     left_out = len(examples) - len(index)
-    notice = f"{left_out:,} of {len(examples):,} unlabelled rows left out: in another part, or there twice"
-    return examples.take(index), (notice,) if left_out else ()
+    counts = f"{left_out:,} of {len(examples):,} unlabelled examples"
+    notices = (f"{counts} left out: duplicates, or in another split.",) if left_out else ()
+    return examples.take(index), notices
 
 
 def _train_stages(
