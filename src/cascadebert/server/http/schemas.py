@@ -74,7 +74,9 @@ class ClassifiedRow(BaseModel):
     label: str = Field(examples=["positive"])
     score: float = Field(examples=[0.98], description="Probability of the label.")
     degraded: bool = Field(examples=[False], description="A later stage was required but unavailable.")
-    known_accuracy: float | None = Field(None, description="Of a degraded row's stage, on the tuning set.")
+    known_accuracy: float | None = Field(
+        None, description="Of the stage of a degraded row, on the tuning set; null if unknown."
+    )
     stage: int | None = Field(None, examples=[1], description="Stage of the exit, counted from 1.")
     confidence: float | None = Field(None, examples=[0.98], description="Compared with the threshold.")
     milliseconds: float | None = Field(None, examples=[0.8], description="In all stages.")

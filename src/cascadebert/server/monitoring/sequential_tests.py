@@ -109,7 +109,7 @@ def _end(counts: LossCounts, alpha: float, *, above: bool) -> float:
 
 
 class EDetector:
-    """Restarting change detector: has some rate recently left its bound?
+    """Restarting change detector for rates that leave their bounds.
 
     The e-SR detector of Shin, Ramdas & Rinaldo (2023, "E-detectors: a nonparametric framework for sequential
     change detection", arXiv 2203.03532): each step opens a new bet, and the statistic is the sum of all
