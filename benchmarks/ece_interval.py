@@ -16,7 +16,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from cascadebert.evaluation.calibration_metrics import BINS, bin_numbers, calibration_error, mean_gap
+from cascadebert.evaluation.calibration_metrics import BINS, bin_indices, calibration_error, mean_gap
 from cascadebert.types import Bools, Floats
 from stored import ROOT, current_commit, write_result
 
@@ -35,7 +35,7 @@ def main() -> None:
 def one_setting(n: int, gap: float, equal: Literal["width", "mass"]) -> dict[str, float | str]:
     """Share of the runs whose interval holds the true value."""
     sure, right = drawn(np.random.default_rng(0), MANY, gap)
-    true = mean_gap(bin_numbers(sure, BINS, equal), right - sure) if gap else 0.0
+    true = mean_gap(bin_indices(sure, BINS, equal), right - sure) if gap else 0.0
     held = 0
     for run in range(RUNS):
         found = calibration_error(*drawn(np.random.default_rng(1 + run), n, gap), equal=equal)

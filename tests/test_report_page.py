@@ -133,7 +133,7 @@ def test_rows_that_made_the_cascade_are_left_out_and_that_is_said(run, saved, tm
     assert f"160 of {160 + len(fresh)} examples left out" in said
     assert f"160 of {160 + len(fresh)} examples left out" in page.read_text("utf-8")
     code, _, said = run("evaluate", saved, saved.parent / "data.csv", "--report", page)
-    assert code == 2 and "each of its 160 examples was used" in said
+    assert code == 2 and "all of its 160 examples were used" in said
 
 
 def test_rows_that_made_the_cascade_beside_it_are_left_out_too(saved, rows, tmp_path):

@@ -145,7 +145,7 @@ def _contestants(cascade: Cascade, texts: Texts) -> list[_Contestant]:
     for number, stage in enumerate(cascade.stages, start=1):
         contestants.append(_Contestant(f"stage {number} alone", np.arange(n), partial(predict, stage)))
     try:
-        from cascadebert.inference.engines.transformers_pipeline import load_pipeline
+        from cascadebert.inference.engines.torch import load_pipeline
     except MissingExtra:
         return contestants
     pipeline = load_pipeline(last.path, max_length=last.tokenizer.max_length)

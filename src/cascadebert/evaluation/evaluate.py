@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Literal, Protocol
 import numpy as np
 
 from cascadebert.data.columns import Columns
-from cascadebert.data.dataset import Examples, load_examples
-from cascadebert.errors import CascadeError, UndefinedMetric
+from cascadebert.data.dataset import Examples, Hashes, load_examples
+from cascadebert.errors import CascadeError, DataError, UndefinedMetric
 from cascadebert.evaluation.cost_model import counted_costs
 from cascadebert.evaluation.metrics import (
     accuracy,
@@ -81,6 +81,20 @@ def evaluate_cascade(
     examples = load_examples(data, columns=columns, split="validation")
     assert cascade.path is not None
     return evaluate(cascade, examples), read_used_rows(cascade.path).count_overlap(examples.hashes())
+
+
+def leave_out(examples: Examples, hashes: Hashes, reason: str) -> tuple[Examples, tuple[str, ...]]:
+    """The examples without those of the given hashes, and a notice. Raises DataError if none is left."""
+    left_out = np.isin(examples.hashes(), hashes)
+    if not left_out.any():
+        return examples, ()
+    if left_out.all():
+        raise DataError(
+            f"{examples.source}: all of its {len(examples):,} examples were {reason}, so they tell nothing "
+            "about new data. Give held-out examples that were not used."
+        )
+    notice = f"{left_out.sum():,} of {len(examples):,} examples left out: {reason}."
+    return examples.take(np.flatnonzero(~left_out)), (notice,)
 
 
 def report_on_logits(cascade: Cascade, logits: Logits, encoded: list[TokenizedTexts], labels: Ints) -> Report:

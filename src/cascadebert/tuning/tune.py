@@ -11,9 +11,9 @@ import numpy as np
 from cascadebert.data.columns import Columns
 from cascadebert.data.dataset import Examples, load_examples, shorten
 from cascadebert.environment import machine
-from cascadebert.errors import DataError, FolderError
+from cascadebert.errors import FolderError
 from cascadebert.evaluation.cost_model import LatencyModel, RowCosts, counted_costs, measure_latency
-from cascadebert.evaluation.evaluate import report_on_logits, scaled_probabilities
+from cascadebert.evaluation.evaluate import leave_out, report_on_logits, scaled_probabilities
 from cascadebert.inference.batching import TokenizedTexts
 from cascadebert.inference.cascade import Cascade
 from cascadebert.persistence.folder import UsedRows, read_used_rows, update_folder
@@ -218,17 +218,8 @@ def _tuning_set(
     if cascade.path is None:
         return examples, ()
     used = read_used_rows(cascade.path)
-    usable = ~np.isin(examples.hashes(), np.union1d(used.train, used.certify))
-    if usable.all():
-        return examples, ()
-    if not usable.any():
-        raise DataError(
-            f"{examples.source}: all examples were trained on or are reserved for certification, so they "
-            "tell nothing about new data. Give held-out examples."
-        )
-    counts = f"{(~usable).sum():,} of {len(examples):,} examples"
-    notice = f"{counts} left out: trained on, or reserved for certification."
-    return examples.take(np.flatnonzero(usable)), (notice,)
+    unusable = np.union1d(used.train, used.certify)
+    return leave_out(examples, unusable, "trained on, or reserved for certification")
 
 
 def cache_outputs(cascade: Cascade, examples: Examples) -> CachedOutputs:

@@ -12,9 +12,9 @@ import numpy as np
 from cascadebert.data.columns import Columns
 from cascadebert.data.dataset import Examples, load_examples
 from cascadebert.environment import machine, versions
-from cascadebert.errors import CascadeError, DataError
+from cascadebert.errors import CascadeError
 from cascadebert.evaluation.cost_model import measure_latency
-from cascadebert.evaluation.evaluate import report_on_logits
+from cascadebert.evaluation.evaluate import leave_out, report_on_logits
 from cascadebert.evaluation.report.comparison import WallClock
 from cascadebert.evaluation.report.verdict import ReportInputs, Verdict, compute_verdict
 from cascadebert.inference.batch_size import with_tuned_batch_sizes
@@ -140,25 +140,14 @@ def unused_examples(
     Also returns how many of the examples the first cascade used, by purpose, and notices. Raises DataError if
     no example is left.
     """
-    hashes = examples.hashes()
     folders = [cascade.path for cascade in cascades if cascade is not None and cascade.path is not None]
     all_used = [read_used_rows(folder) for folder in folders]
-    left_out = np.zeros(len(examples), dtype=np.bool_)
-    for used in all_used:
-        left_out |= np.isin(hashes, np.concatenate([used.train, used.tune, used.certify, used.consumed]))
-    overlap = all_used[0].count_overlap(hashes) if all_used else {}
-    if left_out.all():
-        raise DataError(
-            f"{examples.source}: each of its {len(examples):,} examples was used to make the cascade or is "
-            "reserved for certification, so they tell nothing about new data. Give unused examples."
-        )
-    if not left_out.any():
-        return examples, overlap, ()
-    notice = (
-        f"{left_out.sum():,} of {len(examples):,} examples left out: used for training, tuning or "
-        "certification, or reserved for it."
-    )
-    return examples.take(np.flatnonzero(~left_out)), overlap, (notice,)
+    if not all_used:
+        return examples, {}, ()
+    hashes = [np.concatenate([used.train, used.tune, used.certify, used.consumed]) for used in all_used]
+    reason = "used to train, tune or certify a cascade, or reserved for that"
+    unused, notices = leave_out(examples, np.concatenate(hashes), reason)
+    return unused, all_used[0].count_overlap(examples.hashes()), notices
 
 
 def allowed_drop(point: OperatingPoint) -> float | None:
@@ -205,9 +194,9 @@ def _baseline_notices(cascade: Cascade, rival: Cascade | None) -> tuple[str, ...
     if rival is None:
         return ()
     engine, rival_engine = _engine(cascade.stages[-1]), _engine(rival.stages[-1])
-    notices = [f"the cascade ran on {engine}, the baseline on {rival_engine}."]
-    if engine == rival_engine:
-        notices = []
+    notices = []
+    if engine != rival_engine:
+        notices.append(f"the cascade ran on {engine}, the baseline on {rival_engine}.")
     if rival.path is None:
         notices.append("the training data of the baseline classifier is not known here.")
     return tuple(notices)
