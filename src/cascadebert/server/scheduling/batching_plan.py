@@ -82,7 +82,7 @@ def autotune(stages: Sequence[Stage], available: Sequence[bool], *, latency_targ
         if up:
             plan = _plan_stage(stage, max_seconds=BATCH_FRACTION * latency_target)
             length = _trial_length(stage)
-            runs.append(partial(stage.run, _trial_batch(stage, max(1, plan.tokens // length), length)))
+            runs.append(partial(stage.run, _trial_batch(stage, plan.tokens // length, length)))
         plans.append(plan)
     max_workers = max(cores(), *(stage.engine.streams for stage in stages))
     return BatchingPlan(_num_workers(runs, max_workers), tuple(plans))
@@ -138,13 +138,12 @@ def _plan_stage(stage: Stage, *, max_seconds: float) -> StagePlan:
     return StagePlan(best * length, per_token[best], _compiles_per_shape(stage), find_length_buckets(stage))
 
 
-def _num_workers(runs: Sequence[Callable[[], object]], max_workers: int) -> int:
+def _num_workers(runs: list[Callable[[], object]], max_workers: int) -> int:
     """The last number of threads, going up, that gave a tenth more batches per second."""
 
     def run_rounds() -> None:
-        for _ in range(ROUNDS):
-            for run in runs:
-                run()
+        for run in runs * ROUNDS:
+            run()
 
     counts = sorted({*(1 << i for i in range(max_workers.bit_length())), max_workers})
     with ThreadPoolExecutor(max_workers) as executor:

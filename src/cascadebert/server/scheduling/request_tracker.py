@@ -148,16 +148,16 @@ class RequestTracker:
         Raises Overloaded if they do not fit or would wait too long, StageUnavailable if the first stage is
         down.
         """
-        count, index, available = len(texts), self._load_state.operating_point, self.available
+        count, point, available = len(texts), self._load_state.operating_point, self.available
         last = (options.max_stage or len(available)) - 1
         seconds = self._config.default_deadline if options.deadline is None else options.deadline
         tokens = self.load.expected_tokens(characters)
         cost = tokens * self.load.remaining_costs(available)[0] / self._plan.workers
         request = Request(
-            texts, characters, last, now, now + seconds, index, self._operating_points[index], cost
+            texts, characters, last, now, now + seconds, point, self._operating_points[point], cost
         )
         if not count:
-            request.future.set_result(RequestResult((), index, self._why_uncertified(request)))
+            request.future.set_result(RequestResult((), point, self._why_uncertified(request)))
             return request.future
         if self.health[0].reason is not None:
             raise self._unavailable(0)
@@ -167,8 +167,8 @@ class RequestTracker:
         if self._monitor is not None and 0 < last == len(available) - 1 and all(available):
             shadowed, request.weight = self._monitor.sample_arrivals(count), self._monitor.weight()
         length = max(1, tokens // count)
-        for row, selected in enumerate(shadowed.tolist()):
-            request.rows.append(Row(request, row, selected, entered=now, length=length))
+        for index, selected in enumerate(shadowed.tolist()):
+            request.rows.append(Row(request, index, selected, entered=now, length=length))
         request.unfinished = count
         self.requests.add(request)
         self._inflight += count
