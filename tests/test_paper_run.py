@@ -196,7 +196,7 @@ def test_arrays_of_another_recipe_are_not_taken_for_these(done, protocol, models
     with pytest.raises(CascadeError, match="other settings"):
         reproduce(other, **where)
     (tmp_path / "out" / "protocol.json").unlink()
-    with pytest.raises(DataError, match="was made from other rows, encoders or settings"):
+    with pytest.raises(DataError, match="was made from other examples, encoders or settings"):
         reproduce(other, **where)
 
 
@@ -223,10 +223,11 @@ def test_train_tune_and_test_rows_are_disjoint_with_all_their_parts(data):
 
 
 def test_both_stages_of_deebert_last_as_long_as_the_task_says():
-    for name, stages in (("minilm", (6.0, 6.0)), ("paper", (None, 3.0))):
+    for name, stages in (("minilm", (6.0, 6.0)), ("paper", (3.0, 3.0))):
         plan = PRESETS[name].tasks[-2]
         cell = Experiment(PRESETS[name], plan, None, 1, {}, None)
-        assert (cell.early_exit_config.epochs, cell.early_exit_config.exit_epochs) == stages
+        config = cell.early_exit_config("deebert")
+        assert (config.fit.epochs, config.exit_epochs) == stages
 
 
 def test_long_texts_are_cut_to_their_first_and_last_words(models):

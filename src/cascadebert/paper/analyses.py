@@ -9,17 +9,7 @@ from typing import Any
 import numpy as np
 
 from cascadebert.evaluation.calibration_metrics import BINS, bin_indices
-from cascadebert.paper.bootstrap_metrics import (
-    SampleMetric,
-    draw_seeds,
-    draw_texts,
-    interval_values,
-    mean_of_defined,
-    none_if_undefined,
-    sample_difference,
-    sample_dis,
-    sample_ece,
-)
+from cascadebert.paper import bootstrap_metrics as bootstrap
 from cascadebert.paper.comparison import DRAWS, ResultsTable
 from cascadebert.paper.early_exit.exit_outputs import ExitOutputs
 from cascadebert.paper.early_exit.exit_rules import exit_layers
@@ -33,7 +23,7 @@ from cascadebert.types import Floats, Ints
 METRICS = ("accuracy", "dis", "ece")
 
 
-def exit_metric(outputs: ExitOutputs, exit_index: int, name: str) -> SampleMetric:
+def exit_metric(outputs: ExitOutputs, exit_index: int, name: str) -> bootstrap.SampleMetric:
     """A metric of the predictions and confidences of one exit, counted from 0, on texts with labels.
 
     The name is "accuracy", "dis" (hard texts are the errors) or "ece" (15 bins of equal width).
@@ -42,9 +32,9 @@ def exit_metric(outputs: ExitOutputs, exit_index: int, name: str) -> SampleMetri
     correct = outputs.predictions[exit_index] == outputs.label_ids
     confidences = outputs.confidences[exit_index]
     if name == "dis":
-        return partial(sample_dis, log_odds(confidences), ~correct)
+        return partial(bootstrap.sample_dis, log_odds(confidences), ~correct)
     if name == "ece":
-        return partial(sample_ece, bin_indices(confidences, BINS, "width"), correct - confidences)
+        return partial(bootstrap.sample_ece, bin_indices(confidences, BINS, "width"), correct - confidences)
     return lambda weights: np.asarray(weights @ correct / weights.sum(axis=1))
 
 
@@ -63,16 +53,19 @@ def objective_effects(
         results = store.seed_results(task.name)
         tests = [[result.models[name].test for result in results] for name in names]
         n, rng = len(tests[0][0]), np.random.default_rng([number, 2])
-        weights, seed_weights = draw_texts(n, draws, rng), draw_seeds(len(protocol.seeds), draws, rng)
+        weights, seed_weights = (
+            bootstrap.draw_texts(n, draws, rng),
+            bootstrap.draw_seeds(len(protocol.seeds), draws, rng),
+        )
         for metric in METRICS:
             ours, plain = ([exit_metric(outputs, 0, metric) for outputs in side] for side in tests)
             full = np.ones((1, n))
             differences = [float((a(full) - b(full))[0]) for a, b in zip(ours, plain, strict=True)]
-            values.append(mean_of_defined(differences))
-            samples.append(sample_difference(ours, plain, weights, seed_weights))
+            values.append(bootstrap.mean_of_defined(differences))
+            samples.append(bootstrap.sample_difference(ours, plain, weights, seed_weights))
             lines.append(_effect(task.name, metric, values[-1], samples[-1]))
     for index, metric in enumerate(METRICS):
-        mean = mean_of_defined(values[index :: len(METRICS)])
+        mean = bootstrap.mean_of_defined(values[index :: len(METRICS)])
         lines.append(_effect("all", metric, mean, np.mean(samples[index :: len(METRICS)], axis=0)))
     return lines
 
@@ -90,7 +83,7 @@ def confidence_by_exit(store: ResultStore) -> list[dict[str, Any]]:
             line["layer"] = index + 1 if method in EARLY_EXITS else models[0].about.layers
             for metric in METRICS:
                 values = [float(exit_metric(outputs, index, metric)(full)[0]) for outputs in tests]
-                line[metric] = none_if_undefined(mean_of_defined(values))
+                line[metric] = bootstrap.none_if_undefined(bootstrap.mean_of_defined(values))
             lines.append(line)
     return lines
 
@@ -174,5 +167,5 @@ def confidence_by_difficulty(store: ResultStore) -> list[dict[str, Any]]:
 
 
 def _effect(task: str, metric: str, value: float, samples: Floats) -> dict[str, Any]:
-    delta, low, high = interval_values(value, samples)
+    delta, low, high = bootstrap.interval_values(value, samples)
     return {"task": task, "metric": metric, "delta": delta, "ci_low": low, "ci_high": high}

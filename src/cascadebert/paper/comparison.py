@@ -3,22 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from itertools import product
 from typing import Any
 
 import numpy as np
 
-from cascadebert.paper.bootstrap_metrics import (
-    chance_score,
-    correct_for_chance,
-    draw_seeds,
-    draw_texts,
-    interval_values,
-    metric_counts,
-    metric_score,
-    relative_improvement,
-)
+from cascadebert.paper import bootstrap_metrics as bootstrap
 from cascadebert.paper.operating_points import TargetPoint, operating_curves, select_point
 from cascadebert.paper.protocol import BASES, LARGE, Basis, ExperimentProtocol, TaskConfig
 from cascadebert.paper.results import RULES, TRUNCATED, ResultStore, TaskResults, cascade_names
@@ -105,9 +96,9 @@ def score_runs(store: ResultStore, *, draws: int = DRAWS) -> ResultsTable:
         large = store.results(task.name, protocol.seeds[0]).large
         tune_labels, test_labels = np.split(large.labels, [large.about.tune_rows])
         most_common = int(np.bincount(tune_labels).argmax())
-        table.chances[task.name] = chance_score(task.metric, most_common, test_labels)
-        weights = draw_texts(len(test_labels), draws, rng)
-        table.seed_weights[task.name] = draw_seeds(len(protocol.seeds), draws, rng)
+        table.chances[task.name] = bootstrap.chance_score(task.metric, most_common, test_labels)
+        weights = bootstrap.draw_texts(len(test_labels), draws, rng)
+        table.seed_weights[task.name] = bootstrap.draw_seeds(len(protocol.seeds), draws, rng)
         for seed, results in zip(protocol.seeds, store.seed_results(task.name), strict=True):
             for scored in _score_seed(protocol, task, seed, results, weights):
                 run = scored.run
@@ -125,22 +116,20 @@ def _score_seed(
         for basis, target in product(curves, protocol.targets):
             point = select_point(curves[basis], target)
             counts, speedup = point.counts(test), point.speedup(test, basis)
-            score = float(metric_score(metric, counts.sum(axis=0)))
+            score = float(bootstrap.metric_score(metric, counts.sum(axis=0)))
             name, mixed = method.name, point.interpolated
             run = Run(task.name, name, seed, basis, target, speedup, mixed, metric, score)
-            tune_score = float(metric_score(metric, point.counts(tune).sum(axis=0)))
-            yield ScoredRun(run, point, tune_score, metric_score(metric, weights @ counts))
+            tune_score = float(bootstrap.metric_score(metric, point.counts(tune).sum(axis=0)))
+            yield ScoredRun(run, point, tune_score, bootstrap.metric_score(metric, weights @ counts))
     large = results.large
-    counts = metric_counts(large.outputs.predictions[0], large.labels)[tune_rows:]
-    score, samples = float(metric_score(metric, counts.sum(axis=0))), metric_score(metric, weights @ counts)
+    counts = bootstrap.metric_counts(large.outputs.predictions[0], large.labels)[tune_rows:]
+    score, samples = (
+        float(bootstrap.metric_score(metric, counts.sum(axis=0))),
+        bootstrap.metric_score(metric, weights @ counts),
+    )
     for basis in BASES:
         run = Run(task.name, LARGE, seed, basis, 1.0, 1.0, False, metric, score)
         yield ScoredRun(run, TargetPoint(()), score, samples)
-
-
-def run_lines(table: ResultsTable) -> list[dict[str, Any]]:
-    """The lines of runs.jsonl."""
-    return [asdict(run.run) for run in table.runs.values()]
 
 
 def comparisons(table: ResultsTable) -> list[dict[str, Any]]:
@@ -174,11 +163,14 @@ def comparisons(table: ResultsTable) -> list[dict[str, Any]]:
 def _gains(table: ResultsTable, scores: Floats, baseline: Floats) -> tuple[float | None, ...]:
     # the relative improvement with its interval, then the same with scores corrected for chance
     chances = np.array([[table.chances[task.name]] for task in table.protocol.tasks])
-    gains = relative_improvement(scores, baseline)
-    corrected = relative_improvement(
-        correct_for_chance(scores, chances), correct_for_chance(baseline, chances)
+    gains = bootstrap.relative_improvement(scores, baseline)
+    corrected = bootstrap.relative_improvement(
+        bootstrap.correct_for_chance(scores, chances), bootstrap.correct_for_chance(baseline, chances)
     )
-    return (*interval_values(gains[0], gains[1:]), *interval_values(corrected[0], corrected[1:]))
+    return (
+        *bootstrap.interval_values(gains[0], gains[1:]),
+        *bootstrap.interval_values(corrected[0], corrected[1:]),
+    )
 
 
 def out_of_reach(table: ResultsTable) -> list[dict[str, Any]]:
@@ -206,7 +198,9 @@ def compare_cascades(table: ResultsTable, baseline: str | None) -> list[dict[str
             continue
         other_scores = table.scores(other, basis, 1.0 if baseline == LARGE else target)
         delta = (table.scores(name, basis, target) - other_scores).mean(axis=0)
-        values = dict(zip(("delta", "ci_low", "ci_high"), interval_values(delta[0], delta[1:]), strict=True))
+        values = dict(
+            zip(("delta", "ci_low", "ci_high"), bootstrap.interval_values(delta[0], delta[1:]), strict=True)
+        )
         lines.append({"cascade": name, "basis": basis, "target": target, **values})
     return lines
 

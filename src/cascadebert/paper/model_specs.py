@@ -26,11 +26,16 @@ class ModelSpec:
 
 def model_specs(protocol: ExperimentProtocol) -> list[ModelSpec]:
     """All models; those that others start or learn from come first."""
-    specs = [ModelSpec(LARGE, "large", protocol.large)]
+    specs = [large_spec(protocol)]
     specs += [ModelSpec(truncated_name(k), "truncated", protocol.large, layers=k) for k in protocol.truncated]
     specs += [ModelSpec(name, "exits", protocol.large) for name in EARLY_EXITS]
     specs += [small_spec(small, objective) for small in protocol.small for objective in protocol.objectives]
     return specs + [small_spec(small, "plain") for small in protocol.complete]
+
+
+def large_spec(protocol: ExperimentProtocol) -> ModelSpec:
+    """The large model."""
+    return ModelSpec(LARGE, "large", protocol.large)
 
 
 def small_spec(encoder: str, objective: ObjectiveName) -> ModelSpec:

@@ -10,14 +10,8 @@ from typing import Literal
 import numpy as np
 
 from cascadebert.paper.bootstrap_metrics import metric_counts, metric_score
+from cascadebert.paper.early_exit import exit_rules
 from cascadebert.paper.early_exit.exit_outputs import ExitOutputs
-from cascadebert.paper.early_exit.exit_rules import (
-    EntropyThreshold,
-    ExitRule,
-    LearnedExitThreshold,
-    Patience,
-    exit_layers,
-)
 from cascadebert.paper.protocol import Basis, MetricName
 from cascadebert.thresholds.select import exit_stages
 from cascadebert.types import Floats, Ints
@@ -54,7 +48,7 @@ class Method:
             return np.full(len(self.outputs), int(setting[0]) - 1)
         if self.rule == "cascade":
             return exit_stages(self.outputs.confidences, setting)
-        return exit_layers(exit_rule(self.rule, setting), self.outputs) - 1
+        return exit_rules.exit_layers(exit_rule(self.rule, setting), self.outputs) - 1
 
     def settings(self) -> list[Setting]:
         """All settings to try on these texts."""
@@ -80,12 +74,12 @@ class Method:
         return float(self.costs[basis][exits, np.arange(len(exits))].mean())
 
 
-def exit_rule(name: RuleName, setting: Setting) -> ExitRule:
+def exit_rule(name: RuleName, setting: Setting) -> exit_rules.ExitRule:
     """The rule of an early-exit method at a setting."""
-    rules: dict[str, Callable[[float], ExitRule]] = {
-        "entropy": EntropyThreshold,
-        "learned": LearnedExitThreshold,
-        "patience": lambda times: Patience(int(times)),
+    rules: dict[str, Callable[[float], exit_rules.ExitRule]] = {
+        "entropy": exit_rules.EntropyThreshold,
+        "learned": exit_rules.LearnedExitThreshold,
+        "patience": lambda times: exit_rules.Patience(int(times)),
     }
     return rules[name](setting[0])
 

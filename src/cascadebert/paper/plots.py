@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,14 +30,12 @@ def draw_scores(path: Path, rows: Rows, *, basis: str, tasks: Sequence[str], met
     panels = [*tasks, "mean of all tasks"]
     figure, axes = _create_panels(len(panels), min(4, len(panels)))
     for panel, axis in zip(panels, axes, strict=True):
-        selected = _where(rows, basis=basis, **({"task": panel} if panel in tasks else {}))
+        task = {"task": panel} if panel in tasks else {}
         for number, method in enumerate(methods):
-            speedups, scores = [], []
-            for _, points in _group_by(_where(selected, method=method), "target"):
-                speedups.append(_mean(points, "achieved"))
-                scores.append(100 * _mean(points, "score"))
-            style = "o" if len(speedups) == 1 else "o-"
-            axis.plot(speedups, scores, style, color=_colour(number), label=method, markersize=4)
+            groups = _group_by(_where(rows, basis=basis, method=method, **task), "target").values()
+            speedups = [_mean(group, "achieved") for group in groups]
+            scores = [100 * _mean(group, "score") for group in groups]
+            _plot_line(axis, number, speedups, scores, "o", label=method, markersize=4)
         _label(axis, panel, f"speed-up by {basis}", "score x 100")
     _save(figure, axes, path)
 
@@ -49,9 +49,8 @@ def draw_confidence(path: Path, rows: Rows, *, metric: str, methods: Sequence[st
     for number, method in enumerate(methods):
         defined = [row for row in _where(rows, method=method) if row[metric] is not None]
         groups = _group_by(defined, "layer")
-        means = [_mean(group, metric) for _, group in groups]
-        style = "D" if len(groups) == 1 else "o-"
-        axis.plot([layer for layer, _ in groups], means, style, color=_colour(number), label=method)
+        means = [_mean(group, metric) for group in groups.values()]
+        _plot_line(axis, number, list(groups), means, "D", label=method)
     _label(axis, "mean over tasks", "layer", metric.upper())
     _save(figure, [axis], path)
 
@@ -60,13 +59,13 @@ def draw_shallow(path: Path, rows: Rows, *, target: float) -> None:
     """Accuracy of exits and complete models on the texts that exit there, from `complete_against_shallow`."""
     figure, (axis,) = _create_panels(1, 1)
     groups = _group_by(_where(rows, target=target), "method", "layer", "complete")
-    for position, (_, group) in enumerate(groups):
+    for position, group in enumerate(groups.values()):
         weights = [row["rows"] for row in group]
         for shift, kind, colour in ((-0.2, "exit_accuracy", MUTED), (0.2, "complete_accuracy", ACCENT)):
             height = 100 * float(np.average([row[kind] for row in group], weights=weights))
             label = kind.split("_")[0] if position == 0 else None
             axis.bar(position + shift, height, width=0.38, color=colour, label=label)
-    ticks = [f"{method}, {layer}".replace("-", "-\n") for (method, layer, _), _ in groups]
+    ticks = [f"{method}, {layer}".replace("-", "-\n") for method, layer, _ in groups]
     axis.set_xticks(range(len(groups)), ticks)
     _label(axis, f"rows that leave at a layer, {target:g}x by FLOPs", "early exit, layer", "accuracy, %")
     _save(figure, [axis], path)
@@ -76,35 +75,35 @@ def draw_difficulty(path: Path, rows: Rows, *, methods: Sequence[str]) -> None:
     """Mean confidence by difficulty, one line per method and exit, from `confidence_by_difficulty`."""
     figure, (axis,) = _create_panels(1, 1)
     lines = _group_by([row for row in rows if row["method"] in methods], "method", "exit")
-    names = [method for (method, _), _ in lines]
-    for number, ((method, exit_number), line) in enumerate(lines):
+    names = [method for method, _ in lines]
+    for number, ((method, exit_number), line) in enumerate(lines.items()):
         groups = _group_by(line, "difficulty")
-        means = [_mean(group, "confidence") for _, group in groups]
+        means = [_mean(group, "confidence") for group in groups.values()]
         label = method if names.count(method) == 1 else f"{method}, exit {exit_number}"
-        axis.plot([level for level, _ in groups], means, "o-", color=_colour(number), label=label)
+        _plot_line(axis, number, list(groups), means, "o-", label=label)
     _label(axis, "mean over tasks", "share of other small models that are wrong", "mean confidence")
     _save(figure, [axis], path)
 
 
-def _where(rows: Rows, **values: object) -> list[Mapping[str, Any]]:
+def _where(rows: Rows, **values: object) -> Rows:
     return [row for row in rows if all(row[name] == value for name, value in values.items())]
 
 
-def _group_by(rows: Rows, *names: str) -> list[tuple[Any, list[Mapping[str, Any]]]]:
-    # sorted by the values of the columns; a single column has plain values, several have tuples
-    groups: dict[Any, list[Mapping[str, Any]]] = {}
-    for row in rows:
-        key = tuple(row[name] for name in names)
-        groups.setdefault(key if len(key) > 1 else key[0], []).append(row)
-    return sorted(groups.items(), key=lambda item: item[0])
+def _group_by(rows: Rows, *names: str) -> dict[Any, Rows]:
+    key = itemgetter(*names)
+    return {value: list(group) for value, group in groupby(sorted(rows, key=key), key)}
 
 
 def _mean(rows: Rows, name: str) -> float:
     return float(np.mean([row[name] for row in rows]))
 
 
-def _colour(number: int) -> str:
-    return COLOURS[number % len(COLOURS)]
+def _plot_line(
+    axis: Axes, number: int, x: Sequence[float], y: Sequence[float], point: str, **style: Any
+) -> None:
+    # a single value is drawn as `point`
+    marker = point if len(x) == 1 else "o-"
+    axis.plot(x, y, marker, color=COLOURS[number % len(COLOURS)], **style)
 
 
 def _create_panels(count: int, columns: int) -> tuple[Figure, list[Axes]]:

@@ -177,5 +177,3 @@ HUB: dict[str, str] = {
     "bert_uncased_L-2_H-768_A-12": "google/bert_uncased_L-2_H-768_A-12",
 }
 """Hub repositories of the presets' own encoders."""
-PUBLISHED_EPOCHS = 5.0
-"""Passes of a stage where a task leaves them open: CascadeBERT's recipe for MRPC."""

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import numpy as np
 
-from cascadebert.errors import DataError
 from cascadebert.paper.model_specs import model_specs, small_name, truncated_name
 from cascadebert.paper.operating_points import Method, RuleName
 from cascadebert.paper.protocol import BASES, LARGE, Basis, ExperimentProtocol, ObjectiveName
@@ -109,7 +108,6 @@ class ResultStore:
         """Create the folders of all result files that are missing."""
         for kind in ("arrays", "timings"):
             (self.output / kind / self.protocol.name).mkdir(parents=True, exist_ok=True)
-        (self.output / "pictures").mkdir(exist_ok=True)
 
     def missing(self) -> list[Path]:
         """Files that a complete experiment has and this one has not."""
@@ -119,15 +117,6 @@ class ResultStore:
                 specs = model_specs(self.protocol)
                 paths += [self.arrays_path(task.name, seed, spec.method) for spec in specs]
         return [path for path in paths if not path.is_file()]
-
-    def check_complete(self) -> None:
-        """Raises DataError, with the number of missing files and the first of them, if there are any."""
-        missing = self.missing()
-        if missing:
-            raise DataError(
-                f"{len(missing)} files of the experiment are missing, such as {missing[0]}. Run `cascadebert "
-                "reproduce` again to complete it; it resumes where it stopped."
-            )
 
     def timings(self, task: str) -> Timings:
         """The timings of a task."""

@@ -2,27 +2,25 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from functools import cached_property
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from cascadebert.errors import DataError
 from cascadebert.inference.stage import Stage
-from cascadebert.paper.early_exit.config import EarlyExitConfig
 from cascadebert.paper.early_exit.exit_outputs import ExitOutputs
 from cascadebert.paper.early_exit.exit_rules import EntropyThreshold, LearnedExitThreshold
-from cascadebert.paper.early_exit.flops import exit_flops
 from cascadebert.paper.early_exit.inference import EarlyExitPredictor, compute_exits
-from cascadebert.paper.early_exit.training import METHODS, MethodName, train_multi_exit, train_truncated
-from cascadebert.paper.model_specs import ModelSpec, model_specs, small_spec
-from cascadebert.paper.protocol import LARGE, PUBLISHED_EPOCHS, ExperimentProtocol, TaskConfig
+from cascadebert.paper.early_exit.model import exit_flops
+from cascadebert.paper.early_exit.training import METHODS, EarlyExitConfig, train_multi_exit, train_truncated
+from cascadebert.paper.model_specs import ModelSpec, large_spec, model_specs, small_spec
+from cascadebert.paper.protocol import ExperimentProtocol, TaskConfig
 from cascadebert.paper.results import ResultStore
 from cascadebert.paper.stored_predictions import ModelInfo, StoredPredictions
 from cascadebert.paper.task_data import TaskData
-from cascadebert.training.checkpoints import checkpoint_fingerprint, count_flops, fingerprint
+from cascadebert.training.checkpoints import count_flops, fingerprint
 from cascadebert.training.config import FitConfig
 from cascadebert.training.difficulty import DifficultyLabels, label_difficulty
 from cascadebert.training.losses import Objective
@@ -30,33 +28,17 @@ from cascadebert.training.train_stage import TrainingData, train_stage
 from cascadebert.training.trainer import log, use_bf16
 from cascadebert.types import Logits
 
-RECIPE_FIELDS = ("tokens", "warmup", "split_seed")
-RECIPE_FIELDS_BY_KIND = {
-    "exits": ("exit_epochs", "exits_read"),
-    "small": (
-        "dar_weight",
-        "dar_margin",
-        "difficulty_folds",
-        "difficulty_seeds",
-        "distill_weight",
-        "distill_temperature",
-        "gatekeeper_alpha",
-        "gatekeeper_epochs",
-    ),
-}
-"""Fields of the protocol that decide the outputs of each kind of model, in addition to those of all."""
+PUBLISHED_EPOCHS = 5.0  # of a stage, in CascadeBERT's recipe for MRPC
+TRUNCATED_EPOCHS = 3.0
+RECIPE_FIELDS = {"exits": ("exit",), "small": ("dar_", "difficulty_", "distill_", "gatekeeper_")}
+"""Beginnings of the fields of the protocol that decide the outputs of one kind of model only."""
 
 
 class PretrainedEncoder(NamedTuple):
-    """An encoder that models start from."""
+    """An encoder that models start from, with the fingerprint of its files."""
 
     folder: Path
-    fingerprint: str  # of its files
-
-    @classmethod
-    def from_folder(cls, folder: Path) -> PretrainedEncoder:
-        """The encoder in a checkpoint folder."""
-        return cls(folder, checkpoint_fingerprint(folder))
+    fingerprint: str
 
 
 @dataclass(frozen=True)
@@ -89,99 +71,68 @@ class Experiment:
     @cached_property
     def teacher(self) -> Logits:
         """(n, num_labels) logits of the large model on the training set."""
-        large = self.open_stage(self.large)
+        large = self.open_stage(large_spec(self.protocol))
         return large.logits(large.encode(self.data.train.texts))
 
-    @property
-    def large(self) -> ModelSpec:
-        """The large model."""
-        return ModelSpec(LARGE, "large", self.protocol.large)
+    def fit_config(self, published_epochs: float = PUBLISHED_EPOCHS) -> FitConfig:
+        """Training options of a model; the published epochs are for tasks that leave them open."""
+        options: dict[str, Any] = {**vars(self.protocol), **vars(self.task)}
+        options |= {"max_length": self.protocol.tokens, "warmup_ratio": self.protocol.warmup}
+        options |= {"epochs": self.task.epochs or published_epochs, "seed": self.seed}
+        names = {entry.name for entry in fields(FitConfig)}
+        return FitConfig(**{name: value for name, value in options.items() if name in names})
 
-    @property
-    def fit_config(self) -> FitConfig:
-        """Training options of the large model."""
-        protocol, task = self.protocol, self.task
-        return FitConfig(
-            max_length=protocol.tokens,
-            epochs=task.epochs or PUBLISHED_EPOCHS,
-            batch_size=task.batch_size,
-            learning_rate=task.learning_rate,
-            warmup_ratio=protocol.warmup,
-            bf16=protocol.bf16,
-            dar_weight=protocol.dar_weight,
-            dar_margin=protocol.dar_margin,
-            difficulty_folds=protocol.difficulty_folds,
-            difficulty_seeds=protocol.difficulty_seeds,
-            distill_weight=protocol.distill_weight,
-            distill_temperature=protocol.distill_temperature,
-            seed=self.seed,
-        )
-
-    @property
     def small_config(self) -> FitConfig:
         """Training options of the complete small models."""
-        return replace(self.fit_config, learning_rate=self.task.small_learning_rate)
+        return replace(self.fit_config(), learning_rate=self.task.small_learning_rate)
 
-    @property
-    def early_exit_config(self) -> EarlyExitConfig:
-        """Training options of the multi-exit and the truncated models."""
-        protocol, task = self.protocol, self.task
-        return EarlyExitConfig(
-            max_length=protocol.tokens,
-            epochs=task.epochs,
-            exit_epochs=task.epochs or protocol.exit_epochs,
-            batch_size=task.batch_size,
-            learning_rate=task.learning_rate,
-            exit_learning_rate=task.exit_learning_rate,
-            warmup_ratio=protocol.warmup,
-            reads=protocol.exits_read,
-            bf16=protocol.bf16,
-            seed=self.seed,
+    def early_exit_config(self, method: str) -> EarlyExitConfig:
+        """Training options of a multi-exit model."""
+        fit, exit_epochs = (
+            self.fit_config(METHODS[method].epochs),
+            self.task.epochs or self.protocol.exit_epochs,
         )
+        return EarlyExitConfig(fit, exit_epochs, self.task.exit_learning_rate, self.protocol.exits_read)
 
     def difficulty(self, small: str) -> DifficultyLabels:
         """Difficulty of the training set for a small encoder, labelled once for all training seeds."""
         shared = self.task_work / "difficulty"
         shared.mkdir(parents=True, exist_ok=True)
-        config = replace(self.small_config, seed=self.protocol.seeds[0])
+        config = replace(self.small_config(), seed=self.protocol.seeds[0])
         stage, names = self.encoders[small].folder, self.data.label_names
         return label_difficulty(self.data.train, stage=stage, config=config, names=names, work=shared)
 
     def recipe(self, spec: ModelSpec) -> str:
         """Fingerprint of all that decides the outputs of a model."""
-        names = (*RECIPE_FIELDS, *RECIPE_FIELDS_BY_KIND.get(spec.kind, ()))
-        values = {name: getattr(self.protocol, name) for name in names}
+        protocol = vars(self.protocol)
+        names = ["tokens", "warmup", "split_seed"]
+        names += [name for name in protocol if name.startswith(RECIPE_FIELDS.get(spec.kind, ()))]
         encoders = {name: self.encoders[name].fingerprint for name in (spec.source, self.protocol.large)}
-        inputs = (asdict(self.task), values, encoders, self.data_fingerprints, self.seed, spec.method)
-        return fingerprint(*inputs, use_bf16(self.protocol.bf16))
+        return fingerprint(
+            asdict(self.task),
+            {name: protocol[name] for name in names},
+            encoders,
+            self.data_fingerprints,
+            self.seed,
+            spec.method,
+            use_bf16(self.protocol.bf16),
+        )
 
     def train(self, spec: ModelSpec) -> Path:
         """Folder of the trained model within `work`; a finished one is not trained again."""
         self.work.mkdir(parents=True, exist_ok=True)
-        description = f"{self.task.name}, seed {self.seed}, {spec.method}"
-        source, data, work = self.encoders[spec.source].folder, self.training_data, self.work
-        if spec.kind == "large":
-            return train_stage(source, data, self.fit_config, work=work, description=description)
-        if spec.kind == "small":
-            return self._train_small(source, spec, description)
-        config = self.early_exit_config
+        source, data, config = self.encoders[spec.source].folder, self.training_data, self.fit_config()
+        common: Any = {"work": self.work, "description": f"{self.task.name}, seed {self.seed}, {spec.method}"}
         if spec.kind == "truncated":
-            return train_truncated(
-                source, data, config, layers=spec.layers, work=work, description=description
-            )
-        method = _method_name(spec)
-        return train_multi_exit(
-            source,
-            data,
-            config,
-            method=method,
-            work=work,
-            description=description,
-            fine_tuned=self.train(self.large) if METHODS[method].two_stage else None,
-        )
-
-    def _train_small(self, source: Path, spec: ModelSpec, description: str) -> Path:
-        data, config, objective = self.training_data, self.small_config, None
+            config = self.fit_config(TRUNCATED_EPOCHS)
+            return train_truncated(source, data, config, layers=spec.layers, **common)
+        if spec.kind == "exits":
+            large = self.train(large_spec(self.protocol)) if METHODS[spec.method].two_stage else None
+            exit_config = self.early_exit_config(spec.method)
+            return train_multi_exit(source, data, exit_config, method=spec.method, fine_tuned=large, **common)
+        objective = None
+        if spec.kind == "small":
+            config = self.small_config()
         if spec.objective == "gatekeeper":
             source = self.train(small_spec(spec.source, "plain"))
             config = replace(config, epochs=self.protocol.gatekeeper_epochs)
@@ -190,7 +141,7 @@ class Experiment:
             data = replace(data, hard=self.difficulty(spec.source).of(self.data.train))
         if spec.objective in ("distil", "both"):
             data = replace(data, teacher=self.teacher)
-        return train_stage(source, data, config, work=self.work, description=description, objective=objective)
+        return train_stage(source, data, config, objective=objective, **common)
 
     def open_stage(self, spec: ModelSpec) -> Stage:
         """A trained plain stage, in torch and float32."""
@@ -201,8 +152,7 @@ class Experiment:
 
     def open_exits(self, spec: ModelSpec) -> EarlyExitPredictor:
         """A trained multi-exit model, with a rule that reads all outputs of its exits."""
-        learned = METHODS[_method_name(spec)].heads.learned
-        rule = LearnedExitThreshold(0.0) if learned else EntropyThreshold(0.0)
+        rule = LearnedExitThreshold(0.0) if METHODS[spec.method].heads.learned else EntropyThreshold(0.0)
         return EarlyExitPredictor.from_folder(self.train(spec), rule)
 
     def predict(self, spec: ModelSpec) -> StoredPredictions:
@@ -213,7 +163,7 @@ class Experiment:
             predictor = self.open_exits(spec)
             tokens = predictor.tokenizer.encode(texts)
             outputs = compute_exits(predictor.model, tokens, label_ids=labels)
-            flops = exit_flops(predictor.model, predictor.rule).exits
+            flops = exit_flops(predictor.model, predictor.rule)
             layers, hidden = predictor.model.depth, int(predictor.model.encoder_config.hidden_size)
         else:
             stage = self.open_stage(spec)
@@ -254,12 +204,3 @@ def store_predictions(experiment: Experiment, store: ResultStore) -> None:
                 f"{path} was made from other examples, encoders or settings. Give another --output, or "
                 "delete it."
             )
-
-
-def delete_models(experiment: Experiment) -> None:
-    """Delete the trained models of an experiment."""
-    shutil.rmtree(experiment.work, ignore_errors=True)
-
-
-def _method_name(spec: ModelSpec) -> MethodName:
-    return next(name for name in METHODS if name == spec.method)

@@ -42,7 +42,6 @@ class EarlyExitPredictor:
     model: MultiExitModel
     tokenizer: StageTokenizer
     rule: ExitRule
-    batch_tokens: int = BATCH_TOKENS  # padded tokens of a batch at most; predictions do not depend on it
 
     @classmethod
     def from_folder(cls, folder: Path, rule: ExitRule) -> EarlyExitPredictor:
@@ -57,7 +56,7 @@ class EarlyExitPredictor:
     def predict(self, texts: Texts) -> Predictions:
         """Predictions whose `stages` are the layers after which the texts exited."""
         tokens = self.tokenizer.encode(texts)
-        outputs = run_early_exit(self.model, tokens, self.rule, batch_tokens=self.batch_tokens)
+        outputs = run_early_exit(self.model, tokens, self.rule)
         probabilities = softmax(outputs.logits)
         return Predictions(
             label_ids=probabilities.argmax(axis=1),
@@ -80,7 +79,7 @@ def run_early_exit(
 
     Texts of one padded length run together. After each layer with an evaluated exit those that exit are
     dropped, and the others, from whichever batch, are packed into full batches again. The outputs are those
-    of the texts at the (m,) `positions` (default: all), in that order.
+    of the texts at the (m,) `positions` (default: all), in that order, and do not depend on `batch_tokens`.
     """
     assert not model.training
     selected = np.arange(len(tokens)) if positions is None else positions
@@ -93,17 +92,13 @@ def run_early_exit(
 
 
 def compute_exits(
-    model: MultiExitModel,
-    tokens: TokenizedTexts,
-    *,
-    label_ids: Ints | None = None,
-    batch_tokens: int = BATCH_TOKENS,
+    model: MultiExitModel, tokens: TokenizedTexts, *, label_ids: Ints | None = None
 ) -> ExitOutputs:
     """Outputs of all exits for n texts; the (n,) true labels are kept with them."""
     assert not model.training
     logits = np.empty((model.depth, len(tokens), model.num_labels), dtype=np.float32)
     lte = np.empty((model.depth, len(tokens)), dtype=np.float32) if model.heads.learned else None
-    for batch in length_batches(tokens.padded_lengths, tokens=batch_tokens):
+    for batch in length_batches(tokens.padded_lengths, tokens=BATCH_TOKENS):
         with torch.inference_mode():
             batch_logits, batch_lte = model(**_inputs(model, tokens.batch(batch)))
         logits[:, batch] = batch_logits.cpu().numpy()

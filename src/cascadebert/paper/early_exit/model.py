@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import json
+from collections import OrderedDict
 from copy import deepcopy
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from cascadebert.errors import StageError, extra
-from cascadebert.inference.engines.torch import takes_token_types
-from cascadebert.inference.engines.torch_checkpoint import quiet_transformers
+from cascadebert.inference.engines.torch import quiet_transformers, takes_token_types
 from cascadebert.paper.early_exit.exit_outputs import Reads
+from cascadebert.paper.early_exit.exit_rules import ExitRule
 from cascadebert.persistence.checkpoint_config import config_label_names, read_config
+from cascadebert.training.checkpoints import flops_polynomial
+from cascadebert.types import Flops
 
 with extra("train"):
     import torch
@@ -41,35 +44,15 @@ class ExitHeads:
     reads: Reads = "first"
 
 
-class Pooler(nn.Module):
-    """The dense layer, activation and dropouts before a linear classifier."""
-
-    def __init__(self, dense: nn.Linear, activation: nn.Module, *, before: float, after: float) -> None:
-        super().__init__()
-        self.before, self.dense, self.activation = nn.Dropout(before), dense, activation
-        self.after = nn.Dropout(after)
-
-    def forward(self, features: Tensor) -> Tensor:
-        """(rows, hidden) to (rows, hidden)."""
-        pooled: Tensor = self.after(self.activation(self.dense(self.before(features))))
-        return pooled
-
-
 class MultiExitModel(nn.Module):
     """A Hugging Face classifier that can predict after any of its layers.
 
     The last exit is the classifier's own pooler and linear layer, so without the other exits the model is
     that classifier. The other poolers start as copies of the last; their linear layers are drawn anew.
 
-    Args:
-        classifier: BERT, RoBERTa or ELECTRA with a classification head; its parts become this module's.
-        heads: architecture of the exits.
-        pooler: start of the poolers before the last, instead of the classifier's own: the pretrained pooler,
-            where the classifier is already fine-tuned.
-        seed: of the weights that are drawn.
-
-    Raises:
-        StageError: for another family, or a model of one layer.
+    The parts of the classifier, a BERT, RoBERTa or ELECTRA, become this module's. If it is already
+    fine-tuned, `pooler` can be the pretrained one, from which the poolers before the last then start. Raises
+    StageError for another family, or a model of one layer.
     """
 
     def __init__(
@@ -88,7 +71,7 @@ class MultiExitModel(nn.Module):
         earlier = [] if heads.shared_pooler else [deepcopy(last) for _ in self.layers[1:]]
         if pooler is not None:
             for copied in earlier:
-                copied.dense.load_state_dict(pooler.state_dict())
+                copied.get_submodule("dense").load_state_dict(pooler.state_dict())
         self.poolers = nn.ModuleList([*earlier, last])
         with torch.random.fork_rng():
             torch.manual_seed(seed)
@@ -135,15 +118,15 @@ class MultiExitModel(nn.Module):
 
     def forward(self, **inputs: Tensor) -> tuple[Tensor, Tensor | None]:
         """(exits, rows, num_labels) logits and (exits, rows) error probabilities or None, in one pass."""
-        hidden, bias = self.embed(inputs), padding_bias(inputs["attention_mask"])
+        mask = inputs["attention_mask"]
+        hidden, bias = self.embed(inputs), padding_bias(mask)
         logits, errors = [], []
         for number in range(1, self.depth + 1):
             hidden = self.layer(number, hidden, bias)
-            features = self.features(number, hidden, inputs["attention_mask"])
+            features = self.features(number, hidden, mask)
             logits.append(self.classify(number, features))
             error = self.error_probability(features)
-            if error is not None:
-                errors.append(error)
+            errors += [] if error is None else [error]
         return torch.stack(logits), torch.stack(errors) if errors else None
 
     def save(self, folder: Path, *, max_length: int) -> None:
@@ -190,6 +173,35 @@ def padding_bias(mask: Tensor) -> Tensor | None:
     return (1.0 - mask[:, None, None, :].float()) * PADDING_BIAS
 
 
+def exit_flops(model: MultiExitModel, rule: ExitRule) -> tuple[Flops, ...]:
+    """Operations of a text that exits after layer 1, 2, ... with a rule; nothing is computed with the model.
+
+    Matrix products are counted, two operations per multiply-add; embedding look-ups are free. A text pays for
+    its layers and, for every exit that was evaluated, for pooler, classifier and (where the rule needs it)
+    learning-to-exit layer.
+    """
+    with torch.device("meta"):
+        classifier = AutoModelForSequenceClassification.from_config(
+            model.encoder_config, attn_implementation="eager", dtype=torch.float32
+        )
+        shape = MultiExitModel(classifier, model.heads).eval()
+
+    def hidden(ids: Tensor) -> Tensor:
+        return torch.empty(*ids.shape, shape.encoder_config.hidden_size, device="meta")
+
+    embedding = flops_polynomial(lambda ids: shape.embed({"input_ids": ids}), "meta")
+    layer = flops_polynomial(lambda ids: shape.layer(1, hidden(ids), None), "meta")
+    head = flops_polynomial(lambda ids: shape.classify(1, hidden(ids)[:, 0]), "meta")
+    lte = flops_polynomial(lambda ids: shape.error_probability(hidden(ids)[:, 0]), "meta")
+    evaluated = rule.evaluated_exits(shape.depth)
+    exits = []
+    for depth in range(1, shape.depth + 1):
+        heads = int(evaluated[: depth - 1].sum()) + 1  # where a text exits, the classifier is evaluated
+        ltes = min(heads, int(evaluated[:-1].sum())) if rule.needs_lte else 0
+        exits.append(_weighted_sum((1, embedding), (depth, layer), (heads, head), (ltes, lte)))
+    return tuple(exits)
+
+
 def _encoder(classifier: PreTrainedModel) -> Any:
     family = classifier.config.model_type
     # the layers of these families can be run one by one
@@ -202,11 +214,23 @@ def _encoder(classifier: PreTrainedModel) -> Any:
     return classifier.base_model
 
 
-def _head(classifier: PreTrainedModel) -> tuple[Pooler, nn.Linear]:
+def _head(classifier: PreTrainedModel) -> tuple[nn.Sequential, nn.Linear]:
     model: Any = classifier
     head, family = model.classifier, model.config.model_type
+    activation: nn.Module = nn.GELU() if family == "electra" else nn.Tanh()
     if family in POOLED_BEFORE:
-        dense = model.base_model.pooler.dense
-        return Pooler(dense, nn.Tanh(), before=0.0, after=model.dropout.p), head
-    activation = nn.GELU() if family == "electra" else nn.Tanh()
-    return Pooler(head.dense, activation, before=head.dropout.p, after=head.dropout.p), head.out_proj
+        dense, out = model.base_model.pooler.dense, head
+        before, after = nn.Dropout(0.0), nn.Dropout(model.dropout.p)
+    else:
+        dense, out = head.dense, head.out_proj
+        before, after = nn.Dropout(head.dropout.p), nn.Dropout(head.dropout.p)
+    parts = OrderedDict(before=before, dense=dense, activation=activation, after=after)
+    return nn.Sequential(parts), out
+
+
+def _weighted_sum(*terms: tuple[int, Flops]) -> Flops:
+    return Flops(
+        row=sum(times * flops.row for times, flops in terms),
+        token=sum(times * flops.token for times, flops in terms),
+        pair=sum(times * flops.pair for times, flops in terms),
+    )

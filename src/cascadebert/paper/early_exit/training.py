@@ -6,22 +6,29 @@ import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, cast
 
 import numpy as np
 
 from cascadebert.errors import CascadeError, StageError, extra
 from cascadebert.inference.batching import TokenizedTexts
-from cascadebert.inference.engines.torch_checkpoint import load_classifier
+from cascadebert.inference.engines.torch import load_classifier
 from cascadebert.inference.tokenizer import StageTokenizer, resolve_max_length
-from cascadebert.paper.early_exit.config import EarlyExitConfig
+from cascadebert.paper.early_exit.exit_outputs import Reads
 from cascadebert.paper.early_exit.model import ExitHeads, MultiExitModel
 from cascadebert.persistence.checkpoint_config import config_int, read_config
 from cascadebert.training.checkpoints import checkpoint_fingerprint, copy_tokenizer, fingerprint
+from cascadebert.training.config import FitConfig
 from cascadebert.training.distillation.distill import distill
 from cascadebert.training.distillation.student import open_encoder
 from cascadebert.training.losses import NO_LABEL, Objective
-from cascadebert.training.train_stage import Collator, TrainingData, train_stage, training_order
+from cascadebert.training.train_stage import (
+    Collator,
+    TrainingData,
+    train_stage,
+    training_order,
+    training_recipe,
+)
 from cascadebert.training.trainer import (
     OptimizerConfig,
     log,
@@ -36,12 +43,35 @@ with extra("train"):
     from torch import Tensor, nn
     from transformers import set_seed
 
-MethodName = Literal["deebert", "pabee", "berxit"]
 ExitLoss = Callable[[Tensor, Tensor | None, Tensor, int], Tensor]
 """Loss of (exits, rows, num_labels) logits, (exits, rows) error probabilities or None, (rows,) label ids and
 the number of the step, counted from 0."""
 
-TRUNCATED_EPOCHS = 3.0
+
+@dataclass(frozen=True)
+class EarlyExitConfig:
+    """Training options of a multi-exit model.
+
+    >>> EarlyExitConfig(FitConfig(), exit_epochs=0)
+    Traceback (most recent call last):
+    cascadebert.errors.CascadeError: exit_epochs must be above 0, not 0
+    """
+
+    fit: FitConfig  # of the training in which the encoder learns
+    exit_epochs: float = 3.0  # of DeeBERT's second stage, in which only the exits learn
+    exit_learning_rate: float | None = None  # of that stage; None: the same, as published
+    reads: Reads = "first"
+
+    def __post_init__(self) -> None:
+        for name in ("exit_epochs", "exit_learning_rate"):
+            value = getattr(self, name)
+            if value is not None and not 0 < value < float("inf"):
+                raise CascadeError(f"{name} must be above 0, not {value}")
+
+    def key(self) -> tuple[object, ...]:
+        """All that decides the weights."""
+        exits = (self.exit_epochs, self.exit_learning_rate, self.reads)
+        return (*training_recipe(self.fit), self.fit.seed, *exits)
 
 
 @dataclass(frozen=True)
@@ -81,7 +111,7 @@ def berxit_loss(logits: Tensor, lte: Tensor | None, labels: Tensor, step: int) -
     return loss + (lte[:-1, known] - wrong).square().mean(dim=1).sum()
 
 
-METHODS: dict[MethodName, EarlyExitMethod] = {
+METHODS: dict[str, EarlyExitMethod] = {
     "deebert": EarlyExitMethod(ExitHeads(), deebert_loss, epochs=3.0, two_stage=True),
     "pabee": EarlyExitMethod(ExitHeads(shared_pooler=True), pabee_loss, epochs=5.0),
     "berxit": EarlyExitMethod(ExitHeads(learned=True), berxit_loss, epochs=3.0),
@@ -89,24 +119,13 @@ METHODS: dict[MethodName, EarlyExitMethod] = {
 
 
 def train_truncated(
-    source: Path,
-    data: TrainingData,
-    config: EarlyExitConfig,
-    *,
-    layers: int,
-    work: Path,
-    description: str = "truncated",
+    source: Path, data: TrainingData, config: FitConfig, *, layers: int, work: Path, description: str
 ) -> Path:
-    """Fine-tune BERT-kL, the first layers of a pretrained encoder with a classifier.
-
-    Returns the folder of a plain stage within `work`. Difficulty and teacher of the data are ignored; the
-    description is shown in the progress bar.
-    """
+    """Fine-tune BERT-kL, the first layers of a pretrained encoder with a classifier, into a plain stage."""
     encoder = work / f"truncated-{fingerprint(checkpoint_fingerprint(source), layers)}"
     if not encoder.is_dir():
         distill(source, num_layers=layers, output=encoder)
-    options = config.fit_config(TRUNCATED_EPOCHS)
-    return train_stage(encoder, _labels_only(data), options, work=work, description=description)
+    return train_stage(encoder, data, config, work=work, description=description)
 
 
 def train_multi_exit(
@@ -114,51 +133,38 @@ def train_multi_exit(
     data: TrainingData,
     config: EarlyExitConfig,
     *,
-    method: MethodName,
+    method: str,
     work: Path,
     description: str | None = None,
     fine_tuned: Path | None = None,
 ) -> Path:
-    """Train a multi-exit model, unless it is already in the work folder.
+    """Train a multi-exit model with a method of `METHODS`, unless it is already in the work folder.
 
-    An interrupted training resumes from its last checkpoint and ends in the same weights. Dropout is on
-    wherever a layer runs, in DeeBERT's frozen encoder too, as in their release.
-
-    Args:
-        source: the pretrained encoder; the exits' own poolers start from its pooler where it has one.
-        data: texts and labels; difficulty and teacher are ignored.
-        config: training options.
-        method: "deebert", "pabee" or "berxit".
-        work: folder of finished and unfinished models, named by the content they come from.
-        description: shown in the progress bar; default: the method.
-        fine_tuned: for DeeBERT, the encoder already fine-tuned on the data, which replaces the first stage.
-
-    Returns:
-        The model's folder within `work`, for `MultiExitModel.load` and `EarlyExitPredictor.from_folder`.
-
-    Raises:
-        CascadeError: if `fine_tuned` is given for another method, or its labels are not those of the data.
-        StageError: if a checkpoint is incomplete, or of a family that cannot have exits.
+    Starts from a pretrained encoder; the exits' own poolers start from its pooler where it has one. For
+    DeeBERT, `fine_tuned` is that encoder already fine-tuned on the data, which replaces the first stage. An
+    interrupted training resumes from its last checkpoint and ends in the same weights. Dropout is on wherever
+    a layer runs, in DeeBERT's frozen encoder too, as in their release. Difficulty and teacher of the data are
+    ignored. Raises CascadeError if `fine_tuned` is given for another method, or its labels are not those of
+    the data, and StageError if a checkpoint is incomplete, or of a family that cannot have exits.
     """
-    recipe, data, description = METHODS[method], _labels_only(data), description or method
+    recipe, data, description = METHODS[method], replace(data, hard=None, teacher=None), description or method
     if fine_tuned is not None and not recipe.two_stage:
         raise CascadeError(f"{method} trains encoder and exits together; a tuned model is for deebert alone")
     if recipe.two_stage and fine_tuned is None:
-        options = config.fit_config(recipe.epochs)
-        fine_tuned = train_stage(source, data, options, work=work, description=f"{description}, encoder")
+        fine_tuned = train_stage(source, data, config.fit, work=work, description=f"{description}, encoder")
     start = fine_tuned or source
     encoders = sorted(checkpoint_fingerprint(folder) for folder in {source, start})
     key = fingerprint(method, encoders, data.key(), config.key())
     done, part = work / f"{method}-{key}", work / f"{method}-{key}.part"
     if done.is_dir():
-        log.info("%s: trained already", description)
+        log.info("%s: already trained", description)
         return done
     folder = part / "model"
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     copy_tokenizer(start, folder)
     model = _load_model(source, fine_tuned, data, recipe, config)
-    max_length = resolve_max_length(read_config(start), config.max_length, start)
+    max_length = resolve_max_length(read_config(start), config.fit.max_length, start)
     model.encoder_config.save_pretrained(folder)
     tokens = StageTokenizer(folder, max_length=max_length).encode(data.texts)
     description = f"{description}, exits" if recipe.two_stage else description
@@ -167,10 +173,6 @@ def train_multi_exit(
     folder.replace(done)
     shutil.rmtree(part)
     return done
-
-
-def _labels_only(data: TrainingData) -> TrainingData:
-    return replace(data, hard=None, teacher=None)
 
 
 def _cross_entropies(logits: Tensor, labels: Tensor) -> Tensor:
@@ -185,24 +187,23 @@ def _load_model(
     method: EarlyExitMethod,
     config: EarlyExitConfig,
 ) -> MultiExitModel:
-    set_seed(config.seed)
+    seed, pooler = config.fit.seed, None
+    set_seed(seed)
     if fine_tuned is None:
         id2label = dict(enumerate(data.label_names))
-        classifier = load_classifier(
-            source,
-            num_labels=len(id2label),
-            problem_type=None,
-            id2label=id2label,
-            label2id={name: i for i, name in id2label.items()},
-        )
-        pooler = None
+        labels = {"id2label": id2label, "label2id": {name: i for i, name in id2label.items()}}
+        classifier = load_classifier(source, num_labels=len(id2label), problem_type=None, **labels)
     else:
-        _check_same_encoder(source, fine_tuned)
+        expected, actual = read_config(source), read_config(fine_tuned)
+        for name in ("num_hidden_layers", "hidden_size"):
+            if config_int(expected, name, source) != config_int(actual, name, fine_tuned):
+                raise StageError(f"{fine_tuned} is not {source} fine-tuned: {name} differs")
         classifier = load_classifier(fine_tuned)
-        pooler = _pretrained_pooler(source)
+        encoder, has_pooler = open_encoder(source)
+        pooler = cast(Any, encoder).pooler.dense if has_pooler else None
     use_eager_attention(classifier)
     heads = replace(method.heads, reads=config.reads)
-    model = MultiExitModel(classifier, heads, pooler=pooler, seed=config.seed)
+    model = MultiExitModel(classifier, heads, pooler=pooler, seed=seed)
     if model.label_names != data.label_names:
         raise CascadeError(
             f"{fine_tuned} has labels {model.label_names}; those of the data are {data.label_names}"
@@ -212,20 +213,6 @@ def _load_model(
         for part in (*model.poolers[:-1], *model.classifiers[:-1]):
             part.requires_grad_(True)
     return model
-
-
-def _pretrained_pooler(source: Path) -> nn.Linear | None:
-    opened, has_pooler = open_encoder(source)
-    encoder: Any = opened
-    pooler: nn.Linear | None = encoder.pooler.dense if has_pooler else None
-    return pooler
-
-
-def _check_same_encoder(source: Path, fine_tuned: Path) -> None:
-    expected, actual = read_config(source), read_config(fine_tuned)
-    for name in ("num_hidden_layers", "hidden_size"):
-        if config_int(expected, name, source) != config_int(actual, name, fine_tuned):
-            raise StageError(f"{fine_tuned} is not {source} fine-tuned: {name} differs")
 
 
 def _train(
@@ -238,18 +225,18 @@ def _train(
     checkpoints: Path,
     description: str,
 ) -> None:
-    options = config.fit_config(method.epochs)
-    learning_rate, epochs = config.learning_rate, options.epochs
+    fit = config.fit
     if method.two_stage:
-        learning_rate, epochs = config.exit_learning_rate or learning_rate, config.exit_epochs
+        learning_rate = config.exit_learning_rate or fit.learning_rate
+        fit = replace(fit, learning_rate=learning_rate, epochs=config.exit_epochs)
 
     def loss(module: nn.Module, inputs: dict[str, Any]) -> Tensor:
         labels, step = inputs.pop("labels"), int(inputs.pop("step"))
         logits, lte = module(**inputs)
         return method.loss(logits.float(), None if lte is None else lte.float(), labels, step)
 
-    order = training_order(tokens.lengths, batch_size=options.batch_size, epochs=epochs, seed=config.seed)
-    batches = np.split(order, range(options.batch_size, len(order), options.batch_size))
+    order = training_order(tokens.lengths, batch_size=fit.batch_size, epochs=fit.epochs, seed=fit.seed)
+    batches = np.split(order, range(fit.batch_size, len(order), fit.batch_size))
     # BERxiT's loss depends on the number of the step, which therefore leads each batch
     numbered = [np.concatenate([[step], batch]) for step, batch in enumerate(batches)]
     with restrict_embeddings(model, tokens) as used_tokens:
@@ -259,7 +246,7 @@ def _train(
             numbered,
             collate=lambda batch: {**collator(batch[1:]), "step": torch.from_numpy(batch[:1])},
             loss=loss,
-            optimizer=OptimizerConfig(learning_rate, config.warmup_ratio, use_bf16(config.bf16), config.seed),
+            optimizer=OptimizerConfig(fit.learning_rate, fit.warmup_ratio, use_bf16(fit.bf16), fit.seed),
             folder=checkpoints,
             description=description,
         )
