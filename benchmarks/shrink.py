@@ -31,7 +31,7 @@ from cascadebert.cli.render import configure_logging
 from cascadebert.data.columns import Columns
 from cascadebert.data.dataset import Examples, label_names, load_examples
 from cascadebert.evaluation.metrics import difficulty_inversion_score
-from cascadebert.inference.engines.torch_checkpoint import load_classifier
+from cascadebert.inference.engines.torch import load_classifier
 from cascadebert.inference.stage import Stage
 from cascadebert.persistence.folder import atomic_directory
 from cascadebert.thresholds.confidence import log_odds

@@ -10,7 +10,7 @@ import torch
 
 from cascadebert import FitConfig
 from cascadebert.inference.batching import concatenate_tokens
-from cascadebert.inference.engines.torch_checkpoint import load_classifier
+from cascadebert.inference.engines.torch import load_classifier
 from cascadebert.inference.tokenizer import StageTokenizer
 from cascadebert.paper.early_exit import training as exits_training
 from cascadebert.paper.early_exit.model import MultiExitModel

@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from cascadebert.errors import StageError
-from cascadebert.inference.engines.torch_checkpoint import layer_lists, load_classifier
+from cascadebert.inference.engines.torch import layer_lists, load_classifier
 from cascadebert.inference.stage import Stage
 from cascadebert.inference.tokenizer import StageTokenizer, resolve_max_length
 from cascadebert.training.checkpoints import copy_tokenizer

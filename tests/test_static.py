@@ -10,8 +10,8 @@ import torch
 
 from cascadebert import FitConfig, Stage, Target, evaluate, fit
 from cascadebert.errors import CascadeError, StageError
-from cascadebert.inference.engines.torch_checkpoint import load_classifier
-from cascadebert.inference.stage_kind import STATIC, stage_kind
+from cascadebert.inference.engines.load import STATIC, stage_kind
+from cascadebert.inference.engines.torch import load_classifier
 from cascadebert.training.checkpoints import count_flops
 from killing import run_killed
 from samples import reviews, sentences, write_csv

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cascadebert.errors import extra
-from cascadebert.inference.engines.torch_checkpoint import quiet_transformers
+from cascadebert.inference.engines.torch import quiet_transformers
 
 with extra("train"):
     from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors

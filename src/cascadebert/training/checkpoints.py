@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 
 from cascadebert.errors import StageError, extra
-from cascadebert.inference.engines.torch_checkpoint import load_classifier, quiet_transformers
-from cascadebert.inference.stage_kind import stage_kind
+from cascadebert.inference.engines.load import stage_kind
+from cascadebert.inference.engines.torch import load_classifier, quiet_transformers
 from cascadebert.persistence.checkpoint_config import config_label_names, read_config
 from cascadebert.persistence.folder import file_hashes
 from cascadebert.types import Flops

@@ -14,9 +14,8 @@ from cascadebert.atomic import atomic_file
 from cascadebert.errors import StageError, extra
 from cascadebert.inference.cascade import Cascade
 from cascadebert.inference.engines.base import ENGINE_FILE
-from cascadebert.inference.engines.torch import takes_token_types
-from cascadebert.inference.engines.torch_checkpoint import load_classifier, quiet_transformers
-from cascadebert.inference.stage_kind import stage_kind
+from cascadebert.inference.engines.load import stage_kind
+from cascadebert.inference.engines.torch import load_classifier, quiet_transformers, takes_token_types
 from cascadebert.persistence.checkpoint_config import resolve_checkpoint
 from cascadebert.persistence.folder import SPEC_FILE
 

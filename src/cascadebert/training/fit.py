@@ -17,10 +17,9 @@ from cascadebert.data.dataset import Examples, load_examples
 from cascadebert.data.splits import Splits, assign_folds, split_examples
 from cascadebert.errors import CascadeError, DataError, StageError
 from cascadebert.inference.cascade import Cascade
-from cascadebert.inference.engines.load import resolve_engine
+from cascadebert.inference.engines.load import resolve_engine, stage_kind
 from cascadebert.inference.engines.static import MODEL_TYPE
 from cascadebert.inference.stage import Stage
-from cascadebert.inference.stage_kind import stage_kind
 from cascadebert.inference.tokenizer import resolve_max_length
 from cascadebert.persistence.checkpoint_config import config_int, read_config, resolve_checkpoint
 from cascadebert.persistence.folder import UsedRows, ensure_writable_directory

@@ -11,7 +11,7 @@ from typing import Any
 
 from cascadebert.errors import extra
 from cascadebert.inference.engines.static import MODEL_TYPE
-from cascadebert.inference.engines.torch_checkpoint import quiet_transformers
+from cascadebert.inference.engines.torch import quiet_transformers
 from cascadebert.training.checkpoints import copy_tokenizer
 from cascadebert.training.distillation.student import open_encoder, principal_directions, token_table
 

@@ -10,9 +10,8 @@ import numpy as np
 
 from cascadebert.errors import extra
 from cascadebert.inference.batching import TokenizedTexts
-from cascadebert.inference.engines.torch import takes_token_types
-from cascadebert.inference.engines.torch_checkpoint import load_classifier, quiet_transformers
-from cascadebert.inference.stage_kind import stage_kind
+from cascadebert.inference.engines.load import stage_kind
+from cascadebert.inference.engines.torch import load_classifier, quiet_transformers, takes_token_types
 from cascadebert.inference.tokenizer import StageTokenizer, resolve_max_length
 from cascadebert.persistence.checkpoint_config import read_config
 from cascadebert.training.checkpoints import checkpoint_fingerprint, copy_tokenizer, fingerprint

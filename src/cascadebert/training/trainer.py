@@ -18,8 +18,7 @@ import numpy as np
 
 from cascadebert.errors import extra
 from cascadebert.inference.batching import TokenizedTexts
-from cascadebert.inference.engines.torch import model_inputs
-from cascadebert.inference.engines.torch_checkpoint import quiet_transformers
+from cascadebert.inference.engines.torch import model_inputs, quiet_transformers
 from cascadebert.progress import progress_bar
 from cascadebert.types import Ints
 

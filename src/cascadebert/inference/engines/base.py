@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -35,19 +36,29 @@ class Engine(Protocol):
         ...
 
 
-def engine_file(path: Path) -> Path:
-    """The model file that engines without torch run. Raises StageError if it is absent."""
+@contextmanager
+def engine_file(path: Path, errors: tuple[type[Exception], ...]) -> Iterator[Path]:
+    """The model file that engines without torch run.
+
+    Raises StageError if it is absent, or the block that loads it raises one of the `errors`.
+    """
     file = path / ENGINE_FILE
     if not file.is_file():
         raise StageError(
             f"{path}: no {ENGINE_FILE}, which engines without torch run. Make a cascade of its stages with "
             "`cascadebert assemble --engine openvino` (or onnxruntime), or run it with --engine torch."
         )
-    return file
+    try:
+        yield file
+    except errors as error:
+        raise StageError(f"{path}: {ENGINE_FILE} cannot be run ({error})") from error
 
 
-def check_precision(engine: str, precision: str, supported: Collection[str], note: str = "") -> None:
-    """Raise StageError if an engine does not support a precision."""
-    if precision not in supported:
+def check_precision(
+    engine: str, precision: str, supported: Collection[str], *, auto: str, note: str = ""
+) -> str:
+    """The precision requested, or `auto` for "auto". Raises StageError if the engine does not support it."""
+    if precision not in ("auto", *supported):
         known = ", ".join(supported)
         raise StageError(f"the {engine} engine has no precision {precision!r}; expected auto, {known}{note}")
+    return auto if precision == "auto" else precision

@@ -1,17 +1,48 @@
-"""Selects and loads the engine of a checkpoint; the engine's library is imported only then."""
+"""Loads the engine of a checkpoint, whose library is imported only then; and the kinds of stages."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 from cascadebert.errors import StageError
 from cascadebert.inference.engines.base import ENGINE_FILE, Engine
-from cascadebert.inference.stage_kind import stage_kind
+from cascadebert.inference.engines.static import MODEL_TYPE, StaticEngine
+from cascadebert.persistence.checkpoint_config import read_config
+from cascadebert.types import Flops
 
-ENGINES = ("openvino", "onnxruntime", "torch")  # from the fastest on a processor to the most general
+# from the fastest on a processor to the most general
+ENGINES = {"openvino": "OpenVinoEngine", "onnxruntime": "OnnxRuntimeEngine", "torch": "TorchEngine"}
+
+
+@dataclass(frozen=True)
+class StageKind:
+    """How stages of one kind are loaded, counted and trained."""
+
+    own_engine: Callable[[Path], Engine] | None = None  # None: runs on any of the engines
+    known_flops: Callable[[int], Flops] | None = None  # of `num_labels`; None: counted by running the model
+    recipe_overrides: Callable[[float], dict[str, Any]] = (
+        lambda epochs: {}
+    )  # in a FitConfig, given its epochs
+
+
+# a further kind (such as a remote model) is one more `StageKind` here
+TRANSFORMER = StageKind()
+STATIC = StageKind(
+    own_engine=StaticEngine,
+    known_flops=lambda labels: Flops(row=2.0 * labels, token=2.0 * (labels + 1), pair=0.0),
+    recipe_overrides=lambda epochs: {"epochs": max(epochs, 4.0), "learning_rate": 5e-3, "bf16": False},
+)
+
+
+def stage_kind(path: Path) -> StageKind:
+    """The kind of the stage in a checkpoint folder. Raises StageError if its config.json is unreadable."""
+    return STATIC if read_config(path).get("model_type") == MODEL_TYPE else TRANSFORMER
 
 
 def resolve_engine(engine: str, precision: str) -> tuple[str, str]:
@@ -22,16 +53,8 @@ def resolve_engine(engine: str, precision: str) -> tuple[str, str]:
     """
     if engine == "auto":
         has_torch = find_spec("torch") is not None and find_spec("transformers") is not None
-        engine = "torch" if has_torch and _engine_module("torch").has_cuda() else default_engine()
+        engine = "torch" if has_torch and _engine_module("torch").has_cuda() else _default_engine()
     return engine, str(_engine_module(engine).resolve_precision(precision))
-
-
-def default_engine() -> str:
-    """The first of the engines whose library is installed. Raises StageError if there is none."""
-    for engine in ENGINES:
-        if find_spec(engine) is not None:
-            return engine
-    raise StageError("no engine is installed. Install one: pip install openvino, onnxruntime or torch")
 
 
 def load_engine(path: Path, *, engine: str, precision: str) -> Engine:
@@ -45,9 +68,16 @@ def load_engine(path: Path, *, engine: str, precision: str) -> Engine:
     if own_engine is not None:
         return own_engine(path)
     if engine == "auto":
-        engine = default_engine() if (path / ENGINE_FILE).is_file() else "torch"
-    loaded: Engine = _engine_module(engine).ENGINE(path, precision=precision)
+        engine = _default_engine() if (path / ENGINE_FILE).is_file() else "torch"
+    loaded: Engine = getattr(_engine_module(engine), ENGINES[engine])(path, precision=precision)
     return loaded
+
+
+def _default_engine() -> str:
+    for engine in ENGINES:
+        if find_spec(engine) is not None:
+            return engine
+    raise StageError("no engine is installed. Install one: pip install openvino, onnxruntime or torch")
 
 
 def _engine_module(engine: str) -> ModuleType:

@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 
 from cascadebert.environment import cores
-from cascadebert.errors import StageError, extra
-from cascadebert.inference.engines.base import ENGINE_FILE, TokenBatch, check_precision, engine_file
+from cascadebert.errors import extra
+from cascadebert.inference.engines.base import TokenBatch, check_precision, engine_file
 from cascadebert.types import Logits
 
 with extra("onnxruntime"):
@@ -20,10 +20,8 @@ ERRORS = (ort.Fail, ort.InvalidGraph, ort.InvalidProtobuf, ort.NotImplemented, o
 
 def resolve_precision(precision: str) -> str:
     """Float32, the only precision of this engine. Raises StageError if another is requested."""
-    if precision != "auto":
-        reason = " (its dynamic int8 makes a text's prediction depend on its neighbours)"
-        check_precision("onnxruntime", precision, ("float32",), reason)
-    return "float32"
+    note = " (its dynamic int8 makes a text's prediction depend on its neighbours)"
+    return check_precision("onnxruntime", precision, ("float32",), auto="float32", note=note)
 
 
 class OnnxRuntimeEngine:
@@ -34,12 +32,10 @@ class OnnxRuntimeEngine:
 
     def __init__(self, path: Path, *, precision: str = "auto") -> None:
         self.precision = resolve_precision(precision)
-        file, options = engine_file(path), onnxruntime.SessionOptions()
+        options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = 1
-        try:
+        with engine_file(path, ERRORS) as file:
             self._session = onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
-        except ERRORS as error:
-            raise StageError(f"{path}: {ENGINE_FILE} cannot be run ({error})") from error
         self.streams = cores()
         self._inputs = [port.name for port in self._session.get_inputs()]
 
@@ -47,6 +43,3 @@ class OnnxRuntimeEngine:
         """(rows, num_labels) in float32."""
         (logits,) = self._session.run(None, {name: getattr(batch, name) for name in self._inputs})
         return np.asarray(logits, dtype=np.float32)
-
-
-ENGINE = OnnxRuntimeEngine

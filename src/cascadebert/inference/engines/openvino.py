@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from cascadebert.errors import StageError, extra
-from cascadebert.inference.engines.base import ENGINE_FILE, TokenBatch, check_precision, engine_file
+from cascadebert.inference.engines.base import TokenBatch, check_precision, engine_file
 from cascadebert.types import Logits
 
 with extra("openvino"):
@@ -28,12 +28,10 @@ def resolve_precision(precision: str) -> str:
 
     Raises StageError if the engine or the processor does not support it.
     """
-    if precision == "auto":
-        return "bfloat16" if has_bfloat16() else "float32"
-    check_precision("openvino", precision, PRECISIONS)
-    if precision == "bfloat16" and not has_bfloat16():
+    best = "bfloat16" if has_bfloat16() else "float32"
+    if precision == "bfloat16" != best:
         raise StageError("this processor does not multiply in bfloat16. Ask for --precision float32.")
-    return precision
+    return check_precision("openvino", precision, PRECISIONS, auto=best)
 
 
 class OpenVinoEngine:
@@ -48,16 +46,14 @@ class OpenVinoEngine:
 
     def __init__(self, path: Path, *, precision: str = "auto") -> None:
         self.precision = resolve_precision(precision)
-        file, core = engine_file(path), openvino.Core()
+        core = openvino.Core()
         settings = {
             "INFERENCE_PRECISION_HINT": PRECISIONS[self.precision],
             "PERFORMANCE_HINT": "THROUGHPUT",  # several batches at a time
             "ENABLE_CPU_PINNING": "NO",  # otherwise two stages may share one core while another is idle
         }
-        try:
+        with engine_file(path, (RuntimeError,)) as file:
             model = core.compile_model(core.read_model(file), "CPU", settings)
-        except RuntimeError as error:
-            raise StageError(f"{path}: {ENGINE_FILE} cannot be run ({error})") from error
         self.streams = int(model.get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS"))
         self._inputs = [port.get_any_name() for port in model.inputs]
         self._idle: SimpleQueue[Any] = SimpleQueue()
@@ -72,6 +68,3 @@ class OpenVinoEngine:
             return np.array(outputs[0], dtype=np.float32)
         finally:
             self._idle.put(request)
-
-
-ENGINE = OpenVinoEngine

@@ -1,25 +1,36 @@
-"""The torch engine: runs any `AutoModelForSequenceClassification` on the CPU or a CUDA device."""
+"""Runs any `AutoModelForSequenceClassification` in torch, on the CPU or a CUDA device.
+
+A checkpoint is rejected if its encoder weights are missing, unexpected or of another depth: the method's own
+release passed the large model's configuration to every stage, so a 2-layer checkpoint silently became 12
+layers, ten of them random.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from cascadebert.errors import extra
+from cascadebert.errors import StageError, extra
 from cascadebert.inference.engines.base import TokenBatch, check_precision
-from cascadebert.types import Logits
+from cascadebert.types import Logits, Texts
 
 with extra("train"):
     import torch
-    from transformers import PreTrainedModel
-
-    from cascadebert.inference.engines.torch_checkpoint import load_classifier
+    from transformers import AutoModelForSequenceClassification, PreTrainedModel
+    from transformers.utils import logging as transformers_logging
 
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+BUFFERS = ("position_ids", "token_type_ids", "inv_freq")
+POOLER = "pooler"
+
+# fuses small operations, for any number of rows and any length
+compile_module = functools.partial(torch.compile, dynamic=True)
 
 
 def has_cuda() -> bool:
@@ -32,11 +43,8 @@ def resolve_precision(precision: str) -> str:
 
     Raises StageError if the precision is unknown.
     """
-    if precision == "auto":
-        native = has_cuda() and torch.cuda.is_bf16_supported(including_emulation=False)
-        return "bfloat16" if native else "float32"
-    check_precision("torch", precision, PRECISIONS)
-    return precision
+    native = has_cuda() and torch.cuda.is_bf16_supported(including_emulation=False)
+    return check_precision("torch", precision, PRECISIONS, auto="bfloat16" if native else "float32")
 
 
 class TorchEngine:
@@ -63,14 +71,6 @@ class TorchEngine:
         return np.asarray(outputs.logits.float().cpu().numpy())
 
 
-ENGINE = TorchEngine
-
-
-def compile_module(module: torch.nn.Module) -> Callable[..., Any]:
-    """Fuse small operations, for any number of rows and any length."""
-    return torch.compile(module, dynamic=True)
-
-
 def takes_token_types(model: PreTrainedModel) -> bool:
     """True if the model tells the two texts of a pair apart by token types."""
     accepted = "token_type_ids" in inspect.signature(model.forward).parameters
@@ -81,3 +81,106 @@ def model_inputs(batch: TokenBatch, token_types: bool) -> dict[str, torch.Tensor
     """A token batch as the keyword arguments of a `transformers` model."""
     names = ["input_ids", "attention_mask"] + ["token_type_ids"] * token_types
     return {name: torch.from_numpy(getattr(batch, name)) for name in names}
+
+
+@contextlib.contextmanager
+def quiet_transformers() -> Iterator[None]:
+    """Suppress the load reports and progress bars of `transformers`; its errors still propagate."""
+    verbosity = transformers_logging.get_verbosity()
+    bars = transformers_logging.is_progress_bar_enabled()
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        transformers_logging.set_verbosity(verbosity)
+        if bars:
+            transformers_logging.enable_progress_bar()
+
+
+def load_classifier(path: Path, **config: Any) -> PreTrainedModel:
+    """Load a complete classifier in float32.
+
+    `config` replaces entries of the checkpoint's configuration. With it a new head may be created (for
+    training); without it the head must be in the checkpoint. Raises StageError if the folder does not open,
+    weights are missing or unexpected, or the depth differs from the configuration's.
+    """
+    try:
+        with quiet_transformers():
+            loaded, info = AutoModelForSequenceClassification.from_pretrained(
+                path,
+                dtype=torch.float32,
+                output_loading_info=True,
+                local_files_only=True,
+                ignore_mismatched_sizes=bool(config),
+                **config,
+            )
+    except (OSError, ValueError, KeyError, RuntimeError) as error:
+        raise StageError(f"{path}: not a classifier that transformers can open ({error})") from error
+    model: PreTrainedModel = loaded
+    _check_complete(path, model, info, new_head=bool(config))
+    _check_depth(path, model)
+    return model
+
+
+def layer_lists(model: torch.nn.Module) -> dict[str, torch.nn.ModuleList]:
+    """The `ModuleList`s of a model, by name."""
+    return {name: part for name, part in model.named_modules() if isinstance(part, torch.nn.ModuleList)}
+
+
+def _check_complete(path: Path, model: PreTrainedModel, info: dict[str, Any], *, new_head: bool) -> None:
+    prefix = f"{model.base_model_prefix}."
+    encoder = {name for name, _ in model.base_model.named_children()} - {POOLER}
+
+    def in_head(key: str) -> bool:
+        return not key.startswith(prefix) or key.removeprefix(prefix).startswith(POOLER)
+
+    def in_encoder(key: str) -> bool:
+        name = key.removeprefix(prefix)
+        return name.split(".")[0] in encoder and not name.endswith(BUFFERS)
+
+    absent = [*sorted(info["missing_keys"]), *sorted(str(key[0]) for key in info["mismatched_keys"])]
+    missing = [key for key in absent if not (new_head and in_head(key))]
+    unexpected = [key for key in sorted(info["unexpected_keys"]) if in_encoder(key)]
+    for problem, keys in (("missing", missing), ("unexpected", unexpected)):
+        if keys:
+            raise StageError(
+                f"{path}: {len(keys)} weights are {problem}, such as {keys[0]}. A stage must be complete: "
+                "its weights and its own config.json belong together."
+            )
+
+
+def _check_depth(path: Path, model: PreTrainedModel) -> None:
+    if hasattr(model.config, "num_hidden_groups"):
+        return  # ALBERT runs the same layers several times
+    depth = max((len(layers) for layers in layer_lists(model.base_model).values()), default=0)
+    if depth != model.config.num_hidden_layers:
+        raise StageError(
+            f"{path}: config.json says {model.config.num_hidden_layers} layers, the model has {depth}"
+        )
+
+
+def load_pipeline(path: Path, *, max_length: int) -> Callable[[Texts, int], list[int]]:
+    """The usual way to run a classifier, `transformers.pipeline` in float32: the baseline of benchmarks.
+
+    Returns a function of (texts or pairs, batch size) that gives label ids of the checkpoint's own.
+    """
+    from transformers import AutoTokenizer, pipeline  # slow to import
+
+    with quiet_transformers():
+        model = AutoModelForSequenceClassification.from_pretrained(
+            path, local_files_only=True, dtype=torch.float32
+        )
+        tokenizer = AutoTokenizer.from_pretrained(path, local_files_only=True)
+        classify = pipeline("text-classification", model=model, tokenizer=tokenizer)
+    label_ids = {name: int(i) for i, name in model.config.id2label.items()}
+
+    def predict(texts: Texts, batch_size: int) -> list[int]:
+        inputs: list[Any] = [
+            text if isinstance(text, str) else {"text": text[0], "text_pair": text[1]} for text in texts
+        ]
+        with quiet_transformers():
+            outputs = classify(inputs, batch_size=batch_size, truncation=True, max_length=max_length)
+        return [label_ids[output["label"]] for output in outputs]
+
+    return predict

@@ -16,7 +16,7 @@ from cascadebert.data.corpus import Corpus, open_corpus
 from cascadebert.environment import versions
 from cascadebert.errors import CascadeError, extra
 from cascadebert.inference.batching import TokenizedTexts
-from cascadebert.inference.engines.torch_checkpoint import POOLER, quiet_transformers
+from cascadebert.inference.engines.torch import POOLER, quiet_transformers
 from cascadebert.inference.tokenizer import resolve_max_length
 from cascadebert.persistence.checkpoint_config import read_config, resolve_checkpoint
 from cascadebert.persistence.folder import atomic_directory, ensure_writable_directory

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from cascadebert.errors import StageError, extra
-from cascadebert.inference.engines.torch_checkpoint import POOLER, layer_lists, quiet_transformers
+from cascadebert.inference.engines.torch import POOLER, layer_lists, quiet_transformers
 
 with extra("train"):
     import torch
