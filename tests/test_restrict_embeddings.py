@@ -15,7 +15,6 @@ from cascadebert.inference.tokenizer import StageTokenizer
 from cascadebert.paper.early_exit import training as exits_training
 from cascadebert.paper.early_exit.model import MultiExitModel
 from cascadebert.training import train_stage as stage_training
-from cascadebert.training.config import FitConfig
 from cascadebert.training.train_stage import TrainingData, train_stage
 from cascadebert.training.trainer import restrict_embeddings
 from samples import reviews
@@ -70,7 +69,7 @@ def test_models_with_exits_learn_the_same_with_either_table(make_model, data, tm
     models = []
     for name in ("restricted", "full"):
         folder = exits_training.train_multi_exit(
-            source, data, EarlyExitConfig(QUICK), method="pabee", work=tmp_path / name
+            source, data, exits_training.EarlyExitConfig(QUICK), method="pabee", work=tmp_path / name
         )
         models.append(MultiExitModel.load(folder)[0].state_dict())
         full_table()
