@@ -185,32 +185,37 @@ class BatchDispatcher:
                 record = partial(self._fail, task, error)
             with self._lock:
                 if thread in self._workers:  # the outputs of an abandoned thread are ignored
-                    self._workers[thread] = None
-                    if task in self._tracker.late:
-                        self._tracker.late.discard(task)
-                        self._wake.notify()
+                    self._return_task(thread, task)
                     record(self._clock())
-                    if not self._tracker.requests:
-                        self._idle.notify_all()
+                    self._notify_idle()
             self._resolve_futures()
 
     def _next_task(self, thread: Thread) -> Task | None:
         """Wait for a task; None if this thread must end, as the server stops or other workers suffice."""
         with self._lock:
-            while (
-                thread in self._workers
-                and not self._closed.is_set()
-                and self._num_punctual <= self._plan.workers
-            ):
-                task = self._tracker.take(self._clock())
-                if task is not None:
-                    self._workers[thread] = task
-                    if self._tracker.scheduler.has_work:
-                        self._wake.notify()
-                    return task
+            while self._is_needed(thread) and (task := self._tracker.take(self._clock())) is None:
                 self._wake.wait()
-            self._workers.pop(thread, None)
-            return None
+            if not self._is_needed(thread):
+                self._workers.pop(thread, None)
+                return None
+            self._workers[thread] = task
+            if self._tracker.scheduler.has_work:
+                self._wake.notify()
+            return task
+
+    def _is_needed(self, thread: Thread) -> bool:
+        enough = self._num_punctual > self._plan.workers
+        return thread in self._workers and not self._closed.is_set() and not enough
+
+    def _return_task(self, thread: Thread, task: Task) -> None:
+        self._workers[thread] = None
+        if task in self._tracker.late:
+            self._tracker.late.discard(task)
+            self._wake.notify()
+
+    def _notify_idle(self) -> None:
+        if not self._tracker.requests:
+            self._idle.notify_all()
 
     def _run(self, task: Task) -> Callable[[float], None]:
         """Run a task; returns the call that records its outputs at a time, to be made with the lock."""
@@ -236,8 +241,7 @@ class BatchDispatcher:
                 self._tracker.sweep(at)
                 self._start_workers()
                 self._wake.notify()
-                if not self._tracker.requests:
-                    self._idle.notify_all()
+                self._notify_idle()
                 for stage in range(len(self._cascade.stages)):
                     self._probe_if_down(stage, at)
             self._resolve_futures()
@@ -250,14 +254,16 @@ class BatchDispatcher:
             if task is not None:
                 self._tracker.late.discard(task)
                 self._tracker.worker_died(task)
-        elif isinstance(task, BatchTask):
-            elapsed, expected = at - task.started, self._tracker.load.batch_seconds(task.stage, task.tokens)
-            if elapsed >= self._config.stage_timeout:
-                del self._workers[thread]
-                self._tracker.late.discard(task)
-                self._fail_stage(task, f"it did not respond within {self._config.stage_timeout:g} s", at)
-            elif elapsed > max(LATE_SECONDS, LATE_FACTOR * expected):
-                self._tracker.late.add(task)
+            return
+        if not isinstance(task, BatchTask):
+            return
+        elapsed, expected = at - task.started, self._tracker.load.batch_seconds(task.stage, task.tokens)
+        if elapsed >= self._config.stage_timeout:
+            del self._workers[thread]
+            self._tracker.late.discard(task)
+            self._fail_stage(task, f"it did not respond within {self._config.stage_timeout:g} s", at)
+        elif elapsed > max(LATE_SECONDS, LATE_FACTOR * expected):
+            self._tracker.late.add(task)
 
     def _fail_stage(self, task: BatchTask, reason: str, at: float) -> None:
         log.error("stage %d is down: %s", task.stage + 1, reason)
