@@ -11,8 +11,7 @@ import pytest
 from sklearn.metrics import f1_score, matthews_corrcoef, roc_auc_score
 
 from cascadebert.errors import CascadeError, DataError
-from cascadebert.evaluation.calibration_metrics import bin_indices
-from cascadebert.evaluation.metrics import expected_calibration_error
+from cascadebert.evaluation.metrics import bin_indices, expected_calibration_error
 from cascadebert.paper.bootstrap_metrics import (
     chance_score,
     correct_for_chance,

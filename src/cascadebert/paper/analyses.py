@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from cascadebert.evaluation.calibration_metrics import BINS, bin_indices
+from cascadebert.evaluation.metrics import BINS, bin_indices
 from cascadebert.paper import bootstrap_metrics as bootstrap
 from cascadebert.paper.comparison import DRAWS, ResultsTable
 from cascadebert.paper.early_exit.exit_outputs import ExitOutputs
@@ -18,7 +18,7 @@ from cascadebert.paper.operating_points import exit_rule
 from cascadebert.paper.protocol import EARLY_EXITS, ObjectiveName
 from cascadebert.paper.results import RULES, ResultStore
 from cascadebert.paper.stored_predictions import StoredPredictions, log_odds
-from cascadebert.types import Floats, Ints
+from cascadebert.types import Ints
 
 METRICS = ("accuracy", "dis", "ece")
 
@@ -53,20 +53,20 @@ def objective_effects(
         results = store.seed_results(task.name)
         tests = [[result.models[name].test for result in results] for name in names]
         n, rng = len(tests[0][0]), np.random.default_rng([number, 2])
-        weights, seed_weights = (
-            bootstrap.draw_texts(n, draws, rng),
-            bootstrap.draw_seeds(len(protocol.seeds), draws, rng),
-        )
+        weights = bootstrap.draw_texts(n, draws, rng)
+        seed_weights = bootstrap.draw_seeds(len(protocol.seeds), draws, rng)
         for metric in METRICS:
             ours, plain = ([exit_metric(outputs, 0, metric) for outputs in side] for side in tests)
             full = np.ones((1, n))
             differences = [float((a(full) - b(full))[0]) for a, b in zip(ours, plain, strict=True)]
             values.append(bootstrap.mean_of_defined(differences))
             samples.append(bootstrap.sample_difference(ours, plain, weights, seed_weights))
-            lines.append(_effect(task.name, metric, values[-1], samples[-1]))
+            difference = bootstrap.difference_values(values[-1], samples[-1])
+            lines.append({"task": task.name, "metric": metric, **difference})
     for index, metric in enumerate(METRICS):
         mean = bootstrap.mean_of_defined(values[index :: len(METRICS)])
-        lines.append(_effect("all", metric, mean, np.mean(samples[index :: len(METRICS)], axis=0)))
+        mean_samples = np.mean(samples[index :: len(METRICS)], axis=0)
+        lines.append({"task": "all", "metric": metric, **bootstrap.difference_values(mean, mean_samples)})
     return lines
 
 
@@ -153,19 +153,7 @@ def confidence_by_difficulty(store: ResultStore) -> list[dict[str, Any]]:
             confidences = np.concatenate([result.models[name].test.confidences[index] for result in results])
             for level in np.unique(difficulty):
                 texts = np.concatenate(difficulty) == level
-                lines.append(
-                    {
-                        "task": task.name,
-                        "method": name,
-                        "exit": index + 1,
-                        "difficulty": float(level),
-                        "rows": int(texts.sum()),
-                        "confidence": float(confidences[texts].mean()),
-                    }
-                )
+                line = {"task": task.name, "method": name, "exit": index + 1, "difficulty": float(level)}
+                mean = float(confidences[texts].mean())
+                lines.append({**line, "rows": int(texts.sum()), "confidence": mean})
     return lines
-
-
-def _effect(task: str, metric: str, value: float, samples: Floats) -> dict[str, Any]:
-    delta, low, high = bootstrap.interval_values(value, samples)
-    return {"task": task, "metric": metric, "delta": delta, "ci_low": low, "ci_high": high}

@@ -89,6 +89,11 @@ def interval_values(value: float, drawn: Floats) -> tuple[float | None, ...]:
     return tuple(none_if_undefined(number) for number in astuple(percentile_interval(value, drawn)))
 
 
+def difference_values(delta: float, drawn: Floats) -> dict[str, float | None]:
+    """The same by the names of the result files."""
+    return dict(zip(("delta", "ci_low", "ci_high"), interval_values(delta, drawn), strict=True))
+
+
 def mean_of_defined(values: Sequence[float]) -> float:
     """Mean of the values that are not NaN, or NaN if there are none."""
     defined = [value for value in values if not np.isnan(value)]

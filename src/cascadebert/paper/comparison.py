@@ -41,9 +41,7 @@ class ScoredRun:
     run: Run
     point: TargetPoint
     tune_score: float
-    samples: (
-        Floats  # (draws,) scores on bootstrap samples of the test set, the same samples for the whole task
-    )
+    samples: Floats  # (draws,) scores on bootstrap samples of the test set, the same for all runs of a task
 
 
 @dataclass(frozen=True)
@@ -113,7 +111,8 @@ def _score_seed(
     for method in results.methods(protocol):
         tune, test = method.take(np.arange(tune_rows)), method.take(np.arange(tune_rows, n))
         curves = operating_curves(tune, metric)
-        for basis, target in product(curves, protocol.targets):
+        targets = (1.0,) if method.name == LARGE else protocol.targets
+        for basis, target in product(curves, targets):
             point = select_point(curves[basis], target)
             counts, speedup = point.counts(test), point.speedup(test, basis)
             score = float(bootstrap.metric_score(metric, counts.sum(axis=0)))
@@ -121,15 +120,6 @@ def _score_seed(
             run = Run(task.name, name, seed, basis, target, speedup, mixed, metric, score)
             tune_score = float(bootstrap.metric_score(metric, point.counts(tune).sum(axis=0)))
             yield ScoredRun(run, point, tune_score, bootstrap.metric_score(metric, weights @ counts))
-    large = results.large
-    counts = bootstrap.metric_counts(large.outputs.predictions[0], large.labels)[tune_rows:]
-    score, samples = (
-        float(bootstrap.metric_score(metric, counts.sum(axis=0))),
-        bootstrap.metric_score(metric, weights @ counts),
-    )
-    for basis in BASES:
-        run = Run(task.name, LARGE, seed, basis, 1.0, 1.0, False, metric, score)
-        yield ScoredRun(run, TargetPoint(()), score, samples)
 
 
 def comparisons(table: ResultsTable) -> list[dict[str, Any]]:
@@ -144,33 +134,23 @@ def comparisons(table: ResultsTable) -> list[dict[str, Any]]:
     for basis, target in product(BASES, table.protocol.targets):
         best = table.best(tuple(RULES), basis, target)
         for name in cascade_names(table.protocol):
-            gains: tuple[float | None, ...] = (None,) * len(GAINS)
+            gains: dict[str, float | None] = dict.fromkeys(GAINS)
             if table.reached(name, basis, target) and table.reached(best, basis, target):
                 gains = _gains(table, table.scores(name, basis, target), table.scores(best, basis, target))
-            lines.append(
-                {
-                    "basis": basis,
-                    "target": target,
-                    "cascade": name,
-                    "best_early_exit": best,
-                    "tasks": [task.name for task in table.protocol.tasks],
-                    **dict(zip(GAINS, gains, strict=True)),
-                }
-            )
+            line = {"basis": basis, "target": target, "cascade": name, "best_early_exit": best}
+            lines.append({**line, "tasks": [task.name for task in table.protocol.tasks], **gains})
     return lines
 
 
-def _gains(table: ResultsTable, scores: Floats, baseline: Floats) -> tuple[float | None, ...]:
+def _gains(table: ResultsTable, scores: Floats, baseline: Floats) -> dict[str, float | None]:
     # the relative improvement with its interval, then the same with scores corrected for chance
     chances = np.array([[table.chances[task.name]] for task in table.protocol.tasks])
-    gains = bootstrap.relative_improvement(scores, baseline)
-    corrected = bootstrap.relative_improvement(
-        bootstrap.correct_for_chance(scores, chances), bootstrap.correct_for_chance(baseline, chances)
-    )
-    return (
-        *bootstrap.interval_values(gains[0], gains[1:]),
-        *bootstrap.interval_values(corrected[0], corrected[1:]),
-    )
+    corrected = [bootstrap.correct_for_chance(values, chances) for values in (scores, baseline)]
+    gains: list[float | None] = []
+    for pair in ((scores, baseline), corrected):
+        gain, *samples = bootstrap.relative_improvement(*pair)
+        gains += bootstrap.interval_values(gain, np.array(samples))
+    return dict(zip(GAINS, gains, strict=True))
 
 
 def out_of_reach(table: ResultsTable) -> list[dict[str, Any]]:
@@ -198,9 +178,7 @@ def compare_cascades(table: ResultsTable, baseline: str | None) -> list[dict[str
             continue
         other_scores = table.scores(other, basis, 1.0 if baseline == LARGE else target)
         delta = (table.scores(name, basis, target) - other_scores).mean(axis=0)
-        values = dict(
-            zip(("delta", "ci_low", "ci_high"), bootstrap.interval_values(delta[0], delta[1:]), strict=True)
-        )
+        values = bootstrap.difference_values(delta[0], delta[1:])
         lines.append({"cascade": name, "basis": basis, "target": target, **values})
     return lines
 

@@ -115,19 +115,18 @@ class TargetPoint:
 
     def counts(self, method: Method) -> Floats:
         """(n, 5) expected `metric_counts` of each text."""
-        counts = method.counts(method.exits(self.fast))
-        if self.slow is None:
-            return counts
-        slow_counts = method.counts(method.exits(self.slow))
-        return np.asarray((1 - self.slow_fraction) * counts + self.slow_fraction * slow_counts)
+        return np.asarray(sum(p * method.counts(exits) for exits, p in self._mixture(method)))
 
     def speedup(self, method: Method, basis: Basis) -> float:
         """Cost of the large model alone over the expected cost."""
-        cost = method.mean_cost(method.exits(self.fast), basis)
-        if self.slow is not None:
-            slow_cost = method.mean_cost(method.exits(self.slow), basis)
-            cost = (1 - self.slow_fraction) * cost + self.slow_fraction * slow_cost
+        cost = sum(p * method.mean_cost(exits, basis) for exits, p in self._mixture(method))
         return float(method.large_costs[basis].mean() / cost)
+
+    def _mixture(self, method: Method) -> list[tuple[Ints, float]]:
+        # (n,) exits at each setting, with its probability
+        settings = [(self.fast, 1 - self.slow_fraction)]
+        settings += [] if self.slow is None else [(self.slow, self.slow_fraction)]
+        return [(method.exits(setting), probability) for setting, probability in settings]
 
 
 def operating_curves(method: Method, metric: MetricName) -> dict[Basis, OperatingCurve]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -44,12 +45,10 @@ class TaskResults:
 
     def methods(self, protocol: ExperimentProtocol) -> list[Method]:
         """Every method that is compared, on the tuning and the test set."""
-        cascades = [
-            self.cascade(small, objective)
-            for small in protocol.stage_lists
-            for objective in protocol.objectives
-        ]
-        return [self.truncated(protocol), *(self.early_exit(name) for name in RULES), *cascades]
+        early_exits = [self.early_exit(name) for name in RULES]
+        cascades = [self.cascade(*pair) for pair in product(protocol.stage_lists, protocol.objectives)]
+        large = self._method(LARGE, "fixed", [LARGE], self.costs(LARGE))
+        return [self.truncated(protocol), *early_exits, *cascades, large]
 
     def truncated(self, protocol: ExperimentProtocol) -> Method:
         """The truncated models by depth, and the large one."""
@@ -83,9 +82,7 @@ def cascade_name(small: Sequence[str], objective: ObjectiveName) -> str:
 
 def cascade_names(protocol: ExperimentProtocol) -> list[str]:
     """Names of all cascades of an experiment; those of the first small stage come first."""
-    return [
-        cascade_name(small, objective) for small in protocol.stage_lists for objective in protocol.objectives
-    ]
+    return [cascade_name(*pair) for pair in product(protocol.stage_lists, protocol.objectives)]
 
 
 @dataclass(frozen=True)
@@ -112,10 +109,8 @@ class ResultStore:
     def missing(self) -> list[Path]:
         """Files that a complete experiment has and this one has not."""
         paths = [self.timings_path(task.name) for task in self.protocol.tasks]
-        for task in self.protocol.tasks:
-            for seed in self.protocol.seeds:
-                specs = model_specs(self.protocol)
-                paths += [self.arrays_path(task.name, seed, spec.method) for spec in specs]
+        for task, seed, spec in product(self.protocol.tasks, self.protocol.seeds, model_specs(self.protocol)):
+            paths.append(self.arrays_path(task.name, seed, spec.method))
         return [path for path in paths if not path.is_file()]
 
     def timings(self, task: str) -> Timings:

@@ -88,11 +88,9 @@ class Experiment:
 
     def early_exit_config(self, method: str) -> EarlyExitConfig:
         """Training options of a multi-exit model."""
-        fit, exit_epochs = (
-            self.fit_config(METHODS[method].epochs),
-            self.task.epochs or self.protocol.exit_epochs,
-        )
-        return EarlyExitConfig(fit, exit_epochs, self.task.exit_learning_rate, self.protocol.exits_read)
+        task, protocol, fit = self.task, self.protocol, self.fit_config(METHODS[method].epochs)
+        exit_epochs = task.epochs or protocol.exit_epochs
+        return EarlyExitConfig(fit, exit_epochs, task.exit_learning_rate, protocol.exits_read)
 
     def difficulty(self, small: str) -> DifficultyLabels:
         """Difficulty of the training set for a small encoder, labelled once for all training seeds."""
@@ -108,15 +106,9 @@ class Experiment:
         names = ["tokens", "warmup", "split_seed"]
         names += [name for name in protocol if name.startswith(RECIPE_FIELDS.get(spec.kind, ()))]
         encoders = {name: self.encoders[name].fingerprint for name in (spec.source, self.protocol.large)}
-        return fingerprint(
-            asdict(self.task),
-            {name: protocol[name] for name in names},
-            encoders,
-            self.data_fingerprints,
-            self.seed,
-            spec.method,
-            use_bf16(self.protocol.bf16),
-        )
+        options = (asdict(self.task), {name: protocol[name] for name in names}, encoders)
+        precision = use_bf16(self.protocol.bf16)
+        return fingerprint(*options, self.data_fingerprints, self.seed, spec.method, precision)
 
     def train(self, spec: ModelSpec) -> Path:
         """Folder of the trained model within `work`; a finished one is not trained again."""
