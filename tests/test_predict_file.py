@@ -191,5 +191,5 @@ def test_a_run_that_goes_on_keeps_the_batch_sizes_it_began_with(make_cascade, tm
 
     monkeypatch.setattr(predict_file_module, "with_tuned_batch_sizes", sized)
     for _ in range(2):
-        found = predict_file_module._with_batch_sizes(cascade, tmp_path / "sizes.json", measure=False)
+        found = predict_file_module._begin_or_resume(cascade, tmp_path, "job", measure=False)
         assert [stage.batch_tokens for stage in found.stages] == [512, 512]

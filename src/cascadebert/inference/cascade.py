@@ -8,12 +8,13 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
+from huggingface_hub import HfApi
 
 from cascadebert.errors import CascadeError, DataError, FolderError
 from cascadebert.inference.batching import TokenizedTexts
 from cascadebert.inference.stage import Stage
 from cascadebert.persistence.checkpoint_config import resolve_checkpoint
-from cascadebert.persistence.folder import copy_folder, read_folder, upload_folder
+from cascadebert.persistence.folder import read_folder, write_folder
 from cascadebert.persistence.schema import CascadeSpec, StageSpec
 from cascadebert.thresholds.confidence import Score
 from cascadebert.thresholds.operating_point import OperatingPoint
@@ -114,8 +115,34 @@ class Cascade:
             DataError: if it is given one string, something that is not a text, or pairs where the cascade was
                 made for single texts (or the other way round).
         """
+        # Li et al. 2021, section 3.1. A later stage runs only on the texts that all earlier stages deferred,
+        # batched afresh, and is not called if there are none. The prediction for a text does not depend on
+        # the others: its padded length is a function of it alone.
         self.check_input_kind(texts)
-        return route(self, texts)
+        n, label_names = len(texts), self.label_names
+        probabilities, confidences = np.empty((n, len(label_names))), np.empty(n)
+        exits, active, cache = np.empty(n, dtype=np.int64), np.arange(n), TokenCache(texts)
+        earlier: list[Floats] = []  # probabilities of the active texts at earlier stages, for a learned score
+        thresholds = (*self.operating_point.thresholds, None)
+        stages = zip(self.stages, self.temperatures, thresholds, strict=True)
+        for number, (stage, temperature, threshold) in enumerate(stages, start=1):
+            if not active.size:
+                break
+            decision = decide(
+                stage.logits(*cache.get(stage, active)),
+                temperature=temperature,
+                score=self.score,
+                threshold=threshold,
+                earlier=earlier,
+            )
+            exiting, deferred = decision.exits, ~decision.exits
+            done = active[exiting]
+            probabilities[done] = decision.probabilities[exiting]
+            confidences[done] = decision.confidences[exiting]
+            exits[done] = number
+            active = active[deferred]
+            earlier = [array[deferred] for array in (*earlier, decision.probabilities)]
+        return Predictions(probabilities.argmax(axis=1), probabilities, confidences, exits, label_names)
 
     def predict_proba(self, texts: Texts) -> Floats:
         """(n, num_labels) probabilities of the stage at which each text exits; each row sums to 1."""
@@ -166,7 +193,8 @@ class Cascade:
         if self.path is None or self.spec is None:
             raise FolderError("this cascade was never saved; make it with fit() or assemble()")
         spec = self.spec.with_operating_point(self.operating_point)
-        copy_folder(self.path, Path(path), spec, overwrite=overwrite)
+        content = {entry.name: entry for entry in self.path.iterdir()}
+        write_folder(Path(path), spec, content, overwrite=overwrite)
 
     def push_to_hub(self, repo: str, *, private: bool | None = None) -> str:
         """Upload the saved folder to the Hugging Face Hub; needs a login there.
@@ -181,7 +209,10 @@ class Cascade:
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "cascade"
             self.save_pretrained(path)
-            return upload_folder(path, repo, private=private)
+            api = HfApi()
+            api.create_repo(repo, private=private, exist_ok=True)
+            commit = api.upload_folder(repo_id=repo, folder_path=path, commit_message="Upload a cascade")
+        return str(commit.commit_url)
 
 
 def load_stages(
@@ -222,37 +253,3 @@ class TokenCache:
             self._cache[stage.tokenizer.key] = stage.encode(texts), active
         tokens, tokenized = self._cache[stage.tokenizer.key]
         return tokens, np.searchsorted(tokenized, active)
-
-
-def route(cascade: Cascade, texts: Texts) -> Predictions:
-    """Run each stage on the texts that all earlier stages deferred (Li et al. 2021, section 3.1).
-
-    A later stage runs only on deferred texts, batched afresh, and is not called if there are none. The
-    prediction for a text does not depend on the others: its padded length is a function of it alone.
-    """
-    n, label_names = len(texts), cascade.label_names
-    label_ids, exits = np.empty(n, dtype=np.int64), np.empty(n, dtype=np.int64)
-    probabilities, confidences = np.empty((n, len(label_names))), np.empty(n)
-    cache, active = TokenCache(texts), np.arange(n)
-    earlier: list[Floats] = []  # probabilities of the active texts at earlier stages, for a learned score
-    thresholds = (*cascade.operating_point.thresholds, None)
-    stages = zip(cascade.stages, cascade.temperatures, thresholds, strict=True)
-    for number, (stage, temperature, threshold) in enumerate(stages, start=1):
-        if not active.size:
-            break
-        decision = decide(
-            stage.logits(*cache.get(stage, active)),
-            temperature=temperature,
-            score=cascade.score,
-            threshold=threshold,
-            earlier=earlier,
-        )
-        exiting, deferred = decision.exits, ~decision.exits
-        done = active[exiting]
-        label_ids[done] = decision.probabilities[exiting].argmax(axis=1)
-        probabilities[done] = decision.probabilities[exiting]
-        confidences[done] = decision.confidences[exiting]
-        exits[done] = number
-        active = active[deferred]
-        earlier = [p[deferred] for p in (*earlier, decision.probabilities)]
-    return Predictions(label_ids, probabilities, confidences, exits, label_names)

@@ -26,7 +26,7 @@ from cascadebert.progress import progress_bar
 ADDED_COLUMNS = ("label", "confidence", "stage")
 CHUNK_ROWS = 16_384
 MEASURE_FROM_ROWS = 10_000  # files from this size on are worth the time to measure batch sizes
-JOB_FILE, SIZES_FILE = "job.json", "batch-tokens.json"
+JOB_FILE = "job.json"
 
 
 @dataclass(frozen=True)
@@ -78,8 +78,8 @@ def predict_file(
         raise DataError(f"{source.name} is empty: expected a header and rows")
     layout = _Layout.of(first, columns or Columns(), output.suffix.lower())
     work, total = work_directory(output), _count_rows(source)
-    _check_same_job(work / JOB_FILE, _describe_job(cascade, source, layout))
-    cascade = _with_batch_sizes(cascade, work / SIZES_FILE, measure=total >= MEASURE_FROM_ROWS)
+    job = _fingerprint(cascade, source, layout)
+    cascade = _begin_or_resume(cascade, work, job, measure=total >= MEASURE_FROM_ROWS)
     try:
         _predict_chunks(cascade, chain([first], chunks), layout, work, strict=rejects is None, total=total)
     except DataError:
@@ -131,39 +131,31 @@ def _output_name(name: str, columns: Collection[str]) -> str:
     return output
 
 
-def _describe_job(cascade: Cascade, source: Path, layout: _Layout) -> dict[str, Any]:
-    # two runs with equal descriptions write the same output
+def _fingerprint(cascade: Cascade, source: Path, layout: _Layout) -> str:
+    # equal for runs that write the same output
     files = sorted(source.glob("*.parquet")) if source.is_dir() else [source]
+    inputs = [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files]
     stages = None if cascade.spec is None else [(s.sha256, s.temperature) for s in cascade.spec.stages]
     engines = [(stage.engine.name, stage.engine.precision) for stage in cascade.stages]
     thresholds = cascade.operating_point.thresholds
-    settings = [stages, engines, thresholds, layout.text_columns, layout.suffix, CHUNK_ROWS]
-    return {
-        "files": [[file.name, file.stat().st_size, file.stat().st_mtime_ns] for file in files],
-        "settings": hashlib.sha256(json.dumps(settings, default=str).encode()).hexdigest(),
-    }
+    parts = [inputs, stages, engines, thresholds, layout.text_columns, layout.suffix, CHUNK_ROWS]
+    return hashlib.sha256(json.dumps(parts, default=str).encode()).hexdigest()
 
 
-def _check_same_job(file: Path, job: dict[str, Any]) -> None:
-    if file.is_file() and _read(file) == job:
-        return
-    if any(path.name != WORK_MARKER for path in file.parent.iterdir()):
+def _begin_or_resume(cascade: Cascade, work: Path, job: str, *, measure: bool) -> Cascade:
+    # a resumed run keeps the batch sizes that it began with
+    file = work / JOB_FILE
+    if all(path.name == WORK_MARKER for path in work.iterdir()):
+        sizes = [stage.batch_tokens for stage in with_tuned_batch_sizes(cascade, measure=measure).stages]
+        write_text_atomically(file, json.dumps({"job": job, "batch_tokens": sizes}))
+    state = _read(file) if file.is_file() else {}
+    if state.get("job") != job:
         raise CascadeError(
-            f"{file.parent} is unfinished work of another run (its input, cascade or options were others). "
+            f"{work} is unfinished work of another run (its input, cascade or options were others). "
             "Remove it to start afresh, or choose another --output."
         )
-    write_text_atomically(file, json.dumps(job))
-
-
-def _with_batch_sizes(cascade: Cascade, file: Path, *, measure: bool) -> Cascade:
-    # a resumed run keeps the batch sizes that it began with
-    if not file.is_file():
-        tuned = with_tuned_batch_sizes(cascade, measure=measure)
-        sizes = {"batch_tokens": [stage.batch_tokens for stage in tuned.stages]}
-        write_text_atomically(file, json.dumps(sizes))
-    sizes = _read(file)["batch_tokens"]
-    stages = [replace(stage, batch_tokens=size) for stage, size in zip(cascade.stages, sizes, strict=True)]
-    return replace(cascade, stages=tuple(stages))
+    stages = zip(cascade.stages, state["batch_tokens"], strict=True)
+    return replace(cascade, stages=tuple(replace(stage, batch_tokens=size) for stage, size in stages))
 
 
 def _predict_chunks(
@@ -194,11 +186,8 @@ def _predict_chunk(cascade: Cascade, chunk: Chunk, layout: _Layout, report: Path
         )
     predictions = cascade.predict(texts)
     if valid:
-        added = {
-            "label": predictions.labels.tolist(),
-            "confidence": np.round(predictions.confidences, 6).tolist(),
-            "stage": predictions.stages.tolist(),
-        }
+        cells = predictions.labels, np.round(predictions.confidences, 6), predictions.stages
+        added = {name: column.tolist() for name, column in zip(ADDED_COLUMNS, cells, strict=True)}
         write_table(layout.output_table(chunk, valid, added), report.with_suffix(layout.suffix))
     exits = np.bincount(predictions.stages - 1, minlength=len(cascade.stages)).tolist()
     rejected = [[source, number, reason] for number, reason in rejects]
@@ -225,7 +214,7 @@ def _finish(layout: _Layout, work: Path, output: Path, rejects: Path | None) -> 
 
 
 def _reports(work: Path) -> list[Path]:
-    return sorted(file for file in work.glob("*.json") if file.name not in (JOB_FILE, SIZES_FILE))
+    return sorted(work.glob("[0-9]*.json"))
 
 
 def _count_rows(source: Path) -> int:

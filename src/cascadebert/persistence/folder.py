@@ -18,7 +18,6 @@ from typing import Literal
 from zipfile import BadZipFile
 
 import numpy as np
-from huggingface_hub import HfApi
 from pydantic import ValidationError
 
 from cascadebert.data.dataset import Hashes
@@ -126,11 +125,14 @@ def write_folder(
     path: Path,
     spec: CascadeSpec,
     sources: Mapping[str, Path],
-    rows: UsedRows,
+    rows: UsedRows | None = None,
     *,
     overwrite: bool = False,
 ) -> None:
-    """Write a new cascade folder from folders of stages and further files, by name in the new folder."""
+    """Write a new cascade folder from files and folders, by name in the new folder.
+
+    Without `rows`, their file is one of the sources. Raises FolderError if `path` may not be written.
+    """
     with atomic_directory(path, overwrite=overwrite) as new:
         for name, source in sources.items():
             (shutil.copytree if source.is_dir() else shutil.copyfile)(source, new / name)
@@ -153,21 +155,6 @@ def update_folder(path: Path, spec: CascadeSpec, rows: UsedRows) -> None:
         _write_description(new, spec, rows)
         for file in (ROWS_FILE, CARD_FILE, SPEC_FILE):
             (new / file).replace(path / file)
-
-
-def copy_folder(source: Path, path: Path, spec: CascadeSpec, *, overwrite: bool) -> None:
-    """Copy a saved cascade, with another description. Raises FolderError if `path` exists."""
-    with atomic_directory(path, overwrite=overwrite) as new:
-        shutil.copytree(source, new, dirs_exist_ok=True)
-        _write_description(new, spec)
-
-
-def upload_folder(path: Path, repo: str, *, private: bool | None) -> str:
-    """Upload a saved cascade to the Hugging Face Hub and return the address of the commit."""
-    api = HfApi()
-    api.create_repo(repo, private=private, exist_ok=True)
-    commit = api.upload_folder(repo_id=repo, folder_path=path, commit_message="Upload a cascade")
-    return str(commit.commit_url)
 
 
 def _write_description(folder: Path, spec: CascadeSpec, rows: UsedRows | None = None) -> None:

@@ -88,13 +88,13 @@ class CascadeSpec(_Strict):
         return self.model_copy(update={"operating_point": point, **dict.fromkeys(measurements)})
 
     @model_validator(mode="after")
-    def _check_sizes(self) -> Self:
-        if len(self.operating_point.thresholds) != len(self.stages) - 1:
+    def _check(self) -> Self:
+        point, bins, tuned = self.operating_point, self.calibration, self.tuned_on
+        if len(point.thresholds) != len(self.stages) - 1:
             raise ValueError("a cascade has one threshold less than stages")
         sizes = [4 * number for number in range(1, len(self.stages))] if self.score.name == "learned" else []
         if [len(weights) for weights in self.score.weights] != sizes:
             raise ValueError(f"a {self.score.name} score has weights in rows of {sizes}")
-        bins = self.calibration
         if bins is not None and (
             len(bins.counts) != len(bins.edges) + 1
             or list(bins.edges) != sorted(set(bins.edges))
@@ -102,19 +102,14 @@ class CascadeSpec(_Strict):
             or not sum(bins.counts)
         ):
             raise ValueError("a histogram has rising edges and one count more than edges")
-        return self
-
-    @model_validator(mode="after")
-    def _check_certificate(self) -> Self:
-        certificate, tuned = self.operating_point.certificate, self.tuned_on
+        certificate = point.certificate
         if certificate is not None and not (
             tuned is not None
-            and certificate.engine == tuned.engine
-            and certificate.precision == tuned.precision
-            and certificate.device == tuned.device
+            and (certificate.engine, certificate.precision, certificate.device)
+            == (tuned.engine, tuned.precision, tuned.device)
             and certificate.stages_sha256 == self.stages_sha256
             and certificate.temperatures == tuple(stage.temperature for stage in self.stages)
-            and certificate.points[-1].thresholds == self.operating_point.thresholds
+            and certificate.points[-1].thresholds == point.thresholds
         ):
             raise ValueError(
                 "the certificate belongs to other stages, temperatures, thresholds or another engine; "
