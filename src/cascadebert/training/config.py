@@ -5,54 +5,32 @@ The metadata of each field holds its documentation, from which `--help` and the 
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, field, fields
+from functools import partial
 from inspect import getdoc
 from math import isfinite
-from typing import Any, NamedTuple, TypeVar
+from operator import ge, gt, le, lt
+from typing import Any, TypeVar
 
 from cascadebert.errors import CascadeError
 
 ConfigT = TypeVar("ConfigT")
+BOUNDS = {"gt": (gt, "above"), "ge": (ge, "at least"), "lt": (lt, "below"), "le": (le, "at most")}
+
+_RATE = "Peak learning rate of AdamW; it decays linearly to 0."
+_WARMUP = "Fraction of the steps during which the learning rate rises from 0."
+_BF16 = "Train in bfloat16; by default where the hardware supports it."
 
 
-class Rule(NamedTuple):
-    """A condition on the value of an option."""
-
-    holds: Callable[[float], bool]
-    description: str  # completes "must be ..."
-
-
-_POSITIVE = Rule(lambda value: value > 0, "above 0")
-_NOT_NEGATIVE = Rule(lambda value: value >= 0, "0 or more")
-_FRACTION = Rule(lambda value: 0 <= value <= 1, "a fraction between 0 and 1")
-_PART = Rule(lambda value: 0 < value < 1, "a fraction above 0 and below 1")
-_TWO_OR_MORE = Rule(lambda value: value >= 2, "at least 2")
-_REPEATS = Rule(lambda value: 1 <= value <= 1000, "1 to 1000")
-_FIT_SEED = Rule(lambda value: 0 <= value < 2**32 - 1000, "0 to 2**32 - 1001")  # repeats add up to 999
-_SEED = Rule(lambda value: 0 <= value < 2**32, "0 to 2**32 - 1")
-_PASSAGE = Rule(lambda value: value >= 16, "at least 16")
-_CORPUS = Rule(lambda value: value >= 10_000, "at least 10,000")
-
-
-def _option(
-    default: Any, description: str, rule: Rule | None = None, group: str = "Training", metavar: str = "X"
-) -> Any:
-    """A field with its help text, the condition it must satisfy, and how the command line shows it."""
-    metadata = {"help": description, "rule": rule, "group": group, "metavar": metavar}
+def _option(default: Any, text: str, metavar: str = "X", *, group: str = "Training", **bounds: int) -> Any:
+    """A field with its help text, how the command line shows it, and the bounds of its value."""
+    metadata = {"help": text, "metavar": metavar, "group": group, "bounds": bounds}
     return field(default=default, metadata=metadata)
 
 
-def _learning_rate(default: float) -> Any:
-    return _option(default, "Peak learning rate of AdamW; it decays linearly to 0.", _POSITIVE)
-
-
-def _warmup_ratio(default: float) -> Any:
-    return _option(default, "Fraction of the steps during which the learning rate rises from 0.", _FRACTION)
-
-
-def _bf16() -> Any:
-    return _option(None, "Train in bfloat16; by default where the hardware supports it.", metavar="")
+_difficulty = partial(_option, group="Difficulty")
+_distillation = partial(_option, group="Distillation")
+_data = partial(_option, group="Data")
 
 
 def _documented(config: type[ConfigT]) -> type[ConfigT]:
@@ -62,13 +40,14 @@ def _documented(config: type[ConfigT]) -> type[ConfigT]:
     return config
 
 
-def _check_rules(config: Any) -> None:
+def _check_bounds(config: Any) -> None:
     for entry in fields(config):
-        value, rule = getattr(config, entry.name), entry.metadata["rule"]
-        if rule is None or (value is None and entry.default is None):
+        value, bounds = getattr(config, entry.name), entry.metadata["bounds"]
+        if not bounds or (value is None and entry.default is None):
             continue
-        if value is None or not isfinite(value) or not rule.holds(value):
-            raise CascadeError(f"{entry.name} must be {rule.description}, not {value}")
+        if value is None or not isfinite(value) or not all(BOUNDS[k][0](value, bounds[k]) for k in bounds):
+            expected = " and ".join(f"{BOUNDS[name][1]} {bound:,}" for name, bound in bounds.items())
+            raise CascadeError(f"{entry.name} must be {expected}, not {value}")
 
 
 @_documented
@@ -83,58 +62,42 @@ class FitConfig:
     cascadebert.errors.CascadeError: epochs must be above 0, not 0
     """
 
-    max_length: int = _option(128, "Maximum tokens per example; longer texts are truncated.", metavar="N")
-    epochs: float = _option(3.0, "Passes over the training examples; may be fractional.", _POSITIVE)
-    batch_size: int = _option(32, "Examples per step.", _POSITIVE, metavar="N")
-    learning_rate: float = _learning_rate(5e-5)
-    warmup_ratio: float = _warmup_ratio(0.0)
-    bf16: bool | None = _bf16()
-    dar_weight: float = _option(
-        0.5,
-        "Weight (lambda) of difficulty-aware regularisation on all but the last stage; 0: off.",
-        _NOT_NEGATIVE,
-        "Difficulty",
+    max_length: int = _option(128, "Maximum tokens per example; longer texts are truncated.", "N")
+    epochs: float = _option(3.0, "Passes over the training examples; may be fractional.", gt=0)
+    batch_size: int = _option(32, "Examples per step.", "N", gt=0)
+    learning_rate: float = _option(5e-5, _RATE, gt=0)
+    warmup_ratio: float = _option(0.0, _WARMUP, ge=0, le=1)
+    bf16: bool | None = _option(None, _BF16, "")
+    dar_weight: float = _difficulty(
+        0.5, "Weight (lambda) of difficulty-aware regularisation on all but the last stage; 0: off.", ge=0
     )
-    dar_margin: float = _option(
-        0.3,
-        "Margin (epsilon) by which easy examples should exceed hard ones in confidence.",
-        _NOT_NEGATIVE,
-        "Difficulty",
+    dar_margin: float = _difficulty(
+        0.3, "Margin (epsilon) by which easy examples should exceed hard ones in confidence.", ge=0
     )
-    difficulty_folds: int = _option(
-        3, "Folds of the cross-validation that labels difficulty.", _TWO_OR_MORE, "Difficulty", "N"
+    difficulty_folds: int = _difficulty(3, "Folds of the cross-validation that labels difficulty.", "N", ge=2)
+    difficulty_seeds: int = _difficulty(
+        1, "Repeats of that cross-validation with other seeds; 5 in the paper.", "N", ge=1, le=1000
     )
-    difficulty_seeds: int = _option(
-        1, "Repeats of that cross-validation with other seeds; 5 in the paper.", _REPEATS, "Difficulty", "N"
+    difficulty_votes: float = _difficulty(
+        1.0, "Fraction of the repeats that must predict an example correctly for it to be easy.", ge=0, le=1
     )
-    difficulty_votes: float = _option(
-        1.0,
-        "Fraction of the repeats that must predict an example correctly for it to be easy.",
-        _FRACTION,
-        "Difficulty",
+    distill_weight: float | None = _distillation(
+        None, "Weight of distilling the last stage's logits; by default 1 with unlabelled data, else 0.", ge=0
     )
-    distill_weight: float | None = _option(
-        None,
-        "Weight of distilling the last stage's logits; by default 1 with unlabelled examples, else 0.",
-        _NOT_NEGATIVE,
-        "Distillation",
+    distill_temperature: float = _distillation(
+        2.0, "Temperature that divides the logits of teacher and student.", gt=0
     )
-    distill_temperature: float = _option(
-        2.0, "Temperature that divides the logits of teacher and student.", _POSITIVE, "Distillation"
+    tune_fraction: float = _data(
+        0.1, "Fraction of the training examples to tune on if there is no validation data.", gt=0, lt=1
     )
-    tune_fraction: float = _option(
-        0.1, "Fraction of the training examples to tune on if there is no validation data.", _PART, "Data"
+    certify_fraction: float = _data(
+        0.1, "Fraction of them to reserve for guarantees if there is no validation data.", gt=0, lt=1
     )
-    certify_fraction: float = _option(
-        0.1,
-        "Fraction of the training examples to reserve for guarantees if there is no validation data.",
-        _PART,
-        "Data",
-    )
-    seed: int = _option(1234, "Random seed.", _FIT_SEED, metavar="N")
+    # repeats add up to 999 to the seed
+    seed: int = _option(1234, "Random seed.", "N", ge=0, lt=2**32 - 1000)
 
     def __post_init__(self) -> None:
-        _check_rules(self)
+        _check_bounds(self)
         if self.tune_fraction + self.certify_fraction >= 1:
             raise CascadeError(
                 f"tune_fraction + certify_fraction must be below 1, to leave examples to train on, not "
@@ -148,17 +111,14 @@ class DistillConfig:
     """Options of distilling small models from a large one; all of them are stored in their model cards."""
 
     max_tokens: int | None = _option(
-        None,
-        "Tokens to train on: the corpus is sampled or repeated to have so many; by default one pass.",
-        _CORPUS,
-        metavar="N",
+        None, "Tokens to train on, sampled from the corpus or repeated; by default one pass.", "N", ge=10_000
     )
-    max_length: int = _option(128, "Maximum tokens per passage.", _PASSAGE, metavar="N")
-    batch_tokens: int = _option(4096, "Tokens per step, padding included.", _POSITIVE, metavar="N")
-    learning_rate: float = _learning_rate(2e-3)
-    warmup_ratio: float = _warmup_ratio(0.05)
-    bf16: bool | None = _bf16()
-    seed: int = _option(1234, "Random seed.", _SEED, metavar="N")
+    max_length: int = _option(128, "Maximum tokens per passage.", "N", ge=16)
+    batch_tokens: int = _option(4096, "Tokens per step, padding included.", "N", gt=0)
+    learning_rate: float = _option(2e-3, _RATE, gt=0)
+    warmup_ratio: float = _option(0.05, _WARMUP, ge=0, le=1)
+    bf16: bool | None = _option(None, _BF16, "")
+    seed: int = _option(1234, "Random seed.", "N", ge=0, lt=2**32)
 
     def __post_init__(self) -> None:
-        _check_rules(self)
+        _check_bounds(self)
