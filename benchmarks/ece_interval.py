@@ -16,7 +16,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from cascadebert.evaluation.calibration_metrics import BINS, bin_indices, calibration_error, mean_gap
+from cascadebert.evaluation.metrics import BINS, bin_indices, calibration_error, mean_gap
 from cascadebert.types import Bools, Floats
 from stored import ROOT, current_commit, write_result
 

@@ -5,15 +5,15 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from cascadebert.evaluation.calibration_metrics import (
+from cascadebert.evaluation.metrics import (
     bin_indices,
     brier_score,
     calibration_error,
+    expected_calibration_error,
     reliability_bins,
     risk_coverage,
 )
-from cascadebert.evaluation.metrics import expected_calibration_error
-from cascadebert.evaluation.report.calibration_analysis import analyze_cascade
+from cascadebert.evaluation.report.analysis import analyze_calibration
 from cascadebert.thresholds.confidence import softmax
 
 
@@ -103,7 +103,7 @@ def test_scaling_by_the_true_temperature_mends_every_stage_and_the_cascade():
     true = rng.normal(size=(4000, 3)) * 2
     labels = (rng.random(4000)[:, None] > softmax(true).cumsum(axis=1)).sum(axis=1)
     logits = np.stack([true * 3, true * 2]).astype(np.float32)
-    found = analyze_cascade(logits, (3.0, 2.0), rng.integers(0, 2, 4000), labels)
+    found = analyze_calibration(logits, (3.0, 2.0), rng.integers(0, 2, 4000), labels)
     assert [one.name for one in found] == ["stage 1 alone", "stage 2 alone", "cascade"]
     for one in found:
         assert one.calibrated.ece.value < 0.03 < one.uncalibrated.ece.value
@@ -115,5 +115,5 @@ def test_scaling_by_the_true_temperature_mends_every_stage_and_the_cascade():
 def test_degenerate_rows_have_figures_too(n):
     logits = np.zeros((2, n, 2), dtype=np.float32)
     logits[:, :, 0] = 3.0
-    for one in analyze_cascade(logits, (1.0, 1.0), *np.zeros((2, n), dtype=np.int64)):
+    for one in analyze_calibration(logits, (1.0, 1.0), *np.zeros((2, n), dtype=np.int64)):
         assert one.dis is None and one.risk.area == 0.0 and one.calibrated.ece.value < 0.06

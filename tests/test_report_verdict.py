@@ -9,9 +9,15 @@ import numpy as np
 import pytest
 
 from cascadebert.errors import CascadeError
-from cascadebert.evaluation.report.comparison import Alternative, WallClock, decide
-from cascadebert.evaluation.report.error_analysis import length_buckets
-from cascadebert.evaluation.report.verdict import ReportInputs, compute_verdict, summary
+from cascadebert.evaluation.report.analysis import length_buckets
+from cascadebert.evaluation.report.verdict import (
+    Alternative,
+    ReportInputs,
+    WallClock,
+    compute_verdict,
+    decide,
+    summary,
+)
 from cascadebert.types import Interval
 
 SURE, UNSURE = 3.0, 0.2

@@ -3,28 +3,23 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import numpy as np
 
 from cascadebert.data.columns import Columns
 from cascadebert.data.dataset import Examples, Hashes, load_examples
-from cascadebert.errors import CascadeError, DataError, UndefinedMetric
+from cascadebert.errors import CascadeError, DataError
 from cascadebert.evaluation.cost_model import counted_costs
-from cascadebert.evaluation.metrics import (
-    accuracy,
-    difficulty_inversion_score,
-    expected_calibration_error,
-    macro_f1,
-)
+from cascadebert.evaluation.metrics import expected_calibration_error, inversion_score_or_none, macro_f1
 from cascadebert.inference.batching import TokenizedTexts
 from cascadebert.inference.cascade import Cascade
 from cascadebert.persistence.folder import read_used_rows
-from cascadebert.thresholds.confidence import log_odds, max_probability, softmax
+from cascadebert.thresholds.confidence import max_probability, softmax
 from cascadebert.thresholds.risk_control import StageOutputs
 from cascadebert.thresholds.select import exit_stages, speedup
 from cascadebert.thresholds.temperature import scale_logits
-from cascadebert.types import Bools, Floats, Ints, Logits, Predictions, Report, StageReport, Texts
+from cascadebert.types import Floats, Ints, Logits, Predictions, Report, StageReport, Texts
 
 if TYPE_CHECKING:
     import datasets
@@ -66,12 +61,7 @@ def evaluate(
     predictions = predictor.predict(examples.texts)
     labels = examples.label_ids(predictions.label_names)
     confidences = max_probability(predictions.probabilities)
-    return Report(
-        n=len(labels),
-        accuracy=accuracy(predictions.label_ids, labels),
-        macro_f1=macro_f1(predictions.label_ids, labels),
-        ece=expected_calibration_error(confidences, predictions.label_ids == labels),
-    )
+    return Report(**_metrics(predictions.label_ids, confidences, labels))
 
 
 def evaluate_cascade(
@@ -103,12 +93,9 @@ def report_on_logits(cascade: Cascade, logits: Logits, encoded: list[TokenizedTe
     exits = exit_stages(cascade.score.all_stages(probabilities), cascade.operating_point.thresholds)
     rows, confidences = np.arange(len(labels)), max_probability(probabilities)
     predicted = probabilities.argmax(axis=2)
-    correct, final = predicted == labels, predicted[exits, rows]
+    correct = predicted == labels
     return Report(
-        n=len(rows),
-        accuracy=accuracy(final, labels),
-        macro_f1=macro_f1(final, labels),
-        ece=expected_calibration_error(confidences[exits, rows], final == labels),
+        **_metrics(predicted[exits, rows], confidences[exits, rows], labels),
         exit_rates=exit_rates(exits, len(cascade.stages)),
         layers_speedup=_counted_speedup(cascade, encoded, exits, "layers"),
         flops_speedup=_counted_speedup(cascade, encoded, exits, "flops"),
@@ -116,7 +103,7 @@ def report_on_logits(cascade: Cascade, logits: Logits, encoded: list[TokenizedTe
             StageReport(
                 accuracy=float(correct[stage].mean()),
                 ece=expected_calibration_error(confidences[stage], correct[stage]),
-                dis=dis_or_none(scale_logits(logits[stage], temperature), correct[stage]),
+                dis=inversion_score_or_none(scale_logits(logits[stage], temperature), correct[stage]),
             )
             for stage, temperature in enumerate(cascade.temperatures)
         ),
@@ -145,12 +132,14 @@ def exit_rates(exits: Ints, num_stages: int) -> tuple[float, ...]:
     return tuple((np.bincount(exits, minlength=num_stages) / len(exits)).tolist())
 
 
-def dis_or_none(logits: Floats, correct: Bools) -> float | None:
-    """Difficulty inversion score by log-odds, hard = misclassified; None if all rows are or none is."""
-    try:
-        return difficulty_inversion_score(log_odds(logits), ~correct)
-    except UndefinedMetric:
-        return None
+def _metrics(predicted: Ints, confidences: Floats, labels: Ints) -> dict[str, Any]:
+    correct = predicted == labels
+    return {
+        "n": len(labels),
+        "accuracy": float(correct.mean()),
+        "macro_f1": macro_f1(predicted, labels),
+        "ece": expected_calibration_error(confidences, correct),
+    }
 
 
 def _counted_speedup(

@@ -15,8 +15,7 @@ from cascadebert.environment import machine, versions
 from cascadebert.errors import CascadeError
 from cascadebert.evaluation.cost_model import measure_latency
 from cascadebert.evaluation.evaluate import leave_out, report_on_logits
-from cascadebert.evaluation.report.comparison import WallClock
-from cascadebert.evaluation.report.verdict import ReportInputs, Verdict, compute_verdict
+from cascadebert.evaluation.report.verdict import ReportInputs, Verdict, WallClock, compute_verdict
 from cascadebert.inference.batch_size import with_tuned_batch_sizes
 from cascadebert.inference.cascade import Cascade
 from cascadebert.inference.engines.base import ENGINE_FILE

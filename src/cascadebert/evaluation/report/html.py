@@ -8,9 +8,9 @@ from pathlib import Path
 
 from cascadebert.atomic import atomic_file
 from cascadebert.errors import DataError, extra
+from cascadebert.evaluation.plots import errors_chart, reliability_chart, risk_chart, time_chart
+from cascadebert.evaluation.report.analysis import Group
 from cascadebert.evaluation.report.build import CascadeReport
-from cascadebert.evaluation.report.charts import errors_chart, reliability_chart, risk_chart, time_chart
-from cascadebert.evaluation.report.error_analysis import Group
 from cascadebert.evaluation.report.verdict import summary
 from cascadebert.evaluation.templates import render
 

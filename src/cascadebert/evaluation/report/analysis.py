@@ -1,4 +1,4 @@
-"""Error breakdown, oracle routing and high-confidence errors of a cascade. Pure functions of arrays."""
+"""Error breakdown, oracle routing and calibration of a cascade. Pure functions of arrays."""
 
 from __future__ import annotations
 
@@ -7,11 +7,22 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from cascadebert.evaluation.calibration_metrics import bin_indices
-from cascadebert.evaluation.evaluate import exit_rates
-from cascadebert.evaluation.metrics import paired_difference
+from cascadebert.evaluation.evaluate import exit_rates, scale_stages
+from cascadebert.evaluation.metrics import (
+    ReliabilityBins,
+    RiskCoverage,
+    bin_indices,
+    brier_score,
+    calibration_error,
+    inversion_score_or_none,
+    paired_difference,
+    reliability_bins,
+    risk_coverage,
+)
+from cascadebert.thresholds.confidence import log_odds, max_probability, softmax
 from cascadebert.thresholds.select import speedup
-from cascadebert.types import Bools, Floats, Interval, Ints
+from cascadebert.thresholds.temperature import negative_log_likelihood
+from cascadebert.types import Bools, Floats, Interval, Ints, Logits
 
 LENGTH_BUCKETS = 4
 DECILES = 10
@@ -65,17 +76,37 @@ class HighConfidenceErrors:
     deciles: tuple[tuple[int, int], ...]  # (early exits, regressions) by confidence, lowest first
 
 
+@dataclass(frozen=True)
+class CalibrationMetrics:
+    """Calibration of one predictor."""
+
+    ece: Interval  # expected calibration error, 15 bins of equal width
+    ece_mass: Interval  # 15 bins of equal mass
+    brier: float  # 0 to 2
+    nll: float  # mean of -log p(label), in nats
+    bins: ReliabilityBins  # 15 of equal width
+
+
+@dataclass(frozen=True)
+class CalibrationAnalysis:
+    """Calibration of one predictor before and after temperature scaling."""
+
+    name: str
+    temperature: float | None  # None for the cascade, whose stages have their own
+    uncalibrated: CalibrationMetrics  # with every temperature 1
+    calibrated: CalibrationMetrics
+    # Difficulty inversion score by log-odds after scaling, hard = misclassified; None if all examples are or
+    # none is. Temperature scaling changes it for the cascade only.
+    dis: float | None
+    risk: RiskCoverage  # by the same score
+
+
 def error_groups(
     kinds: Mapping[str, tuple[Ints, Sequence[str]]], correct: Bools, last_correct: Bools
 ) -> tuple[Group, ...]:
     """Breakdown of the errors of the cascade and the last stage; empty groups are left out.
 
     `kinds` maps each kind to the (n,) group index of every example and the names of the groups.
-
-    >>> correctness = np.array([True, False, False]), np.array([True, True, False])
-    >>> groups = error_groups({"class": (np.array([0, 1, 1]), ("a", "b"))}, *correctness)
-    >>> [(group.name, group.regressions) for group in groups]
-    [('a', 0), ('b', 1)]
     """
     regressed, corrected = last_correct & ~correct, correct & ~last_correct
     total, groups = int(regressed.sum()), []
@@ -154,3 +185,39 @@ def high_confidence_errors(
         above_median=above,
         deciles=tuple(deciles),
     )
+
+
+def calibration_metrics(logits: Floats, labels: Ints) -> CalibrationMetrics:
+    """Calibration of (n, num_labels) logits, scaled or not, against (n,) label ids."""
+    probabilities = softmax(logits)
+    confidences, correct = max_probability(probabilities), probabilities.argmax(axis=1) == labels
+    return CalibrationMetrics(
+        ece=calibration_error(confidences, correct),
+        ece_mass=calibration_error(confidences, correct, equal="mass"),
+        brier=brier_score(probabilities, labels),
+        nll=negative_log_likelihood(logits, labels),
+        bins=reliability_bins(confidences, correct),
+    )
+
+
+def analyze_calibration(
+    logits: Logits, temperatures: tuple[float, ...], exits: Ints, labels: Ints
+) -> tuple[CalibrationAnalysis, ...]:
+    """Calibration of every stage on all examples, then of the cascade, whose logits are those at the exit.
+
+    `logits` are (num_stages, n, num_labels) before scaling, `exits` (n,) stages counted from 0. The exits are
+    the same before and after scaling, so both describe the same predictions.
+    """
+    raw, scaled, rows = logits.astype(np.float64), scale_stages(logits, temperatures), np.arange(len(labels))
+    predictors: list[tuple[str, float | None, Floats, Floats]] = [
+        (f"stage {number} alone", temperature, before, after)
+        for number, (temperature, before, after) in enumerate(zip(temperatures, raw, scaled, strict=True), 1)
+    ]
+    predictors.append(("cascade", None, raw[exits, rows], scaled[exits, rows]))
+    analyses = []
+    for name, temperature, before, after in predictors:
+        correct = after.argmax(axis=1) == labels
+        metrics = calibration_metrics(before, labels), calibration_metrics(after, labels)
+        dis, risk = inversion_score_or_none(after, correct), risk_coverage(log_odds(after), correct)
+        analyses.append(CalibrationAnalysis(name, temperature, *metrics, dis, risk))
+    return tuple(analyses)
