@@ -40,20 +40,14 @@ def reproduce(
     """Run the experiment, or the part of it that is missing.
 
     Outputs and timings that exist are not made again, so an interrupted run resumes, with its models or
-    without; an interrupted training resumes from its last checkpoint in `work`. Returns the content of
-    summary.json, or None while tasks or timings are missing. Raises CascadeError if data, models or earlier
-    results do not match the protocol.
+    without; an interrupted training resumes from its last checkpoint in `work`. The models of a task and seed
+    are deleted there once their outputs are stored, unless `keep_models`. `models` maps names to folders or
+    Hub repositories (the presets' own are known); data sets come from the folder `data`, or the Hub. With
+    `only`, just these tasks are trained now. Without `timed` a later run times what has no timings yet, with
+    the first seed's models, which stay.
 
-    Args:
-        protocol: configuration, with the names of the models.
-        output: folder of the results.
-        work: folder of trained models; those of a task and seed are deleted once their outputs are stored.
-        models: folder or Hub repository of each model by name; the presets' own are known.
-        data: folder of data sets; None for the Hub.
-        only: tasks to train now; tables are made when all tasks are complete.
-        keep_models: do not delete trained models.
-        timed: time what has no timings yet; else a later run does, with the first seed's models, which stay.
-        draws: bootstrap samples.
+    Returns the content of summary.json, or None while tasks or timings are missing. Raises CascadeError if
+    data, models or earlier results do not match the protocol.
     """
     from cascadebert.paper.training import Experiment
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,7 @@ class TaskData:
         labels = [self.label_names[i] for part in parts for i in part.label_ids(self.label_names)]
         return Examples(texts, tuple(labels), source=self.test.source)
 
+    @cached_property
     def fingerprints(self) -> tuple[str, ...]:
         """Fingerprints of the three sets."""
         return (self.train.sha256(), self.tune.sha256(), self.test.sha256())

@@ -96,7 +96,7 @@ def time_models(
         "versions": versions(),
         "commit": commit(),
         "rows": {part: len(getattr(experiment.data, part)) for part in parts},
-        "data_sha256": dict(zip(parts, experiment.data_fingerprints, strict=True)),
+        "data_sha256": dict(zip(parts, experiment.data.fingerprints, strict=True)),
         "models": {name: encoder.fingerprint for name, encoder in experiment.encoders.items()},
     }
     timings = Timings(seconds, (), len(sample), repeats, where)

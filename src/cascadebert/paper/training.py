@@ -58,45 +58,38 @@ class Experiment:
         return self.task_work / f"seed-{self.seed}"
 
     @cached_property
-    def training_data(self) -> TrainingData:
-        """Texts and labels that all models learn from."""
+    def _training_data(self) -> TrainingData:
         names = self.data.label_names
         return TrainingData(self.data.train.texts, self.data.train.label_ids(names), names)
 
     @cached_property
-    def data_fingerprints(self) -> tuple[str, ...]:
-        """Fingerprints of the train, tuning and test set."""
-        return self.data.fingerprints()
-
-    @cached_property
-    def teacher(self) -> Logits:
-        """(n, num_labels) logits of the large model on the training set."""
+    def _teacher(self) -> Logits:
+        # (n, num_labels) logits of the large model on the training set
         large = self.open_stage(large_spec(self.protocol))
         return large.logits(large.encode(self.data.train.texts))
 
-    def fit_config(self, published_epochs: float = PUBLISHED_EPOCHS) -> FitConfig:
-        """Training options of a model; the published epochs are for tasks that leave them open."""
+    def _fit_config(self, published_epochs: float = PUBLISHED_EPOCHS) -> FitConfig:
+        # the published epochs are for tasks that leave them open
         options: dict[str, Any] = {**vars(self.protocol), **vars(self.task)}
         options |= {"max_length": self.protocol.tokens, "warmup_ratio": self.protocol.warmup}
         options |= {"epochs": self.task.epochs or published_epochs, "seed": self.seed}
         names = {entry.name for entry in fields(FitConfig)}
         return FitConfig(**{name: value for name, value in options.items() if name in names})
 
-    def small_config(self) -> FitConfig:
-        """Training options of the complete small models."""
-        return replace(self.fit_config(), learning_rate=self.task.small_learning_rate)
+    def _small_config(self) -> FitConfig:
+        return replace(self._fit_config(), learning_rate=self.task.small_learning_rate)
 
     def early_exit_config(self, method: str) -> EarlyExitConfig:
         """Training options of a multi-exit model."""
-        task, protocol, fit = self.task, self.protocol, self.fit_config(METHODS[method].epochs)
+        task, protocol, fit = self.task, self.protocol, self._fit_config(METHODS[method].epochs)
         exit_epochs = task.epochs or protocol.exit_epochs
         return EarlyExitConfig(fit, exit_epochs, task.exit_learning_rate, protocol.exits_read)
 
-    def difficulty(self, small: str) -> DifficultyLabels:
-        """Difficulty of the training set for a small encoder, labelled once for all training seeds."""
+    def _difficulty(self, small: str) -> DifficultyLabels:
+        # labelled once for all training seeds
         shared = self.task_work / "difficulty"
         shared.mkdir(parents=True, exist_ok=True)
-        config = replace(self.small_config(), seed=self.protocol.seeds[0])
+        config = replace(self._small_config(), seed=self.protocol.seeds[0])
         stage, names = self.encoders[small].folder, self.data.label_names
         return label_difficulty(self.data.train, stage=stage, config=config, names=names, work=shared)
 
@@ -108,15 +101,15 @@ class Experiment:
         encoders = {name: self.encoders[name].fingerprint for name in (spec.source, self.protocol.large)}
         options = (asdict(self.task), {name: protocol[name] for name in names}, encoders)
         precision = use_bf16(self.protocol.bf16)
-        return fingerprint(*options, self.data_fingerprints, self.seed, spec.method, precision)
+        return fingerprint(*options, self.data.fingerprints, self.seed, spec.method, precision)
 
     def train(self, spec: ModelSpec) -> Path:
         """Folder of the trained model within `work`; a finished one is not trained again."""
         self.work.mkdir(parents=True, exist_ok=True)
-        source, data, config = self.encoders[spec.source].folder, self.training_data, self.fit_config()
+        source, data, config = self.encoders[spec.source].folder, self._training_data, self._fit_config()
         common: Any = {"work": self.work, "description": f"{self.task.name}, seed {self.seed}, {spec.method}"}
         if spec.kind == "truncated":
-            config = self.fit_config(TRUNCATED_EPOCHS)
+            config = self._fit_config(TRUNCATED_EPOCHS)
             return train_truncated(source, data, config, layers=spec.layers, **common)
         if spec.kind == "exits":
             large = self.train(large_spec(self.protocol)) if METHODS[spec.method].two_stage else None
@@ -124,15 +117,15 @@ class Experiment:
             return train_multi_exit(source, data, exit_config, method=spec.method, fine_tuned=large, **common)
         objective = None
         if spec.kind == "small":
-            config = self.small_config()
+            config = self._small_config()
         if spec.objective == "gatekeeper":
             source = self.train(small_spec(spec.source, "plain"))
             config = replace(config, epochs=self.protocol.gatekeeper_epochs)
             objective = Objective(gatekeeper=self.protocol.gatekeeper_alpha)
         if spec.objective in ("dar", "both"):
-            data = replace(data, hard=self.difficulty(spec.source).of(self.data.train))
+            data = replace(data, hard=self._difficulty(spec.source).of(self.data.train))
         if spec.objective in ("distil", "both"):
-            data = replace(data, teacher=self.teacher)
+            data = replace(data, teacher=self._teacher)
         return train_stage(source, data, config, objective=objective, **common)
 
     def open_stage(self, spec: ModelSpec) -> Stage:
@@ -164,7 +157,7 @@ class Experiment:
             flops, layers, hidden = (count_flops(stage.path),), stage.layers, stage.hidden
         notes = ""
         if spec.objective in ("dar", "both"):
-            hard = float(self.difficulty(spec.source).hard.mean())
+            hard = float(self._difficulty(spec.source).hard.mean())
             notes = f"{100 * hard:.1f} % of the train rows are hard"
         about = ModelInfo(
             task=self.task.name,

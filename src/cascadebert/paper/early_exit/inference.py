@@ -58,13 +58,8 @@ class EarlyExitPredictor:
         tokens = self.tokenizer.encode(texts)
         outputs = run_early_exit(self.model, tokens, self.rule)
         probabilities = softmax(outputs.logits)
-        return Predictions(
-            label_ids=probabilities.argmax(axis=1),
-            probabilities=probabilities,
-            confidences=max_probability(probabilities),
-            stages=outputs.layers,
-            label_names=self.model.label_names,
-        )
+        labels, confidences = probabilities.argmax(axis=1), max_probability(probabilities)
+        return Predictions(labels, probabilities, confidences, outputs.layers, self.model.label_names)
 
 
 def run_early_exit(

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
-
-import numpy as np
 
 from cascadebert.errors import CascadeError, StageError, extra
 from cascadebert.inference.batching import TokenizedTexts
@@ -23,20 +20,14 @@ from cascadebert.training.distillation.distill import distill
 from cascadebert.training.distillation.student import open_encoder
 from cascadebert.training.losses import NO_LABEL, Objective
 from cascadebert.training.train_stage import (
-    Collator,
     TrainingData,
+    load_with_labels,
+    train_classifier,
     train_stage,
-    training_order,
     training_recipe,
+    unfinished_model,
 )
-from cascadebert.training.trainer import (
-    OptimizerConfig,
-    log,
-    restrict_embeddings,
-    train_steps,
-    use_bf16,
-    use_eager_attention,
-)
+from cascadebert.training.trainer import log, use_eager_attention
 
 with extra("train"):
     import torch
@@ -155,23 +146,19 @@ def train_multi_exit(
     start = fine_tuned or source
     encoders = sorted(checkpoint_fingerprint(folder) for folder in {source, start})
     key = fingerprint(method, encoders, data.key(), config.key())
-    done, part = work / f"{method}-{key}", work / f"{method}-{key}.part"
+    done = work / f"{method}-{key}"
     if done.is_dir():
         log.info("%s: already trained", description)
         return done
-    folder = part / "model"
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
-    copy_tokenizer(start, folder)
-    model = _load_model(source, fine_tuned, data, recipe, config)
-    max_length = resolve_max_length(read_config(start), config.fit.max_length, start)
-    model.encoder_config.save_pretrained(folder)
-    tokens = StageTokenizer(folder, max_length=max_length).encode(data.texts)
-    description = f"{description}, exits" if recipe.two_stage else description
-    _train(model, tokens, data, recipe, config, checkpoints=part / "checkpoints", description=description)
-    model.cpu().save(folder, max_length=max_length)
-    folder.replace(done)
-    shutil.rmtree(part)
+    with unfinished_model(done) as (folder, checkpoints):
+        copy_tokenizer(start, folder)
+        model = _load_model(source, fine_tuned, data, recipe, config)
+        max_length = resolve_max_length(read_config(start), config.fit.max_length, start)
+        model.encoder_config.save_pretrained(folder)
+        tokens = StageTokenizer(folder, max_length=max_length).encode(data.texts)
+        description = f"{description}, exits" if recipe.two_stage else description
+        _train(model, tokens, data, recipe, config, checkpoints=checkpoints, description=description)
+        model.cpu().save(folder, max_length=max_length)
     return done
 
 
@@ -190,9 +177,7 @@ def _load_model(
     seed, pooler = config.fit.seed, None
     set_seed(seed)
     if fine_tuned is None:
-        id2label = dict(enumerate(data.label_names))
-        labels = {"id2label": id2label, "label2id": {name: i for i, name in id2label.items()}}
-        classifier = load_classifier(source, num_labels=len(id2label), problem_type=None, **labels)
+        classifier = load_with_labels(source, data.label_names)
     else:
         expected, actual = read_config(source), read_config(fine_tuned)
         for name in ("num_hidden_layers", "hidden_size"):
@@ -230,23 +215,9 @@ def _train(
         learning_rate = config.exit_learning_rate or fit.learning_rate
         fit = replace(fit, learning_rate=learning_rate, epochs=config.exit_epochs)
 
-    def loss(module: nn.Module, inputs: dict[str, Any]) -> Tensor:
-        labels, step = inputs.pop("labels"), int(inputs.pop("step"))
+    def loss(module: nn.Module, inputs: dict[str, Any], step: int) -> Tensor:
+        labels = inputs.pop("labels")
         logits, lte = module(**inputs)
         return method.loss(logits.float(), None if lte is None else lte.float(), labels, step)
 
-    order = training_order(tokens.lengths, batch_size=fit.batch_size, epochs=fit.epochs, seed=fit.seed)
-    batches = np.split(order, range(fit.batch_size, len(order), fit.batch_size))
-    # BERxiT's loss depends on the number of the step, which therefore leads each batch
-    numbered = [np.concatenate([[step], batch]) for step, batch in enumerate(batches)]
-    with restrict_embeddings(model, tokens) as used_tokens:
-        collator = Collator(used_tokens, data, model.takes_types)
-        train_steps(
-            model,
-            numbered,
-            collate=lambda batch: {**collator(batch[1:]), "step": torch.from_numpy(batch[:1])},
-            loss=loss,
-            optimizer=OptimizerConfig(fit.learning_rate, fit.warmup_ratio, use_bf16(fit.bf16), fit.seed),
-            folder=checkpoints,
-            description=description,
-        )
+    train_classifier(model, tokens, model.takes_types, data, fit, loss, checkpoints, description)
