@@ -25,8 +25,8 @@ from cascadebert.cli.render import configure_logging
 from cascadebert.data.dataset import load_examples
 from cascadebert.evaluation.cost_model import measure_latency
 from cascadebert.evaluation.evaluate import scaled_probabilities
-from cascadebert.thresholds.certificate import Guarantee
 from cascadebert.thresholds.confidence import max_probability
+from cascadebert.thresholds.operating_point import Guarantee
 from cascadebert.thresholds.risk_control import (
     StageOutputs,
     certify,
@@ -34,7 +34,7 @@ from cascadebert.thresholds.risk_control import (
     point_losses,
     stage_losses,
 )
-from cascadebert.thresholds.select import pareto_front
+from cascadebert.thresholds.select import TuningArrays, pareto_front
 from cascadebert.types import Floats
 from stored import ROOT, current_commit, write_result
 
@@ -151,7 +151,7 @@ def coverage(world: World, guarantee: Guarantee, delta: float) -> dict[str, Any]
     path = operating_path(world.tune, [guarantee], world.costs, delta, last_stage_cost=world.alone)
     true = np.array([point_losses(world.pool, guarantee, point).mean() for point in path.thresholds])
     losses = stage_losses(world.pool, guarantee)
-    every = pareto_front(world.pool.confidences, losses, world.costs, last_stage_cost=world.alone)
+    every = pareto_front(TuningArrays(world.pool.confidences, losses, world.costs, world.alone))
     possible = max(float(every.speedups[every.losses <= guarantee.max_risk].max(initial=1.0)), 1.0)
     rng, broken, naive, kept, refused = np.random.default_rng(0), 0, 0, [], 0
     for _ in range(RUNS):

@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from table_cells import ROOT, TASKS
 
 from cascadebert.evaluation.plots import ACCENT, INK, MUTED
-from cascadebert.thresholds.select import cumulative_cost, exit_stages, pareto_front
+from cascadebert.thresholds.select import TuningArrays, cumulative_cost, exit_stages, pareto_front
 
 SHOWN = {"agnews": ("static", "3x192", "6x384"), "clinc150": ("static", "3x192", "6x384")}
 NAMES = {"static": "static embeddings", "3x192": "3 layers", "6x384": "6 layers"}
@@ -38,7 +38,8 @@ def panel(axes: Axes, task: str) -> None:
     seconds = stored["seconds"][chosen]
     costs = seconds + np.array([float(stored["tokenising"]), *[0.0] * (len(chosen) - 1)])
     tune = stored["tune_confidences"][chosen].astype(float)
-    front = pareto_front(tune, stored["tune_labels"][chosen] != stored["tune_truth"], costs)
+    wrong = stored["tune_labels"][chosen] != stored["tune_truth"]
+    front = pareto_front(TuningArrays(tune, wrong, costs))
     right = stored["pool_labels"][chosen] == stored["pool_truth"]
     confidences = stored["pool_confidences"][chosen].astype(float)
     rows = np.arange(right.shape[1])

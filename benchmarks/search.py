@@ -15,7 +15,7 @@ import numpy as np
 
 from cascadebert.environment import peak_memory_mb
 from cascadebert.thresholds.operating_point import Target
-from cascadebert.thresholds.select import pareto_front, select_thresholds
+from cascadebert.thresholds.select import TuningArrays, pareto_front, select_thresholds
 from cascadebert.timing import interleaved
 from stored import ROOT, current_commit, write_result
 
@@ -36,7 +36,7 @@ def main() -> None:
     found = interleaved(
         [
             lambda: select_thresholds(sure, wrong, costs, target=target),
-            lambda: pareto_front(sure, wrong, costs),
+            lambda: pareto_front(TuningArrays(sure, wrong, costs)),
         ],
         repeats=REPEATS,
     )

@@ -12,7 +12,7 @@ from cascadebert import Cascade, OperatingPoint
 from cascadebert.data.dataset import load_examples
 from cascadebert.errors import CascadeError, DataError, FolderError
 from cascadebert.persistence.folder import read_folder, read_used_rows
-from cascadebert.thresholds.certificate import Guarantee
+from cascadebert.thresholds.operating_point import Guarantee
 from cascadebert.tuning.certify import CertificationFailed, certify_folder, split_rows
 from samples import reviews, write_csv
 

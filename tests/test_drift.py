@@ -13,7 +13,7 @@ from cascadebert.errors import CascadeError, DataError
 from cascadebert.evaluation.drift import detect_drift
 from cascadebert.evaluation.evaluate import evaluate
 from cascadebert.persistence.folder import read_used_rows, update_folder
-from cascadebert.thresholds.certificate import Certificate, Guarantee, GuaranteeResult
+from cascadebert.thresholds.operating_point import Certificate, Guarantee, GuaranteeResult
 from samples import reviews, write_csv
 
 

@@ -14,13 +14,12 @@ from cascadebert import Cascade
 from cascadebert.evaluation.evaluate import stage_outputs
 from cascadebert.persistence.folder import read_folder
 from cascadebert.server.config import ServerConfig
-from cascadebert.server.monitoring.monitor import ALPHA, QualityMonitor
+from cascadebert.server.monitoring.monitor import ALPHA, QualityMonitor, Reference
 from cascadebert.server.monitoring.sequential_tests import confidence_sequence
-from cascadebert.server.monitoring.state import Reference
 from cascadebert.server.operating_points import certified_operating_points
 from cascadebert.server.scheduling.ordered_reporter import OrderedReporter
-from cascadebert.thresholds.certificate import Guarantee
 from cascadebert.thresholds.confidence import histogram
+from cascadebert.thresholds.operating_point import Guarantee
 from cascadebert.tuning.certify import certify_folder
 from samples import reviews, write_csv
 
@@ -49,14 +48,14 @@ def kinds(monitor):
 
 def test_texts_are_sampled_at_the_shadow_rate_and_reproducibly_by_seed():
     draws = [make_monitor(shadow_rate=0.1, seed=seed) for seed in (1, 1, 2)]
-    samples = [np.concatenate([draw.sample_arrivals(n) for n in (1, 7, 20_000)]) for draw in draws]
-    assert 0.09 < samples[0].mean() < 0.11 and draws[0].weight() == 10.0
+    samples = [np.concatenate([draw.sample_arrivals(n)[0] for n in (1, 7, 20_000)]) for draw in draws]
+    assert 0.09 < samples[0].mean() < 0.11 and draws[0].sample_arrivals(1)[1] == 10.0
     assert np.array_equal(samples[0], samples[1]) and not np.array_equal(samples[0], samples[2])
 
 
 @pytest.mark.parametrize("rate", [0.0, 1.0])
 def test_rates_of_zero_and_one_sample_none_and_all(rate):
-    assert make_monitor(shadow_rate=rate).sample_arrivals(100).mean() == rate
+    assert make_monitor(shadow_rate=rate).sample_arrivals(100)[0].mean() == rate
 
 
 def test_exits_are_counted_by_operating_point():
@@ -112,7 +111,7 @@ def test_the_agreement_alarm_comes_exactly_when_the_interval_lies_below_the_leve
     assert "agreement" in kinds(monitor)
 
 
-def test_uncertified_agreement_is_meaconfidentd_without_alarms():
+def test_uncertified_agreement_is_measured_without_alarms():
     monitor = make_monitor(Reference(2))
     for _ in range(300):
         monitor.record_shadow_result(0, False, 100.0)
@@ -167,13 +166,12 @@ def test_the_rate_falls_as_the_queue_fills_and_is_restored_when_it_is_nearly_emp
 
 def test_a_rate_change_takes_effect_with_the_next_arrivals_so_that_weights_match():
     monitor = make_monitor(shadow_rate=0.5, shadow_queue_size=8)
-    monitor.sample_arrivals(1)
+    assert monitor.sample_arrivals(1)[1] == 2.0
     monitor.report_backlog(4)
-    assert monitor.weight() == 2.0
-    monitor.sample_arrivals(1)
-    assert monitor.weight() == 4.0
+    assert monitor.state().shadow_rate == 0.5
+    assert monitor.sample_arrivals(1)[1] == 4.0
     monitor.report_backlog(8)
-    assert not monitor.sample_arrivals(1000).any()
+    assert not monitor.sample_arrivals(1000)[0].any()
 
 
 def test_weighted_agreement_is_that_of_all_texts_when_the_rate_was_lowered_for_some():
@@ -182,7 +180,7 @@ def test_weighted_agreement_is_that_of_all_texts_when_the_rate_was_lowered_for_s
         monitor = make_monitor(shadow_rate=0.2, shadow_queue_size=8, seed=seed)
         for waiting, agreement in ((0, 0.9), (5, 0.7)):
             monitor.report_backlog(waiting)
-            drawn, weight = monitor.sample_arrivals(2000), monitor.weight()
+            drawn, weight = monitor.sample_arrivals(2000)
             for agreed in rng.random(int(drawn.sum())) < agreement:
                 monitor.record_shadow_result(0, bool(agreed), weight)
         agreements.append(monitor.state().operating_points[0].agreement)
@@ -195,9 +193,10 @@ def test_concurrent_calls_lose_nothing():
     def serve(seed):
         rng = np.random.default_rng(seed)
         for _ in range(200):
-            drawn.append(int(monitor.sample_arrivals(5).sum()))
+            selected, weight = monitor.sample_arrivals(5)
+            drawn.append(int(selected.sum()))
             monitor.record_exits(seed % 2, *request(rng, 5))
-            monitor.record_shadow_result(seed % 2, True, monitor.weight())
+            monitor.record_shadow_result(seed % 2, True, weight)
             monitor.report_backlog(seed)
             monitor.state()
 

@@ -15,7 +15,7 @@ from cascadebert.server.operating_points import (
     distinct_points,
     next_state,
 )
-from cascadebert.thresholds.certificate import CertifiedPoint
+from cascadebert.thresholds.operating_point import CertifiedPoint
 
 
 def trace(state, delays, *, step=0.05, points=3, start=0.0, **others):

@@ -17,8 +17,13 @@ from cascadebert.evaluation.report.build import allowed_drop, build_report, unus
 from cascadebert.evaluation.report.html import render_report, write_report
 from cascadebert.inference.cascade import Cascade
 from cascadebert.persistence.folder import read_used_rows
-from cascadebert.thresholds.certificate import Certificate, Guarantee, GuaranteeResult
-from cascadebert.thresholds.operating_point import OperatingPoint, TuningMetrics
+from cascadebert.thresholds.operating_point import (
+    Certificate,
+    Guarantee,
+    GuaranteeResult,
+    OperatingPoint,
+    TuningMetrics,
+)
 from samples import reviews, write_csv
 
 BASELINE = "the baseline classifier (bert-2-32-9-negative-positive)"

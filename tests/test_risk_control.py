@@ -7,7 +7,7 @@ import pytest
 from scipy.special import betainc
 
 from cascadebert.errors import CascadeError
-from cascadebert.thresholds.certificate import Guarantee
+from cascadebert.thresholds.operating_point import Guarantee, GuaranteeResult
 from cascadebert.thresholds.risk_control import (
     StageOutputs,
     betting_bound,
@@ -178,7 +178,7 @@ def test_several_guarantees_hold_together_and_divide_delta():
     both = certify(draw(4000, 4), path.thresholds, guarantees, delta=0.1)
     apart = [certify(draw(4000, 4), path.thresholds, [item], delta=0.05) for item in guarantees]
     assert both.accepted == min(result.accepted for result in apart) > 0
-    assert len(both.sample_sizes) == len(both.bounds) == 2
+    assert [result.guarantee for result in both.results] == guarantees
 
 
 @pytest.mark.parametrize("guarantee", GUARANTEES, ids=lambda guarantee: guarantee.name)
@@ -211,7 +211,8 @@ def test_few_examples_or_many_labels_have_a_defined_result(labels, n):
     rows = draw(400, 1, labels=labels)
     path = operating_path(rows, [GUARANTEES[0]], COSTS[2], 0.05)
     tested = certify(draw(n, 5, labels=labels), path.thresholds, [GUARANTEES[0]], delta=0.05)
-    assert tested.sample_sizes == (n,) and tested.accepted == 0 and 0 < tested.bounds[0] <= 1
+    (result,) = tested.results
+    assert result.n == n and tested.accepted == 0 and 0 <= result.bound < 1
 
 
 def test_stages_that_agree_on_every_example_are_certified_at_full_speed():
@@ -236,7 +237,7 @@ def test_a_single_class_works_and_an_unknown_label_is_rejected():
     missed = Guarantee("max_false_negative_rate", 0.1, "0")
     path = operating_path(one, [missed], COSTS[2], 0.05)
     tested = certify(one, path.thresholds, [missed], delta=0.05)
-    assert tested.accepted == 0 and tested.sample_sizes == (0,) and tested.bounds == (1.0,)
+    assert tested.accepted == 0 and tested.results == (GuaranteeResult(missed, 0, 1.0),)
     with pytest.raises(CascadeError, match="there is no such label"):
         stage_losses(one, Guarantee("max_false_negative_rate", 0.1, "nonsense"))
 

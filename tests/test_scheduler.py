@@ -17,7 +17,7 @@ from cascadebert.server.scheduling.request_tracker import RequestTracker
 from cascadebert.server.scheduling.requests import BatchTask, TokenizeTask, run_batch, token_batch, tokenize
 from cascadebert.server.scheduling.scheduler import SHADOW_BATCH_ROWS, SHADOW_YIELD_SECONDS, URGENT_FRACTION
 from cascadebert.server.types import DeadlineExceeded, Overloaded, RequestOptions
-from cascadebert.thresholds.certificate import Certificate, CertifiedPoint, Guarantee, GuaranteeResult
+from cascadebert.thresholds.operating_point import Certificate, CertifiedPoint, Guarantee, GuaranteeResult
 from dispatching import RecordingMonitor, TableEngine, start_dispatcher, with_exact_engines
 from samples import sentences
 from simulating import SimulatedLoad

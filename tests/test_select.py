@@ -11,9 +11,11 @@ from cascadebert.errors import CascadeError
 from cascadebert.thresholds.operating_point import Target
 from cascadebert.thresholds.select import (
     InfeasibleTarget,
+    TuningArrays,
     cross_validate,
     evaluate_thresholds,
     exit_stages,
+    search_thresholds,
     select_thresholds,
     speedup,
 )
@@ -201,14 +203,11 @@ def test_cross_validation_removes_the_optimistic_bias_of_the_selection():
     """Over many draws it is close to the loss on fresh rows, and the loss in sample is far below both."""
     cross_validated, in_sample, fresh = [], [], []
     for seed in range(200):
-        confidences, losses, costs = draw(100, seed)
-        selection = select_thresholds(confidences, losses, costs, target=Target(max_accuracy_drop=0.0))
-        cross_validated.append(
-            cross_validate(confidences, losses, costs, target=Target(max_accuracy_drop=0.0))
-        )
+        arrays, target = draw(100, seed), Target(max_accuracy_drop=0.0)
+        selection = search_thresholds(arrays, target)
+        cross_validated.append(cross_validate(arrays, target))
         in_sample.append(selection.loss)
-        new = draw(5_000, 1000 + seed)
-        fresh.append(evaluate_thresholds(selection.thresholds, *new).loss)
+        fresh.append(evaluate_thresholds(draw(5_000, 1000 + seed), selection.thresholds).loss)
     error = np.std(np.subtract(cross_validated, fresh)) / np.sqrt(200)
     assert np.mean(fresh) - np.mean(in_sample) > 4 * error
     assert abs(np.mean(cross_validated) - np.mean(fresh)) < 3 * error
@@ -219,22 +218,22 @@ def draw(n, seed):
     rng = np.random.default_rng(seed)
     confidences = rng.uniform(size=(3, n))
     chance = np.array([0.6, 0.3, 0.1])[:, None] * (1 - confidences) ** np.array([2, 2, 0])[:, None]
-    return confidences, (rng.uniform(size=(3, n)) < chance).astype(float), np.array([1.0, 3.0, 12.0])
+    return TuningArrays(confidences, rng.uniform(size=(3, n)) < chance, np.array([1.0, 3.0, 12.0]))
 
 
 def test_an_example_plays_no_part_in_the_thresholds_that_it_is_evaluated_with():
     """One error that the search would avoid if it saw it: it is counted nevertheless."""
-    confidences = np.stack([np.linspace(0, 1, 20), np.ones(20)])
     losses = np.zeros((2, 20))
     losses[0, -1] = 1
-    costs, target = np.array([1.0, 10.0]), Target(max_accuracy_drop=0.0)
-    assert select_thresholds(confidences, losses, costs, target=target).loss == 0
-    assert cross_validate(confidences, losses, costs, target=target) == 1 / 20
-    assert cross_validate(confidences[:, :9], losses[:, :9], costs, target=target) is None
+    confidences = np.stack([np.linspace(0, 1, 20), np.ones(20)])
+    arrays, target = TuningArrays(confidences, losses, np.array([1.0, 10.0])), Target(max_accuracy_drop=0.0)
+    assert search_thresholds(arrays, target).loss == 0
+    assert cross_validate(arrays, target) == 1 / 20
+    assert cross_validate(arrays.take(np.arange(9)), target) is None
 
 
 def test_folds_that_cannot_meet_the_target_take_the_nearest_point():
     confidences, losses = np.full((2, 40), 0.5), np.zeros((2, 40))
     losses[:, ::2] = 1
-    loss = cross_validate(confidences, losses, np.array([1.0, 6.0]), target=Target(min_accuracy=0.5))
-    assert loss == 0.5
+    arrays = TuningArrays(confidences, losses, np.array([1.0, 6.0]))
+    assert cross_validate(arrays, Target(min_accuracy=0.5)) == 0.5

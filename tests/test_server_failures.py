@@ -16,11 +16,9 @@ from cascadebert.inference.cascade import Cascade
 from cascadebert.server.config import ServerConfig
 from cascadebert.server.http.app import make_app
 from cascadebert.server.loading import open_cascade
-from cascadebert.server.monitoring.monitor import QualityMonitor
-from cascadebert.server.monitoring.state import Reference
+from cascadebert.server.monitoring.monitor import QualityMonitor, Reference
 from cascadebert.server.scheduling.dispatcher import BatchDispatcher
-from cascadebert.thresholds.certificate import Guarantee
-from cascadebert.thresholds.operating_point import OperatingPoint
+from cascadebert.thresholds.operating_point import Guarantee, OperatingPoint
 from cascadebert.tuning.certify import certify_folder
 from dispatching import wait_until, with_exact_engines, with_faulty_stage
 from samples import reviews, sentences, write_csv

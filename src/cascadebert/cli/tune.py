@@ -10,7 +10,7 @@ import typer
 from cascadebert.cli import options as o
 from cascadebert.cli.render import console, print_json, print_tuning
 from cascadebert.errors import CascadeError
-from cascadebert.thresholds.certificate import Guarantee
+from cascadebert.thresholds.operating_point import Guarantee
 
 GUARANTEE = "Guarantee on new data (one or more, not a speed-up)"
 LEVEL = "Guarantee the target on new data with this confidence, such as 0.95."

@@ -17,7 +17,7 @@ from cascadebert.evaluation.templates import percent
 from cascadebert.inference.cascade import Cascade
 from cascadebert.persistence.folder import ensure_writable_directory
 from cascadebert.thresholds.operating_point import Target
-from cascadebert.thresholds.select import pareto_front
+from cascadebert.thresholds.select import TuningArrays, pareto_front
 from cascadebert.timing import now
 from cascadebert.training.config import FitConfig
 from cascadebert.training.fit import fit
@@ -108,7 +108,7 @@ def _plot(cascade: Cascade, cached: CachedOutputs, report: Report, path: Path) -
     probabilities = scaled_probabilities(cascade, cached.logits)
     losses = (probabilities.argmax(axis=2) != cached.labels).astype(float)
     costs = counted_costs(cascade.stages, cached.encoded, "flops").rows
-    curve = pareto_front(cascade.score.all_stages(probabilities), losses, costs)
+    curve = pareto_front(TuningArrays(cascade.score.all_stages(probabilities), losses, costs))
     stages = {
         name: (float(costs[-1].sum() / costs[i].sum()), report.stages[i].accuracy)
         for i, name in ((0, "small alone"), (-1, "large alone"))

@@ -22,7 +22,7 @@ from cascadebert.evaluation.drift_test import (
 from cascadebert.evaluation.evaluate import stage_outputs
 from cascadebert.inference.cascade import Cascade
 from cascadebert.persistence.folder import read_used_rows
-from cascadebert.thresholds.certificate import Guarantee
+from cascadebert.thresholds.operating_point import Guarantee
 
 if TYPE_CHECKING:
     import datasets

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from cascadebert.inference.cascade import Cascade
-from cascadebert.thresholds.certificate import CertifiedPoint
+from cascadebert.thresholds.operating_point import CertifiedPoint
 
 MIN_SPEEDUP_RATIO = 1.25  # between neighbouring points
 OVERLOADED_SECONDS = 0.25

@@ -8,7 +8,7 @@ import numpy as np
 
 from cascadebert.errors import extra
 from cascadebert.thresholds.confidence import SCORES, Score, deferral_features, sigmoid_of_linear
-from cascadebert.thresholds.select import cost_per_example, exit_stages, pareto_front
+from cascadebert.thresholds.select import TuningArrays, exit_stages, pareto_front
 from cascadebert.types import Bools, Floats, Ints, ScoreName
 
 FOLDS = 5
@@ -68,7 +68,7 @@ def select_score(
     """
     scored = {name: score_outputs(name, probabilities) for name in SCORES}
     mean_losses = {
-        name: _loss_over_budgets(outputs.confidences, losses, costs, last_stage_cost)
+        name: _loss_over_budgets(TuningArrays(outputs.confidences, losses, costs, last_stage_cost))
         for name, outputs in scored.items()
     }
     best = min(SCORES[1:], key=lambda name: mean_losses[name].mean())
@@ -102,19 +102,15 @@ def _folds(n: int) -> list[tuple[Ints, Ints]]:
     return [(fold, np.setdiff1d(np.arange(n), fold)) for fold in folds]
 
 
-def _loss_over_budgets(
-    confidences: Floats, losses: Floats, costs: Floats, last_stage_cost: float | None
-) -> Floats:
+def _loss_over_budgets(arrays: TuningArrays) -> Floats:
     """(n,) mean loss over budgets, at thresholds selected without the example."""
-    n = confidences.shape[1]
-    costs = cost_per_example(costs, n)
-    highest = float(costs[-1].mean()) if last_stage_cost is None else last_stage_cost
-    budgets = np.linspace(float(costs[0].mean()), highest, BUDGETS + 2)[1:-1]
+    n, highest = arrays.losses.shape[1], arrays.mean_last_stage_cost
+    budgets = np.linspace(float(arrays.costs[0].mean()), highest, BUDGETS + 2)[1:-1]
     mean_loss = np.zeros(n)
     for fold, rest in _folds(n):
-        front = pareto_front(confidences[:, rest], losses[:, rest], costs[:, rest], last_stage_cost=highest)
+        front = pareto_front(replace(arrays.take(rest), last_stage_cost=highest))
         indices = np.searchsorted(front.speedups, highest / budgets).clip(max=len(front.speedups) - 1)
         for thresholds in front.thresholds[indices]:
-            exits = exit_stages(confidences[:, fold], tuple(thresholds.tolist()))
-            mean_loss[fold] += losses[exits, fold] / BUDGETS
+            exits = exit_stages(arrays.confidences[:, fold], tuple(thresholds.tolist()))
+            mean_loss[fold] += arrays.losses[exits, fold] / BUDGETS
     return mean_loss

@@ -1,4 +1,4 @@
-"""Targets, and the operating points selected for them."""
+"""Targets and guarantees, and the operating points selected for them."""
 
 from __future__ import annotations
 
@@ -8,8 +8,11 @@ from typing import Literal
 import numpy as np
 
 from cascadebert.errors import CascadeError
-from cascadebert.thresholds.certificate import Certificate
 from cascadebert.types import CostUnit
+
+GuaranteeName = Literal[
+    "min_agreement", "max_accuracy_drop", "min_accuracy", "min_early_exit_accuracy", "max_false_negative_rate"
+]
 
 
 @dataclass(frozen=True)
@@ -67,6 +70,94 @@ min_accuracy, min_agreement; given: speedup, min_accuracy
     def option(self) -> str:
         """Command-line option of the quantity, such as `--target-speedup`."""
         return "--target-speedup" if self.name == "speedup" else "--" + self.name.replace("_", "-")
+
+
+@dataclass(frozen=True)
+class Guarantee:
+    """A property of the cascade that must hold on new data.
+
+    Attributes:
+        name: "min_agreement": fraction of texts with the last stage's prediction (needs no labels);
+            "max_accuracy_drop": accuracy of the last stage alone minus the cascade's; "min_accuracy": of the
+            cascade; "min_early_exit_accuracy": of the predictions made before the last stage;
+            "max_false_negative_rate": fraction of the texts of one label that get another prediction.
+        level: lower ("min") or upper ("max") limit, in (0, 1).
+        label: the label of "max_false_negative_rate"; None for the others.
+
+    Raises:
+        CascadeError: if the level is out of range, or a label is missing or superfluous.
+
+    >>> Guarantee("min_agreement", 0.98).max_risk
+    0.02
+    """
+
+    name: GuaranteeName
+    level: float
+    label: str | None = None
+
+    def __post_init__(self) -> None:
+        if not 0 < self.level < 1:
+            raise CascadeError(f"the level of {self.name} must be between 0 and 1, not {self.level}")
+        if (self.label is not None) != (self.name == "max_false_negative_rate"):
+            raise CascadeError(
+                f"max_false_negative_rate needs a label, others do not; given: {self.name}, {self.label}"
+            )
+
+    @property
+    def max_risk(self) -> float:
+        """Largest allowed mean loss."""
+        return round(1 - self.level, 12) if self.name.startswith("min") else self.level
+
+    @property
+    def description(self) -> str:
+        """The guarantee in words, such as "agreement of at least 0.98"."""
+        kind, _, quantity = self.name.partition("_")
+        limit = "at least" if kind == "min" else "at most"
+        label = "" if self.label is None else f" of label {self.label}"
+        return f"{quantity.replace('_', ' ')}{label} of {limit} {self.level:g}"
+
+    def bound(self, risk: float) -> float:
+        """Convert a bound of the mean loss to the quantity that the guarantee is about."""
+        return 1 - risk if self.name.startswith("min") else risk
+
+
+@dataclass(frozen=True)
+class GuaranteeResult:
+    """A tested guarantee."""
+
+    guarantee: Guarantee
+    n: int  # examples of the certification set that it is about at the operating point
+    bound: float  # of its quantity there, tested separately at its equal part of delta
+
+
+@dataclass(frozen=True)
+class CertifiedPoint:
+    """Thresholds at which all guarantees of a certificate hold."""
+
+    thresholds: tuple[float, ...]  # (num_stages - 1,)
+    exit_rates: tuple[float, ...]  # (num_stages,) on the tuning set
+    speedup: float  # on the tuning set, in the cost unit of the operating point
+
+
+@dataclass(frozen=True)
+class Certificate:
+    """Guarantees for new data from the distribution of the certification set, at all points simultaneously.
+
+    With probability 1 - delta over the draw of that set, no guarantee is broken at any point. A certificate
+    is valid for one engine, precision, device, set of stages and temperatures.
+    """
+
+    guarantees: tuple[GuaranteeResult, ...]  # each tested at an equal part of delta
+    delta: float  # probability that any of them is broken
+    n: int  # examples of the certification set, read once
+    points: tuple[CertifiedPoint, ...]  # most conservative to fastest; the last is the operating point
+    engine: str
+    precision: str  # of the matrix products
+    device: str  # "cpu" or "cuda"
+    source: str  # of the certification set
+    data_sha256: str  # fingerprint of the certification set
+    temperatures: tuple[float, ...]  # (num_stages,)
+    stages_sha256: str  # fingerprint of the files of the stages
 
 
 @dataclass(frozen=True)

@@ -17,8 +17,8 @@ from itertools import takewhile
 import numpy as np
 
 from cascadebert.errors import CascadeError, extra
-from cascadebert.thresholds.certificate import Guarantee
-from cascadebert.thresholds.select import ParetoFront, check_finite, exit_stages, pareto_front
+from cascadebert.thresholds.operating_point import Guarantee, GuaranteeResult
+from cascadebert.thresholds.select import ParetoFront, TuningArrays, check_finite, exit_stages, pareto_front
 from cascadebert.types import Floats, Ints
 
 ORDER_SEED = 0
@@ -51,14 +51,10 @@ class StageOutputs:
 
 @dataclass(frozen=True)
 class CertificationResult:
-    """Result of testing a path: the points accepted, and figures per guarantee at the last of them.
-
-    If none is accepted, the figures are those of the first point.
-    """
+    """Result of testing a path."""
 
     accepted: int  # points, from the start of the path, at which every guarantee holds
-    sample_sizes: tuple[int, ...]  # examples that the guarantee is about
-    bounds: tuple[float, ...]  # upper bounds of the mean loss, each at its equal part of delta
+    results: tuple[GuaranteeResult, ...]  # at the last of them, or at the first point if none is accepted
 
 
 def stage_losses(outputs: StageOutputs, guarantee: Guarantee) -> Floats:
@@ -129,7 +125,7 @@ def operating_path(
         for stage, confidences in enumerate(outputs.confidences[:-1]):
             losses[stage] += _smoothed(confidences, of_guarantee[stage]) / guarantee.max_risk
         losses[-1] += of_guarantee[-1] / guarantee.max_risk
-    front = pareto_front(outputs.confidences, losses, costs, last_stage_cost=last_stage_cost)
+    front = pareto_front(TuningArrays(outputs.confidences, losses, costs, last_stage_cost))
     has_exits = [bool((outputs.confidences[:-1] > point[:, None]).any()) for point in front.thresholds]
     indices = np.flatnonzero(has_exits)
     if not len(indices):
@@ -179,9 +175,12 @@ def certify(
     delta = delta / len(guarantees)
     accepted = fixed_sequence(_p_values(outputs, guarantees, path, delta), delta)
     last = path[max(accepted - 1, 0)]
-    losses = [point_losses(outputs, guarantee, last) for guarantee in guarantees]
-    bounds = tuple(risk_bound(*pair, delta) for pair in zip(guarantees, losses, strict=True))
-    return CertificationResult(accepted, tuple(map(len, losses)), bounds)
+    results = []
+    for guarantee in guarantees:
+        losses = point_losses(outputs, guarantee, last)
+        bound = guarantee.bound(risk_bound(guarantee, losses, delta))
+        results.append(GuaranteeResult(guarantee, len(losses), bound))
+    return CertificationResult(accepted, tuple(results))
 
 
 def fixed_sequence(p_values: Iterable[float], delta: float) -> int:

@@ -1,4 +1,9 @@
-"""Threshold search on cached outputs: no model is run."""
+"""Threshold search on cached outputs: no model is run.
+
+Loss and cost of every combination of thresholds come from cumulative sums over a table of binned confidences.
+With one threshold every distinct confidence is a candidate, so the search is exact; with more, candidates are
+quantiles, as many per stage as a table of about a million cells allows.
+"""
 
 from __future__ import annotations
 
@@ -6,14 +11,53 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from cascadebert.errors import CascadeError
-from cascadebert.thresholds.grid import evaluate_grid, threshold_candidates
 from cascadebert.thresholds.operating_point import Target
 from cascadebert.thresholds.routing import exits_at_stage
 from cascadebert.types import Bools, Floats, Ints
 
 FEW_EXAMPLES, FOLDS, TOLERANCE = 100, 10, 1e-12
+TABLE_CELLS, MAX_THRESHOLDS = 2**20, 6
+
+
+@dataclass(frozen=True)
+class TuningArrays:
+    """Outputs of every stage for n examples: all that a search for thresholds reads.
+
+    Raises CascadeError if shapes differ, n is 0, or a value is not finite.
+    """
+
+    confidences: Floats  # (num_stages, n) in [0, 1]; those of the last stage are not used
+    losses: Floats  # (num_stages, n)
+    costs: Floats  # (num_stages, n), expanded from (num_stages,) where every example costs the same
+    last_stage_cost: float | None = None  # mean of the last stage alone, if it is not that of `costs[-1]`
+
+    def __post_init__(self) -> None:
+        confidences = np.asarray(self.confidences, dtype=np.float64)
+        if confidences.ndim != 2 or confidences.shape[1] == 0:
+            raise CascadeError(
+                f"confidences must have shape (num_stages, n) with n of at least 1, not {confidences.shape}"
+            )
+        losses = np.asarray(self.losses, dtype=np.float64)
+        costs = _cost_per_example(self.costs, confidences.shape[1])
+        for name, array in (("confidences", confidences), ("losses", losses), ("costs", costs)):
+            if array.shape != confidences.shape:
+                raise CascadeError(f"{name} have shape {array.shape}, expected {confidences.shape}")
+            check_finite(array, name)
+            object.__setattr__(self, name, array)
+
+    @property
+    def mean_last_stage_cost(self) -> float:
+        """Mean cost of an example when the last stage runs alone."""
+        return _mean_last_stage_cost(self.costs, self.last_stage_cost)
+
+    def take(self, indices: Ints) -> TuningArrays:
+        """The examples at these indices."""
+        arrays = (self.confidences, self.losses, self.costs)
+        confidences, losses, costs = (array[:, indices] for array in arrays)
+        return TuningArrays(confidences, losses, costs, self.last_stage_cost)
 
 
 @dataclass(frozen=True)
@@ -83,25 +127,25 @@ def cumulative_cost(exits: Ints, costs: Floats) -> Floats:
     return np.asarray(np.cumsum(costs, axis=0)[exits, np.arange(len(exits))])
 
 
-def cost_per_example(costs: Floats, n: int) -> Floats:
-    """(num_stages, n) costs, from these or from (num_stages,) costs that are the same for all examples."""
+def _cost_per_example(costs: Floats, n: int) -> Floats:
     costs = np.asarray(costs, dtype=np.float64)
     return np.broadcast_to(costs[:, None], (len(costs), n)) if costs.ndim == 1 else costs
+
+
+def _mean_last_stage_cost(costs: Floats, last_stage_cost: float | None) -> float:
+    return float(costs[-1].mean()) if last_stage_cost is None else last_stage_cost
 
 
 def speedup(exits: Ints, costs: Floats, last_stage_cost: float | None = None) -> float:
     """Total cost of the last stage alone over the total cost of the cascade.
 
-    Args:
-        exits: (n,) from `exit_stages`.
-        costs: (num_stages, n), or (num_stages,) where every example costs the same.
-        last_stage_cost: as for `select_thresholds`.
+    `exits` are (n,) from `exit_stages`; the costs are those of `select_thresholds`.
 
     >>> exits = np.repeat([0, 1], [377, 31])
     >>> round(speedup(exits, np.array([2.0, 12.0])), 4)
     4.1212
     """
-    costs = cost_per_example(costs, len(exits))
+    costs = _cost_per_example(costs, len(exits))
     return float(_mean_last_stage_cost(costs, last_stage_cost) / cumulative_cost(exits, costs).mean())
 
 
@@ -137,120 +181,137 @@ def select_thresholds(
     >>> selection.thresholds, selection.loss, selection.speedup
     ((0.7,), 0.0, 1.5)
     """
-    confidences, losses, costs = _validated(confidences, losses, costs)
-    grids = threshold_candidates(confidences[:-1])
-    loss, cost = evaluate_grid(confidences, losses, costs, grids)
-    speedups = _mean_last_stage_cost(costs, last_stage_cost) / cost
-    last_stage_loss = float(losses[-1].mean())
-    index = _best_index(loss, speedups, last_stage_loss, target)
-    indices = np.unravel_index(index, loss.shape)
-    thresholds = tuple(float(grid[i]) for grid, i in zip(grids, indices, strict=True))
-    selection = evaluate_thresholds(thresholds, confidences, losses, costs, last_stage_cost=last_stage_cost)
+    return search_thresholds(TuningArrays(confidences, losses, costs, last_stage_cost), target)
+
+
+def search_thresholds(arrays: TuningArrays, target: Target) -> ThresholdSelection:
+    """`select_thresholds` on arrays that are validated already."""
+    front, last_stage_loss = pareto_front(arrays), float(arrays.losses[-1].mean())
+    feasible = np.flatnonzero(_meets(front.losses, front.speedups, last_stage_loss, target))
+    # of the feasible points, the one of lowest loss is the slowest; without any, the nearest is at an end
+    first, last = (feasible[0], feasible[-1]) if len(feasible) else (-1, 0)
+    index = first if target.name == "speedup" else last
+    selection = evaluate_thresholds(arrays, tuple(front.thresholds[index].tolist()))
     if not _meets(np.array(selection.loss), np.array(selection.speedup), last_stage_loss, target):
         raise InfeasibleTarget(target, selection)
     return selection
 
 
-def cross_validate(
-    confidences: Floats,
-    losses: Floats,
-    costs: Floats,
-    *,
-    target: Target,
-    last_stage_cost: float | None = None,
-) -> float | None:
-    """Mean loss by ten-fold cross-validation of `select_thresholds`, with its arguments; None for n < 10.
+def cross_validate(arrays: TuningArrays, target: Target) -> float | None:
+    """Mean loss by ten-fold cross-validation of `search_thresholds`; None for n < 10.
 
     The loss of a selection on its own examples is optimistically biased, as it is the best of many points
     there. A fold whose rest cannot meet the target uses the nearest selection. The folds are the same in
     every call.
 
     >>> uniform = np.random.default_rng(0).uniform(size=(3, 200))
-    >>> wrong = np.stack([uniform[1] > uniform[0], uniform[2] > 0.9]).astype(float)
-    >>> arrays = (np.stack([uniform[0], np.ones(200)]), wrong, np.array([1.0, 6.0]))
+    >>> wrong = np.stack([uniform[1] > uniform[0], uniform[2] > 0.9])
+    >>> arrays = TuningArrays(np.stack([uniform[0], np.ones(200)]), wrong, np.array([1.0, 6.0]))
     >>> target = Target(max_accuracy_drop=0.0)
-    >>> select_thresholds(*arrays, target=target).loss, cross_validate(*arrays, target=target)
+    >>> search_thresholds(arrays, target).loss, cross_validate(arrays, target)
     (0.075, 0.09)
     """
-    confidences, losses, costs = _validated(confidences, losses, costs)
-    n = confidences.shape[1]
+    n = arrays.losses.shape[1]
     if n < FOLDS:
         return None
     held_out_loss = np.empty(n)
     for fold in np.array_split(np.random.default_rng(0).permutation(n), FOLDS):
-        rest = np.setdiff1d(np.arange(n), fold)
-        arrays = (array[:, rest] for array in (confidences, losses, costs))
         try:
-            selection = select_thresholds(*arrays, target=target, last_stage_cost=last_stage_cost)
+            selection = search_thresholds(arrays.take(np.setdiff1d(np.arange(n), fold)), target)
         except InfeasibleTarget as error:
             selection = error.nearest
-        held_out_loss[fold] = losses[exit_stages(confidences[:, fold], selection.thresholds), fold]
+        exits = exit_stages(arrays.confidences[:, fold], selection.thresholds)
+        held_out_loss[fold] = arrays.losses[exits, fold]
     return float(held_out_loss.mean())
 
 
-def evaluate_thresholds(
-    thresholds: tuple[float, ...],
-    confidences: Floats,
-    losses: Floats,
-    costs: Floats,
-    *,
-    last_stage_cost: float | None = None,
-) -> ThresholdSelection:
-    """Metrics of given thresholds; the other arguments are those of `select_thresholds`."""
-    confidences, losses, costs = _validated(confidences, losses, costs)
-    exits = exit_stages(confidences, thresholds)
-    rates = np.bincount(exits, minlength=len(confidences)) / len(exits)
-    gain = speedup(exits, costs, last_stage_cost)
+def evaluate_thresholds(arrays: TuningArrays, thresholds: tuple[float, ...]) -> ThresholdSelection:
+    """Metrics of given thresholds."""
+    exits = exit_stages(arrays.confidences, thresholds)
+    rates = np.bincount(exits, minlength=len(arrays.losses)) / len(exits)
+    gain = speedup(exits, arrays.costs, arrays.last_stage_cost)
     return ThresholdSelection(
         thresholds=thresholds,
         n=len(exits),
-        loss=float(losses[exits, np.arange(len(exits))].mean()),
-        last_stage_loss=float(losses[-1].mean()),
+        loss=float(arrays.losses[exits, np.arange(len(exits))].mean()),
+        last_stage_loss=float(arrays.losses[-1].mean()),
         exit_rates=tuple(rates.tolist()),
         speedup=gain,
         notices=_notices(rates, gain, len(exits)),
     )
 
 
-def pareto_front(
-    confidences: Floats, losses: Floats, costs: Floats, *, last_stage_cost: float | None = None
-) -> ParetoFront:
-    """Pareto-optimal points among the candidates, with the arguments of `select_thresholds`.
+def pareto_front(arrays: TuningArrays) -> ParetoFront:
+    """Pareto-optimal points among the candidates of every combination of thresholds.
 
-    >>> front = pareto_front(np.array([[0.9, 0.6], [1, 1]]), np.array([[0, 1], [0, 0]]), np.array([1, 4]))
+    >>> arrays = TuningArrays(np.array([[0.9, 0.6], [1, 1]]), np.array([[0, 1], [0, 0]]), np.array([1, 4]))
+    >>> front = pareto_front(arrays)
     >>> front.speedups.tolist(), front.losses.tolist()
     ([1.3333333333333333, 4.0], [0.0, 0.5])
     """
-    confidences, losses, costs = _validated(confidences, losses, costs)
-    grids = threshold_candidates(confidences[:-1])
-    loss, cost = evaluate_grid(confidences, losses, costs, grids)
-    speedups = (_mean_last_stage_cost(costs, last_stage_cost) / cost).ravel()
-    rounded = np.round(loss, 12).ravel()
+    grids = _threshold_candidates(arrays.confidences[:-1])
+    loss, cost = _evaluate_grid(arrays, grids)
+    speedups, rounded = (arrays.mean_last_stage_cost / cost).ravel(), np.round(loss, 12).ravel()
     order = np.lexsort((rounded, -speedups))
     best_faster = np.concatenate([[np.inf], np.minimum.accumulate(rounded[order])[:-1]])
     front = order[rounded[order] < best_faster][::-1]
+    if not grids:  # a single stage has no threshold
+        return ParetoFront(np.empty((1, 0)), speedups, rounded)
     indices = np.unravel_index(front, loss.shape)
     thresholds = np.stack([grid[i] for grid, i in zip(grids, indices, strict=True)], axis=1)
     return ParetoFront(thresholds, speedups[front], rounded[front])
 
 
-def _mean_last_stage_cost(costs: Floats, last_stage_cost: float | None) -> float:
-    return float(costs[-1].mean()) if last_stage_cost is None else last_stage_cost
+def _threshold_candidates(confidences: Floats) -> list[Floats]:
+    """Rising thresholds per stage, from "all exit" over midpoints between neighbours to "none exits".
 
-
-def _validated(confidences: Floats, losses: Floats, costs: Floats) -> tuple[Floats, Floats, Floats]:
-    confidences = np.asarray(confidences, dtype=np.float64)
-    if confidences.ndim != 2 or confidences.shape[1] == 0:
+    The lowest lies just under the least confidence instead of at 0: a new text with a confidence below all
+    that were tuned on is still deferred.
+    """
+    stages = len(confidences)
+    if stages > MAX_THRESHOLDS:
         raise CascadeError(
-            f"confidences must have shape (num_stages, n) with n of at least 1, not {confidences.shape}"
+            f"thresholds for at most {MAX_THRESHOLDS + 1} stages can be searched, not {stages + 1}"
         )
-    losses = np.asarray(losses, dtype=np.float64)
-    costs = cost_per_example(costs, confidences.shape[1])
-    for name, array in (("confidences", confidences), ("losses", losses), ("costs", costs)):
-        if array.shape != confidences.shape:
-            raise CascadeError(f"{name} have shape {array.shape}, expected {confidences.shape}")
-        check_finite(array, name)
-    return confidences, losses, costs
+    size = int(TABLE_CELLS ** (1 / max(stages, 1)))
+    grids = []
+    for values in np.sort(confidences):
+        if stages > 1:
+            values = values[np.linspace(0, len(values) - 1, min(len(values), size)).astype(np.int64)]
+        values = np.unique(values)
+        middle = values[:-1] + (values[1:] - values[:-1]) / 2
+        grids.append(np.concatenate([[np.nextafter(values[0], 0.0)], middle, [1.0]]))
+    return grids
+
+
+def _evaluate_grid(arrays: TuningArrays, grids: list[Floats]) -> tuple[Floats, Floats]:
+    """Mean loss and mean cost of every combination of thresholds, one axis per stage but the last."""
+    n, sizes = arrays.losses.shape[1], tuple(len(grid) for grid in grids)
+    loss, cost = np.zeros(sizes), np.zeros(sizes)
+    cells: NDArray[np.intp] = np.zeros(n, dtype=np.intp)
+    for stage, losses in enumerate(arrays.losses):
+        cost += _deferred_sums(cells, sizes, stage, arrays.costs[stage])
+        loss += _deferred_sums(cells, sizes, stage, losses)
+        if stage < len(grids):
+            bins = np.searchsorted(grids[stage], arrays.confidences[stage], side="left")
+            cells = cells * (sizes[stage] + 1) + bins
+            loss -= _deferred_sums(cells, sizes, stage + 1, losses)
+    return loss / n, cost / n
+
+
+def _deferred_sums(cells: NDArray[np.intp], sizes: tuple[int, ...], stages: int, weights: Floats) -> Floats:
+    """Sum of the (n,) weights of the examples that the first stages defer, per combination of thresholds.
+
+    `cells` are the bins at these stages as (n,) flat indices of a table that is one longer on every axis.
+    Bin b exceeds exactly the thresholds 0 .. b - 1, so threshold t defers it if t >= b. Later axes have
+    length 1.
+    """
+    shape = tuple(size + 1 for size in sizes[:stages])
+    table = np.bincount(cells, weights=weights, minlength=int(np.prod(shape))).reshape(shape)
+    for axis in range(stages):
+        np.cumsum(table, axis=axis, out=table)
+    inner = table[tuple(slice(size) for size in sizes[:stages])]
+    return np.asarray(inner[(...,) + (None,) * (len(sizes) - stages)])
 
 
 def check_finite(array: Floats, name: str) -> None:
@@ -267,18 +328,6 @@ def _meets(loss: Floats, speedups: Floats, last_stage_loss: float, target: Targe
         return np.asarray(speedups >= target.value * (1 - TOLERANCE))
     allowed = last_stage_loss + target.value if target.name == "max_accuracy_drop" else 1 - target.value
     return np.asarray(loss <= allowed + TOLERANCE)
-
-
-def _best_index(loss: Floats, speedups: Floats, last_stage_loss: float, target: Target) -> int:
-    """Flat index of the best combination, or of the nearest one where none meets the target."""
-    candidates = np.flatnonzero(_meets(loss, speedups, last_stage_loss, target))
-    feasible = len(candidates) > 0
-    if not feasible:
-        candidates = np.arange(loss.size)
-    rounded, slowdown = np.round(loss, 12).ravel()[candidates], -speedups.ravel()[candidates]
-    # the last key is the first criterion: the quantity that is free, or, if infeasible, the target's own
-    loss_first = (target.name == "speedup") == feasible
-    return int(candidates[np.lexsort((slowdown, rounded) if loss_first else (rounded, slowdown))[0]])
 
 
 def _notices(rates: Floats, gain: float, n: int) -> tuple[str, ...]:

@@ -16,8 +16,13 @@ from cascadebert.errors import CascadeError, DataError
 from cascadebert.evaluation.evaluate import stage_outputs
 from cascadebert.inference.cascade import Cascade
 from cascadebert.persistence.folder import UsedRows, read_used_rows, update_folder
-from cascadebert.thresholds.certificate import Certificate, CertifiedPoint, Guarantee, GuaranteeResult
-from cascadebert.thresholds.operating_point import OperatingPoint
+from cascadebert.thresholds.operating_point import (
+    Certificate,
+    CertifiedPoint,
+    Guarantee,
+    GuaranteeResult,
+    OperatingPoint,
+)
 from cascadebert.thresholds.risk_control import (
     CertificationResult,
     StageOutputs,
@@ -122,7 +127,7 @@ def certify_folder(
     if not result.accepted:
         update_folder(path, cascade.spec, used)
         n = len(certification_set)
-        raise CertificationFailed(plan.certified_point(0), plan.results(result), n, plan.advice())
+        raise CertificationFailed(plan.certified_point(0), result.results, n, plan.advice())
     point = plan.operating_point(result, certification_set)
     tuned = measure_operating_point(plan.inputs, point)
     store_operating_point(path, plan.inputs.cascade, tuned, split.tuning, used)
@@ -180,19 +185,13 @@ class _Plan:
         selection = self.path[index]
         return CertifiedPoint(selection.thresholds, selection.exit_rates, selection.speedup)
 
-    def results(self, result: CertificationResult) -> tuple[GuaranteeResult, ...]:
-        return tuple(
-            GuaranteeResult(guarantee, n, guarantee.bound(risk))
-            for guarantee, n, risk in zip(self.guarantees, result.sample_sizes, result.bounds, strict=True)
-        )
-
     def operating_point(self, result: CertificationResult, examples: Examples) -> OperatingPoint:
         """The fastest accepted point, with its certificate."""
         cascade = self.inputs.cascade
         assert cascade.spec is not None
         engine = cascade.stages[-1].engine
         certificate = Certificate(
-            guarantees=self.results(result),
+            guarantees=result.results,
             delta=self.delta,
             n=len(examples),
             points=tuple(self.certified_point(index) for index in range(result.accepted)),
@@ -238,13 +237,10 @@ def _plan(
     cascade, parity_notices = adapt_to_engine(cascade, cached, split.tuning.texts)
     metric: Metric = "agreement" if _label_free(guarantees) else "accuracy"
     inputs = selection_inputs(cascade, cached, metric, cost_unit, score)
-    scored, costs = inputs.scored, inputs.costs
-    outputs = StageOutputs(scored.confidences, inputs.predictions, cached.labels, cascade.label_names)
-    front = operating_path(outputs, guarantees, costs.rows, delta, last_stage_cost=costs.last_stage_cost)
-    path = tuple(
-        evaluate_thresholds(tuple(point), *inputs.arrays, last_stage_cost=costs.last_stage_cost)
-        for point in front.thresholds.tolist()
-    )
+    arrays = inputs.arrays
+    outputs = StageOutputs(arrays.confidences, inputs.predictions, cached.labels, cascade.label_names)
+    front = operating_path(outputs, guarantees, arrays.costs, delta, last_stage_cost=arrays.last_stage_cost)
+    path = tuple(evaluate_thresholds(arrays, tuple(point)) for point in front.thresholds.tolist())
     notices = (*split.notices, *parity_notices)
     return _Plan(inputs, outputs, tuple(guarantees), delta, path, notices)
 

@@ -12,7 +12,7 @@ from cascadebert.data.columns import Columns
 from cascadebert.data.dataset import Examples, load_examples, shorten
 from cascadebert.environment import machine
 from cascadebert.errors import FolderError
-from cascadebert.evaluation.cost_model import LatencyModel, RowCosts, counted_costs, measure_latency
+from cascadebert.evaluation.cost_model import LatencyModel, counted_costs, measure_latency
 from cascadebert.evaluation.evaluate import leave_out, report_on_logits, scaled_probabilities
 from cascadebert.inference.batching import TokenizedTexts
 from cascadebert.inference.cascade import Cascade
@@ -24,14 +24,15 @@ from cascadebert.thresholds.operating_point import OperatingPoint, Target, Tunin
 from cascadebert.thresholds.select import (
     InfeasibleTarget,
     ThresholdSelection,
+    TuningArrays,
     cross_validate,
     exit_stages,
-    select_thresholds,
+    search_thresholds,
     speedup,
 )
 from cascadebert.thresholds.temperature import fit_temperature
 from cascadebert.tuning.engine_parity import check_engine_parity
-from cascadebert.types import CostUnit, Floats, Histogram, Ints, Logits, Report, ScoreChoice, Texts
+from cascadebert.types import CostUnit, Histogram, Ints, Logits, Report, ScoreChoice, Texts
 
 if TYPE_CHECKING:
     import datasets
@@ -70,13 +71,7 @@ class SelectionInputs:
     cost_unit: CostUnit
     scored: ScoredOutputs
     predictions: Ints  # (num_stages, n) label ids
-    losses: Floats  # (num_stages, n), 1 where the prediction is not the label (or not the last stage's)
-    costs: RowCosts
-
-    @property
-    def arrays(self) -> tuple[Floats, Floats, Floats]:
-        """Confidences, losses and costs, each (num_stages, n)."""
-        return self.scored.confidences, self.losses, self.costs.rows
+    arrays: TuningArrays  # losses are 1 where the prediction is not the label (or not the last stage's)
 
     def metrics(
         self, selection: ThresholdSelection, target: Target | None, notices: tuple[str, ...]
@@ -254,12 +249,11 @@ def select_operating_point(
     unlabelled = cached.labels is None or target.name == "min_agreement"
     metric: Metric = "agreement" if unlabelled else "accuracy"
     inputs = selection_inputs(cascade, cached, metric, cost_unit, score)
-    arrays, last_stage_cost = inputs.arrays, inputs.costs.last_stage_cost
     try:
-        selection = select_thresholds(*arrays, target=target, last_stage_cost=last_stage_cost)
+        selection = search_thresholds(inputs.arrays, target)
     except InfeasibleTarget as error:
         raise InfeasibleTarget(target, error.nearest, unit=f"by {cost_unit}") from None
-    loss = cross_validate(*arrays, target=target, last_stage_cost=last_stage_cost)
+    loss = cross_validate(inputs.arrays, target)
     metrics = inputs.metrics(selection, target, notices + _missing_label_notices(cascade, cached.labels))
     metrics = replace(metrics, cross_validated=None if loss is None else 1 - loss)
     return measure_operating_point(inputs, OperatingPoint(selection.thresholds, metrics))
@@ -284,7 +278,8 @@ def selection_inputs(
     else:
         scored = score_outputs(score, probabilities)
     cascade = replace(cascade, score=scored.score)
-    return SelectionInputs(cascade, cached, metric, cost_unit, scored, predictions, losses, costs)
+    arrays = TuningArrays(scored.confidences, losses, costs.rows, costs.last_stage_cost)
+    return SelectionInputs(cascade, cached, metric, cost_unit, scored, predictions, arrays)
 
 
 def measure_operating_point(inputs: SelectionInputs, point: OperatingPoint) -> TuningResult:

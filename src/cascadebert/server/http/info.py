@@ -8,9 +8,9 @@ from typing import Any
 from cascadebert import __version__
 from cascadebert.inference.cascade import Cascade
 from cascadebert.server.config import ServerConfig
-from cascadebert.server.monitoring.state import MonitorState
+from cascadebert.server.monitoring.monitor import MonitorState
 from cascadebert.server.types import DispatcherState
-from cascadebert.thresholds.certificate import Certificate
+from cascadebert.thresholds.operating_point import Certificate
 
 
 def server_info(
