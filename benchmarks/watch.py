@@ -26,9 +26,8 @@ import numpy as np
 
 from cascadebert.evaluation.drift_test import TOLERANCE
 from cascadebert.server.config import ServerConfig
-from cascadebert.server.monitoring.monitor import QualityMonitor
+from cascadebert.server.monitoring.monitor import QualityMonitor, Reference
 from cascadebert.server.monitoring.sequential_tests import LossCounts, confidence_sequence
-from cascadebert.server.monitoring.state import Reference
 from cascadebert.server.scheduling.ordered_reporter import OrderedReporter, PendingResult
 from cascadebert.thresholds.confidence import histogram
 from cascadebert.timing import interleaved
@@ -119,7 +118,7 @@ def send(
         stages, sure, agreed = world.rows(rng, REQUEST * CHUNK)
         for start in range(0, min(rows, len(stages)), REQUEST):
             here = slice(start, start + REQUEST)
-            drawn, weight = to.sample_arrivals(REQUEST), to.weight()
+            drawn, weight = to.sample_arrivals(REQUEST)
             to.record_exits(0, stages[here], sure[here])
             for row in np.flatnonzero(drawn):
                 to.record_shadow_result(0, bool(agreed[start + row]), weight)
@@ -202,24 +201,24 @@ def spread(rows: list[int], most: int = MOST) -> dict[str, Any]:
 
 def order() -> dict[str, Any]:
     """What comes of bursts: deferred rows are known at once, the last stage checks others by the 512."""
-    at_once: Counter[str] = Counter()
+    rate, at_once = 0.05, Counter[str]()
     in_turns: Counter[str] = Counter()
     for seed in range(REPEATS):
         rng = np.random.default_rng([seed, 4])
         stages, _, agreed = World(LEVEL).rows(rng, LONG // 20)
-        one, other = (watch(np.random.default_rng([seed, 4]), 0.05, seed) for _ in range(2))
+        one, other = (watch(np.random.default_rng([seed, 4]), rate, seed) for _ in range(2))
         line = OrderedReporter(other.record_shadow_result)
         burst: list[tuple[PendingResult, bool]] = []
         for stage, said in zip(stages.tolist(), agreed.tolist(), strict=True):
-            turn = line.add(0, other.weight())
+            turn = line.add(0, 1 / rate)
             if stage == 2:
-                one.record_shadow_result(0, True, one.weight())
+                one.record_shadow_result(0, True, 1 / rate)
                 line.resolve(turn, True)
                 continue
             burst.append((turn, said))
             if len(burst) == BURST:
                 for kept, verdict in burst:
-                    one.record_shadow_result(0, verdict, one.weight())
+                    one.record_shadow_result(0, verdict, 1 / rate)
                     line.resolve(kept, verdict)
                 burst = []
         for watched, false in ((one, at_once), (other, in_turns)):
@@ -240,7 +239,7 @@ def coverage() -> dict[str, Any]:
     widths = []
     for seed in range(runs):
         lost = np.random.default_rng([seed, 5]).random(rows) < 1 - LEVEL
-        counts = [LossCounts((1.0,), (int(lost[:n].sum()),), (int(n),)) for n in looks]
+        counts = [LossCounts({1.0: int(lost[:n].sum())}, {1.0: int(n)}) for n in looks]
         ends = [confidence_sequence(losses, alpha) for losses in counts]
         low += any(one[0] > 1 - LEVEL for one in ends)
         high += any(one[1] < 1 - LEVEL for one in ends)

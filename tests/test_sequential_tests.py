@@ -67,8 +67,8 @@ def test_the_interval_holds_the_rates_that_are_not_refuted(stream):
 def test_intervals_at_the_edge():
     assert confidence_sequence(LossCounts(), 0.05) == (0.0, 1.0)
     no_losses, all_losses = (
-        confidence_sequence(LossCounts((1.0,), (0,), (500,)), 0.01),
-        confidence_sequence(LossCounts((1.0,), (500,), (500,)), 0.01),
+        confidence_sequence(LossCounts({1.0: 0}, {1.0: 500}), 0.01),
+        confidence_sequence(LossCounts({1.0: 500}, {1.0: 500}), 0.01),
     )
     assert no_losses[0] == 0 and 0.005 < no_losses[1] < 0.02
     assert all_losses[1] == 1 and 0.98 < all_losses[0] < 0.995
@@ -95,7 +95,7 @@ def test_a_rate_above_the_level_is_detected_in_about_as_many_texts_as_its_diverg
     delays = []
     for _ in range(40):
         lost = np.cumsum(rng.random(3000) < true)
-        counts = (LossCounts((1.0,), (int(lost[n - 1]),), (int(n),)) for n in rows[::10])
+        counts = (LossCounts({1.0: int(lost[n - 1])}, {1.0: int(n)}) for n in rows[::10])
         refuted = (log_capital(losses, level, above=True) for losses in counts)
         delays.append(next(i for i, log in enumerate(refuted) if log >= math.log(200)) * 10)
     divergence = true * math.log(true / level) + (1 - true) * math.log((1 - true) / (1 - level))
@@ -206,7 +206,7 @@ def test_a_difference_of_the_tolerance_is_never_an_alarm_and_twice_it_beyond_the
     bands = np.full(2, dkw_band(n, 1, 0.01))
     for seed in range(20):
         tune = np.random.default_rng([seed, 9]).multinomial(n, true)
-        quiet, loud = (ShareDriftDetector(tune.astype(float), bands, 1e6) for _ in range(2))
+        quiet, loud = (ShareDriftDetector(tune.astype(float), bands) for _ in range(2))
         step = np.array([1, 0, -1])
         near = traffic(true + TOLERANCE * step, 400, seed)
         assert not any(quiet.add(block, BLOCK_SIZE) for block in near)
@@ -218,7 +218,7 @@ def test_a_difference_of_the_tolerance_is_never_an_alarm_and_twice_it_beyond_the
 def test_alarms_do_not_depend_on_the_size_of_requests(request_rows):
     bins = np.random.default_rng(10).choice(3, 20 * BLOCK_SIZE, p=[0.5, 0.2, 0.3])
     by_block, by_request = (
-        ShareDriftDetector(np.array([200.0, 300.0, 500.0]), np.full(2, 0.05), 1e6) for _ in range(2)
+        ShareDriftDetector(np.array([200.0, 300.0, 500.0]), np.full(2, 0.05)) for _ in range(2)
     )
     alarms = [[], []]
     for rows, detector, raised in ((BLOCK_SIZE, by_block, alarms[0]), (request_rows, by_request, alarms[1])):
@@ -230,6 +230,6 @@ def test_alarms_do_not_depend_on_the_size_of_requests(request_rows):
 
 
 def test_fractions_near_0_and_1_have_one_bound_only():
-    shares = ShareDriftDetector(np.array([1.0, 998.0, 1.0]), np.full(2, 0.05), 1e6)
+    shares = ShareDriftDetector(np.array([1.0, 998.0, 1.0]), np.full(2, 0.05))
     assert not any(shares.add(np.array([0, BLOCK_SIZE, 0]), BLOCK_SIZE) for _ in range(1000))
     assert any(shares.add(np.array([BLOCK_SIZE // 2, BLOCK_SIZE // 2, 0]), BLOCK_SIZE) for _ in range(5))

@@ -15,8 +15,7 @@ import uvicorn
 from browser import CHROMIUM, browser
 from cascadebert.server.config import ServerConfig
 from cascadebert.server.http.app import make_app
-from cascadebert.server.monitoring.monitor import QualityMonitor
-from cascadebert.server.monitoring.state import Reference
+from cascadebert.server.monitoring.monitor import QualityMonitor, Reference
 from cascadebert.server.scheduling.dispatcher import BatchDispatcher
 
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no chromium here")

@@ -45,8 +45,7 @@ def serve(
         from cascadebert.server.http.app import make_app
         from cascadebert.server.http.runner import listen, run
     from cascadebert.server.loading import open_cascade
-    from cascadebert.server.monitoring.monitor import QualityMonitor
-    from cascadebert.server.monitoring.state import Reference
+    from cascadebert.server.monitoring.monitor import QualityMonitor, Reference
     from cascadebert.server.scheduling.dispatcher import BatchDispatcher
 
     configure_logging(timestamps=True)

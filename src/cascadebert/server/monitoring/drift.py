@@ -6,15 +6,29 @@ true fractions lie within a band around the observed ones, and only what exceeds
 
 from __future__ import annotations
 
+from dataclasses import dataclass, replace
+
 import numpy as np
 
 from cascadebert.evaluation.drift_test import TOLERANCE
-from cascadebert.server.monitoring.sequential_tests import EDetector
-from cascadebert.server.monitoring.state import ShareComparison
+from cascadebert.server.monitoring.sequential_tests import RUN_LENGTH, EDetector
 from cascadebert.types import Floats, Ints
 
 BLOCK_SIZE = 256
 DECAY = 0.95
+
+
+@dataclass(frozen=True)
+class ShareComparison:
+    """Cumulative fractions of the traffic beside those of the tuning set.
+
+    Fraction i is that of texts that exited at stage i or before, or whose confidence is at most edge i.
+    """
+
+    reference: tuple[float, ...]  # (k,) on the tuning set
+    recent: tuple[float, ...]  # (k,) of some 5,000 texts, by a decay of 0.95 a block; empty without traffic
+    tolerance: tuple[float, ...]  # (k,) largest difference that is no alarm
+    texts: int  # compared so far
 
 
 def dkw_band(n: int, num_stages: int, alpha: float) -> float:
@@ -33,24 +47,21 @@ def dkw_band(n: int, num_stages: int, alpha: float) -> float:
 
 
 class ShareDriftDetector:
-    """Compares cumulative fractions of a stream with those of the tuning set.
+    """Compares cumulative fractions of a stream with those of the tuning set, (k + 1,) `counts` by bin.
 
-    Texts are grouped in blocks of at least 256 as requests end; a block is one step of an `EDetector` with an
-    upper and a lower bound for each fraction.
-
-    Args:
-        counts: (k + 1,) the tuning set by bin; fraction i is that of the first i + 1 bins.
-        bands: (k,) half-widths of the bands around the fractions.
-        run_length: lower bound of the mean number of blocks between false alarms.
+    Fraction i is that of the first i + 1 bins, in a band of half-width `bands[i]`. Texts are grouped in
+    blocks of at least 256 as requests end; a block is one step of an `EDetector` with an upper and a lower
+    bound for each fraction.
     """
 
-    def __init__(self, counts: Floats, bands: Floats, run_length: float) -> None:
-        self._reference, self._tolerance = _fractions(counts), bands + TOLERANCE
-        low, high = self._reference - self._tolerance, self._reference + self._tolerance
+    def __init__(self, counts: Floats, bands: Floats) -> None:
+        reference, tolerance = _fractions(counts), bands + TOLERANCE
+        self._initial = ShareComparison(tuple(reference.tolist()), (), tuple(tolerance.tolist()), 0)
+        low, high = reference - tolerance, reference + tolerance
         upper, lower = np.flatnonzero(high < 1), np.flatnonzero(low > 0)
         self._columns = np.concatenate([upper, lower])
         above = np.arange(len(self._columns)) < len(upper)
-        self._detector = EDetector(np.concatenate([high[upper], low[lower]]), above, run_length)
+        self._detector = EDetector(np.concatenate([high[upper], low[lower]]), above, RUN_LENGTH)
         self._block, self._decayed = np.zeros(len(counts)), np.zeros(len(counts))
         self._block_size = self.n = 0
 
@@ -67,12 +78,10 @@ class ShareDriftDetector:
         return alarm
 
     def comparison(self) -> ShareComparison:
-        """Return the fractions of some 5,000 recent texts (decay 0.95 a block) beside the reference."""
+        """Return the fractions so far."""
         counts = DECAY * self._decayed + self._block
-        recent = _fractions(counts) if counts.any() else np.empty(0)
-        arrays = (self._reference, recent, self._tolerance)
-        reference, recent_values, tolerance = (tuple(array.tolist()) for array in arrays)
-        return ShareComparison(reference, recent_values, tolerance, self.n)
+        recent = tuple(_fractions(counts).tolist()) if counts.any() else ()
+        return replace(self._initial, recent=recent, texts=self.n)
 
 
 def _fractions(counts: Floats) -> Floats:

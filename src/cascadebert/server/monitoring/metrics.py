@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from operator import attrgetter
 from typing import Any
 
@@ -11,7 +12,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.registry import Collector
 
 from cascadebert.inference.cascade import Cascade
-from cascadebert.server.monitoring.state import MonitorState
+from cascadebert.server.monitoring.monitor import MonitorState
 from cascadebert.server.types import DispatcherState, RequestResult
 
 PATHS = ("/", "/predict", "/v1/classify", "/health", "/ready", "/info", "/metrics", "/openapi.json")
@@ -19,19 +20,13 @@ BUCKETS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 
 
 COUNTER, GAUGE = CounterMetricFamily, GaugeMetricFamily
 Table = tuple[tuple[type[CounterMetricFamily] | type[GaugeMetricFamily], str, str, str], ...]
-Labels = Sequence[str]
 # Tables of: kind, name, description, attribute that holds the value.
 DISPATCHER: Table = (
     (GAUGE, "ready", "1 while requests are accepted.", "ready"),
     (GAUGE, "operating_point", "Operating point in use; 0 is the most conservative.", "operating_point"),
     (COUNTER, "operating_point_changes", "Number of changes of the operating point.", "switches"),
     (GAUGE, "estimated_queue_delay_seconds", "Estimated queueing delay of a new request.", "estimated_delay"),
-    (
-        GAUGE,
-        "admission_delay_limit_seconds",
-        "Highest estimated delay that is admitted.",
-        "admission_delay_limit",
-    ),
+    (GAUGE, "admission_delay_limit_seconds", "Highest estimated delay admitted.", "admission_delay_limit"),
     (GAUGE, "inflight_texts", "Number of texts accepted and not completed.", "inflight_texts"),
     (GAUGE, "shadow_queue_size", "Number of texts that wait for shadow evaluation.", "shadow_backlog"),
 )
@@ -45,9 +40,7 @@ GUARANTEE: Table = (
     (GAUGE, "certified_level", "Level guaranteed at every operating point.", "guarantee.level"),
     (GAUGE, "certified_risk_bound", "Bound from the test at the saved operating point.", "bound"),
 )
-MONITOR: Table = (
-    (GAUGE, "shadow_rate", "Fraction of arriving texts sampled for shadow evaluation.", "shadow_rate"),
-)
+MONITOR: Table = ((GAUGE, "shadow_rate", "Fraction of texts sampled for shadow evaluation.", "shadow_rate"),)
 POINT: Table = (
     (COUNTER, "shadow_evaluations", "Number of texts evaluated by the last stage.", "shadow_evaluations"),
     (GAUGE, "agreement", "Fraction of evaluated texts with the last stage's prediction.", "agreement"),
@@ -67,21 +60,18 @@ class Metrics(Collector):
         monitor_state: Callable[[], MonitorState] | None,
     ) -> None:
         self._dispatcher_state, self._monitor_state = dispatcher_state, monitor_state
-        certificate = cascade.operating_point.certificate
-        certified = certificate is not None and cascade.uncertified_reason is None
-        self._guarantees = certificate.guarantees if certificate is not None and certified else ()
+        certificate = cascade.operating_point.certificate if cascade.uncertified_reason is None else None
+        self._guarantees = () if certificate is None else certificate.guarantees
         self._registry = CollectorRegistry()
         options: dict[str, Any] = {"namespace": "cascadebert", "registry": self._registry}
-        self._requests = Counter("requests", "Number of requests.", ["path", "status"], **options)
+        counter: Callable[..., Counter] = partial(Counter, **options)
+        self._requests = counter("requests", "Number of requests.", ["path", "status"])
         duration = "Time from the head of a request to its response."
         self._duration = Histogram("request_duration_seconds", duration, ["path"], buckets=BUCKETS, **options)
-        self._texts = Counter("texts", "Number of texts with a prediction.", **options)
-        self._degraded = Counter(
-            "degraded_texts", "Number of texts predicted without a required stage.", **options
-        )
-        uncertified = "Number of requests outside the certificate."
-        self._uncertified = Counter("uncertified_requests", uncertified, **options)
-        self._expired = Counter("deadline_exceeded", "Number of requests past their deadline.", **options)
+        self._texts = counter("texts", "Number of texts with a prediction.")
+        self._degraded = counter("degraded_texts", "Number of texts predicted without a required stage.")
+        self._uncertified = counter("uncertified_requests", "Number of requests outside the certificate.")
+        self._expired = counter("deadline_exceeded", "Number of requests past their deadline.")
         ProcessCollector(registry=self._registry)
         self._registry.register(self)
 
@@ -106,27 +96,29 @@ class Metrics(Collector):
     def collect(self) -> Iterator[Metric]:
         """Metrics of the dispatcher, the certificate and the monitor; called by the registry."""
         state = self._dispatcher_state()
-        points = len(state.operating_points)
         stages = [((str(number),), stage) for number, stage in enumerate(state.stages, start=1)]
         guarantees = [((result.guarantee.description,), result) for result in self._guarantees]
-        yield GAUGE("cascadebert_operating_points", "Number of operating points.", points)
+        count = len(state.operating_points)
+        yield GAUGE("cascadebert_operating_points", "Number of operating points.", count)
         yield from _families(DISPATCHER, (), [((), state)])
         yield from _families(STAGE, ("stage",), stages)
         yield from _families(GUARANTEE, ("guarantee",), guarantees)
         if self._monitor_state is not None:
-            yield from _monitor_families(self._monitor_state())
+            monitor = self._monitor_state()
+            points = [((_point_label(point.index),), point) for point in monitor.operating_points]
+            alarms = [((alarm.kind, _point_label(alarm.operating_point)), alarm) for alarm in monitor.alarms]
+            yield from _families(MONITOR, (), [((), monitor)])
+            yield from _families(POINT, ("operating_point",), points)
+            yield from _families(ALARM, ("kind", "operating_point"), alarms)
 
 
-def _monitor_families(state: MonitorState) -> Iterator[Metric]:
-    names = {None: "all"} | {point.index: str(point.index) for point in state.operating_points}
-    points = [((names[point.index],), point) for point in state.operating_points]
-    alarms = [((alarm.kind, names[alarm.operating_point]), alarm) for alarm in state.alarms]
-    yield from _families(MONITOR, (), [((), state)])
-    yield from _families(POINT, ("operating_point",), points)
-    yield from _families(ALARM, ("kind", "operating_point"), alarms)
+def _point_label(index: int | None) -> str:
+    return "all" if index is None else str(index)
 
 
-def _families(table: Table, labels: Labels, items: Iterable[tuple[Labels, object]]) -> Iterator[Metric]:
+def _families(
+    table: Table, labels: Sequence[str], items: Iterable[tuple[Sequence[str], object]]
+) -> Iterator[Metric]:
     # One family for each line of a table, with one sample for each item whose attribute is not None.
     for family, name, description, attribute in table:
         metric = family(f"cascadebert_{name}", description, labels=labels)

@@ -15,7 +15,8 @@ losses then estimate those of all texts, not of the sampled ones, when the sampl
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -24,6 +25,7 @@ from cascadebert.types import Bools, Floats
 
 TILTS = np.geomspace(0.01, 3.5, 14)
 MAX_TILT = 50.0
+RUN_LENGTH = 1_000_000.0  # mean number of steps between false alarms of a running server, at least
 PRECISION = 1e-6
 
 
@@ -36,31 +38,24 @@ class LossCounts:
     (3, 0.25)
     """
 
-    weights: tuple[float, ...] = ()  # (k,) in order of first appearance
-    losses: tuple[int, ...] = ()  # (k,)
-    texts: tuple[int, ...] = ()  # (k,) with and without a loss
+    losses: Mapping[float, int] = field(default_factory=dict)
+    texts: Mapping[float, int] = field(default_factory=dict)  # with and without a loss
 
     def add(self, lost: bool, weight: float) -> LossCounts:
         """Return the counts with one more text."""
-        if weight not in self.weights:
-            return LossCounts((*self.weights, weight), (*self.losses, int(lost)), (*self.texts, 1))
-        index = self.weights.index(weight)
-        losses, texts = list(self.losses), list(self.texts)
-        losses[index] += lost
-        texts[index] += 1
-        return LossCounts(self.weights, tuple(losses), tuple(texts))
+        losses, texts = self.losses.get(weight, 0) + lost, self.texts.get(weight, 0) + 1
+        return LossCounts({**self.losses, weight: losses}, {**self.texts, weight: texts})
 
     @property
     def n(self) -> int:
         """Number of texts."""
-        return sum(self.texts)
+        return sum(self.texts.values())
 
     @property
     def rate(self) -> float:
         """Weighted fraction of losses; 0 without texts."""
-        return (
-            float(np.dot(self.weights, self.losses) / np.dot(self.weights, self.texts)) if self.texts else 0.0
-        )
+        weighted = sum(weight * count for weight, count in self.texts.items())
+        return sum(weight * count for weight, count in self.losses.items()) / weighted if self.n else 0.0
 
 
 def _bets(signs: ArrayLike, weights: ArrayLike, levels: ArrayLike) -> tuple[Floats, Floats]:
@@ -74,12 +69,13 @@ def log_capital(counts: LossCounts, levels: ArrayLike, *, above: bool) -> Floats
 
     At log(1 / a) or more the opposite claim is refuted: by chance with probability at most a, at any time.
 
-    >>> log_capital(LossCounts((1.0,), (4,), (100,)), [0.01, 0.02], above=True).round(3)
+    >>> log_capital(LossCounts({1.0: 4}, {1.0: 100}), [0.01, 0.02], above=True).round(3)
     array([1.106, 0.132])
     """
-    weights, levels = np.reshape(counts.weights, (-1, 1)), np.expand_dims(levels, (-2, -1))
-    tilts, costs = _bets(1.0 if above else -1.0, weights, levels)
-    logs = np.asarray(counts.losses) @ tilts - np.asarray(counts.texts) @ costs
+    weights, losses, texts = list(counts.texts), list(counts.losses.values()), list(counts.texts.values())
+    levels = np.expand_dims(levels, (-2, -1))
+    tilts, costs = _bets(1.0 if above else -1.0, np.reshape(weights, (-1, 1)), levels)
+    logs = np.array(losses) @ tilts - np.array(texts) @ costs
     return np.asarray(np.logaddexp.reduce(logs, axis=-1) - np.log(len(TILTS)))
 
 
@@ -90,7 +86,7 @@ def confidence_sequence(counts: LossCounts, alpha: float) -> tuple[float, float]
     chance of a loss whatever came before. If chances differ, the lower end is still ever above the largest of
     them with probability at most alpha, and the upper end below the smallest.
 
-    >>> [round(end, 4) for end in confidence_sequence(LossCounts((1.0,), (4,), (200,)), 0.05)]
+    >>> [round(end, 4) for end in confidence_sequence(LossCounts({1.0: 4}, {1.0: 200}), 0.05)]
     [0.0023, 0.0662]
     """
     return _end(counts, alpha, above=True), _end(counts, alpha, above=False)

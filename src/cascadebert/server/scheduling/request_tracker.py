@@ -165,7 +165,7 @@ class RequestTracker:
             self._check_load(count, cost, seconds)
         shadowed = np.zeros(count, dtype=np.bool_)
         if self._monitor is not None and 0 < last == len(available) - 1 and all(available):
-            shadowed, request.weight = self._monitor.sample_arrivals(count), self._monitor.weight()
+            shadowed, request.weight = self._monitor.sample_arrivals(count)
         length = max(1, tokens // count)
         for index, selected in enumerate(shadowed.tolist()):
             request.rows.append(Row(request, index, selected, entered=now, length=length))
