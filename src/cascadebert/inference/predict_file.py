@@ -59,13 +59,11 @@ def predict_file(
     """Write the rows of a file with the cascade's `label`, `confidence` and `stage` added.
 
     `source` is a csv, tsv, jsonl or parquet file or a folder of parquet files. Chunks of 16,384 rows are
-    stored in `OUTPUT.work` one by one and concatenated at the end; a run that was interrupted resumes after
-    the last stored chunk and writes the same output. An input column that has one of the added names is
-    written as `input_label` and so on. `rejects` receives number and reason of each row that cannot be
-    classified (a text that is absent, empty, too long or not UTF-8, a malformed line).
-
-    Raises DataError with row and column of the first such row if `rejects` is not given, and CascadeError if
-    `OUTPUT.work` is unfinished work of another run.
+    stored in `OUTPUT.work` and concatenated at the end; an interrupted run resumes after the last stored
+    chunk and writes the same output. An input column of an added name is written as `input_label` and so on.
+    `rejects` receives number and reason of each row that cannot be classified (a text that is absent, empty,
+    too long or not UTF-8, a malformed line). Raises DataError with row and column of the first such row if
+    `rejects` is not given, and CascadeError if `OUTPUT.work` is unfinished work of another run.
     """
     for file in (output, rejects):
         if file is not None:
@@ -76,7 +74,13 @@ def predict_file(
     first = next(chunks, None)
     if first is None:
         raise DataError(f"{source.name} is empty: expected a header and rows")
-    layout = _Layout.of(first, columns or Columns(), output.suffix.lower())
+    if not first.numbers:
+        number, reason = first.bad[0]
+        raise DataError(f"{first.table.source}, row {number}: {reason}. None of the first rows can be read.")
+    names = list(first.table.columns)
+    text_columns = find_text_columns(names, columns or Columns(), first.table.source)
+    output_names = {name: _output_name(name, names) for name in names}
+    layout = _Layout(text_columns, output_names, output.suffix.lower())
     work, total = work_directory(output), _count_rows(source)
     job = _fingerprint(cascade, source, layout)
     cascade = _begin_or_resume(cascade, work, job, measure=total >= MEASURE_FROM_ROWS)
@@ -96,15 +100,6 @@ class _Layout:
     text_columns: tuple[str, ...]
     output_names: dict[str, str]  # by name in the input
     suffix: str  # of the output
-
-    @classmethod
-    def of(cls, first: Chunk, columns: Columns, suffix: str) -> _Layout:
-        source, names = first.table.source, list(first.table.columns)
-        if not first.numbers:
-            number, reason = first.bad[0]
-            raise DataError(f"{source}, row {number}: {reason}. None of the first rows can be read.")
-        output_names = {name: _output_name(name, names) for name in names}
-        return cls(find_text_columns(names, columns, source), output_names, suffix)
 
     def output_table(self, chunk: Chunk, valid: Sequence[int], added: Mapping[str, list[Any]]) -> Table:
         """The valid rows of a chunk. Raises DataError if they have a new column and the format needs all."""

@@ -153,10 +153,7 @@ class Stage:
 
 def run_in_parallel(run: Callable[[Ints], object], batches: Sequence[Ints], streams: int) -> None:
     """Run each batch, `streams` of them at the same time."""
-    if streams == 1 or len(batches) < 2:
-        for batch in batches:
-            run(batch)
-        return
     with ThreadPoolExecutor(streams) as threads:
-        for _ in threads.map(run, batches):  # exhausted so that an exception of a thread is raised here
+        run_all = threads.map if streams > 1 and len(batches) > 1 else map
+        for _ in run_all(run, batches):  # exhausted so that an exception of a thread is raised here
             pass

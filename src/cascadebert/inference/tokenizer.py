@@ -75,11 +75,9 @@ def _head_and_tail(text: str, tokens: Encoding, half: int) -> str:
     words, count = tokens.word_ids, len(tokens.ids)
     if count <= 2 * half:
         return text
-    head, tail = half, count - half
-    while head > 1 and words[head] is not None and words[head] == words[head - 1]:
-        head -= 1
-    while tail < count - 1 and words[tail] is not None and words[tail] == words[tail - 1]:
-        tail += 1
+    first = [i for i in range(1, count) if words[i] is None or words[i] != words[i - 1]]  # tokens of a word
+    head = max((i for i in first if i <= half), default=1)
+    tail = min((i for i in first if i >= count - half), default=count - 1)
     return f"{text[: tokens.offsets[head - 1][1]]} {text[tokens.offsets[tail][0] :]}"
 
 

@@ -209,11 +209,10 @@ def ensure_writable_directory(
 
 
 def _is_replaceable(path: Path, kind: Kind) -> bool:
-    if not any(path.iterdir()):
-        return True
+    content = list(path.iterdir())
     if kind == "cascade":
-        return (path / SPEC_FILE).is_file()
-    return _is_model(path) or all(_is_model(inner) for inner in path.iterdir())
+        return not content or (path / SPEC_FILE).is_file()
+    return _is_model(path) or all(map(_is_model, content))
 
 
 def _is_model(path: Path) -> bool:

@@ -56,11 +56,10 @@ class TorchEngine:
     def __init__(self, path: Path, *, precision: str = "auto") -> None:
         self.precision = resolve_precision(precision)
         self.device = "cuda" if has_cuda() else "cpu"
-        model = load_classifier(path)
-        module: torch.nn.Module = model
-        module = module.to(self.device, PRECISIONS[self.precision]).eval()
+        model = load_classifier(path).eval()
+        model.to(self.device, PRECISIONS[self.precision])
         compiles = self.device == "cuda" and self.precision == "bfloat16"
-        self._model: Callable[..., Any] = compile_module(module) if compiles else module
+        self._model: Callable[..., Any] = compile_module(model) if compiles else model
         self._token_types = takes_token_types(model)
 
     @torch.inference_mode()
@@ -86,8 +85,7 @@ def model_inputs(batch: TokenBatch, token_types: bool) -> dict[str, torch.Tensor
 @contextlib.contextmanager
 def quiet_transformers() -> Iterator[None]:
     """Suppress the load reports and progress bars of `transformers`; its errors still propagate."""
-    verbosity = transformers_logging.get_verbosity()
-    bars = transformers_logging.is_progress_bar_enabled()
+    verbosity, bars = transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
     try:
@@ -119,7 +117,6 @@ def load_classifier(path: Path, **config: Any) -> PreTrainedModel:
         raise StageError(f"{path}: not a classifier that transformers can open ({error})") from error
     model: PreTrainedModel = loaded
     _check_complete(path, model, info, new_head=bool(config))
-    _check_depth(path, model)
     return model
 
 
@@ -129,35 +126,26 @@ def layer_lists(model: torch.nn.Module) -> dict[str, torch.nn.ModuleList]:
 
 
 def _check_complete(path: Path, model: PreTrainedModel, info: dict[str, Any], *, new_head: bool) -> None:
-    prefix = f"{model.base_model_prefix}."
+    prefix, config = f"{model.base_model_prefix}.", model.config
+    missing = [*sorted(info["missing_keys"]), *sorted(str(key[0]) for key in info["mismatched_keys"])]
+    if new_head:
+        missing = [key for key in missing if key.startswith(prefix) and not key.startswith(prefix + POOLER)]
     encoder = {name for name, _ in model.base_model.named_children()} - {POOLER}
-
-    def in_head(key: str) -> bool:
-        return not key.startswith(prefix) or key.removeprefix(prefix).startswith(POOLER)
-
-    def in_encoder(key: str) -> bool:
-        name = key.removeprefix(prefix)
-        return name.split(".")[0] in encoder and not name.endswith(BUFFERS)
-
-    absent = [*sorted(info["missing_keys"]), *sorted(str(key[0]) for key in info["mismatched_keys"])]
-    missing = [key for key in absent if not (new_head and in_head(key))]
-    unexpected = [key for key in sorted(info["unexpected_keys"]) if in_encoder(key)]
+    unexpected = [
+        key
+        for key in sorted(info["unexpected_keys"])
+        if key.removeprefix(prefix).split(".")[0] in encoder and not key.endswith(BUFFERS)
+    ]
     for problem, keys in (("missing", missing), ("unexpected", unexpected)):
         if keys:
             raise StageError(
                 f"{path}: {len(keys)} weights are {problem}, such as {keys[0]}. A stage must be complete: "
                 "its weights and its own config.json belong together."
             )
-
-
-def _check_depth(path: Path, model: PreTrainedModel) -> None:
-    if hasattr(model.config, "num_hidden_groups"):
-        return  # ALBERT runs the same layers several times
     depth = max((len(layers) for layers in layer_lists(model.base_model).values()), default=0)
-    if depth != model.config.num_hidden_layers:
-        raise StageError(
-            f"{path}: config.json says {model.config.num_hidden_layers} layers, the model has {depth}"
-        )
+    runs_layers_once = not hasattr(config, "num_hidden_groups")  # unlike ALBERT
+    if runs_layers_once and depth != config.num_hidden_layers:
+        raise StageError(f"{path}: config.json says {config.num_hidden_layers} layers, the model has {depth}")
 
 
 def load_pipeline(path: Path, *, max_length: int) -> Callable[[Texts, int], list[int]]:
@@ -165,15 +153,11 @@ def load_pipeline(path: Path, *, max_length: int) -> Callable[[Texts, int], list
 
     Returns a function of (texts or pairs, batch size) that gives label ids of the checkpoint's own.
     """
-    from transformers import AutoTokenizer, pipeline  # slow to import
+    from transformers import pipeline  # slow to import
 
     with quiet_transformers():
-        model = AutoModelForSequenceClassification.from_pretrained(
-            path, local_files_only=True, dtype=torch.float32
-        )
-        tokenizer = AutoTokenizer.from_pretrained(path, local_files_only=True)
-        classify = pipeline("text-classification", model=model, tokenizer=tokenizer)
-    label_ids = {name: int(i) for i, name in model.config.id2label.items()}
+        classify = pipeline("text-classification", model=str(path), dtype=torch.float32)
+    label_ids = {name: int(i) for i, name in (classify.model.config.id2label or {}).items()}
 
     def predict(texts: Texts, batch_size: int) -> list[int]:
         inputs: list[Any] = [
