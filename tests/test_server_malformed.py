@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 from starlette.testclient import TestClient
 
 from cascadebert.inference.cascade import Cascade
-from cascadebert.server.http import request_body, runner
+from cascadebert.server.http import messages, runner
 from cascadebert.server.http.app import make_app
 from cascadebert.server.http.schemas import ErrorResponse
 from cascadebert.server.scheduling.dispatcher import BatchDispatcher
@@ -268,7 +268,7 @@ SCOPE = {
 
 
 def test_a_body_that_does_not_arrive_times_out(cascade, monkeypatch):
-    monkeypatch.setattr(request_body, "BODY_SECONDS", 0.05)
+    monkeypatch.setattr(messages, "BODY_SECONDS", 0.05)
     app, sent = make_app(ScriptedDispatcher(), cascade, SMALL), []
 
     async def receive():

@@ -1,38 +1,28 @@
-"""The application: routes, and the life of the dispatcher."""
+"""The application: routes, the life of the dispatcher, and the page at `/`."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+import base64
+import hashlib
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.routing import Route, Router
-from starlette.types import Receive, Scope, Send
 
 from cascadebert.inference.cascade import Cascade
 from cascadebert.server.config import ServerConfig
 from cascadebert.server.http.handlers import Handlers
 from cascadebert.server.http.info import server_info
 from cascadebert.server.http.middleware import ServerMiddleware
-from cascadebert.server.http.openapi import openapi_document
-from cascadebert.server.http.responses import HTTPError, JSONReply, retry_after
-from cascadebert.server.http.ui import page
+from cascadebert.server.http.schemas import openapi_document
 from cascadebert.server.monitoring.metrics import Metrics
 from cascadebert.server.monitoring.monitor import QualityMonitor
 from cascadebert.server.scheduling.dispatcher import BatchDispatcher
-
-
-class _Endpoint:
-    # An ASGI application, so that Starlette builds no Request and no Response for each prediction.
-
-    def __init__(self, handler: Callable[[Scope, Receive], Awaitable[JSONReply]]) -> None:
-        self._handler = handler
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        reply = await self._handler(scope, receive)
-        await reply.send(send)
+from cascadebert.server.types import ServiceUnavailable
 
 
 def make_app(
@@ -50,7 +40,7 @@ def make_app(
 
     def ready(_: Request) -> Response:
         if not dispatcher.state().ready or app.closing:
-            raise HTTPError(503, "Unhealthy", "the server is starting or stopping", retry_after(1.0))
+            raise ServiceUnavailable("the server is starting or stopping")
         return JSONResponse({"status": "ready"})
 
     def info(_: Request) -> Response:
@@ -61,14 +51,35 @@ def make_app(
         return Response(metrics.text(), media_type="text/plain; version=0.0.4")
 
     routes = [
-        Route("/predict", _Endpoint(handlers.predict), methods=["POST"]),
-        Route("/v1/classify", _Endpoint(handlers.classify), methods=["POST"]),
+        Route("/predict", handlers, methods=["POST"]),
+        Route("/v1/classify", handlers, methods=["POST"]),
         Route("/health", JSONResponse({"status": "ok"}), methods=["GET"]),
         Route("/ready", ready),
         Route("/info", info),
         Route("/metrics", prometheus),
         Route("/openapi.json", JSONResponse(openapi_document()), methods=["GET"]),
-        Route("/", page(), methods=["GET"]),
+        Route("/", _page(), methods=["GET"]),
     ]
     app = ServerMiddleware(Router(routes, redirect_slashes=False, lifespan=lifespan), config, metrics)
     return app
+
+
+def _page() -> HTMLResponse:
+    # One file; the headers allow the browser only its own script and style.
+    html = Path(__file__).with_name("ui.html").read_text("utf-8")
+    policy = (
+        f"default-src 'none'; script-src {_hash(html, 'script')}; style-src {_hash(html, 'style')}; "
+        "img-src data:; connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+    )
+    headers = {
+        "content-security-policy": policy,
+        "x-content-type-options": "nosniff",
+        "referrer-policy": "no-referrer",
+        "cache-control": "no-cache",
+    }
+    return HTMLResponse(html, headers=headers)
+
+
+def _hash(html: str, element: str) -> str:
+    content = html.partition(f"<{element}>")[2].partition(f"</{element}>")[0]
+    return f"'sha256-{base64.b64encode(hashlib.sha256(content.encode()).digest()).decode()}'"

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from functools import cached_property
 from typing import Any
 
-from starlette.types import Receive, Scope
+from starlette.types import Receive, Scope, Send
 
 from cascadebert.errors import DataError
 from cascadebert.inference.cascade import Cascade
 from cascadebert.server.config import ServerConfig
-from cascadebert.server.http.request_body import ClientDisconnected, read_body
-from cascadebert.server.http.responses import Headers, HTTPError, JSONReply, json_reply
+from cascadebert.server.http.messages import ClientDisconnected, HTTPError, encode_json, read_body, send_json
 from cascadebert.server.http.schemas import ClassifyRequest, PredictRequest, parse
 from cascadebert.server.monitoring.metrics import Metrics
 from cascadebert.server.scheduling.dispatcher import BatchDispatcher
@@ -21,44 +19,49 @@ from cascadebert.types import Texts
 
 
 class Handlers:
-    """Handlers of `/predict` and `/v1/classify`."""
+    """ASGI application of `/predict` and `/v1/classify`; Starlette's requests and responses cost more."""
 
     def __init__(
         self, dispatcher: BatchDispatcher, cascade: Cascade, config: ServerConfig, metrics: Metrics
     ) -> None:
         self._dispatcher, self._cascade, self._config, self._metrics = dispatcher, cascade, config, metrics
-        self._labels = cascade.label_names
+        self._labels, self._operating_points = cascade.label_names, dispatcher.state().operating_points
         report = None if cascade.spec is None else cascade.spec.measured
         self._accuracies = () if report is None else tuple(stage.accuracy for stage in report.stages)
 
-    @cached_property
-    def _operating_points(self) -> tuple[tuple[float, ...], ...]:
-        return self._dispatcher.state().operating_points
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Handle a request whose path the router has checked."""
+        body = await read_body(scope, receive, self._config.max_bytes)
+        handler = self._predict if scope["path"] == "/predict" else self._classify
+        content, result = await handler(body, receive)
+        headers = [(b"x-cascade-operating-point", b"%d" % result.operating_point)]
+        if result.uncertified_reason is not None:
+            headers.append((b"x-cascade-uncertified", b"1"))
+        if any(row.degraded for row in result.rows):
+            headers.append((b"x-cascade-degraded", b"1"))
+        await send_json(send, encode_json(content), headers=tuple(headers))
 
-    async def predict(self, scope: Scope, receive: Receive) -> JSONReply:
-        """Handle the schema of text-embeddings-inference; headers hold what it has no field for."""
-        request = parse(PredictRequest, await read_body(scope, receive, self._config.max_bytes))
+    async def _predict(self, body: bytes, receive: Receive) -> tuple[object, RequestResult]:
+        request = parse(PredictRequest, body)
         inputs = request.inputs
         is_batch = isinstance(inputs, list) and isinstance(inputs[0], list)
         texts = [_text(item) for item in (inputs if is_batch else [inputs])]
         self._check_texts(texts)
         if not all(any(text) for text in texts):
-            raise HTTPError(400, "Empty", "inputs: a text is empty")
+            raise HTTPError("inputs: a text is empty", 400, "Empty")
         if request.truncate is False or request.truncation_direction.lower() == "left":
             await self._check_lengths(texts, left=request.truncate is not False)
         result = await self._run(texts, RequestOptions(), receive)
         predictions = [self._scores(row, request.raw_scores) for row in result.rows]
-        return json_reply(predictions if is_batch else predictions[0], _headers(result))
+        return predictions if is_batch else predictions[0], result
 
-    async def classify(self, scope: Scope, receive: Receive) -> JSONReply:
-        """Handle the schema of this package."""
-        request = parse(ClassifyRequest, await read_body(scope, receive, self._config.max_bytes))
+    async def _classify(self, body: bytes, receive: Receive) -> tuple[object, RequestResult]:
+        request = parse(ClassifyRequest, body)
         texts = [_text(item) for item in request.texts]
         self._check_texts(texts)
         num_stages = len(self._cascade.stages)
         if request.max_stage is not None and request.max_stage > num_stages:
-            message = f"max_stage: expected 1 to {num_stages}, the number of stages"
-            raise HTTPError(422, "Validation", message)
+            raise HTTPError(f"max_stage: expected 1 to {num_stages}, the number of stages")
         deadline = None if request.deadline_ms is None else request.deadline_ms / 1000
         result = await self._run(texts, RequestOptions(request.max_stage, deadline), receive)
         index = result.operating_point
@@ -68,15 +71,13 @@ class Handlers:
             "uncertified_reason": result.uncertified_reason,
             "degraded": any(row.degraded for row in result.rows),
         }
-        return json_reply(content, _headers(result))
+        return content, result
 
     def _check_texts(self, texts: list[Any]) -> None:
         config, spec = self._config, self._cascade.spec
         if len(texts) > config.max_client_batch_size:
-            message = (
-                f"{len(texts):,} texts exceed the maximum of {config.max_client_batch_size:,} per request"
-            )
-            raise HTTPError(422, "Validation", message)
+            limit = f"the maximum of {config.max_client_batch_size:,} per request"
+            raise HTTPError(f"{len(texts):,} texts exceed {limit}")
         pair = isinstance(texts[0], tuple) if spec is None else spec.texts_per_row == 2
         for number, text in enumerate(texts, start=1):
             if isinstance(text, tuple) != pair:
@@ -84,10 +85,8 @@ class Handlers:
                 raise DataError(f"text {number}: the cascade expects {expected}, got {actual}")
             length = sum(map(len, text)) if pair else len(text)
             if length > config.max_characters:
-                message = (
-                    f"text {number}: {length:,} characters exceed the maximum of {config.max_characters:,}"
-                )
-                raise HTTPError(422, "Validation", message)
+                limit = f"the maximum of {config.max_characters:,}"
+                raise HTTPError(f"text {number}: {length:,} characters exceed {limit}")
 
     async def _check_lengths(self, texts: Texts, *, left: bool) -> None:
         loop = asyncio.get_running_loop()
@@ -96,7 +95,7 @@ class Handlers:
             if any(truncated):
                 reason = "it cannot be truncated on the left" if left else "`truncate` is false"
                 length = f"text {truncated.index(True) + 1} has more than {tokenizer.max_length} tokens"
-                raise HTTPError(422, "Validation", f"{length}, the maximum of a stage, and {reason}")
+                raise HTTPError(f"{length}, the maximum of a stage, and {reason}")
 
     async def _run(self, texts: Texts, options: RequestOptions, receive: Receive) -> RequestResult:
         # Raises ClientDisconnected if the client leaves first, and then cancels the request.
@@ -106,11 +105,9 @@ class Handlers:
             await asyncio.wait((future, disconnect), return_when=asyncio.FIRST_COMPLETED)
             if not future.done():
                 raise ClientDisconnected
-            if future.cancelled():
-                raise HTTPError(503, "Unhealthy", "the server stopped before a result")
-            error = future.exception()
+            error = future.exception()  # raises CancelledError if the server has stopped
             if error is not None and not isinstance(error, (ServerError, DataError)):
-                raise HTTPError(424, "Backend", "a stage failed on this request") from error
+                raise HTTPError("a stage failed on this request", 424, "Backend") from error
             result = future.result()
         finally:
             disconnect.cancel()
@@ -149,15 +146,6 @@ def _timing(result: StageResult, seconds: float) -> dict[str, object]:
 def _text(item: Any) -> Any:
     # Schemas allow a string, or a list of one or two.
     return item if isinstance(item, str) else item[0] if len(item) == 1 else tuple(item)
-
-
-def _headers(result: RequestResult) -> Headers:
-    headers = [(b"x-cascade-operating-point", b"%d" % result.operating_point)]
-    if result.uncertified_reason is not None:
-        headers.append((b"x-cascade-uncertified", b"1"))
-    if any(row.degraded for row in result.rows):
-        headers.append((b"x-cascade-degraded", b"1"))
-    return tuple(headers)
 
 
 async def _wait_for_disconnect(receive: Receive) -> None:

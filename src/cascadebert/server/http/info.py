@@ -16,17 +16,17 @@ from cascadebert.thresholds.operating_point import Certificate
 def server_info(
     cascade: Cascade, config: ServerConfig, state: DispatcherState, monitor: MonitorState | None
 ) -> dict[str, Any]:
-    """Describe a running server in plain JSON values, without its token."""
+    """Describe a running server in values that JSON can hold, without its token."""
     certificate = cascade.operating_point.certificate if state.uncertified_reason is None else None
-    metrics, index = cascade.operating_point.metrics, state.operating_point
+    metrics, points = cascade.operating_point.metrics, _operating_points(state, certificate)
     return {
         "version": __version__,
         "ready": state.ready,
-        "labels": list(cascade.label_names),
+        "labels": cascade.label_names,
         "texts_per_row": None if cascade.spec is None else cascade.spec.texts_per_row,
         "stages": _stages(cascade, state),
-        "operating_point": {"index": index, "thresholds": list(state.operating_points[index])},
-        "operating_points": _operating_points(state, certificate),
+        "operating_point": {key: points[state.operating_point][key] for key in ("index", "thresholds")},
+        "operating_points": points,
         "tuning_metrics": None if metrics is None else asdict(metrics),
         "certificate": None if certificate is None else _certificate(certificate),
         "uncertified_reason": state.uncertified_reason,
@@ -38,6 +38,16 @@ def server_info(
         "monitoring": None if monitor is None else asdict(monitor),
         "config": {key: value for key, value in asdict(config).items() if key not in ("token", "seed")},
     }
+
+
+def _operating_points(state: DispatcherState, certificate: Certificate | None) -> list[dict[str, Any]]:
+    points = () if certificate is None else certificate.points
+    certified = {point.thresholds: asdict(point) for point in points}
+    unknown = {"exit_rates": None, "speedup": None}
+    return [
+        {"index": index, "thresholds": thresholds} | certified.get(thresholds, unknown)
+        for index, thresholds in enumerate(state.operating_points)
+    ]
 
 
 def _stages(cascade: Cascade, dispatcher: DispatcherState) -> list[dict[str, Any]]:
@@ -61,24 +71,11 @@ def _stages(cascade: Cascade, dispatcher: DispatcherState) -> list[dict[str, Any
     ]
 
 
-def _operating_points(state: DispatcherState, certificate: Certificate | None) -> list[dict[str, Any]]:
-    certified = {} if certificate is None else {point.thresholds: point for point in certificate.points}
-    return [
-        {
-            "index": index,
-            "thresholds": list(thresholds),
-            "exit_rates": list(certified[thresholds].exit_rates) if thresholds in certified else None,
-            "speedup": certified[thresholds].speedup if thresholds in certified else None,
-        }
-        for index, thresholds in enumerate(state.operating_points)
-    ]
-
-
 def _certificate(certificate: Certificate) -> dict[str, Any]:
-    fields = {name: getattr(certificate, name) for name in ("n", "engine", "precision", "device")}
     guarantees = [
         asdict(result.guarantee)
         | {"description": result.guarantee.description, "n": result.n, "bound": result.bound}
         for result in certificate.guarantees
     ]
+    fields = {name: getattr(certificate, name) for name in ("n", "engine", "precision", "device")}
     return {"confidence": 1 - certificate.delta, **fields, "guarantees": guarantees}

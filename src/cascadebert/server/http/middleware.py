@@ -13,16 +13,21 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from cascadebert.errors import DataError
 from cascadebert.server.config import ServerConfig
-from cascadebert.server.http.request_body import ClientDisconnected, header
-from cascadebert.server.http.responses import CLOSE, HTTPError, JSONReply, error_reply, retry_after
+from cascadebert.server.http.messages import (
+    CLOSE,
+    ClientDisconnected,
+    HTTPError,
+    header,
+    retry_after,
+    send_json,
+)
 from cascadebert.server.monitoring.metrics import Metrics
 from cascadebert.server.types import DeadlineExceeded, Overloaded, ServiceUnavailable, StageUnavailable
 from cascadebert.timing import now
 
 log = logging.getLogger("cascadebert")
 
-PUBLIC_PATHS = ("/", "/health", "/ready", "/openapi.json")
-"""Paths that need no token: they show nothing of the model and of the traffic."""
+PUBLIC_PATHS = ("/", "/health", "/ready", "/openapi.json")  # show nothing of the model and of the traffic
 
 
 class ServerMiddleware:
@@ -58,9 +63,11 @@ class ServerMiddleware:
         except ClientDisconnected:
             status = 499  # the code of nginx, for metrics only
         except (Exception, CancelledError) as error:
-            reply = self._error_reply(error)
+            http_error = self._http_error(error)
+            if http_error.status in (424, 500):
+                _log(error.__cause__ or error)
             if not status:
-                await reply.send(send_and_note)
+                await send_json(send_and_note, http_error.body, http_error.status, http_error.headers)
         finally:
             self._metrics.count_request(scope["path"], status, now() - start)
 
@@ -70,36 +77,32 @@ class ServerMiddleware:
         scheme, _, token = header(scope, b"authorization").partition(b" ")
         if scheme.lower() != b"bearer" or not hmac.compare_digest(token.strip(), self._token):
             message = "expected `Authorization: Bearer TOKEN` with the token of this server"
-            raise HTTPError(401, "Validation", message, ((b"www-authenticate", b"Bearer"),))
+            raise HTTPError(message, 401, headers=((b"www-authenticate", b"Bearer"),))
 
-    def _error_reply(self, error: BaseException) -> JSONReply:
-        reply = _expected_error_reply(error, self._probe_every)
-        if reply is None or reply.status == 424:
-            cause = error.__cause__ or error
-            frames = extract_tb(cause.__traceback__)
-            where = f"{Path(frames[-1].filename).name}:{frames[-1].lineno}" if frames else "an unknown line"
-            log.error("a request failed: %s at %s", type(cause).__name__, where)  # messages may contain texts
-        return reply or error_reply(500, "Backend", "internal server error; see the server's log")
+    def _http_error(self, error: BaseException) -> HTTPError:
+        message = str(error)
+        match error:
+            case HTTPError():
+                return error
+            case HTTPException():
+                headers = [(key.encode(), value.encode()) for key, value in (error.headers or {}).items()]
+                return HTTPError(error.detail, error.status_code, headers=tuple(headers))
+            case Overloaded():
+                return HTTPError(message, 429, "Overloaded", retry_after(error.retry_after))
+            case DeadlineExceeded():
+                return HTTPError(message, 504, "Overloaded")
+            case StageUnavailable():
+                return HTTPError(message, 503, "Unhealthy", retry_after(self._probe_every))
+            case ServiceUnavailable() | CancelledError():
+                return HTTPError(
+                    message or "the server stopped before a result", 503, "Unhealthy", retry_after(1.0)
+                )
+            case DataError():
+                return HTTPError(message, 422, "Tokenizer")
+        return HTTPError("internal server error; see the server's log", 500, "Backend")
 
 
-def _expected_error_reply(error: BaseException, probe_every: float) -> JSONReply | None:
-    message = str(error)
-    match error:
-        case HTTPError():
-            return error_reply(error.status, error.error_type, message, error.headers)
-        case HTTPException():
-            headers = [(key.encode(), value.encode()) for key, value in (error.headers or {}).items()]
-            return error_reply(error.status_code, "Validation", error.detail, tuple(headers))
-        case Overloaded():
-            return error_reply(429, "Overloaded", message, retry_after(error.retry_after))
-        case DeadlineExceeded():
-            return error_reply(504, "Overloaded", message)
-        case StageUnavailable():
-            return error_reply(503, "Unhealthy", message, retry_after(probe_every))
-        case ServiceUnavailable():
-            return error_reply(503, "Unhealthy", message, retry_after(1.0))
-        case CancelledError():
-            return error_reply(503, "Unhealthy", "the server stopped before a result", retry_after(1.0))
-        case DataError():
-            return error_reply(422, "Tokenizer", message)
-    return None
+def _log(error: BaseException) -> None:
+    frames = extract_tb(error.__traceback__)
+    where = f"{Path(frames[-1].filename).name}:{frames[-1].lineno}" if frames else "an unknown line"
+    log.error("a request failed: %s at %s", type(error).__name__, where)  # messages may contain texts

@@ -16,8 +16,8 @@ import uvicorn
 from uvicorn.protocols.http.auto import AutoHTTPProtocol
 
 from cascadebert.errors import CascadeError
+from cascadebert.server.http.messages import HTTPError
 from cascadebert.server.http.middleware import ServerMiddleware
-from cascadebert.server.http.responses import error_reply
 
 HEAD_SECONDS = 15.0
 KEEP_ALIVE_SECONDS = 30
@@ -132,7 +132,7 @@ class _Connection(AutoHTTPProtocol):  # type: ignore[misc, valid-type]  # depend
     def _reject(self, status: int, message: str) -> None:
         # Closes the connection, with a response unless another one is under way.
         if not self._busy:
-            body = error_reply(status, "Validation", message).body
+            body = HTTPError(message, status).body
             line = f"HTTP/1.1 {status} {HTTPStatus(status).phrase}\r\ncontent-length: {len(body)}\r\n"
             rest = b"content-type: application/json\r\nconnection: close\r\n\r\n"
             self.transport.write(line.encode() + rest + body)

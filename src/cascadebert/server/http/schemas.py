@@ -1,20 +1,26 @@
-"""Schemas of requests and responses; `/predict` has those of Hugging Face text-embeddings-inference 1.9."""
+"""Schemas of requests and responses, and the OpenAPI document that is made of them.
+
+Those of `/predict` are the ones of Hugging Face text-embeddings-inference 1.9.
+"""
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, TypeVar
+from collections.abc import Iterable
+from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, Field, TypeAdapter, ValidationError
 from pydantic.config import JsonDict
+from pydantic.json_schema import JsonSchemaMode
 
-from cascadebert.server.http.responses import HTTPError
+from cascadebert import __version__
+from cascadebert.server.http.messages import HTTPError
 
 MIN_DEADLINE_MS, MAX_DEADLINE_MS = 0.001, 3_600_000.0
-_PREDICT: JsonDict = {"examples": [{"inputs": "what a lovely film"}]}
-_CLASSIFY: JsonDict = {
+PREDICT: JsonDict = {"examples": [{"inputs": "what a lovely film"}]}
+CLASSIFY: JsonDict = {
     "examples": [{"texts": ["what a lovely film", "not worth the ticket"], "explain": True}]
 }
-_INPUTS_ERROR = (
+INPUTS_ERROR = (
     "inputs: expected a string, a pair [string, string], or a batch of [string] or [string, string] "
     "such as [[string], [string]]"
 )
@@ -28,10 +34,8 @@ Item = TypeVar("Item")
 NonEmpty = Annotated[list[Item], Field(min_length=1, fail_fast=True)]
 
 
-class PredictRequest(BaseModel):
+class PredictRequest(BaseModel, strict=True, frozen=True, json_schema_extra=PREDICT):
     """Body of `POST /predict`."""
-
-    model_config = ConfigDict(strict=True, frozen=True, json_schema_extra=_PREDICT)
 
     inputs: Text | OneOrTwo | NonEmpty[OneOrTwo] = Field(
         description="One text, one pair (a list of two strings), or a batch of lists of one or two strings."
@@ -41,10 +45,8 @@ class PredictRequest(BaseModel):
     truncation_direction: Direction = Field("Right", description='"Left" rejects texts that are too long.')
 
 
-class ClassifyRequest(BaseModel):
+class ClassifyRequest(BaseModel, strict=True, frozen=True, extra="forbid", json_schema_extra=CLASSIFY):
     """Body of `POST /v1/classify`."""
-
-    model_config = ConfigDict(strict=True, frozen=True, extra="forbid", json_schema_extra=_CLASSIFY)
 
     texts: NonEmpty[str] | NonEmpty[Two] = Field(description="Texts, or pairs of texts.")
     max_stage: int | None = Field(None, ge=1, description="The last stage that may predict, from 1.")
@@ -57,6 +59,9 @@ class Prediction(BaseModel):
 
     score: float = Field(examples=[0.98])
     label: str = Field(examples=["positive"])
+
+
+PredictResponse = list[Prediction] | list[list[Prediction]]  # of one text, or of a batch
 
 
 class StageResultSchema(BaseModel):
@@ -121,7 +126,54 @@ def parse(model: type[Model], body: bytes) -> Model:
         error = validation_error.errors(include_url=False, include_input=False)[0]
     field = ".".join(str(part) for part in error["loc"])
     if error["type"] == "json_invalid":
-        raise HTTPError(400, "Validation", f"the body is not valid JSON: {error['msg']}")
+        raise HTTPError(f"the body is not valid JSON: {error['msg']}", 400)
     if model is PredictRequest and field.startswith("inputs") and error["type"] != "missing":
-        raise HTTPError(422, "Validation", _INPUTS_ERROR)
-    raise HTTPError(422, "Validation", f"{field or 'the body'}: {error['msg']}"[:300])
+        raise HTTPError(INPUTS_ERROR)
+    raise HTTPError(f"{field or 'the body'}: {error['msg']}"[:300])
+
+
+ERRORS = {
+    400: "The body is not valid JSON, or a text is empty.",
+    401: "The token is missing or wrong.",
+    408: "The body did not arrive in time.",
+    413: "The body is too large.",
+    415: "The content type is not JSON.",
+    422: "The body does not match the schema or exceeds a limit.",
+    424: "A stage failed on this request.",
+    429: "The queues are full; `Retry-After` holds the seconds to wait.",
+    503: "The server is not ready, or a required stage is unavailable.",
+    504: "The deadline passed before the result was complete.",
+}
+# Path, summary, type of the body (None for GET), type of the response (None if it is not JSON), errors.
+OPERATIONS: tuple[tuple[str, str, Any, Any, Iterable[int]], ...] = (
+    ("/predict", "Predict as text-embeddings-inference does", PredictRequest, PredictResponse, ERRORS),
+    ("/v1/classify", "Predict with details of the cascade", ClassifyRequest, ClassifyResponse, ERRORS),
+    ("/health", "Liveness of the process", None, dict[str, str], ()),
+    ("/ready", "Readiness for requests", None, dict[str, str], (503,)),
+    ("/info", "Cascade, operating points, queues and quality monitoring", None, Any, (401,)),
+    ("/metrics", "Prometheus metrics", None, None, (401,)),
+)
+
+
+def openapi_document() -> dict[str, Any]:
+    """Build the OpenAPI document; plain JSON values."""
+    types = {ErrorResponse, *(kind for operation in OPERATIONS for kind in operation[2:4])} - {None}
+    mode: JsonSchemaMode = "validation"
+    adapters = [(kind, mode, TypeAdapter(kind)) for kind in types]
+    schemas, components = TypeAdapter.json_schemas(adapters, ref_template="#/components/schemas/{model}")
+
+    def content(kind: Any) -> dict[str, Any]:
+        return {"content": {"application/json": {"schema": schemas[kind, mode]}}}
+
+    paths = {}
+    for path, summary, body, response, errors in OPERATIONS:
+        success = {"description": "Success."} | ({} if response is None else content(response))
+        failures = {str(error): {"description": ERRORS[error]} | content(ErrorResponse) for error in errors}
+        operation = {"summary": summary, "responses": {"200": success} | failures}
+        if body is not None:
+            operation["requestBody"] = {"required": True} | content(body)
+        paths[path] = {"get" if body is None else "post": operation}
+    description = "Small text classifiers first, large ones only for uncertain texts."
+    header = {"title": "cascadebert", "version": __version__, "description": description}
+    components = {"schemas": dict(sorted(components["$defs"].items()))}
+    return {"openapi": "3.1.0", "info": header, "paths": paths, "components": components}

@@ -1,0 +1,84 @@
+"""HTTP messages: request bodies, limited in size and time; JSON responses; errors as JSON."""
+
+from __future__ import annotations
+
+import json
+import math
+
+from anyio import fail_after
+from starlette.types import Receive, Scope, Send
+
+from cascadebert.server.types import ServerError
+
+BODY_SECONDS = 15.0
+
+Headers = tuple[tuple[bytes, bytes], ...]
+CLOSE: Headers = ((b"connection", b"close"),)
+
+
+class ClientDisconnected(Exception):
+    """The client closed the connection; no response is sent."""
+
+
+class HTTPError(ServerError):
+    """An error response: its status and the `error_type` of text-embeddings-inference."""
+
+    def __init__(
+        self, message: str, status: int = 422, error_type: str = "Validation", headers: Headers = ()
+    ) -> None:
+        super().__init__(message)
+        self.status, self.headers = status, headers
+        self.body = encode_json({"error": message, "error_type": error_type})
+
+
+def encode_json(content: object) -> bytes:
+    """Encode a body; raises HTTPError 424 if a number is not finite, as then a model is broken."""
+    try:
+        return json.dumps(content, allow_nan=False, separators=(",", ":")).encode()
+    except ValueError as error:
+        raise HTTPError("a stage returned a score that is not a finite number", 424, "Backend") from error
+
+
+async def send_json(send: Send, body: bytes, status: int = 200, headers: Headers = ()) -> None:
+    """Send an encoded body; cheaper per request than Starlette's responses."""
+    fixed = ((b"content-type", b"application/json"), (b"content-length", b"%d" % len(body)))
+    await send({"type": "http.response.start", "status": status, "headers": [*fixed, *headers]})
+    await send({"type": "http.response.body", "body": body})
+
+
+def retry_after(seconds: float) -> Headers:
+    """Header that asks the client to wait, for a second to an hour."""
+    return ((b"retry-after", b"%d" % max(1, math.ceil(min(seconds, 3600.0)))),)
+
+
+def header(scope: Scope, name: bytes) -> bytes:
+    """Value of a header; empty if it is absent."""
+    return next((value for key, value in scope["headers"] if key == name), b"")
+
+
+async def read_body(scope: Scope, receive: Receive, max_bytes: int) -> bytes:
+    """Read a JSON body.
+
+    Raises HTTPError 415 for another content type, 413 as soon as the body exceeds `max_bytes`, 408 if it does
+    not arrive in time; ClientDisconnected if the connection is closed.
+    """
+    media_type = header(scope, b"content-type").split(b";")[0].strip().lower()
+    if media_type != b"application/json" and not media_type.endswith(b"+json"):
+        raise HTTPError("expected a JSON body with `Content-Type: application/json`", 415)
+    length, body, more_body = header(scope, b"content-length"), bytearray(), True
+    too_large = length.isdigit() and (len(length) > 18 or int(length) > max_bytes)
+    try:
+        with fail_after(BODY_SECONDS):
+            while more_body and not too_large:
+                message = await receive()
+                if message["type"] == "http.disconnect":
+                    raise ClientDisconnected
+                body += message.get("body", b"")
+                too_large, more_body = len(body) > max_bytes, message.get("more_body", False)
+    except TimeoutError as error:
+        raise HTTPError(
+            f"the body did not arrive within {BODY_SECONDS:g} seconds", 408, headers=CLOSE
+        ) from error
+    if too_large:
+        raise HTTPError(f"the body exceeds the maximum of {max_bytes:,} bytes", 413, headers=CLOSE)
+    return bytes(body)
