@@ -9,9 +9,8 @@ import pytest
 
 from cascadebert import Cascade
 from cascadebert.errors import CascadeError
-from cascadebert.thresholds.confidence import softmax
+from cascadebert.thresholds.confidence import scale_logits, softmax
 from cascadebert.thresholds.operating_point import OperatingPoint
-from cascadebert.thresholds.temperature import scale_logits
 from samples import sentences
 
 

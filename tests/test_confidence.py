@@ -7,8 +7,14 @@ import pytest
 
 from cascadebert.errors import UndefinedMetric
 from cascadebert.evaluation.metrics import difficulty_inversion_score, expected_calibration_error, macro_f1
-from cascadebert.thresholds.confidence import log_odds, max_probability, softmax
-from cascadebert.thresholds.temperature import fit_temperature, negative_log_likelihood, scale_logits
+from cascadebert.thresholds.confidence import (
+    fit_temperature,
+    log_odds,
+    max_probability,
+    negative_log_likelihood,
+    scale_logits,
+    softmax,
+)
 
 
 def test_log_odds_agree_with_probabilities_where_those_do_not_saturate():

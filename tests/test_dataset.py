@@ -13,7 +13,7 @@ import pytest
 
 from cascadebert.data.columns import Columns
 from cascadebert.data.dataset import MAX_CHARACTERS, Examples, load_examples
-from cascadebert.data.readers import Table
+from cascadebert.data.files import Table
 from cascadebert.errors import DataError
 
 TEXTS = ["a good film", 'a "bad" film, really', "naïve ☃"]

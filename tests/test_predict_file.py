@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from cascadebert import Cascade, CascadeError
-from cascadebert.data.readers import read_table
+from cascadebert.data.files import read_table
 from cascadebert.errors import DataError
 from cascadebert.inference import predict_file as predict_file_module
 from cascadebert.inference.predict_file import predict_file

@@ -12,8 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cascadebert.data.readers import FORMATS, Table, read_table
-from cascadebert.data.writers import ensure_writable_file, write_table
+from cascadebert.data.files import FORMATS, Table, ensure_writable_file, read_table, write_table
 from cascadebert.errors import DataError
 
 NASTY = ("a", "é", "☃", '"', "'", ",", ";", " ", "\\", "\x85", "\u2028", "\udce9")

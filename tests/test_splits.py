@@ -12,7 +12,7 @@ from hypothesis import example, given, reject, settings
 from hypothesis import strategies as st
 
 from cascadebert.data.dataset import Examples, label_names, load_examples
-from cascadebert.data.readers import Table
+from cascadebert.data.files import Table
 from cascadebert.data.splits import Splits, assign_folds, assign_splits, group_ids, split_examples
 from cascadebert.errors import DataError
 

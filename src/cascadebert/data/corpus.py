@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from cascadebert.data.columns import Columns, find_text_columns
-from cascadebert.data.readers import check_format, check_not_utf16, parse_json_line, read_parquet
+from cascadebert.data.files import SURROGATE, check_format, check_not_utf16, parse_json_line, read_parquet
 from cascadebert.errors import DataError
 
 _Item = TypeVar("_Item")
@@ -24,7 +24,6 @@ MIN_TOKENS = 8
 PAIR_FRACTION = 0.25  # of the passages are pairs of neighbours, so that the second text's tokens are learned
 
 _SENTENCE_END = re.compile("[.!?\u2026][\"')\\]\u201d\u2019]*\\s+|[\u3002\uff01\uff1f]|\\n+")
-_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 @dataclass(frozen=True)
@@ -156,7 +155,7 @@ def _lines(file: Path) -> Iterator[str]:
     with file.open(encoding="utf-8-sig", errors="surrogateescape", newline="\n") as lines:
         while line := lines.readline(MAX_LINE_CHARACTERS):
             number += 1
-            if _SURROGATE.search(line) or "\0" in line:
+            if SURROGATE.search(line) or "\0" in line:
                 raise DataError(f"{file.name}, line {number}: bytes that are not UTF-8. Save it as UTF-8.")
             if len(line) == MAX_LINE_CHARACTERS:
                 raise DataError(
@@ -195,6 +194,6 @@ def _text(cell: Any, position: str, column: str) -> str:
         return ""
     if not isinstance(cell, str):
         raise DataError(f"{position}, column '{column}': expected text, found {type(cell).__name__}")
-    if _SURROGATE.search(cell):
+    if SURROGATE.search(cell):
         raise DataError(f"{position}, column '{column}': half of a surrogate pair, which is not text")
     return cell

@@ -8,23 +8,23 @@ import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from cascadebert.data.columns import Columns, find_text_columns, require_column
-from cascadebert.data.readers import FORMATS, Table, read_table
+from cascadebert.data.files import FORMATS, SURROGATE, Table, read_table
 from cascadebert.errors import DataError, extra
 from cascadebert.types import Ints, Texts
 
 if TYPE_CHECKING:
     import datasets
 
+DataSource: TypeAlias = "str | Path | datasets.Dataset | Examples"
 Hashes = NDArray[np.uint64]
 MAX_CHARACTERS = 131_072  # Python's csv reader stops here by default, and no encoder reads as far
 
-_SURROGATE = re.compile("[\ud800-\udfff]")
 _WHOLE_NUMBER = re.compile(r"[+-]?(0|[1-9]\d*)(\.0*)?")
 _DIGITS = re.compile(r"[+-]?\d+")
 _FRACTION = re.compile(r"[+-]?(\d+\.\d*|\.\d+|\d+(\.\d*)?[eE][+-]?\d+)")
@@ -77,7 +77,9 @@ class Examples:
         rows = [(text,) if isinstance(text, str) else tuple(text) for text in self.texts]
         if labels and self.labels is not None:
             rows = [(*row, label) for row, label in zip(rows, self.labels, strict=True)]
-        return np.array([_fingerprint(row) for row in rows], dtype=np.uint64)
+        contents = ("\x1f".join(" ".join(part.split()) for part in row).encode() for row in rows)
+        digests = b"".join(hashlib.blake2b(content, digest_size=8).digest() for content in contents)
+        return np.frombuffer(digests, dtype="<u8").astype(np.uint64)
 
     def sha256(self) -> str:
         """Fingerprint of all texts and labels, in order."""
@@ -127,21 +129,14 @@ def check_texts(table: Table, names: Sequence[str]) -> tuple[Texts, list[int], l
 
     Returns the good texts or pairs, their positions in the table, and position and fault of each bad row.
     """
-    texts: list[Any] = []
-    good: list[int] = []
-    bad: list[tuple[int, str]] = []
-    missing = [None] * len(table)
-    for i, cells in enumerate(zip(*(table.columns.get(name, missing) for name in names), strict=True)):
-        for name, cell in zip(names, cells, strict=True):
-            try:
-                _text(cell)
-            except ValueError as error:
-                bad.append((i, f"column '{name}': {error}"))
-                break
-        else:
-            texts.append(cells if len(cells) > 1 else cells[0])
-            good.append(i)
-    return texts, good, bad
+    columns, faults = [], dict[int, str]()
+    for name in names:
+        cells, column_faults = _check_column(table, name, _text)
+        columns.append(cells)
+        faults = column_faults | faults  # the first column's fault is reported
+    texts: list[Any] = columns[0] if len(columns) == 1 else list(zip(*columns, strict=True))
+    good = [i for i in range(len(texts)) if i not in faults]
+    return [texts[i] for i in good], good, sorted(faults.items())
 
 
 def label_names(*parts: Examples | None) -> tuple[str, ...]:
@@ -236,15 +231,21 @@ def _examples(
 
 
 def _checked(table: Table, column: str, check: Callable[[Any], str]) -> tuple[str, ...]:
-    values: list[str] = []
-    bad: list[tuple[int, str]] = []
-    for i, cell in enumerate(table.columns[column]):
+    values, faults = _check_column(table, column, check)
+    _raise_first(table, list(faults.items()))
+    return tuple(values)
+
+
+def _check_column(table: Table, name: str, check: Callable[[Any], str]) -> tuple[list[str], dict[int, str]]:
+    """Checked cells, and the fault of each bad one by position, as "column 'NAME': ..."."""
+    values, faults = [], dict[int, str]()
+    for i, cell in enumerate(table.columns.get(name, [None] * len(table))):
         try:
             values.append(check(cell))
         except ValueError as error:
-            bad.append((i, f"column '{column}': {error}"))
-    _raise_first(table, bad)
-    return tuple(values)
+            values.append("")
+            faults[i] = f"column '{name}': {error}"
+    return values, faults
 
 
 def _raise_first(table: Table, bad: list[tuple[int, str]]) -> None:
@@ -255,21 +256,19 @@ def _raise_first(table: Table, bad: list[tuple[int, str]]) -> None:
 
 
 def _text(cell: Any) -> str:
-    if _is_null(cell):
+    if _is_null(cell) or (isinstance(cell, str) and not cell.strip()):
         raise ValueError("empty text")
     if not isinstance(cell, str):
         raise ValueError(f"expected text, found {type(cell).__name__} {cell!r:.40}")
-    if not cell.strip():
-        raise ValueError("empty text")
     if len(cell) > MAX_CHARACTERS:
         raise ValueError(f"a text of {len(cell):,} characters; at most {MAX_CHARACTERS:,} are allowed")
-    _check_utf8(cell)
-    return cell
+    return _utf8(cell)
 
 
-def _check_utf8(text: str) -> None:
-    if _SURROGATE.search(text):
+def _utf8(text: str) -> str:
+    if SURROGATE.search(text):
         raise ValueError("bytes that are not UTF-8")
+    return text
 
 
 def _is_null(cell: Any) -> bool:
@@ -285,8 +284,7 @@ def _label(cell: Any) -> str:
         raise ValueError("no label (empty or NaN)")
     if not isinstance(cell, (str, int, float)):
         raise ValueError(f"expected one label (a string or a whole number), found {type(cell).__name__}")
-    name = str(cell).strip()
-    _check_utf8(name)
+    name = _utf8(str(cell).strip())
     if _WHOLE_NUMBER.fullmatch(name):
         return str(int(name.partition(".")[0]))
     if _FRACTION.fullmatch(name):
@@ -319,8 +317,3 @@ def _check_not_mixed(table: Table, column: str, names: Iterable[str]) -> None:
             f"number {number} (row {number_row}) and the name {name!r} (row {name_row}). Use only numbers or "
             "only names."
         )
-
-
-def _fingerprint(parts: Sequence[str]) -> int:
-    content = "\x1f".join(" ".join(part.split()) for part in parts)
-    return int.from_bytes(hashlib.blake2b(content.encode(), digest_size=8).digest(), "little")

@@ -3,26 +3,22 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 
 from cascadebert.data.columns import Columns
-from cascadebert.data.dataset import Examples, Hashes, load_examples
+from cascadebert.data.dataset import DataSource, Examples, Hashes, load_examples
 from cascadebert.errors import CascadeError, DataError
 from cascadebert.evaluation.cost_model import counted_costs
 from cascadebert.evaluation.metrics import expected_calibration_error, inversion_score_or_none, macro_f1
 from cascadebert.inference.batching import TokenizedTexts
 from cascadebert.inference.cascade import Cascade
 from cascadebert.persistence.folder import read_used_rows
-from cascadebert.thresholds.confidence import max_probability, softmax
+from cascadebert.thresholds.confidence import max_probability, scale_logits, softmax
 from cascadebert.thresholds.risk_control import StageOutputs
 from cascadebert.thresholds.select import exit_stages, speedup
-from cascadebert.thresholds.temperature import scale_logits
 from cascadebert.types import Floats, Ints, Logits, Predictions, Report, StageReport, Texts
-
-if TYPE_CHECKING:
-    import datasets
 
 
 class Predictor(Protocol):
@@ -33,9 +29,7 @@ class Predictor(Protocol):
         ...
 
 
-def evaluate(
-    predictor: Predictor, data: str | Path | datasets.Dataset | Examples, *, columns: Columns | None = None
-) -> Report:
+def evaluate(predictor: Predictor, data: DataSource, *, columns: Columns | None = None) -> Report:
     """Measure a predictor on labelled rows.
 
     All stages of a cascade run once on all rows. The cascade's own predictions follow from these arrays

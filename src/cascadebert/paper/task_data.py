@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from cascadebert.data.dataset import Examples, label_names, load_examples
-from cascadebert.data.readers import FORMATS
+from cascadebert.data.files import FORMATS
 from cascadebert.errors import DataError
 from cascadebert.inference.tokenizer import StageTokenizer
 from cascadebert.paper.protocol import TaskConfig

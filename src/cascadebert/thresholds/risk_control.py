@@ -60,8 +60,8 @@ class CertificationResult:
 def stage_losses(outputs: StageOutputs, guarantee: Guarantee) -> Floats:
     """(num_stages, n) loss of each prediction, whose mean over the examples at their exits is the risk.
 
-    Predictions of the last stage have no loss for `min_early_exit_accuracy`, nor have examples of other
-    labels for `max_false_negative_rate`. Raises CascadeError if labels are needed but absent or unknown.
+    NaN where the guarantee is not about the prediction: at the last stage for `min_early_exit_accuracy`, for
+    other labels in `max_false_negative_rate`. Raises CascadeError if labels are needed but absent or unknown.
     """
     predictions, labels = outputs.predictions, outputs.labels
     if guarantee.name == "min_agreement":
@@ -74,32 +74,23 @@ def stage_losses(outputs: StageOutputs, guarantee: Guarantee) -> Floats:
     if guarantee.name == "max_accuracy_drop":
         return np.asarray(wrong - wrong[-1])
     if guarantee.name == "min_early_exit_accuracy":
-        wrong[-1] = 0.0
-    if guarantee.name == "max_false_negative_rate":
-        wrong[:, labels != _label_id(outputs, guarantee)] = 0.0
+        wrong[-1] = np.nan
+    if guarantee.label is not None:
+        names = outputs.label_names
+        if guarantee.label not in names:
+            raise CascadeError(
+                f"{guarantee.description}: there is no such label. Labels: {', '.join(names[:20])}"
+            )
+        wrong[:, labels != names.index(guarantee.label)] = np.nan
     return wrong
 
 
 def point_losses(outputs: StageOutputs, guarantee: Guarantee, thresholds: Sequence[float]) -> Floats:
-    """(m,) losses at one operating point of the m examples that the guarantee is about.
-
-    These are the early exits, or the examples of a label, or else all examples.
-    """
+    """(m,) losses at one operating point of the m examples that the guarantee is about, in random order."""
     exits = exit_stages(outputs.confidences, tuple(thresholds))
     losses = stage_losses(outputs, guarantee)[exits, np.arange(len(exits))]
-    if guarantee.name == "min_early_exit_accuracy":
-        losses = losses[exits < len(outputs.predictions) - 1]
-    if guarantee.name == "max_false_negative_rate":
-        losses = losses[outputs.labels == _label_id(outputs, guarantee)]
-    return np.asarray(losses)
-
-
-def _label_id(outputs: StageOutputs, guarantee: Guarantee) -> int:
-    if guarantee.label not in outputs.label_names:
-        raise CascadeError(
-            f"{guarantee.description}: there is no such label. Labels: {', '.join(outputs.label_names[:20])}"
-        )
-    return outputs.label_names.index(guarantee.label)
+    # a file may be sorted, but bets must be placed in an order that is independent of the losses
+    return np.random.default_rng(ORDER_SEED).permutation(losses[~np.isnan(losses)])
 
 
 def operating_path(
@@ -121,7 +112,7 @@ def operating_path(
     """
     losses = np.zeros(outputs.confidences.shape)
     for guarantee in guarantees:
-        of_guarantee = stage_losses(outputs, guarantee)
+        of_guarantee = np.nan_to_num(stage_losses(outputs, guarantee))
         for stage, confidences in enumerate(outputs.confidences[:-1]):
             losses[stage] += _smoothed(confidences, of_guarantee[stage]) / guarantee.max_risk
         losses[-1] += of_guarantee[-1] / guarantee.max_risk
@@ -197,7 +188,7 @@ def p_value(guarantee: Guarantee, losses: Floats, delta: float) -> float:
     if not len(losses):
         return 1.0
     if guarantee.name == "max_accuracy_drop":
-        return float(betting_p_values(_shuffled(losses)[None], guarantee.max_risk, delta)[0])
+        return float(betting_p_values(losses[None], guarantee.max_risk, delta)[0])
     return float(binomial_p_values(losses.sum(), np.asarray(len(losses)), guarantee.max_risk))
 
 
@@ -206,13 +197,8 @@ def risk_bound(guarantee: Guarantee, losses: Floats, delta: float) -> float:
     if not len(losses):
         return 1.0
     if guarantee.name == "max_accuracy_drop":
-        return betting_bound(_shuffled(losses), delta)
+        return betting_bound(losses, delta)
     return binomial_bound(int(losses.sum()), len(losses), delta)
-
-
-def _shuffled(losses: Floats) -> Floats:
-    # a file may be sorted, but bets must be placed in an order that is independent of the losses
-    return np.random.default_rng(ORDER_SEED).permutation(losses)
 
 
 def binomial_p_values(errors: Ints | Floats, n: Ints, level: float) -> Floats:

@@ -7,8 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from cascadebert.thresholds.confidence import Score, softmax
-from cascadebert.thresholds.temperature import scale_logits
+from cascadebert.thresholds.confidence import Score, scale_logits, softmax
 from cascadebert.types import Bools, Floats, Logits
 
 

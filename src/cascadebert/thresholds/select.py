@@ -51,7 +51,7 @@ class TuningArrays:
     @property
     def mean_last_stage_cost(self) -> float:
         """Mean cost of an example when the last stage runs alone."""
-        return _mean_last_stage_cost(self.costs, self.last_stage_cost)
+        return float(self.costs[-1].mean()) if self.last_stage_cost is None else self.last_stage_cost
 
     def take(self, indices: Ints) -> TuningArrays:
         """The examples at these indices."""
@@ -132,10 +132,6 @@ def _cost_per_example(costs: Floats, n: int) -> Floats:
     return np.broadcast_to(costs[:, None], (len(costs), n)) if costs.ndim == 1 else costs
 
 
-def _mean_last_stage_cost(costs: Floats, last_stage_cost: float | None) -> float:
-    return float(costs[-1].mean()) if last_stage_cost is None else last_stage_cost
-
-
 def speedup(exits: Ints, costs: Floats, last_stage_cost: float | None = None) -> float:
     """Total cost of the last stage alone over the total cost of the cascade.
 
@@ -146,7 +142,8 @@ def speedup(exits: Ints, costs: Floats, last_stage_cost: float | None = None) ->
     4.1212
     """
     costs = _cost_per_example(costs, len(exits))
-    return float(_mean_last_stage_cost(costs, last_stage_cost) / cumulative_cost(exits, costs).mean())
+    last_stage = float(costs[-1].mean()) if last_stage_cost is None else last_stage_cost
+    return float(last_stage / cumulative_cost(exits, costs).mean())
 
 
 def select_thresholds(

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
 
 from cascadebert.data.columns import Columns
-from cascadebert.data.dataset import Examples, load_examples, shorten
+from cascadebert.data.dataset import DataSource, Examples, load_examples, shorten
 from cascadebert.environment import machine
 from cascadebert.errors import FolderError
 from cascadebert.evaluation.cost_model import LatencyModel, counted_costs, measure_latency
@@ -18,7 +18,7 @@ from cascadebert.inference.batching import TokenizedTexts
 from cascadebert.inference.cascade import Cascade
 from cascadebert.persistence.folder import UsedRows, read_used_rows, update_folder
 from cascadebert.persistence.schema import MeasuredTiming, TunedOn
-from cascadebert.thresholds.confidence import Score, histogram
+from cascadebert.thresholds.confidence import Score, fit_temperature, histogram
 from cascadebert.thresholds.deferral_score import ScoredOutputs, score_outputs, select_score
 from cascadebert.thresholds.operating_point import OperatingPoint, Target, TuningMetrics
 from cascadebert.thresholds.select import (
@@ -30,12 +30,8 @@ from cascadebert.thresholds.select import (
     search_thresholds,
     speedup,
 )
-from cascadebert.thresholds.temperature import fit_temperature
 from cascadebert.tuning.engine_parity import check_engine_parity
 from cascadebert.types import CostUnit, Histogram, Ints, Logits, Report, ScoreChoice, Texts
-
-if TYPE_CHECKING:
-    import datasets
 
 Metric = Literal["accuracy", "agreement"]
 
@@ -92,7 +88,7 @@ class SelectionInputs:
 
 def tune(
     cascade: Cascade,
-    data: str | Path | datasets.Dataset | Examples,
+    data: DataSource,
     *,
     target: Target,
     cost_unit: CostUnit = "flops",
@@ -204,7 +200,7 @@ def needs_labels(target: Target) -> bool:
 
 def _tuning_set(
     cascade: Cascade,
-    data: str | Path | datasets.Dataset | Examples,
+    data: DataSource,
     target: Target,
     columns: Columns | None,
 ) -> tuple[Examples, tuple[str, ...]]:

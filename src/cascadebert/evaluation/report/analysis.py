@@ -19,9 +19,8 @@ from cascadebert.evaluation.metrics import (
     reliability_bins,
     risk_coverage,
 )
-from cascadebert.thresholds.confidence import log_odds, max_probability, softmax
+from cascadebert.thresholds.confidence import log_odds, max_probability, negative_log_likelihood, softmax
 from cascadebert.thresholds.select import speedup
-from cascadebert.thresholds.temperature import negative_log_likelihood
 from cascadebert.types import Bools, Floats, Interval, Ints, Logits
 
 LENGTH_BUCKETS = 4

@@ -1,19 +1,22 @@
-"""Readers of csv, tsv, jsonl and parquet files: cells as they are, a chunk of rows at a time."""
+"""Readers and writers of csv, tsv, jsonl and parquet files: cells as they are, a chunk of rows at a time."""
 
 from __future__ import annotations
 
 import csv
 import json
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 from typing import Any, TextIO
 
+from cascadebert.atomic import atomic_file
 from cascadebert.errors import DataError, extra
 
 FORMATS = (".csv", ".tsv", ".jsonl", ".parquet")
 READ_ROWS = 1 << 16
+SURROGATE = re.compile("[\ud800-\udfff]")  # a byte that is not UTF-8, or half of a pair
 
 
 @dataclass(frozen=True)
@@ -46,8 +49,7 @@ def read_table(path: Path) -> Table:
     for chunk in chunks:
         for number, fault in chunk.bad:
             raise DataError(f"{chunk.table.source}, row {number}: {fault}")
-    names = dict.fromkeys(name for chunk in chunks for name in chunk.table.columns)
-    columns: dict[str, list[Any]] = {name: [] for name in names}
+    columns: dict[str, list[Any]] = {name: [] for chunk in chunks for name in chunk.table.columns}
     for chunk in chunks:
         for name, cells in columns.items():
             cells.extend(chunk.table.columns.get(name, [None] * len(chunk.table)))
@@ -73,11 +75,8 @@ def read_chunks(path: Path, *, rows: int) -> Iterator[Chunk]:
         with file.open(encoding="utf-8", errors="surrogateescape", newline=newline) as lines:
             if lines.read(1) != "\ufeff":  # skip a byte-order mark
                 lines.seek(0)
-            records = (
-                _jsonl_records(lines)
-                if suffix == ".jsonl"
-                else _csv_records(lines, file.name, suffix == ".tsv")
-            )
+            is_jsonl, tabs = suffix == ".jsonl", suffix == ".tsv"
+            records = _jsonl_records(lines) if is_jsonl else _csv_records(lines, file.name, tabs)
             yield from _chunks(records, file.name, rows)
 
 
@@ -114,25 +113,26 @@ def _chunks(records: Iterator[dict[str, Any] | str], source: str, rows: int) -> 
     first = 1
     while batch := list(islice(records, rows)):
         bad = [(i, record) for i, record in enumerate(batch, first) if isinstance(record, str)]
-        numbers = [i for i, record in enumerate(batch, first) if not isinstance(record, str)]
-        good = [record for record in batch if not isinstance(record, str)]
-        names = dict.fromkeys(name for record in good for name in record)
-        columns = {name: [record.get(name) for record in good] for name in names}
-        yield Chunk(Table(columns, source), numbers, bad)
+        good = {i: record for i, record in enumerate(batch, first) if not isinstance(record, str)}
+        names = dict.fromkeys(name for record in good.values() for name in record)
+        columns = {name: [record.get(name) for record in good.values()] for name in names}
+        yield Chunk(Table(columns, source), list(good), bad)
         first += len(batch)
 
 
 def _csv_records(lines: TextIO, source: str, tabs: bool) -> Iterator[dict[str, Any] | str]:
     advice = "A tab inside a cell cannot be kept in tsv." if tabs else "Quote cells that hold commas."
     limit = csv.field_size_limit(2**31 - 1)  # texts that are too long are rejected later, by row and column
+    tsv = {"delimiter": "\t", "quoting": csv.QUOTE_NONE}
     number = 0
     try:
-        reader = _csv_rows(lines, tabs)
-        header = next(reader, [])
+        reader = csv.reader(lines, **(tsv if tabs else {"strict": True}))
+        header = next(reader if tabs else filter(None, reader), [])
         if len(set(header)) < len(header):
             raise DataError(f"{source}: the header names a column twice: {', '.join(header)}")
         expected = f"but the header names {len(header)} columns ({', '.join(header)}). {advice}"
-        for row in reader:
+        blank = [""] if tabs and len(header) == 1 else []  # a blank line is an empty cell, or no row
+        for row in filter(None, (row or blank for row in reader)):
             number += 1
             is_good = len(row) == len(header)
             yield dict(zip(header, row, strict=True)) if is_good else f"{len(row)} cells, {expected}"
@@ -143,17 +143,6 @@ def _csv_records(lines: TextIO, source: str, tabs: bool) -> Iterator[dict[str, A
         ) from error
     finally:
         csv.field_size_limit(limit)
-
-
-def _csv_rows(lines: TextIO, tabs: bool) -> Iterator[list[str]]:
-    """Rows of cells without blank lines, which are empty cells in a tsv file of one column."""
-    if not tabs:
-        yield from filter(None, csv.reader(lines, strict=True))
-        return
-    reader = csv.reader(lines, delimiter="\t", quoting=csv.QUOTE_NONE)
-    header = next(reader, [])
-    yield header
-    yield from (row or [""] for row in reader if row or len(header) == 1)
 
 
 def _jsonl_records(lines: TextIO) -> Iterator[dict[str, Any] | str]:
@@ -206,3 +195,108 @@ def count_parquet_rows(files: Sequence[Path]) -> int:
     with extra("tune"):
         import pyarrow.parquet
     return sum(int(pyarrow.parquet.read_metadata(file).num_rows) for file in files)
+
+
+def ensure_writable_file(path: Path, *, overwrite: bool) -> None:
+    """Check an output before any costly work.
+
+    Raises DataError if its format is unknown, it exists and `overwrite` is false, or its folder is missing.
+    """
+    check_format(path)
+    if path.is_dir():
+        raise DataError(f"{path} is a folder; expected a file to write")
+    if path.exists() and not overwrite:
+        raise DataError(f"{path} exists already. Choose another output, or replace it with --overwrite.")
+    if not path.absolute().parent.is_dir():
+        raise DataError(f"{path}: the folder {path.absolute().parent} does not exist. Create it first.")
+
+
+def write_table(table: Table, path: Path) -> None:
+    """Write a table atomically in the format of the suffix, replacing an existing file.
+
+    Raises DataError if the format is unknown or cannot hold a cell.
+    """
+    suffix = check_format(path)
+    try:
+        with atomic_file(path) as temporary:
+            (_write_parquet if suffix == ".parquet" else _write_text)(table, temporary)
+    except (TypeError, ValueError) as error:  # includes the errors of pyarrow and of encodings
+        raise DataError(f"{path.name}: {suffix} cannot hold a cell of {table.source} ({error})") from error
+
+
+def join_parts(parts: Sequence[Path], path: Path, *, columns: Sequence[str]) -> None:
+    """Concatenate files of `write_table`, at least one, of one format and with the same columns, atomically.
+
+    Raises DataError if parquet files have columns of types that cannot be unified.
+    """
+    suffix = check_format(path)
+    with atomic_file(path) as temporary:
+        if suffix == ".parquet":
+            _join_parquet(parts, temporary, path.name)
+            return
+        header = "".join(_lines(Table({name: [] for name in columns}, ""), suffix))
+        skip = len(header.encode(errors="surrogateescape"))
+        with temporary.open("wb") as target:
+            for i, part in enumerate(parts):
+                target.write(part.read_bytes()[skip if i else 0 :])
+
+
+def _write_parquet(table: Table, path: Path) -> None:
+    with extra("tune"):
+        import pyarrow
+        import pyarrow.parquet
+    columns = {name: pyarrow.array(cells, table.types.get(name)) for name, cells in table.columns.items()}
+    pyarrow.parquet.write_table(pyarrow.table(columns), path)
+
+
+def _write_text(table: Table, path: Path) -> None:
+    with path.open("w", encoding="utf-8", errors="surrogateescape", newline="") as file:
+        file.writelines(_lines(table, path.suffix.lower()))
+
+
+def _join_parquet(parts: Sequence[Path], path: Path, name: str) -> None:
+    with extra("tune"):
+        import pyarrow
+        import pyarrow.parquet
+    try:
+        schemas = [pyarrow.parquet.read_schema(part) for part in parts]
+        schema = pyarrow.unify_schemas(schemas, promote_options="permissive")
+        with pyarrow.parquet.ParquetWriter(path, schema) as target:
+            for part in parts:
+                target.write_table(pyarrow.parquet.read_table(part).cast(schema))
+    except (pyarrow.ArrowInvalid, pyarrow.ArrowTypeError) as error:
+        raise DataError(
+            f"{name}: the type of a column changes between rows ({error}). Write jsonl, which holds any type."
+        ) from error
+
+
+def _lines(table: Table, suffix: str) -> Iterator[str]:
+    """Lines of a text format with their line breaks, the header first where it has one."""
+    names, rows = list(table.columns), zip(*table.columns.values(), strict=True)
+    if suffix == ".jsonl":
+        yield from (_json_line(dict(zip(names, row, strict=True))) for row in rows)
+        return
+    separator, quote = ("\t", _tsv_cell) if suffix == ".tsv" else (",", _csv_cell)
+    for row in (names, *rows):
+        line = separator.join(quote("" if cell is None else str(cell)) for cell in row)
+        yield (line or ("" if suffix == ".tsv" else '""')) + "\n"
+
+
+def _json_line(record: dict[str, Any]) -> str:
+    line = json.dumps(record, ensure_ascii=False)
+    try:
+        line.encode("utf-8", "surrogateescape")
+    except UnicodeEncodeError:  # half of a surrogate pair, which only an escape can represent
+        line = json.dumps(record)
+    return line + "\n"
+
+
+def _csv_cell(cell: str) -> str:
+    # the csv module does not quote a lone carriage return before Python 3.13
+    return '"' + cell.replace('"', '""') + '"' if re.search('[,"\r\n]', cell) else cell
+
+
+def _tsv_cell(cell: str) -> str:
+    if re.search("[\t\r\n]", cell):
+        raise DataError("a cell holds a tab or a line break, which tsv cannot represent. Write csv or jsonl.")
+    return cell
