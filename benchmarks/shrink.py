@@ -28,8 +28,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cascadebert.cli.render import configure_logging
-from cascadebert.data.columns import Columns
-from cascadebert.data.dataset import Examples, label_names, load_examples
+from cascadebert.data.dataset import Columns, Examples, label_names, load_examples
 from cascadebert.evaluation.metrics import difficulty_inversion_score
 from cascadebert.inference.engines.torch import load_classifier
 from cascadebert.inference.stage import Stage
@@ -39,8 +38,8 @@ from cascadebert.timing import interleaved, now
 from cascadebert.training.checkpoints import checkpoint_fingerprint, copy_tokenizer, count_flops, fingerprint
 from cascadebert.training.config import DistillConfig, FitConfig
 from cascadebert.training.distillation.distill import DistilledModels, distill
-from cascadebert.training.distillation.objective import DistillationObjective, HiddenStateObjective
 from cascadebert.training.distillation.student import StudentSize, make_student, open_encoder
+from cascadebert.training.distillation.trainer import DistillationObjective, HiddenStateObjective
 from cascadebert.training.train_stage import TrainingData, train_stage
 from main import minilm
 from matrix_ceiling import matrix_ceiling
@@ -210,7 +209,7 @@ def cuts() -> dict[str, Path]:
     for name, kept in CUTS.items():
         found[name] = BUILD / name
         if not found[name].is_dir():
-            teacher, _ = open_encoder(TEACHER)
+            teacher = open_encoder(TEACHER)
             size = StudentSize(len(kept), teacher.config.hidden_size)
             with atomic_directory(found[name], overwrite=False, kind="model") as new:
                 make_student(teacher, size, layers=kept).save_pretrained(new)

@@ -10,15 +10,16 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from cascadebert.data.columns import Columns
 from cascadebert.data.corpus import open_corpus, passages, sample
+from cascadebert.data.dataset import Columns
 from cascadebert.errors import DataError
 from cascadebert.inference.batching import concatenate_tokens
+from cascadebert.training.config import DistillConfig
 from cascadebert.training.distillation.token_store import (
     padding_fraction,
     split_held_out,
     token_batches,
-    tokenize_passages,
+    tokenize_corpus,
 )
 from samples import sentences
 
@@ -149,7 +150,7 @@ def tokenizer(make_model):
 
 
 def store(corpus, tokenizer, folder, wanted=None):
-    return tokenize_passages(corpus, tokenizer, folder, max_length=32, max_tokens=wanted, seed=0)
+    return tokenize_corpus(corpus, tokenizer, DistillConfig(max_length=32, max_tokens=wanted, seed=0), folder)
 
 
 @pytest.fixture

@@ -11,8 +11,7 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
-from cascadebert.data.columns import Columns
-from cascadebert.data.dataset import MAX_CHARACTERS, Examples, load_examples
+from cascadebert.data.dataset import MAX_CHARACTERS, Columns, Examples, load_examples
 from cascadebert.data.files import Table
 from cascadebert.errors import DataError
 

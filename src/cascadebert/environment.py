@@ -8,17 +8,7 @@ import subprocess
 from importlib import metadata
 from pathlib import Path
 
-LIBRARIES = (
-    "cascadebert",
-    "numpy",
-    "onnxruntime",
-    "openvino",
-    "scikit-learn",
-    "scipy",
-    "tokenizers",
-    "torch",
-    "transformers",
-)
+LIBRARIES = "cascadebert numpy onnxruntime openvino scikit-learn scipy tokenizers torch transformers".split()
 
 
 def use_passive_waiting() -> None:
@@ -76,10 +66,9 @@ def commit() -> str | None:
     file = Path(__file__)
 
     def git(*arguments: str) -> str:
-        command = ["git", *arguments]
-        return subprocess.run(
-            command, cwd=file.parent, capture_output=True, text=True, check=True
-        ).stdout.strip()
+        return subprocess.check_output(
+            ["git", *arguments], cwd=file.parent, stderr=subprocess.DEVNULL, text=True
+        ).strip()
 
     try:
         git("ls-files", "--error-unmatch", file.name)  # fails if installed inside another project's checkout

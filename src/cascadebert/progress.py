@@ -29,7 +29,7 @@ def progress_bar(task: str, total: int, unit: str) -> Iterator[ShowProgress]:
     """Display progress, speed and remaining time of a task of `total` units on standard error."""
     console = Console(stderr=True)
     if not console.is_terminal:
-        yield _LogLines(task, total, unit)
+        yield _log_lines(task, total, unit)
         return
     remaining = TimeRemainingColumn(compact=True, elapsed_when_finished=True)
     columns = (TextColumn("{task.description}"), BarColumn(), _RateColumn(unit), remaining)
@@ -53,25 +53,24 @@ class _RateColumn(ProgressColumn):
         return Text(f"{_short(task.completed)} of {_short(task.total or 0)} {self._unit}{rate}")
 
 
-class _LogLines:
-    def __init__(self, task: str, total: int, unit: str) -> None:
-        self._task, self._total, self._unit = task, total, unit
-        self._start: tuple[float, int] | None = None
-        self._last_line = 0.0
+def _log_lines(task: str, total: int, unit: str) -> ShowProgress:
+    start: tuple[float, int] | None = None
+    last_line = 0.0
 
-    def __call__(self, done: int, note: str = "") -> None:
+    def show(done: int, note: str = "") -> None:
+        nonlocal start, last_line
         time = now()
-        if self._start is None:  # a task resumed from a checkpoint does not start at 0
-            self._start, self._last_line = (time, done), time
-        if time - self._last_line < SECONDS_BETWEEN_LINES:
+        if start is None:  # a task resumed from a checkpoint does not start at 0
+            start, last_line = (time, done), time
+        if time - last_line < SECONDS_BETWEEN_LINES:
             return
-        self._last_line = time
-        start_time, start_done = self._start
-        speed = (done - start_done) / (time - start_time)
-        left = f"{(self._total - done) / speed / 60:.0f} min left" if speed else "remaining time unknown"
-        percent = f"{100 * done / self._total:.0f} % of {_short(self._total)} {self._unit}"
-        parts = [percent, f"{_short(speed)}/s", left, *filter(None, [note])]
-        log.info("%s: %s", self._task, ", ".join(parts))
+        last_line = time
+        speed = (done - start[1]) / (time - start[0])
+        left = f"{(total - done) / speed / 60:.0f} min left" if speed else "remaining time unknown"
+        percent = f"{100 * done / total:.0f} % of {_short(total)} {unit}"
+        log.info("%s: %s", task, ", ".join([percent, f"{_short(speed)}/s", left, *filter(None, [note])]))
+
+    return show
 
 
 def _short(number: float) -> str:

@@ -49,6 +49,18 @@ class Predictions:
 
 
 @dataclass(frozen=True)
+class LinearLatency:
+    """Seconds for one text of `L` tokens on one machine: `row + token * L`."""
+
+    row: float
+    token: float
+
+    def cost_of(self, lengths: Ints) -> Floats:
+        """(n,) seconds for texts of these token counts."""
+        return np.asarray(self.row + self.token * np.asarray(lengths, dtype=np.float64))
+
+
+@dataclass(frozen=True)
 class Flops:
     """Floating-point operations of a stage for one text of `L` tokens: `row + token * L + pair * L * L`."""
 
@@ -67,72 +79,34 @@ class Flops:
 
 
 @dataclass(frozen=True)
-class LinearLatency:
-    """Seconds for one text of `L` tokens on one machine: `row + token * L`."""
-
-    row: float
-    token: float
-
-    def cost_of(self, lengths: Ints) -> Floats:
-        """(n,) seconds for texts of these token counts.
-
-        >>> LinearLatency(row=1, token=0.5).cost_of(np.array([4])).tolist()
-        [3.0]
-        """
-        return np.asarray(self.row + self.token * np.asarray(lengths, dtype=np.float64))
-
-
-@dataclass(frozen=True)
 class Histogram:
-    """Counts of values between edges.
+    """Counts of values between edges."""
 
-    Attributes:
-        edges: (bins - 1,) rising; a value equal to an edge is below it.
-        counts: (bins,) values below the first edge, between each two, and above the last.
-    """
-
-    edges: tuple[float, ...]
-    counts: tuple[int, ...]
+    edges: tuple[float, ...]  # (bins - 1,) rising; a value equal to an edge is below it
+    counts: tuple[int, ...]  # (bins,) values below the first edge, between each two, and above the last
 
 
 @dataclass(frozen=True)
 class StageReport:
-    """Metrics of one stage alone, on all examples.
-
-    Attributes:
-        accuracy: fraction of correct predictions.
-        ece: expected calibration error of the scaled probabilities, 15 equal-width bins.
-        dis: difficulty inversion score, where wrong predictions are hard; None if all or none are wrong.
-    """
+    """Metrics of one stage alone, on all examples."""
 
     accuracy: float
-    ece: float
-    dis: float | None
+    ece: float  # of the scaled probabilities
+    dis: float | None  # difficulty inversion score, hard = misclassified; None if all are wrong or none is
 
 
 @dataclass(frozen=True)
 class Report:
-    """Metrics of a predictor on labelled examples; those of cascades are empty or None for others.
+    """Metrics of a predictor on labelled examples; those of cascades are empty or None for others."""
 
-    Attributes:
-        n: number of examples.
-        accuracy: fraction of correct predictions.
-        macro_f1: unweighted mean of the F1 scores of the labels.
-        ece: expected calibration error, 15 equal-width bins.
-        exit_rates: (num_stages,) fraction of the examples that exit at each stage.
-        layers_speedup: layers of the last stage over mean layers per example; None where widths differ.
-        flops_speedup: operations of the last stage over operations of the cascade; None where unknown.
-        stages: each stage alone, with its temperature, on all examples.
-    """
-
-    n: int
-    accuracy: float
-    macro_f1: float
-    ece: float
-    exit_rates: tuple[float, ...] = ()
-    layers_speedup: float | None = None
-    flops_speedup: float | None = None
-    stages: tuple[StageReport, ...] = ()
+    n: int  # examples
+    accuracy: float  # fraction of correct predictions
+    macro_f1: float  # unweighted mean of the F1 scores of the labels
+    ece: float  # expected calibration error, 15 equal-width bins
+    exit_rates: tuple[float, ...] = ()  # (num_stages,) fraction of the examples that exit at each stage
+    layers_speedup: float | None = None  # layers of the last stage over mean layers; None if widths differ
+    flops_speedup: float | None = None  # operations of the last stage over the cascade's; None if unknown
+    stages: tuple[StageReport, ...] = ()  # each stage alone, with its temperature
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from cascadebert.data.columns import Columns, find_text_columns
+from cascadebert.data.dataset import Columns, find_text_columns
 from cascadebert.data.files import SURROGATE, check_format, check_not_utf16, parse_json_line, read_parquet
 from cascadebert.errors import DataError
 

@@ -5,15 +5,15 @@ from __future__ import annotations
 import hashlib
 import math
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
-from cascadebert.data.columns import Columns, find_text_columns, require_column
 from cascadebert.data.files import FORMATS, SURROGATE, Table, read_table
 from cascadebert.errors import DataError, extra
 from cascadebert.types import Ints, Texts
@@ -23,11 +23,38 @@ if TYPE_CHECKING:
 
 DataSource: TypeAlias = "str | Path | datasets.Dataset | Examples"
 Hashes = NDArray[np.uint64]
+USUAL_TEXT_COLUMNS = (
+    ("sentence1", "sentence2"),
+    ("premise", "hypothesis"),
+    ("question", "sentence"),
+    ("question1", "question2"),
+    ("text",),
+    ("sentence",),
+)
 MAX_CHARACTERS = 131_072  # Python's csv reader stops here by default, and no encoder reads as far
 
 _WHOLE_NUMBER = re.compile(r"[+-]?(0|[1-9]\d*)(\.0*)?")
 _DIGITS = re.compile(r"[+-]?\d+")
 _FRACTION = re.compile(r"[+-]?(\d+\.\d*|\.\d+|\d+(\.\d*)?[eE][+-]?\d+)")
+
+
+@dataclass(frozen=True)
+class Columns:
+    """Names of the columns to use; by default the usual names.
+
+    Attributes:
+        text: one name, or two for pairs of texts.
+        label: name of the label column.
+        group: name of a column whose equal values are never split apart.
+    """
+
+    text: tuple[str, ...] = ()
+    label: str | None = None
+    group: str | None = None
+
+    def __post_init__(self) -> None:
+        if len(self.text) > 2:
+            raise DataError(f"at most two text columns (a pair) can be named; given: {', '.join(self.text)}")
 
 
 @dataclass(frozen=True)
@@ -122,6 +149,36 @@ def load_examples(
     if not isinstance(source, Table):
         source, order = _to_table(source, title, columns.label or "label")
     return _examples(source, columns, labels, groups, order)
+
+
+def find_text_columns(available: Collection[str], columns: Columns, source: str) -> tuple[str, ...]:
+    """The text columns of a table: those named, otherwise the first usual name or pair.
+
+    `source` names the table in errors. Raises DataError if a named column, or every usual one, is missing.
+
+    >>> find_text_columns(["idx", "premise", "hypothesis", "label"], Columns(), "nli.csv")
+    ('premise', 'hypothesis')
+    >>> find_text_columns(["review", "stars"], Columns(), "reviews.csv")
+    Traceback (most recent call last):
+    cascadebert.errors.DataError: reviews.csv has no column 'text' (columns found: review, stars). \
+Name it with --text-column review.
+    """
+    usual = (names for names in USUAL_TEXT_COLUMNS if set(names) <= set(available))
+    text_columns = columns.text or next(usual, ("text",))
+    for name in text_columns:
+        require_column(available, name, source, "--text-column")
+    return text_columns
+
+
+def require_column(available: Collection[str], name: str, source: str, option: str) -> None:
+    """Raise DataError with the available columns and the option to use, if `name` is not among them."""
+    if name not in available:
+        usual = {"label", *chain(*USUAL_TEXT_COLUMNS)}
+        example = next((column for column in available if column not in usual), "NAME")
+        raise DataError(
+            f"{source} has no column '{name}' (columns found: {', '.join(available) or 'none'}). "
+            f"Name it with {option} {example}."
+        )
 
 
 def check_texts(table: Table, names: Sequence[str]) -> tuple[Texts, list[int], list[tuple[int, str]]]:

@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
-from cascadebert.data.columns import Columns
-from cascadebert.data.dataset import Examples, load_examples
+from cascadebert.data.dataset import Columns, DataSource, Examples, load_examples
 from cascadebert.errors import DataError
 from cascadebert.evaluation.drift_test import (
     CONFIDENCE_LEVEL,
@@ -24,16 +21,13 @@ from cascadebert.inference.cascade import Cascade
 from cascadebert.persistence.folder import read_used_rows
 from cascadebert.thresholds.operating_point import Guarantee
 
-if TYPE_CHECKING:
-    import datasets
-
 MAX_DUPLICATES = 0.1  # fraction of a dataset
 
 
 def detect_drift(
     cascade: Cascade,
-    reference: str | Path | datasets.Dataset | Examples,
-    new: str | Path | datasets.Dataset | Examples,
+    reference: DataSource,
+    new: DataSource,
     *,
     min_agreement: float | None = None,
     tolerance: float = TOLERANCE,

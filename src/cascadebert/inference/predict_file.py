@@ -14,8 +14,7 @@ from typing import Any
 import numpy as np
 
 from cascadebert.atomic import WORK_MARKER, work_directory, write_text_atomically
-from cascadebert.data.columns import Columns, find_text_columns
-from cascadebert.data.dataset import check_texts
+from cascadebert.data.dataset import Columns, check_texts, find_text_columns
 from cascadebert.data.files import (
     Chunk,
     Table,

@@ -6,12 +6,11 @@ import logging
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
-from cascadebert.data.columns import Columns
-from cascadebert.data.dataset import Examples, load_examples
+from cascadebert.data.dataset import Columns, DataSource, Examples, load_examples
 from cascadebert.errors import CascadeError, DataError
 from cascadebert.evaluation.evaluate import stage_outputs
 from cascadebert.inference.cascade import Cascade
@@ -44,9 +43,6 @@ from cascadebert.tuning.tune import (
     store_operating_point,
 )
 from cascadebert.types import CostUnit, ScoreChoice
-
-if TYPE_CHECKING:
-    import datasets
 
 log = logging.getLogger("cascadebert")
 TUNING_MODULUS = 3  # one new example in three, by its hash, is used for tuning
@@ -91,7 +87,7 @@ class CertificationSplit:
 
 def certify_folder(
     path: Path,
-    data: str | Path | datasets.Dataset | Examples,
+    data: DataSource,
     *,
     guarantees: Sequence[Guarantee],
     confidence_level: float,

@@ -8,8 +8,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from cascadebert.data.columns import Columns
-from cascadebert.data.dataset import DataSource, Examples, load_examples, shorten
+from cascadebert.data.dataset import Columns, DataSource, Examples, load_examples, shorten
 from cascadebert.environment import machine
 from cascadebert.errors import FolderError
 from cascadebert.evaluation.cost_model import LatencyModel, counted_costs, measure_latency
