@@ -21,14 +21,26 @@ class ClientDisconnected(Exception):
 
 
 class HTTPError(ServerError):
-    """An error response: its status and the `error_type` of text-embeddings-inference."""
+    """An error response: its status and the `error_type` of text-embeddings-inference.
+
+    With `retry_after` the client is asked to wait for so many seconds, at least one and at most an hour.
+    """
 
     def __init__(
-        self, message: str, status: int = 422, error_type: str = "Validation", headers: Headers = ()
+        self,
+        message: str,
+        status: int = 422,
+        error_type: str = "Validation",
+        *,
+        headers: Headers = (),
+        retry_after: float | None = None,
     ) -> None:
         super().__init__(message)
         self.status, self.headers = status, headers
         self.body = encode_json({"error": message, "error_type": error_type})
+        if retry_after is not None:
+            seconds = max(1, math.ceil(min(retry_after, 3600.0)))
+            self.headers = (*headers, (b"retry-after", b"%d" % seconds))
 
 
 def encode_json(content: object) -> bytes:
@@ -44,11 +56,6 @@ async def send_json(send: Send, body: bytes, status: int = 200, headers: Headers
     fixed = ((b"content-type", b"application/json"), (b"content-length", b"%d" % len(body)))
     await send({"type": "http.response.start", "status": status, "headers": [*fixed, *headers]})
     await send({"type": "http.response.body", "body": body})
-
-
-def retry_after(seconds: float) -> Headers:
-    """Header that asks the client to wait, for a second to an hour."""
-    return ((b"retry-after", b"%d" % max(1, math.ceil(min(seconds, 3600.0)))),)
 
 
 def header(scope: Scope, name: bytes) -> bytes:

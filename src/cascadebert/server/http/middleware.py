@@ -13,14 +13,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from cascadebert.errors import DataError
 from cascadebert.server.config import ServerConfig
-from cascadebert.server.http.messages import (
-    CLOSE,
-    ClientDisconnected,
-    HTTPError,
-    header,
-    retry_after,
-    send_json,
-)
+from cascadebert.server.http.messages import CLOSE, ClientDisconnected, HTTPError, header, send_json
 from cascadebert.server.monitoring.metrics import Metrics
 from cascadebert.server.types import DeadlineExceeded, Overloaded, ServiceUnavailable, StageUnavailable
 from cascadebert.timing import now
@@ -80,7 +73,7 @@ class ServerMiddleware:
             raise HTTPError(message, 401, headers=((b"www-authenticate", b"Bearer"),))
 
     def _http_error(self, error: BaseException) -> HTTPError:
-        message = str(error)
+        message = str(error) or "the server stopped before a result"  # CancelledError is empty
         match error:
             case HTTPError():
                 return error
@@ -88,15 +81,13 @@ class ServerMiddleware:
                 headers = [(key.encode(), value.encode()) for key, value in (error.headers or {}).items()]
                 return HTTPError(error.detail, error.status_code, headers=tuple(headers))
             case Overloaded():
-                return HTTPError(message, 429, "Overloaded", retry_after(error.retry_after))
+                return HTTPError(message, 429, "Overloaded", retry_after=error.retry_after)
             case DeadlineExceeded():
                 return HTTPError(message, 504, "Overloaded")
             case StageUnavailable():
-                return HTTPError(message, 503, "Unhealthy", retry_after(self._probe_every))
+                return HTTPError(message, 503, "Unhealthy", retry_after=self._probe_every)
             case ServiceUnavailable() | CancelledError():
-                return HTTPError(
-                    message or "the server stopped before a result", 503, "Unhealthy", retry_after(1.0)
-                )
+                return HTTPError(message, 503, "Unhealthy", retry_after=1.0)
             case DataError():
                 return HTTPError(message, 422, "Tokenizer")
         return HTTPError("internal server error; see the server's log", 500, "Backend")

@@ -16,14 +16,9 @@ from cascadebert import __version__
 from cascadebert.server.http.messages import HTTPError
 
 MIN_DEADLINE_MS, MAX_DEADLINE_MS = 0.001, 3_600_000.0
-PREDICT: JsonDict = {"examples": [{"inputs": "what a lovely film"}]}
-CLASSIFY: JsonDict = {
-    "examples": [{"texts": ["what a lovely film", "not worth the ticket"], "explain": True}]
-}
-INPUTS_ERROR = (
-    "inputs: expected a string, a pair [string, string], or a batch of [string] or [string, string] "
-    "such as [[string], [string]]"
-)
+PREDICT: JsonDict = {"examples": [{"inputs": "a lovely film"}]}
+CLASSIFY: JsonDict = {"examples": [{"texts": ["a lovely film", "not worth the ticket"], "explain": True}]}
+INPUTS = "a string, a pair [string, string], or a batch [[string], ...] or [[string, string], ...]"
 
 Direction = Literal["Right", "Left", "right", "left"]
 ErrorType = Literal["Unhealthy", "Backend", "Overloaded", "Validation", "Tokenizer", "Empty"]
@@ -128,7 +123,7 @@ def parse(model: type[Model], body: bytes) -> Model:
     if error["type"] == "json_invalid":
         raise HTTPError(f"the body is not valid JSON: {error['msg']}", 400)
     if model is PredictRequest and field.startswith("inputs") and error["type"] != "missing":
-        raise HTTPError(INPUTS_ERROR)
+        raise HTTPError(f"inputs: expected {INPUTS}")
     raise HTTPError(f"{field or 'the body'}: {error['msg']}"[:300])
 
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from cascadebert.evaluation.drift_test import TOLERANCE
-from cascadebert.server.monitoring.sequential_tests import RUN_LENGTH, EDetector
+from cascadebert.server.monitoring.sequential_tests import EDetector
 from cascadebert.types import Floats, Ints
 
 BLOCK_SIZE = 256
@@ -61,7 +61,7 @@ class ShareDriftDetector:
         upper, lower = np.flatnonzero(high < 1), np.flatnonzero(low > 0)
         self._columns = np.concatenate([upper, lower])
         above = np.arange(len(self._columns)) < len(upper)
-        self._detector = EDetector(np.concatenate([high[upper], low[lower]]), above, RUN_LENGTH)
+        self._detector = EDetector(np.concatenate([high[upper], low[lower]]), above)
         self._block, self._decayed = np.zeros(len(counts)), np.zeros(len(counts))
         self._block_size = self.n = 0
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict
 from functools import partial
 from operator import attrgetter
+from types import SimpleNamespace
 from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, ProcessCollector, generate_latest
@@ -95,34 +97,27 @@ class Metrics(Collector):
 
     def collect(self) -> Iterator[Metric]:
         """Metrics of the dispatcher, the certificate and the monitor; called by the registry."""
-        state = self._dispatcher_state()
-        stages = [((str(number),), stage) for number, stage in enumerate(state.stages, start=1)]
-        guarantees = [((result.guarantee.description,), result) for result in self._guarantees]
-        count = len(state.operating_points)
-        yield GAUGE("cascadebert_operating_points", "Number of operating points.", count)
-        yield from _families(DISPATCHER, (), [((), state)])
-        yield from _families(STAGE, ("stage",), stages)
-        yield from _families(GUARANTEE, ("guarantee",), guarantees)
+        state, guarantee = self._dispatcher_state(), {"guarantee": "guarantee.description"}
+        stages = [SimpleNamespace(number=i, **asdict(stage)) for i, stage in enumerate(state.stages, start=1)]
+        points = len(state.operating_points)
+        yield GAUGE("cascadebert_operating_points", "Number of operating points.", points)
+        yield from _families(DISPATCHER, {}, [state])
+        yield from _families(STAGE, {"stage": "number"}, stages)
+        yield from _families(GUARANTEE, guarantee, self._guarantees)
         if self._monitor_state is not None:
             monitor = self._monitor_state()
-            points = [((_point_label(point.index),), point) for point in monitor.operating_points]
-            alarms = [((alarm.kind, _point_label(alarm.operating_point)), alarm) for alarm in monitor.alarms]
-            yield from _families(MONITOR, (), [((), monitor)])
-            yield from _families(POINT, ("operating_point",), points)
-            yield from _families(ALARM, ("kind", "operating_point"), alarms)
+            yield from _families(MONITOR, {}, [monitor])
+            yield from _families(POINT, {"operating_point": "index"}, monitor.operating_points)
+            labels = {"kind": "kind", "operating_point": "operating_point"}
+            yield from _families(ALARM, labels, monitor.alarms)
 
 
-def _point_label(index: int | None) -> str:
-    return "all" if index is None else str(index)
-
-
-def _families(
-    table: Table, labels: Sequence[str], items: Iterable[tuple[Sequence[str], object]]
-) -> Iterator[Metric]:
-    # One family for each line of a table, with one sample for each item whose attribute is not None.
+def _families(table: Table, labels: Mapping[str, str], items: Sequence[object]) -> Iterator[Metric]:
+    # One family for each line of a table, with one sample for each item; `labels` map to attributes of items.
     for family, name, description, attribute in table:
-        metric = family(f"cascadebert_{name}", description, labels=labels)
-        for label_values, item in items:
+        metric = family(f"cascadebert_{name}", description, labels=list(labels))
+        for item in items:
             if (value := attrgetter(attribute)(item)) is not None:
-                metric.add_metric(label_values, float(value))
+                values = [attrgetter(label)(item) for label in labels.values()]
+                metric.add_metric(["all" if v is None else str(v) for v in values], float(value))
         yield metric

@@ -23,7 +23,6 @@ from cascadebert.inference.cascade import Cascade
 from cascadebert.server.config import ServerConfig
 from cascadebert.server.monitoring.drift import ShareComparison, ShareDriftDetector, dkw_band
 from cascadebert.server.monitoring.sequential_tests import (
-    RUN_LENGTH,
     EDetector,
     LossCounts,
     confidence_sequence,
@@ -124,7 +123,7 @@ class _Point:
         self.exits = np.zeros(reference.num_stages, dtype=np.int64)
         self.counts, self.alpha = LossCounts(), ALPHA
         losses = np.array([] if level is None else [1 - level])
-        self.recent = EDetector(losses, losses > 0, RUN_LENGTH)
+        self.recent = EDetector(losses, losses > 0)
         self.exit_rates: ShareDriftDetector | None = None
         if rates and reference.n > 0 and reference.num_stages > 1:
             # All bands together fail with probability ALPHA; the first stage's also covers its confidences.

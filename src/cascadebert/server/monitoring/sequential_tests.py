@@ -25,7 +25,7 @@ from cascadebert.types import Bools, Floats
 
 TILTS = np.geomspace(0.01, 3.5, 14)
 MAX_TILT = 50.0
-RUN_LENGTH = 1_000_000.0  # mean number of steps between false alarms of a running server, at least
+RUN_LENGTH = 1_000_000.0
 PRECISION = 1e-6
 
 
@@ -114,13 +114,10 @@ class EDetector:
     `run_length` steps on average, and within n steps with probability at most n / run_length. An alarm resets
     M to 0.
 
-    Args:
-        bounds: (k,) rates in (0, 1).
-        above: (k,) true for an upper bound.
-        run_length: lower bound of the mean number of steps between false alarms.
+    `bounds` are (k,) rates in (0, 1), and `above`, (k,), is true for the upper ones.
     """
 
-    def __init__(self, bounds: Floats, above: Bools, run_length: float) -> None:
+    def __init__(self, bounds: Floats, above: Bools, run_length: float = RUN_LENGTH) -> None:
         self._bounds, self._signs = bounds[:, None], np.where(above, 1.0, -1.0)[:, None]
         self._bets: dict[float, tuple[Floats, Floats]] = {}  # by weight; there are few
         self._threshold = np.log(run_length) + np.log(max(len(bounds), 1) * len(TILTS))
