@@ -16,8 +16,8 @@ from cascadebert import CascadeError, distill
 from cascadebert.errors import DataError, FolderError, StageError
 from cascadebert.persistence.folder import file_hashes
 from cascadebert.training.config import DistillConfig
-from cascadebert.training.distillation.objective import HiddenStateObjective, Students
 from cascadebert.training.distillation.student import StudentSize, make_student, open_encoder, spread_layers
+from cascadebert.training.distillation.trainer import HiddenStateObjective, Students
 from killing import run_killed
 from samples import sentences
 
@@ -152,7 +152,7 @@ def test_cut_layers_are_the_large_models_own(large, tmp_path):
 
 
 def test_layers_and_tables_of_the_same_width_start_as_the_large_models(large):
-    teacher, _ = open_encoder(large)
+    teacher = open_encoder(large)
     student = make_student(teacher, StudentSize(2, 32), layers=spread_layers(3, 2))
     given, own = teacher.state_dict(), student.state_dict()
     assert len(own) < len(given)
@@ -162,7 +162,7 @@ def test_layers_and_tables_of_the_same_width_start_as_the_large_models(large):
 
 
 def test_a_narrow_token_table_keeps_as_much_of_the_large_one_as_any_can(large):
-    teacher, _ = open_encoder(large)
+    teacher = open_encoder(large)
     student = make_student(teacher, StudentSize(1, 16), layers=(2,))
     table = teacher.get_input_embeddings().weight.detach().double()
     narrow = student.get_input_embeddings().weight.detach().double()
@@ -174,14 +174,14 @@ def test_a_narrow_token_table_keeps_as_much_of_the_large_one_as_any_can(large):
 
 
 def test_a_token_table_may_have_a_width_of_its_own_where_the_family_has(make_model):
-    teacher, _ = open_encoder(make_model("electra", layers=2, hidden=32, labels=None))
+    teacher = open_encoder(make_model("electra", layers=2, hidden=32, labels=None))
     student = make_student(teacher, StudentSize(1, 16, embedding=4), layers=(1,))
     assert student.get_input_embeddings().weight.shape[1] == 4 and student.config.hidden_size == 16
     assert student(input_ids=torch.tensor([[2, 7, 3]])).last_hidden_state.shape == (1, 3, 16)
 
 
 def test_students_learn_without_dropout(large):
-    teacher, _ = open_encoder(large)
+    teacher = open_encoder(large)
     module = Students(
         teacher, [make_student(teacher, StudentSize(1, 16), layers=(0,))], HiddenStateObjective(), seed=0
     )

@@ -116,7 +116,7 @@ def test_an_infeasible_target_writes_nothing_and_the_nearest_one_goes_on_from_th
     with pytest.raises(CascadeError, match=r"cannot be reached.*Nearest: --min-accuracy"):
         fit(train_file, stages=stages, target=Target(min_accuracy=1.0), output=output, config=QUICK)
     assert not output.exists()
-    monkeypatch.setattr("cascadebert.training.train_stage._run", None)  # nothing may be trained again
+    monkeypatch.setattr("cascadebert.training.train_stage.train_classifier", None)  # no training again
     fit(train_file, stages=stages, target=Target(speedup=1.2), output=output, config=QUICK)
     assert output.is_dir()
 

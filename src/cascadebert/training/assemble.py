@@ -1,35 +1,60 @@
-"""Makes a cascade of existing classifiers: only thresholds are selected."""
+"""From existing classifiers to a saved cascade: calibrate, select thresholds, write the folder."""
 
 from __future__ import annotations
 
+import shutil
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from cascadebert.data.columns import Columns
-from cascadebert.data.dataset import Examples, load_examples, shorten
+from cascadebert.data.dataset import Columns, Examples, load_examples, shorten
+from cascadebert.environment import versions
 from cascadebert.errors import StageError
 from cascadebert.inference.cascade import Cascade
 from cascadebert.inference.engines.load import resolve_engine
-from cascadebert.persistence.checkpoint_config import resolve_checkpoint
-from cascadebert.persistence.folder import UsedRows, ensure_writable_directory
-from cascadebert.thresholds.operating_point import Target
-from cascadebert.training.build_cascade import build_cascade, prepare_stages
+from cascadebert.inference.stage import Stage
+from cascadebert.persistence.checkpoint_config import config_label_names, read_config, resolve_checkpoint
+from cascadebert.persistence.folder import UsedRows, ensure_writable_directory, file_hashes, write_folder
+from cascadebert.persistence.schema import SCHEMA_VERSION, CascadeSpec, StageSpec
+from cascadebert.thresholds.operating_point import OperatingPoint, Target
 from cascadebert.training.checkpoints import (
-    check_stage_order,
-    check_tokenizer,
-    copy_checkpoint,
+    check_stages,
+    copy_tokenizer,
     count_flops,
+    display_name,
     weight_files,
 )
-from cascadebert.tuning.tune import needs_labels
+from cascadebert.training.export import write_engine_file
+from cascadebert.training.trainer import log
+from cascadebert.tuning.engine_parity import check_engine_parity
+from cascadebert.tuning.tune import (
+    cache_outputs,
+    needs_labels,
+    recalibrate,
+    select_operating_point,
+    spec_fields,
+)
 from cascadebert.types import CostUnit, ScoreChoice
 
 if TYPE_CHECKING:
     import datasets
+
+
+@dataclass(frozen=True)
+class BuildConfig:
+    """How a cascade is made of trained stages; see `assemble`."""
+
+    target: Target
+    cost_unit: CostUnit
+    score: ScoreChoice
+    engine: str
+    precision: str
+    max_length: int | None
+    overwrite: bool
 
 
 def assemble(
@@ -70,35 +95,98 @@ def assemble(
     Raises:
         CascadeError: If data, stages or target cannot be used; nothing is written.
     """
-    output = Path(output)
+    output, names = Path(output), [str(stage) for stage in stages]
     ensure_writable_directory(output, overwrite=overwrite)
-    engine, precision = resolve_engine(engine, precision)
+    resolved = resolve_engine(engine, precision)
+    config = BuildConfig(target, cost_unit, score, *resolved, max_length, overwrite)
     examples = load_examples(data, columns=columns, labels=needs_labels(target), split="validation")
-    names = [str(stage) for stage in stages]
     sources = [resolve_checkpoint(stage) for stage in stages]
     ensure_writable_directory(output, overwrite=overwrite, sources=sources)
-    for source in sources:
-        weight_files(source)
-        check_tokenizer(source)
-    check_stage_order(names, [count_flops(source) for source in sources])
+    weights = [weight_files(source) for source in sources]
+    check_stages(names, sources)
+    _check_labels(examples, config_label_names(read_config(sources[-1]), sources[-1]), names[-1])
     with tempfile.TemporaryDirectory(dir=output.absolute().parent, prefix=f".{output.name}-") as temporary:
         copies = [Path(temporary) / f"stage-{number}" for number in range(1, len(sources) + 1)]
-        for source, copy in zip(sources, copies, strict=True):
-            copy_checkpoint(source, copy)
-        loaded = prepare_stages(copies, names, max_length=max_length, engine=engine, precision=precision)
-        _check_labels(examples, loaded[-1].label_names, names[-1])
+        for source, files, copy in zip(sources, weights, copies, strict=True):
+            copy.mkdir()
+            for file in (source / "config.json", *files):
+                shutil.copyfile(file, copy / file.name)
+            copy_tokenizer(source, copy)
         empty = np.empty(0, dtype=np.uint64)
-        return build_cascade(
-            loaded,
-            examples,
-            target=target,
-            cost_unit=cost_unit,
-            score=score,
-            output=output,
-            rows=UsedRows(empty, examples.hashes(), empty),
-            provenance={"made_by": "assemble", "rows": {"tune": len(examples)}},
-            overwrite=overwrite,
+        used = UsedRows(empty, examples.hashes(), empty)
+        provenance = {"made_by": "assemble", "rows": {"tune": len(examples)}}
+        return build_cascade(copies, names, examples, config, output, used, provenance)
+
+
+def build_cascade(
+    folders: Sequence[Path],
+    names: Sequence[str],
+    tuning_set: Examples,
+    config: BuildConfig,
+    output: Path,
+    used: UsedRows,
+    provenance: Mapping[str, Any],
+    notices: tuple[str, ...] = (),
+    files: Sequence[Path] = (),
+) -> Cascade:
+    """Make a cascade of fine-tuned checkpoints, from small to large, that were made from those named.
+
+    Writes the engine's file into each of their `folders`. `notices` are kept with the operating point, and
+    `files` are copied into the output. Raises StageError if a checkpoint is not complete, cannot be run by
+    the engine or has other labels, and InfeasibleTarget if no thresholds meet the target; nothing is written.
+    """
+    stages = _load_stages(folders, names, config)
+    cascade = Cascade(stages, (1.0,) * len(stages), OperatingPoint((1.0,) * (len(stages) - 1)))
+    log.info("tuning on %d examples", len(tuning_set))
+    cached = cache_outputs(cascade, tuning_set)
+    notices = (*notices, *check_engine_parity(stages, tuning_set.texts, cached.logits))
+    cascade = recalibrate(cascade, cached)
+    tuned = select_operating_point(
+        cascade, cached, config.target, config.cost_unit, notices, score=config.score
+    )
+    spec = CascadeSpec(
+        format="cascadebert",
+        schema_version=SCHEMA_VERSION,
+        label_names=cascade.label_names,
+        texts_per_row=1 if isinstance(tuning_set.texts[0], str) else 2,
+        stages=_stage_specs(cascade),
+        provenance={**provenance, "versions": versions()},
+        **spec_fields(cascade, tuned, tuning_set),
+    )
+    sources = {entry.path: stage.path for entry, stage in zip(spec.stages, stages, strict=True)}
+    sources |= {file.name: file for file in files}
+    write_folder(output, spec, sources, used, overwrite=config.overwrite)
+    return Cascade.from_pretrained(output)
+
+
+def _load_stages(folders: Sequence[Path], names: Sequence[str], config: BuildConfig) -> tuple[Stage, ...]:
+    """The stages, with the label order of the last one."""
+    stages: list[Stage] = []
+    for number, (folder, name) in enumerate(zip(folders, names, strict=True), start=1):
+        log.info("stage %d/%d: preparing for %s, %s", number, len(names), config.engine, config.precision)
+        write_engine_file(folder, config.engine)
+        stage = Stage.from_pretrained(
+            folder, engine=config.engine, precision=config.precision, max_length=config.max_length
         )
+        stages.append(replace(stage, name=display_name(name), flops=count_flops(folder)))
+    return tuple(stage.with_labels(stages[-1].label_names) for stage in stages)
+
+
+def _stage_specs(cascade: Cascade) -> tuple[StageSpec, ...]:
+    stages = enumerate(zip(cascade.stages, cascade.temperatures, strict=True), start=1)
+    return tuple(
+        StageSpec(
+            path=f"stage-{number}",
+            name=stage.name,
+            layers=stage.layers,
+            hidden=stage.hidden,
+            max_length=stage.tokenizer.max_length,
+            temperature=temperature,
+            flops=stage.flops,
+            sha256=file_hashes(stage.path),
+        )
+        for number, (stage, temperature) in stages
+    )
 
 
 def _check_labels(examples: Examples, names: tuple[str, ...], stage: str) -> None:

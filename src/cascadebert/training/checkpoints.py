@@ -90,17 +90,6 @@ def weight_files(source: Path) -> list[Path]:
     return files
 
 
-def copy_checkpoint(source: Path, target: Path) -> None:
-    """Copy configuration, weights and tokenizer of a fine-tuned classifier into a new folder.
-
-    Raises StageError if its weights are not in safetensors, or it has no tokenizer.
-    """
-    target.mkdir()
-    for file in (source / "config.json", *weight_files(source)):
-        shutil.copyfile(file, target / file.name)
-    copy_tokenizer(source, target)
-
-
 def count_flops(path: Path, **config: Any) -> Flops:
     """Floating-point operations per text as a function of its tokens; `config` is that of `load_classifier`.
 
@@ -130,14 +119,20 @@ def flops_polynomial(run: Callable[[torch.Tensor], object], device: str = "cpu")
     return Flops(round(float(row)), round(float(token)), round(float(pair)))
 
 
-def check_stage_order(names: Sequence[str], flops: Sequence[Flops]) -> None:
-    """Raise StageError if there are fewer than two stages, or one costs as much as the next."""
+def check_stages(names: Sequence[str], sources: Sequence[Path], **config: Any) -> list[float]:
+    """Operations of each stage on a text of 32 tokens; `config` is that of `load_classifier`.
+
+    Raises StageError if there are fewer than two stages, one has no tokenizer, or costs as much as the next.
+    """
     if len(names) < 2:
         raise StageError(f"a cascade needs two stages or more; given: {', '.join(names) or 'none'}")
-    mflops = [float(stage.cost_of(np.array([32]))[0]) / 1e6 for stage in flops]
-    for i in range(len(mflops) - 1):
-        if mflops[i] >= mflops[i + 1]:
+    for source in sources:
+        check_tokenizer(source)
+    flops = [float(count_flops(source, **config).cost_of(np.array([32]))[0]) for source in sources]
+    for i in range(len(names) - 1):
+        if flops[i] >= flops[i + 1]:
             raise StageError(
-                f"stages go from small to large, but {names[i]} ({mflops[i]:,.1f} MFLOPs per text of 32 "
-                f"tokens) does not cost less than {names[i + 1]} ({mflops[i + 1]:,.1f})"
+                f"stages go from small to large, but {names[i]} ({flops[i] / 1e6:,.1f} MFLOPs per text of 32 "
+                f"tokens) does not cost less than {names[i + 1]} ({flops[i + 1] / 1e6:,.1f})"
             )
+    return flops

@@ -93,8 +93,7 @@ class FitConfig:
     certify_fraction: float = _data(
         0.1, "Fraction of them to reserve for guarantees if there is no validation data.", gt=0, lt=1
     )
-    # repeats add up to 999 to the seed
-    seed: int = _option(1234, "Random seed.", "N", ge=0, lt=2**32 - 1000)
+    seed: int = _option(1234, "Random seed.", "N", ge=0, lt=2**32)
 
     def __post_init__(self) -> None:
         _check_bounds(self)

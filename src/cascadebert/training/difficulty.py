@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from zipfile import BadZipFile
@@ -13,8 +13,7 @@ from zipfile import BadZipFile
 import numpy as np
 
 from cascadebert.atomic import atomic_file
-from cascadebert.data.columns import Columns
-from cascadebert.data.dataset import Examples, Hashes, label_names, load_examples
+from cascadebert.data.dataset import Columns, Examples, Hashes, label_names, load_examples
 from cascadebert.data.splits import assign_folds
 from cascadebert.errors import DataError
 from cascadebert.inference.stage import Stage
@@ -103,66 +102,18 @@ def label_difficulty(
     config = config or FitConfig()
     examples = load_examples(train, columns=columns)
     names = names or label_names(examples)
-    source = resolve_checkpoint(stage)
+    ids, source = examples.label_ids(names), resolve_checkpoint(stage)
+    seeds = [(config.seed + i) % 2**32 for i in range(config.difficulty_seeds)]
     with tempfile.TemporaryDirectory() as temporary:
-        votes = _cross_predict(examples, names, source, config, work or Path(temporary))
+        folder = work or Path(temporary)
+        predicted = [_cross_predict(examples, names, source, replace(config, seed=i), folder) for i in seeds]
+    votes = np.mean(np.array(predicted) == ids, axis=0)
     hard = votes < config.difficulty_votes - 1e-9
     log.info("difficulty: %.1f %% of %d examples are hard", 100 * hard.mean(), len(hard))
-    provenance = _provenance(examples, config, str(stage), hard)
-    return DifficultyLabels(hard, votes, examples.hashes(labels=True), provenance)
-
-
-def _cross_predict(
-    examples: Examples, names: tuple[str, ...], source: Path, config: FitConfig, work: Path
-) -> Floats:
-    """(n,) fraction of the repeats that predict each example correctly."""
-    ids = examples.label_ids(names)
-    repeats, count = config.difficulty_seeds, config.difficulty_folds
-    correct = np.zeros((repeats, len(examples)), dtype=np.bool_)
-    for repeat in range(repeats):
-        seed = config.seed + repeat
-        folds = assign_folds(examples, count, np.random.default_rng(seed))
-        for fold in range(count):
-            train, held_out = np.flatnonzero(folds != fold), np.flatnonzero(folds == fold)
-            data = TrainingData(examples.take(train).texts, ids[train], names)
-            description = f"difficulty, repeat {repeat + 1}/{repeats}, fold {fold + 1}/{count}"
-            predictions = _predict_fold(
-                source, data, examples.take(held_out), config, work, seed=seed, description=description
-            )
-            correct[repeat, held_out] = predictions == ids[held_out]
-    return np.asarray(correct.mean(axis=0))
-
-
-def _predict_fold(
-    source: Path,
-    data: TrainingData,
-    held_out: Examples,
-    config: FitConfig,
-    work: Path,
-    *,
-    seed: int,
-    description: str,
-) -> Ints:
-    """Label ids of the held-out examples. They are stored in the work folder, the model is deleted."""
-    recipe = training_recipe(config)
-    key = fingerprint(checkpoint_fingerprint(source), data.key(), held_out.sha256(), recipe, seed)
-    file = work / f"fold-{key}.npy"
-    if file.is_file():
-        return np.asarray(np.load(file, allow_pickle=False))
-    folder = train_stage(source, data, config, work=work, description=description, seed=seed)
-    stage = Stage.from_pretrained(folder, engine="torch", precision="float32", max_length=config.max_length)
-    label_ids = stage.with_labels(data.label_names).predict(held_out.texts).label_ids
-    with atomic_file(file) as temporary:
-        np.save(temporary, label_ids)
-    shutil.rmtree(folder)
-    return label_ids
-
-
-def _provenance(examples: Examples, config: FitConfig, stage: str, hard: Bools) -> dict[str, Any]:
-    return {
+    provenance = {
         "stage": Path(stage).name,
         "folds": config.difficulty_folds,
-        "seeds": [config.seed + i for i in range(config.difficulty_seeds)],
+        "seeds": seeds,
         "votes": config.difficulty_votes,
         "epochs": config.epochs,
         "learning_rate": config.learning_rate,
@@ -170,3 +121,39 @@ def _provenance(examples: Examples, config: FitConfig, stage: str, hard: Bools) 
         "data_sha256": examples.sha256(),
         "hard_share": round(float(hard.mean()), 6),
     }
+    return DifficultyLabels(hard, votes, examples.hashes(labels=True), provenance)
+
+
+def _cross_predict(
+    examples: Examples, names: tuple[str, ...], source: Path, config: FitConfig, work: Path
+) -> Ints:
+    """(n,) label ids, each predicted by a model that was trained on the other folds."""
+    ids, count = examples.label_ids(names), config.difficulty_folds
+    folds = assign_folds(examples, count, np.random.default_rng(config.seed))
+    predicted = np.empty_like(ids)
+    for fold in range(count):
+        train, held_out = (examples.take(np.flatnonzero(part)) for part in (folds != fold, folds == fold))
+        data = TrainingData(train.texts, ids[folds != fold], names)
+        description = f"difficulty, seed {config.seed}, fold {fold + 1}/{count}"
+        predicted[folds == fold] = _predict_fold(source, data, held_out, config, work, description)
+    return predicted
+
+
+def _predict_fold(
+    source: Path, data: TrainingData, held_out: Examples, config: FitConfig, work: Path, description: str
+) -> Ints:
+    """Label ids of the held-out examples. They are stored in the work folder, the model is deleted."""
+    recipe = (training_recipe(config), config.seed)
+    file = (
+        work
+        / f"fold-{fingerprint(checkpoint_fingerprint(source), data.key(), held_out.sha256(), *recipe)}.npy"
+    )
+    if file.is_file():
+        return np.asarray(np.load(file, allow_pickle=False))
+    folder = train_stage(source, data, config, work=work, description=description)
+    stage = Stage.from_pretrained(folder, engine="torch", precision="float32", max_length=config.max_length)
+    label_ids = stage.with_labels(data.label_names).predict(held_out.texts).label_ids
+    with atomic_file(file) as temporary:
+        np.save(temporary, label_ids)
+    shutil.rmtree(folder)
+    return label_ids

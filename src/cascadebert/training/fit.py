@@ -7,32 +7,31 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 
 from cascadebert.atomic import work_directory
-from cascadebert.data.columns import Columns
-from cascadebert.data.dataset import Examples, load_examples
+from cascadebert.data.dataset import Columns, Examples, load_examples
 from cascadebert.data.splits import Splits, assign_folds, split_examples
 from cascadebert.errors import CascadeError, DataError, StageError
 from cascadebert.inference.cascade import Cascade
-from cascadebert.inference.engines.load import resolve_engine, stage_kind
+from cascadebert.inference.engines.load import resolve_engine
 from cascadebert.inference.engines.static import MODEL_TYPE
 from cascadebert.inference.stage import Stage
 from cascadebert.inference.tokenizer import resolve_max_length
 from cascadebert.persistence.checkpoint_config import config_int, read_config, resolve_checkpoint
 from cascadebert.persistence.folder import UsedRows, ensure_writable_directory
 from cascadebert.thresholds.operating_point import Target
-from cascadebert.training.build_cascade import build_cascade, prepare_stages
-from cascadebert.training.checkpoints import check_stage_order, check_tokenizer, count_flops
+from cascadebert.training.assemble import BuildConfig, build_cascade
+from cascadebert.training.checkpoints import check_stages
 from cascadebert.training.config import FitConfig
 from cascadebert.training.difficulty import DifficultyLabels, label_difficulty
 from cascadebert.training.losses import NO_LABEL
 from cascadebert.training.static_model import create_static_checkpoint
-from cascadebert.training.train_stage import TrainingData, train_stage
+from cascadebert.training.train_stage import TrainingData, stage_config, train_stage
 from cascadebert.training.trainer import log
-from cascadebert.types import CostUnit, Flops, Logits, ScoreChoice, Texts
+from cascadebert.types import CostUnit, Logits, ScoreChoice, Texts
 
 if TYPE_CHECKING:
     import datasets
@@ -89,38 +88,40 @@ def fit(
     Raises:
         CascadeError: If data, stages or target cannot be used; nothing is written.
     """
+    output, names = Path(output), [str(stage) for stage in stages]
     config = _resolve_distill_weight(config or FitConfig(), unlabelled is not None)
-    output = Path(output)
     ensure_writable_directory(output, overwrite=overwrite)
-    engine, precision = resolve_engine(engine, precision)
+    resolved = resolve_engine(engine, precision)
+    build = BuildConfig(target, cost_unit, score, *resolved, config.max_length, overwrite)
     splits = _load_splits(train, validation, columns, config)
-    more, notices = (None, ()) if unlabelled is None else _load_unlabelled(unlabelled, columns, splits)
-    names = [str(stage) for stage in stages]
-    reused = _load_difficulty(difficulty, splits.train, len(stages) - 1, config)
+    parts = {"train": splits.train, "tune": splits.tune, "certify": splits.certify}
+    notices = splits.notices
+    if unlabelled is not None:
+        parts["unlabelled"], more_notices = _load_unlabelled(unlabelled, columns, splits)
+        notices += more_notices
+    reused = _load_difficulty(difficulty, splits.train, len(names) - 1, config)
     with tempfile.TemporaryDirectory() as temporary:
         sources = _resolve_sources(names, Path(temporary))
         ensure_writable_directory(output, overwrite=overwrite, sources=sources)
         _check_stages(names, sources, splits, target, cost_unit, config)
-        overrides = [stage_kind(source).recipe_overrides(config.epochs) for source in sources]
         work = work_directory(output)
-        folders, labels = _train_stages(sources, splits, more, reused, config, work)
-    files = {f"difficulty-{i}.npz": work / f"difficulty-{i}.npz" for i in range(1, len(labels) + 1)}
-    for difficulty_labels, file in zip(labels, files.values(), strict=True):
+        folders, labels = _train_stages(sources, splits, parts.get("unlabelled"), reused, config, work)
+    files = [work / f"difficulty-{i + 1}.npz" for i in range(len(labels))]
+    for difficulty_labels, file in zip(labels, files, strict=True):
         difficulty_labels.save(file)
-    train_hashes = [part.hashes() for part in (splits.train, more) if part is not None]
-    cascade = build_cascade(
-        prepare_stages(folders, names, max_length=config.max_length, engine=engine, precision=precision),
-        splits.tune,
-        target=target,
-        cost_unit=cost_unit,
-        score=score,
-        output=output,
-        rows=UsedRows(np.concatenate(train_hashes), splits.tune.hashes(), splits.certify.hashes()),
-        provenance=_provenance(splits, more, config, labels, [replace(config, **o) for o in overrides]),
-        notices=(*splits.notices, *notices),
-        files=files,
-        overwrite=overwrite,
-    )
+    hashes = {name: part.hashes() for name, part in parts.items()}
+    trained = np.concatenate([hashes[name] for name in ("train", "unlabelled") if name in hashes])
+    used = UsedRows(trained, hashes["tune"], hashes["certify"])
+    recipes = [stage_config(config, folder) for folder in folders]
+    provenance = {
+        "made_by": "fit",
+        "config": asdict(config),
+        "stages": [{"epochs": recipe.epochs, "learning_rate": recipe.learning_rate} for recipe in recipes],
+        "rows": {name: len(part) for name, part in parts.items()},
+        "data_sha256": {name: part.sha256() for name, part in parts.items()},
+        "difficulty": [difficulty_labels.provenance for difficulty_labels in labels],
+    }
+    cascade = build_cascade(folders, names, splits.tune, build, output, used, provenance, notices, files)
     shutil.rmtree(work)
     return cascade
 
@@ -241,36 +242,28 @@ def _check_stages(
     config: FitConfig,
 ) -> None:
     """Detect before any training what would fail after it."""
-    flops = []
+    costs = check_stages(names, sources, num_labels=len(splits.label_names))
+    widths, depths = set(), []
     for source in sources:
-        check_tokenizer(source)
-        resolve_max_length(read_config(source), config.max_length, source)
-        flops.append(count_flops(source, num_labels=len(splits.label_names)))
-    check_stage_order(names, flops)
-    widths = {config_int(read_config(source), "hidden_size", source) for source in sources}
-    if cost_unit == "layers" and (len(widths) > 1 or MODEL_TYPE in names):
-        raise CascadeError(
-            "layers do not compare stages of different widths, or without layers. Use --cost-unit flops or "
-            "measured."
-        )
+        checkpoint = read_config(source)
+        resolve_max_length(checkpoint, config.max_length, source)
+        widths.add(config_int(checkpoint, "hidden_size", source))
+        depths.append(float(config_int(checkpoint, "num_hidden_layers", source)))
     if config.dar_weight:
         assign_folds(splits.train, config.difficulty_folds, np.random.default_rng(config.seed))
-    if target.speedup is not None and cost_unit != "measured":
-        _check_speedup(target.speedup, sources, flops, cost_unit)
-
-
-def _check_speedup(
-    speedup: float, sources: Sequence[Path], flops: Sequence[Flops], cost_unit: CostUnit
-) -> None:
-    length = np.array([32])
-    costs = [float(stage.cost_of(length)[0]) for stage in flops]
     if cost_unit == "layers":
-        costs = [config_int(read_config(source), "num_hidden_layers", source) for source in sources]
-    most = costs[-1] / costs[0]
-    if speedup > most * 1.2:  # the ratio varies with text length; close cases are left to tuning
+        if len(widths) > 1 or MODEL_TYPE in names:
+            raise CascadeError(
+                "layers do not compare stages of different widths, or without layers. Use --cost-unit flops "
+                "or measured."
+            )
+        costs = depths
+    highest = costs[-1] / costs[0]
+    # the ratio varies with text length; close cases are left to tuning
+    if target.speedup is not None and cost_unit != "measured" and target.speedup > highest * 1.2:
         raise CascadeError(
-            f"speed-up {speedup:g}x cannot be reached: with every text exiting at stage 1 it is about "
-            f"{most:.1f}x by {cost_unit}. Ask for less, or give a smaller first stage."
+            f"speed-up {target.speedup:g}x cannot be reached: with every text exiting at stage 1 it is about "
+            f"{highest:.1f}x by {cost_unit}. Ask for less, or give a smaller first stage."
         )
 
 
@@ -287,22 +280,3 @@ def _load_difficulty(
     for labels in loaded:
         labels.of(train)
     return loaded
-
-
-def _provenance(
-    splits: Splits,
-    more: Examples | None,
-    config: FitConfig,
-    labels: Sequence[DifficultyLabels],
-    recipes: Sequence[FitConfig],
-) -> dict[str, Any]:
-    parts = {"train": splits.train, "tune": splits.tune, "certify": splits.certify}
-    parts |= {} if more is None else {"unlabelled": more}
-    return {
-        "made_by": "fit",
-        "config": asdict(config),
-        "stages": [{"epochs": recipe.epochs, "learning_rate": recipe.learning_rate} for recipe in recipes],
-        "rows": {name: len(part) for name, part in parts.items()},
-        "data_sha256": {name: part.sha256() for name, part in parts.items()},
-        "difficulty": [difficulty.provenance for difficulty in labels],
-    }

@@ -67,7 +67,7 @@ AutoModelForSequenceClassification.register(StaticConfig, StaticClassifier)
 
 def create_static_checkpoint(large: Path, output: Path) -> Path:
     """Write an untrained static checkpoint with the large encoder's token table and tokenizer."""
-    teacher, _ = open_encoder(large)
+    teacher = open_encoder(large)
     table = teacher.get_parameter(token_table(teacher)).detach().float()
     width = min(WIDTH, table.shape[1])
     projected = (table - table.mean(dim=0)) @ principal_directions(table, width)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -19,7 +21,7 @@ from cascadebert.training.config import FitConfig
 from cascadebert.training.losses import Objective
 from cascadebert.training.trainer import (
     Inputs,
-    OptimizerConfig,
+    Loss,
     log,
     padded_inputs,
     restrict_embeddings,
@@ -62,51 +64,67 @@ def train_stage(
     *,
     work: Path,
     description: str,
-    seed: int | None = None,
     objective: Objective | None = None,
 ) -> Path:
     """Fine-tune a checkpoint into one stage, or reuse the one that is finished in the work folder.
 
-    After an interruption the same call resumes from the last checkpoint and ends in the same weights: the
-    order of the examples is drawn beforehand from the seed, and the random state is restored.
-
-    `work` holds finished and unfinished stages, named by fingerprint; the result is one of its folders.
-    `seed` and `objective` replace those that follow from configuration and data. Raises StageError if the
-    checkpoint is not complete.
+    An interrupted training resumes and ends in the same weights, see `train_steps`. `work` holds finished and
+    unfinished stages, named by fingerprint; the result is one of its folders. `objective` replaces the one
+    that follows from configuration and data. Raises StageError if the checkpoint is not complete.
     """
-    seed = config.seed if seed is None else seed
-    config = replace(config, **stage_kind(source).recipe_overrides(config.epochs))
+    config = stage_config(config, source)
     objective = objective or _objective(data, config)
-    key = fingerprint(
-        checkpoint_fingerprint(source), data.key(), training_recipe(config), seed, objective.key()
-    )
-    done, part = work / f"stage-{key}", work / f"stage-{key}.part"
+    recipe = (training_recipe(config), config.seed, objective.key())
+    key = fingerprint(checkpoint_fingerprint(source), data.key(), *recipe)
+    done = work / f"stage-{key}"
     if done.is_dir():
         log.info("%s: already trained", description)
         return done
-    model_folder = part / "model"
-    shutil.rmtree(model_folder, ignore_errors=True)
-    model_folder.mkdir(parents=True)
-    set_seed(seed)
-    model = load_classifier(
-        source,
-        num_labels=len(data.label_names),
-        id2label=dict(enumerate(data.label_names)),
-        label2id={name: i for i, name in enumerate(data.label_names)},
-        problem_type=None,
-    )
-    copy_tokenizer(source, model_folder)
-    model.config.save_pretrained(model_folder)
-    length = resolve_max_length(read_config(source), config.max_length, source)
-    texts = StageTokenizer(model_folder, max_length=length).encode(data.texts)
-    _run(
-        model, texts, data, objective, config, seed=seed, folder=part / "checkpoints", description=description
-    )
-    with quiet_transformers():
-        model.save_pretrained(model_folder)
-    model_folder.replace(done)
-    shutil.rmtree(part)
+
+    def loss(module: torch.nn.Module, inputs: Inputs, step: int) -> torch.Tensor:
+        labels, hard, teacher = (inputs.pop(name, None) for name in ("labels", "hard", "teacher"))
+        assert labels is not None
+        return objective(module(**inputs).logits.float(), labels, hard, teacher)
+
+    with unfinished_model(done) as (folder, checkpoints):
+        set_seed(config.seed)
+        model = load_with_labels(source, data.label_names)
+        copy_tokenizer(source, folder)
+        model.config.save_pretrained(folder)
+        max_length = resolve_max_length(read_config(source), config.max_length, source)
+        tokens = StageTokenizer(folder, max_length=max_length).encode(data.texts)
+        use_eager_attention(model)
+        token_types = takes_token_types(model)
+        train_classifier(model, tokens, token_types, data, config, loss, checkpoints, description)
+        with quiet_transformers():
+            model.save_pretrained(folder)
     return done
+
+
+def stage_config(config: FitConfig, source: Path) -> FitConfig:
+    """The configuration with the settings that stages of the checkpoint's kind need."""
+    return replace(config, **stage_kind(source).recipe_overrides(config.epochs))
+
+
+@contextmanager
+def unfinished_model(done: Path) -> Iterator[tuple[Path, Path]]:
+    """Folders for a model, which becomes `done` at the end, and for checkpoints; both lie in `DONE.part`."""
+    part = done.with_name(f"{done.name}.part")
+    folder = part / "model"
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    yield folder, part / "checkpoints"
+    folder.replace(done)
+    shutil.rmtree(part)
+
+
+def load_with_labels(source: Path, label_names: tuple[str, ...]) -> PreTrainedModel:
+    """Load a checkpoint as a classifier of these labels, with a new head where its own does not fit."""
+    id2label = dict(enumerate(label_names))
+    label2id = {name: i for i, name in id2label.items()}
+    return load_classifier(
+        source, num_labels=len(label_names), id2label=id2label, label2id=label2id, problem_type=None
+    )
 
 
 def training_recipe(config: FitConfig) -> tuple[float | bool, ...]:
@@ -145,47 +163,27 @@ def _objective(data: TrainingData, config: FitConfig) -> Objective:
     return objective
 
 
-def _run(
-    model: PreTrainedModel,
-    texts: TokenizedTexts,
+def train_classifier(
+    model: torch.nn.Module,
+    tokens: TokenizedTexts,
+    token_types: bool,
     data: TrainingData,
-    objective: Objective,
     config: FitConfig,
-    *,
-    seed: int,
+    loss: Loss,
     folder: Path,
     description: str,
 ) -> None:
-    def loss(module: torch.nn.Module, inputs: Inputs) -> torch.Tensor:
-        labels, hard, teacher = (inputs.pop(name, None) for name in ("labels", "hard", "teacher"))
-        assert labels is not None
-        return objective(module(**inputs).logits.float(), labels, hard, teacher)
+    """Train a model in place; its inputs hold `labels`, and `hard` and `teacher` where there are any."""
+    size, arrays = config.batch_size, {"labels": data.label_ids, "hard": data.hard, "teacher": data.teacher}
+    order = training_order(tokens.lengths, batch_size=size, epochs=config.epochs, seed=config.seed)
+    batches = np.split(order, range(size, len(order), size))
+    with restrict_embeddings(model, tokens) as restricted:
 
-    order = training_order(texts.lengths, batch_size=config.batch_size, epochs=config.epochs, seed=seed)
-    use_eager_attention(model)
-    with restrict_embeddings(model, texts) as restricted:
-        train_steps(
-            model,
-            np.split(order, range(config.batch_size, len(order), config.batch_size)),
-            collate=Collator(restricted, data, takes_token_types(model)),
-            loss=loss,
-            optimizer=OptimizerConfig(config.learning_rate, config.warmup_ratio, use_bf16(config.bf16), seed),
-            folder=folder,
-            description=description,
-        )
+        def collate(positions: Ints) -> Inputs:
+            batch = padded_inputs(restricted, positions, token_types)
+            for name, array in arrays.items():
+                if array is not None:
+                    batch[name] = torch.from_numpy(array[positions])
+            return batch
 
-
-class Collator:
-    """Makes a padded batch with labels, difficulty and teacher logits from (rows,) positions."""
-
-    def __init__(self, texts: TokenizedTexts, data: TrainingData, token_types: bool) -> None:
-        self._texts, self._token_types = texts, token_types
-        self._arrays = {"labels": data.label_ids, "hard": data.hard, "teacher": data.teacher}
-
-    def __call__(self, positions: Ints) -> Inputs:
-        """The inputs of a step."""
-        batch = padded_inputs(self._texts, positions, self._token_types)
-        for name, array in self._arrays.items():
-            if array is not None:
-                batch[name] = torch.from_numpy(array[positions])
-        return batch
+        train_steps(model, batches, config, collate, loss, folder=folder, description=description)

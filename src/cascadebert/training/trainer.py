@@ -10,7 +10,7 @@ import shutil
 import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +20,13 @@ from cascadebert.errors import extra
 from cascadebert.inference.batching import TokenizedTexts
 from cascadebert.inference.engines.torch import model_inputs, quiet_transformers
 from cascadebert.progress import progress_bar
+from cascadebert.training.config import DistillConfig, FitConfig
 from cascadebert.types import Ints
 
 with extra("train"):
     import torch
     from torch import nn
-    from transformers import PreTrainedModel, Trainer, TrainerCallback, TrainerControl, TrainerState
+    from transformers import PreTrainedModel, Trainer, TrainerCallback, TrainerState
     from transformers import TrainingArguments as Arguments
     from transformers.trainer_callback import PrinterCallback, ProgressCallback
     from transformers.trainer_utils import get_last_checkpoint
@@ -40,41 +41,31 @@ MALLOC_DEFAULTS = {TRIM_THRESHOLD: 128 * 1024, TOP_PAD: 128 * 1024, MMAP_MAX: 65
 MALLOC_RETAINING = {TRIM_THRESHOLD: 2**31 - 1, TOP_PAD: 64 * 1024 * 1024, MMAP_MAX: 0}
 
 Inputs = dict[str, torch.Tensor]
-
-
-@dataclass(frozen=True)
-class OptimizerConfig:
-    """AdamW with a rate that rises linearly from 0 during the warm-up and falls linearly to 0 after it."""
-
-    learning_rate: float
-    warmup_ratio: float  # fraction of the steps
-    bf16: bool
-    seed: int
+Loss = Callable[[nn.Module, Inputs, int], torch.Tensor]
+"""Loss of a module on the inputs of a step, whose number is counted from 0."""
 
 
 def train_steps(
     module: nn.Module,
     batches: Sequence[Ints],
-    *,
+    config: FitConfig | DistillConfig,
     collate: Callable[[Ints], Inputs],
-    loss: Callable[[nn.Module, Inputs], torch.Tensor],
-    optimizer: OptimizerConfig,
+    loss: Loss,
+    *,
     folder: Path,
     description: str,
     amounts: Ints | None = None,
     unit: str = "steps",
     clipped: Sequence[nn.Module] | None = None,
 ) -> int:
-    """Train a module in place, one step per batch, from the newest checkpoint in the folder if there is one.
+    """Train a module in place with AdamW, one step per batch, and return the amount of `unit` that was done.
 
-    The batches are drawn beforehand and the random state is restored, so an interrupted run that is called
-    again ends in the same weights.
+    `collate` makes inputs of the (rows,) positions of a batch. Step i counts as `amounts[i]` of `unit`, by
+    default 1. The gradients of each of the `clipped` parts, by default of the whole module, are clipped to a
+    norm of 1.
 
-    Each item of `batches` is (rows,) positions, of which `collate` makes inputs. Checkpoints go to `folder`.
-    Progress is counted in `unit`, of which step i has `amounts[i]`, by default 1. The gradients of each of
-    the `clipped` parts, by default the whole module, are clipped to a norm of 1.
-
-    Returns the amount of `unit` that this call did.
+    Training starts from the newest checkpoint in `folder`, if there is one. The batches are drawn beforehand
+    and the random state is restored, so an interrupted run that is called again ends in the same weights.
     """
     done = np.cumsum(np.ones(len(batches), dtype=np.int64) if amounts is None else amounts)
     arguments = Arguments(
@@ -82,13 +73,13 @@ def train_steps(
         num_train_epochs=1,
         per_device_train_batch_size=1,
         train_sampling_strategy="sequential",
-        learning_rate=optimizer.learning_rate,
-        warmup_steps=min(optimizer.warmup_ratio, 1 - 1e-9),  # from 1 on it would be a number of steps
+        learning_rate=config.learning_rate,
+        warmup_steps=min(config.warmup_ratio, 1 - 1e-9),  # from 1 on it would be a number of steps
         lr_scheduler_type="linear",
         max_grad_norm=0.0,  # clipped in the callback
-        bf16=optimizer.bf16,
+        bf16=use_bf16(config.bf16),
         use_cpu=not torch.cuda.is_available(),
-        seed=optimizer.seed,
+        seed=config.seed,
         save_strategy="steps",
         save_steps=max(MIN_STEPS_BETWEEN_CHECKPOINTS, len(batches) // CHECKPOINTS),
         save_total_limit=1,
@@ -97,21 +88,23 @@ def train_steps(
         remove_unused_columns=False,
         dataloader_pin_memory=False,
     )
-    with progress_bar(description, int(done[-1]), unit) as show, _quiet(), retain_malloc_arena():
-        callback = _StepCallback(lambda step: show(int(done[step - 1])), clipped or [module])
+    checkpoint = _last_complete_checkpoint(folder)
+    progress = progress_bar(description, int(done[-1]), unit)
+    with progress as show, quiet_transformers(), warnings.catch_warnings(), retain_malloc_arena():
+        warnings.simplefilter("ignore")
         trainer = LossTrainer(
             model=module,
             args=arguments,
             train_dataset=batches,  # any sequence will do: each item is a batch
             data_collator=lambda items: collate(np.concatenate(items)),
-            callbacks=[callback],
+            callbacks=[_StepCallback(lambda step: show(int(done[step - 1])), clipped or [module])],
         )
         trainer.loss = loss
         for noisy in (ProgressCallback, PrinterCallback):
             trainer.remove_callback(noisy)
-        trainer.train(resume_from_checkpoint=_last_complete_checkpoint(folder))
-    first = callback.first_step
-    return 0 if first == 0 else int(done[-1] - (done[first - 2] if first > 1 else 0))
+        trainer.train(resume_from_checkpoint=checkpoint)
+    first = 0 if checkpoint is None else int(checkpoint.rpartition("-")[2])
+    return int(done[-1] - (done[first - 1] if first else 0))
 
 
 def padded_inputs(texts: TokenizedTexts, positions: Ints, token_types: bool) -> Inputs:
@@ -147,18 +140,11 @@ def _last_complete_checkpoint(folder: Path) -> str | None:
 class LossTrainer(Trainer):
     """The `Trainer` with the loss that is assigned to it."""
 
-    loss: Callable[[nn.Module, Inputs], torch.Tensor]
+    loss: Loss
 
-    def compute_loss(
-        self,
-        model: nn.Module,
-        inputs: dict[str, Any],
-        return_outputs: bool = False,
-        num_items_in_batch: torch.Tensor | int | None = None,
-    ) -> Any:
+    def compute_loss(self, model: nn.Module, inputs: Inputs, *_: Any, **__: Any) -> torch.Tensor:
         """The loss of a step; see `Trainer.compute_loss`."""
-        value = self.loss(model, inputs)
-        return (value, None) if return_outputs else value
+        return self.loss(model, inputs, self.state.global_step)
 
 
 class _StepCallback(TrainerCallback):
@@ -166,25 +152,13 @@ class _StepCallback(TrainerCallback):
 
     def __init__(self, report: Callable[[int], None], clipped: Sequence[nn.Module]) -> None:
         self._report, self._clipped = report, clipped
-        self.first_step = 0
 
-    def on_pre_optimizer_step(
-        self, args: Arguments, state: TrainerState, control: TrainerControl, **_: Any
-    ) -> None:
+    def on_pre_optimizer_step(self, *_: Any, **__: Any) -> None:
         for part in self._clipped:
             nn.utils.clip_grad_norm_(part.parameters(), 1.0)
 
-    def on_step_end(self, args: Arguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        self.first_step = self.first_step or state.global_step
+    def on_step_end(self, args: Arguments, state: TrainerState, *_: Any, **__: Any) -> None:
         self._report(state.global_step)
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Suppress what libraries print and warn about their own internals."""
-    with quiet_transformers(), warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        yield
 
 
 @contextlib.contextmanager

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from cascadebert.errors import CascadeError, StageError, extra
 from cascadebert.inference.batching import TokenizedTexts
-from cascadebert.inference.engines.torch import load_classifier
+from cascadebert.inference.engines.torch import POOLER, load_classifier
 from cascadebert.inference.tokenizer import StageTokenizer, resolve_max_length
-from cascadebert.paper.early_exit.exit_outputs import Reads
+from cascadebert.paper.early_exit.exits import Reads
 from cascadebert.paper.early_exit.model import ExitHeads, MultiExitModel
 from cascadebert.persistence.checkpoint_config import config_int, read_config
 from cascadebert.training.checkpoints import checkpoint_fingerprint, copy_tokenizer, fingerprint
@@ -184,8 +184,7 @@ def _load_model(
             if config_int(expected, name, source) != config_int(actual, name, fine_tuned):
                 raise StageError(f"{fine_tuned} is not {source} fine-tuned: {name} differs")
         classifier = load_classifier(fine_tuned)
-        encoder, has_pooler = open_encoder(source)
-        pooler = cast(Any, encoder).pooler.dense if has_pooler else None
+        pooler = getattr(getattr(open_encoder(source), POOLER, None), "dense", None)
     use_eager_attention(classifier)
     heads = replace(method.heads, reads=config.reads)
     model = MultiExitModel(classifier, heads, pooler=pooler, seed=seed)

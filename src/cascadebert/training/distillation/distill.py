@@ -11,12 +11,12 @@ from typing import Any
 from huggingface_hub import ModelCard, ModelCardData
 
 from cascadebert.atomic import work_directory, work_directory_path
-from cascadebert.data.columns import Columns
 from cascadebert.data.corpus import Corpus, open_corpus
+from cascadebert.data.dataset import Columns
 from cascadebert.environment import versions
 from cascadebert.errors import CascadeError, extra
 from cascadebert.inference.batching import TokenizedTexts
-from cascadebert.inference.engines.torch import POOLER, quiet_transformers
+from cascadebert.inference.engines.torch import quiet_transformers
 from cascadebert.inference.tokenizer import resolve_max_length
 from cascadebert.persistence.checkpoint_config import read_config, resolve_checkpoint
 from cascadebert.persistence.folder import atomic_directory, ensure_writable_directory
@@ -28,7 +28,6 @@ from cascadebert.training.checkpoints import (
     fingerprint,
 )
 from cascadebert.training.config import DistillConfig
-from cascadebert.training.distillation.objective import DistillationObjective, HiddenStateObjective
 from cascadebert.training.distillation.student import (
     StudentSize,
     check_size,
@@ -36,7 +35,12 @@ from cascadebert.training.distillation.student import (
     open_encoder,
     spread_layers,
 )
-from cascadebert.training.distillation.trainer import tokenize_corpus, train_students
+from cascadebert.training.distillation.token_store import tokenize_corpus
+from cascadebert.training.distillation.trainer import (
+    DistillationObjective,
+    HiddenStateObjective,
+    train_students,
+)
 from cascadebert.training.trainer import log, use_bf16
 
 with extra("train"):
@@ -120,28 +124,33 @@ def distill(
     ensure_writable_directory(output, overwrite=overwrite, kind="model", sources=sources)
     if corpus is not None and Path(corpus).resolve() in output.resolve().parents:
         raise CascadeError(f"{output} lies in {corpus}, which is read. Choose another --output.")
-    teacher, has_pooler = open_encoder(source)
+    teacher = open_encoder(source)
+    facts: dict[str, Any] = {"large": display_name(str(large))}
+    depth = teacher.config.num_hidden_layers
     sizes = _student_sizes(teacher.config, num_layers, hidden_size, embedding_size)
     check_tokenizer(source)
-    name, depth = display_name(str(large)), teacher.config.num_hidden_layers
     if corpus is None:
-        _check_truncation(teacher.config, sizes, config)
-        students = [_student(teacher, has_pooler, size, range(size.layers), config.seed) for size in sizes]
-        losses: list[float | None] = [None] * len(sizes)
-        models = _write(students, losses, source, output, overwrite, large=name, depth=depth)
+        if config != DistillConfig() or any(
+            size.hidden != teacher.config.hidden_size or size.embedding for size in sizes
+        ):
+            raise CascadeError("without a corpus layers are only cut off, nothing is trained. Give --corpus.")
+        students = [
+            make_student(teacher, size, layers=range(size.layers), seed=config.seed) for size in sizes
+        ]
+        models = _write(students, [None] * len(sizes), source, output, overwrite, depth=depth, **facts)
         return DistilledModels(models, complete=False)
     resolve_max_length(read_config(source), config.max_length, source)
     text = open_corpus(corpus, columns=columns)
     log.info("%s", text.description)
     work, passages, key = _tokenize(text, source, config, output)
     students = [
-        _student(teacher, has_pooler, size, spread_layers(depth, size.layers), config.seed) for size in sizes
+        make_student(teacher, size, layers=spread_layers(depth, size.layers), seed=config.seed)
+        for size in sizes
     ]
     recipe = {**asdict(config), "bf16": use_bf16(config.bf16)}
     key = fingerprint(key, recipe, [asdict(size) for size in sizes], objective.name)
-    folder = work / f"students-{key}"
-    result = train_students(teacher, students, passages, config, objective, folder=folder)
-    facts = {"large": name, "corpus": text, "result": result, "config": config, "objective": objective.name}
+    result = train_students(teacher, students, passages, config, objective, folder=work / f"students-{key}")
+    facts |= {"corpus": text, "result": result, "config": config, "objective": objective.name}
     facts["fingerprint"] = checkpoint_fingerprint(source)
     facts["precision"] = "bfloat16" if recipe["bf16"] else "float32"
     models = _write(students, result.losses, source, output, overwrite, **facts)
@@ -152,11 +161,16 @@ def distill(
 def _tokenize(
     corpus: Corpus, source: Path, config: DistillConfig, output: Path
 ) -> tuple[Path, TokenizedTexts, str]:
-    """The work folder and the tokenised corpus in it; a new folder is removed if the corpus is refused."""
+    """The work folder, the tokenised corpus in it, and the fingerprint of source, text and settings.
+
+    A new work folder is removed if the corpus is refused.
+    """
+    settings = (config.max_tokens, config.max_length, config.seed)
+    key = fingerprint(checkpoint_fingerprint(source), corpus.sha256, settings)
     new = not work_directory_path(output).exists()
     work = work_directory(output)
     try:
-        return (work, *tokenize_corpus(corpus, source, config, work))
+        return work, tokenize_corpus(corpus, source, config, work / f"text-{key}"), key
     except CascadeError:
         if new:
             shutil.rmtree(work)
@@ -183,22 +197,6 @@ def _student_sizes(
     if len(set(sizes)) < len(sizes):
         raise CascadeError(f"the same size is asked for twice: {', '.join(size.name for size in sizes)}")
     return sizes
-
-
-def _check_truncation(large: PreTrainedConfig, sizes: Sequence[StudentSize], config: DistillConfig) -> None:
-    truncated = all(size.hidden == large.hidden_size and not size.embedding for size in sizes)
-    if config != DistillConfig() or not truncated:
-        raise CascadeError("without a corpus layers are only cut off, nothing is trained. Give --corpus.")
-
-
-def _student(
-    teacher: PreTrainedModel, has_pooler: bool, size: StudentSize, layers: Sequence[int], seed: int
-) -> PreTrainedModel:
-    student = make_student(teacher, size, layers=layers, seed=seed)
-    narrower = size.hidden != teacher.config.hidden_size
-    if (not has_pooler or narrower) and getattr(student, POOLER, None) is not None:
-        setattr(student, POOLER, None)  # it would be noise; fine-tuning makes a new one
-    return student
 
 
 def _write(

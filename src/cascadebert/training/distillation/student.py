@@ -34,8 +34,8 @@ class StudentSize:
         return f"{self.layers}x{self.hidden}"
 
 
-def open_encoder(source: Path) -> tuple[PreTrainedModel, bool]:
-    """A bare encoder in float32, and whether its pooler (if its family has one) came from the checkpoint.
+def open_encoder(source: Path) -> PreTrainedModel:
+    """A bare encoder in float32; its pooler is None unless it came from the checkpoint.
 
     Raises StageError if the folder does not open, or encoder weights are missing or unexpected.
     """
@@ -56,7 +56,9 @@ def open_encoder(source: Path) -> tuple[PreTrainedModel, bool]:
                 f"{source}: {len(keys)} weights are {state}, such as {keys[0]}. Weights and config.json "
                 "belong together."
             )
-    return model, getattr(model, POOLER, None) is not None and len(missing) == len(info["missing_keys"])
+    if len(missing) < len(info["missing_keys"]):
+        setattr(model, POOLER, None)
+    return model
 
 
 def spread_layers(depth: int, layers: int) -> tuple[int, ...]:
@@ -75,7 +77,8 @@ def make_student(
 
     Weights of equal shape are copied, layer i of the student from layer `layers[i]` of the teacher. Embedding
     tables, less their mean, are projected on the principal directions of the teacher's token table (which
-    keep as much of it as any linear map can). All other weights are random.
+    keep as much of it as any linear map can). All other weights are random, but a pooler is left out where it
+    would be: fine-tuning makes a new one.
     """
     stack = layer_stack(teacher)
     config = _student_config(teacher.config, size, layers)
@@ -93,6 +96,9 @@ def make_student(
             weight.copy_(source)
         elif name in tables and source.shape[0] == weight.shape[0]:
             weight.copy_((source - source.mean(dim=0)) @ projection)
+    narrower = size.hidden < teacher.config.hidden_size
+    if getattr(student, POOLER, None) is not None and (narrower or getattr(teacher, POOLER, None) is None):
+        setattr(student, POOLER, None)
     return student
 
 

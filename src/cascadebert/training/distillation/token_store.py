@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+import json
+import shutil
+from collections.abc import Iterable
 from itertools import islice
 from pathlib import Path
 
@@ -10,11 +12,16 @@ import numpy as np
 
 from cascadebert.atomic import atomic_file
 from cascadebert.data.corpus import Corpus, passages, sample
-from cascadebert.errors import DataError
+from cascadebert.errors import DataError, extra
 from cascadebert.inference.batching import TokenizedTexts
 from cascadebert.inference.tokenizer import StageTokenizer
 from cascadebert.progress import progress_bar
+from cascadebert.training.checkpoints import copy_tokenizer
+from cascadebert.training.config import DistillConfig
 from cascadebert.types import Ints
+
+with extra("train"):
+    from transformers import AutoConfig
 
 PROBED_DOCUMENTS = 200
 MAX_SPECIAL_TOKENS = 4  # of a pair in a frame such as RoBERTa's
@@ -24,23 +31,22 @@ SORTED_BATCHES = 64
 HELD_OUT, MAX_HELD_OUT = 0.02, 50_000  # fraction of the tokens, tokens
 
 
-def tokenize_passages(
-    corpus: Corpus, tokenizer: Path, folder: Path, *, max_length: int, max_tokens: int | None, seed: int
-) -> TokenizedTexts:
+def tokenize_corpus(corpus: Corpus, source: Path, config: DistillConfig, folder: Path) -> TokenizedTexts:
     """Cut a corpus into passages and store their tokens in `folder`, or reuse those stored there.
 
-    `max_length` truncates the few passages that turn out longer. About `max_tokens` tokens are stored, of
-    passages sampled from the whole corpus; None stores all. Raises DataError if there are too few tokens.
+    The tokenizer is that of `source`. About `max_tokens` tokens are stored, of passages sampled from the
+    whole corpus; None stores all. The few passages that turn out longer than `max_length` are truncated.
+    Raises DataError if there are too few tokens.
     """
-    encoder = StageTokenizer(tokenizer, max_length=max_length)
+    tokenizer = folder / "tokenizer"
+    shutil.rmtree(tokenizer, ignore_errors=True)
+    tokenizer.mkdir(parents=True)
+    copy_tokenizer(source, tokenizer)
+    pad_id = AutoConfig.from_pretrained(source).pad_token_id or 0  # config.json may leave out the default
+    (tokenizer / "config.json").write_text(json.dumps({"pad_token_id": pad_id}), "utf-8")
+    encoder = StageTokenizer(tokenizer, max_length=config.max_length)
     if not (folder / "lengths.npy").is_file():  # written last
-        folder.mkdir(parents=True, exist_ok=True)
-        per_token = _characters_per_token(corpus, tokenizer)
-        fraction = 1.0 if max_tokens is None else max_tokens * per_token / corpus.characters
-        longest = max_length - MAX_SPECIAL_TOKENS
-        pieces = passages(corpus.texts(), characters_per_token=per_token, max_tokens=longest, seed=seed)
-        expected = int(min(fraction, 1.0) * corpus.characters / per_token)
-        lengths = _write(sample(pieces, fraction=fraction, seed=seed), encoder, folder, expected)
+        lengths = _write(corpus, encoder, _characters_per_token(corpus, tokenizer), config, folder)
         if lengths.sum() < MIN_TOKENS:
             raise DataError(
                 f"{corpus.description}: {lengths.sum():,} tokens to learn from; at least {MIN_TOKENS:,} are "
@@ -57,9 +63,14 @@ def tokenize_passages(
 
 
 def _write(
-    pieces: Iterator[str | tuple[str, str]], encoder: StageTokenizer, folder: Path, expected: int
+    corpus: Corpus, encoder: StageTokenizer, per_token: float, config: DistillConfig, folder: Path
 ) -> Ints:
     """Write the tokens to disk, chunk by chunk; return the (n,) lengths of the passages."""
+    fraction = 1.0 if config.max_tokens is None else config.max_tokens * per_token / corpus.characters
+    expected = int(min(fraction, 1.0) * corpus.characters / per_token)
+    longest = config.max_length - MAX_SPECIAL_TOKENS
+    pieces = passages(corpus.texts(), characters_per_token=per_token, max_tokens=longest, seed=config.seed)
+    sampled = sample(pieces, fraction=fraction, seed=config.seed)
     lengths = [np.empty(0, dtype=np.int64)]
     tokens = 0
     with (
@@ -67,7 +78,7 @@ def _write(
         (folder / "types.bin").open("wb") as types,
         progress_bar("tokenising", expected, "tokens") as show,
     ):
-        while chunk := list(islice(pieces, ENCODE_CHUNK)):
+        while chunk := list(islice(sampled, ENCODE_CHUNK)):
             texts = encoder.encode(chunk)  # type: ignore[arg-type]
             ids.write(texts.ids.tobytes())
             types.write(texts.type_ids.tobytes())
@@ -102,7 +113,11 @@ def token_batches(lengths: Ints, positions: Ints, *, budget: int, tokens: int, s
     cuts = np.searchsorted(totals, np.arange(stretch_tokens, totals[-1], stretch_tokens)) + 1
     result: list[Ints] = []
     for stretch in np.split(order, cuts):
-        batches = list(_cut(stretch[np.argsort(-lengths[stretch], kind="stable")], lengths, budget))
+        stretch, batches = stretch[np.argsort(-lengths[stretch], kind="stable")], []
+        while len(stretch):
+            size = max(1, budget // int(lengths[stretch[0]]))
+            batches.append(stretch[:size])
+            stretch = stretch[size:]
         result.extend(batches[i] for i in rng.permutation(len(batches)))
     return result
 
@@ -112,15 +127,6 @@ def padding_fraction(lengths: Ints, batches: Iterable[Ints]) -> float:
     sizes = [(lengths[batch].sum(), len(batch) * lengths[batch].max()) for batch in batches]
     tokens, computed = np.sum(sizes, axis=0)
     return float(1 - tokens / computed)
-
-
-def _cut(order: Ints, lengths: Ints, budget: int) -> Iterator[Ints]:
-    """Cut positions sorted from long to short into batches within a budget of padded tokens."""
-    start = 0
-    while start < len(order):
-        count = max(1, budget // int(lengths[order[start]]))
-        yield order[start : start + count]
-        start += count
 
 
 def _characters_per_token(corpus: Corpus, tokenizer: Path) -> float:

@@ -1,44 +1,124 @@
-"""Trains students on a large encoder's features of unlabelled text."""
+"""Task-agnostic distillation: the objectives, and students that learn one from unlabelled text."""
 
 from __future__ import annotations
 
-import json
-import shutil
 from collections.abc import Callable, Iterable, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Protocol
 
 import numpy as np
 
-from cascadebert.data.corpus import Corpus
 from cascadebert.errors import extra
 from cascadebert.inference.batching import TokenizedTexts
 from cascadebert.inference.engines.torch import takes_token_types
 from cascadebert.timing import now
-from cascadebert.training.checkpoints import checkpoint_fingerprint, copy_tokenizer, fingerprint
 from cascadebert.training.config import DistillConfig
-from cascadebert.training.distillation.objective import DistillationObjective, Students
-from cascadebert.training.distillation.token_store import (
-    padding_fraction,
-    split_held_out,
-    token_batches,
-    tokenize_passages,
-)
-from cascadebert.training.trainer import (
-    Inputs,
-    OptimizerConfig,
-    padded_inputs,
-    train_steps,
-    use_bf16,
-    use_eager_attention,
-)
+from cascadebert.training.distillation.token_store import padding_fraction, split_held_out, token_batches
+from cascadebert.training.trainer import Inputs, padded_inputs, train_steps, use_bf16, use_eager_attention
 from cascadebert.types import Ints
 
 with extra("train"):
     import torch
-    from torch import Tensor
-    from transformers import AutoConfig, PreTrainedModel
+    from torch import Tensor, nn
+    from torch.nn import functional
+    from transformers import PreTrainedModel
+
+
+class DistillationObjective(Protocol):
+    """Features of both models and their distance; masks are (rows, tokens), True at tokens."""
+
+    name: str  # description for the model card
+
+    def features(self, model: PreTrainedModel, inputs: dict[str, Tensor]) -> Tensor:
+        """Features of a padded batch."""
+
+    def projection(self, teacher: PreTrainedModel, student: PreTrainedModel) -> nn.Module:
+        """A map to the teacher's width, trained with the student and then discarded."""
+
+    def target(self, features: Tensor, mask: Tensor) -> Any:
+        """The teacher's features in the form that `loss` takes; computed once for all students."""
+
+    def loss(self, projection: nn.Module, features: Tensor, target: Any, mask: Tensor) -> Tensor:
+        """Distance of a student's features from the target; a scalar."""
+
+
+class HiddenStateObjective:
+    """Mean squared error between last hidden states, as a fraction of the variance of the teacher's.
+
+    0 is a perfect copy, 1 is no better than a constant. Where the widths differ, a linear projection is
+    learned (as in TinyBERT, Jiao et al. 2020, equation 8; only the last layer is matched, because the
+    student's layers are too few to follow the others). benchmarks/shrink.py compares it with attention
+    relations (MiniLMv2, Wang et al. 2021).
+    """
+
+    name = "last hidden states; held-out loss is the share of their variance not reproduced"
+
+    def features(self, model: PreTrainedModel, inputs: dict[str, Tensor]) -> Tensor:
+        """(rows, tokens, width) last hidden states."""
+        hidden: Tensor = model(**inputs).last_hidden_state
+        return hidden
+
+    def projection(self, teacher: PreTrainedModel, student: PreTrainedModel) -> nn.Module:
+        """A linear map that starts at 0, or the identity where the widths are equal.
+
+        Random weights would start as noise, which a student removes fastest by becoming constant.
+        """
+        wide, narrow = teacher.config.hidden_size, student.config.hidden_size
+        if wide == narrow:
+            return nn.Identity()
+        linear = nn.Linear(narrow, wide)
+        nn.init.zeros_(linear.weight)
+        nn.init.zeros_(linear.bias)
+        return linear
+
+    def target(self, features: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+        """(all tokens, width) states without padding, and their mean variance over the tokens."""
+        states = features[mask].float()
+        return states, states.var(dim=0).mean()
+
+    def loss(
+        self, projection: nn.Module, features: Tensor, target: tuple[Tensor, Tensor], mask: Tensor
+    ) -> Tensor:
+        """Fraction of the teacher's variance that is not explained."""
+        states, variance = target
+        return functional.mse_loss(projection(features[mask]).float(), states) / variance
+
+
+class Students(nn.Module):
+    """Several students of one teacher, with their projections."""
+
+    def __init__(
+        self,
+        teacher: PreTrainedModel,
+        students: Sequence[PreTrainedModel],
+        objective: DistillationObjective,
+        *,
+        seed: int,
+    ) -> None:
+        super().__init__()
+        self.objective = objective
+        self.students = nn.ModuleList(students)
+        self.projections = nn.ModuleList()
+        for student in students:
+            with torch.random.fork_rng():
+                torch.manual_seed(seed)  # the weights must not depend on how many students there are
+                self.projections.append(objective.projection(teacher, student))
+
+    def forward(self, teacher_features: Tensor, **inputs: Tensor) -> Tensor:
+        """(students,) the loss of each."""
+        mask = inputs["attention_mask"].bool()
+        target = self.objective.target(teacher_features, mask)
+        losses = []
+        for student, projection in zip(self.students, self.projections, strict=True):
+            features = self.objective.features(student, inputs)  # type: ignore[arg-type]
+            losses.append(self.objective.loss(projection, features, target, mask))
+        return torch.stack(losses)
+
+    def train(self, mode: bool = True) -> Students:
+        """Stay in evaluation mode: the teacher's features are without dropout, so are the students'."""
+        return super().train(False)
 
 
 @dataclass(frozen=True)
@@ -51,33 +131,6 @@ class DistillationResult:
     tokens_per_second: float | None  # of this call; None if nothing was left to train
 
 
-def tokenize_corpus(
-    corpus: Corpus, source: Path, config: DistillConfig, work: Path
-) -> tuple[TokenizedTexts, str]:
-    """Tokenise the corpus into the work folder with the tokenizer of `source`, or reuse tokens from there.
-
-    Returns them and the fingerprint of source, text and settings. Raises DataError if the text is too short.
-    """
-    settings = (config.max_tokens, config.max_length, config.seed)
-    key = fingerprint(checkpoint_fingerprint(source), corpus.sha256, settings)
-    folder = work / f"text-{key}"
-    tokenizer = folder / "tokenizer"
-    shutil.rmtree(tokenizer, ignore_errors=True)
-    tokenizer.mkdir(parents=True)
-    copy_tokenizer(source, tokenizer)
-    pad_id = AutoConfig.from_pretrained(source).pad_token_id or 0  # config.json may leave out the default
-    (tokenizer / "config.json").write_text(json.dumps({"pad_token_id": pad_id}), "utf-8")
-    passages = tokenize_passages(
-        corpus,
-        tokenizer,
-        folder,
-        max_length=config.max_length,
-        max_tokens=config.max_tokens,
-        seed=config.seed,
-    )
-    return passages, key
-
-
 def train_students(
     teacher: PreTrainedModel,
     students: Sequence[PreTrainedModel],
@@ -88,16 +141,16 @@ def train_students(
     folder: Path,
 ) -> DistillationResult:
     """Train the students in place, with checkpoints in `folder`; the teacher runs once per batch."""
-    bf16, lengths = use_bf16(config.bf16), passages.lengths
+    lengths, token_types = passages.lengths, takes_token_types(teacher)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     frozen = deepcopy(teacher).eval().requires_grad_(False)
-    torch.nn.Module.to(frozen, device, torch.bfloat16 if bf16 else torch.float32)
-    module, token_types = Students(teacher, students, objective, seed=config.seed), takes_token_types(teacher)
+    nn.Module.to(frozen, device, torch.bfloat16 if use_bf16(config.bf16) else torch.float32)
+    module = Students(teacher, students, objective, seed=config.seed)
 
     def collate(positions: Ints) -> Inputs:
         return padded_inputs(passages, positions, token_types)
 
-    def losses(module: torch.nn.Module, inputs: Inputs) -> Tensor:
+    def losses(module: nn.Module, inputs: Inputs) -> Tensor:
         with torch.no_grad():
             features = objective.features(frozen, inputs)
         result: Tensor = module(teacher_features=features, **inputs)
@@ -106,27 +159,25 @@ def train_students(
     for student in students:
         use_eager_attention(student)
     train, held_out = split_held_out(lengths, seed=config.seed)
-    tokens = int(lengths[train].sum()) if config.max_tokens is None else config.max_tokens
-    batches = token_batches(lengths, train, budget=config.batch_tokens, tokens=tokens, seed=config.seed)
+    budget, tokens = config.batch_tokens, config.max_tokens or int(lengths[train].sum())
+    batches = token_batches(lengths, train, budget=budget, tokens=tokens, seed=config.seed)
     amounts = np.array([int(lengths[batch].sum()) for batch in batches])
     start = now()
     done = train_steps(
         module,
         batches,
-        collate=collate,
-        loss=lambda module, inputs: losses(module, inputs).sum(),
-        optimizer=OptimizerConfig(config.learning_rate, config.warmup_ratio, bf16, config.seed),
+        config,
+        collate,
+        lambda module, inputs, step: losses(module, inputs).sum(),
         folder=folder,
         description=f"distilling, {len(students)} at once" if len(students) > 1 else "distilling",
         amounts=amounts,
         unit="tokens",
-        clipped=[torch.nn.ModuleList(pair) for pair in zip(module.students, module.projections, strict=True)],
+        clipped=[nn.ModuleList(pair) for pair in zip(module.students, module.projections, strict=True)],
     )
     speed = done / (now() - start) if done else None
     module.to(device)
-    tests = token_batches(
-        lengths, held_out, budget=config.batch_tokens, tokens=int(lengths[held_out].sum()), seed=0
-    )
+    tests = token_batches(lengths, held_out, budget=budget, tokens=int(lengths[held_out].sum()), seed=0)
     held_out_losses = _mean_losses(lambda inputs: losses(module, inputs), map(collate, tests), device)
     module.to("cpu")
     return DistillationResult(held_out_losses, int(amounts.sum()), padding_fraction(lengths, batches), speed)
