@@ -3,28 +3,18 @@
 from __future__ import annotations
 
 import sys
+from importlib import import_module
 from typing import Annotated
 
 import typer
 
 from cascadebert import __version__
-from cascadebert.cli.assemble import assemble
-from cascadebert.cli.bench import bench
-from cascadebert.cli.demo import demo
-from cascadebert.cli.distill import distill
-from cascadebert.cli.drift import drift
-from cascadebert.cli.evaluate import evaluate
-from cascadebert.cli.fit import fit
-from cascadebert.cli.info import info
 from cascadebert.cli.options import as_command
-from cascadebert.cli.predict import predict
 from cascadebert.cli.render import configure_logging, print_notices
-from cascadebert.cli.reproduce import reproduce
-from cascadebert.cli.serve import serve
-from cascadebert.cli.tune import tune
 from cascadebert.errors import CascadeError
 
-VERBS = (demo, fit, assemble, distill, tune, predict, evaluate, drift, bench, info, serve, reproduce)
+# Each verb is the function of that name in the module of that name.
+VERBS = "demo fit assemble distill tune predict evaluate drift bench info serve reproduce".split()
 
 app = typer.Typer(
     name="cascadebert",
@@ -35,7 +25,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 for verb in VERBS:
-    app.command()(as_command(verb))
+    app.command()(as_command(getattr(import_module(f"cascadebert.cli.{verb}"), verb)))
 
 
 def _print_version(requested: bool) -> None:
@@ -44,12 +34,11 @@ def _print_version(requested: bool) -> None:
         raise typer.Exit
 
 
+VERSION = typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
+
+
 @app.callback()
-def _options(
-    _: Annotated[
-        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
-    ] = False,
-) -> None:
+def _options(_: Annotated[bool, VERSION] = False) -> None:
     pass
 
 

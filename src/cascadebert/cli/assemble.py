@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from typing import Annotated
 
 from cascadebert.cli import options as o
@@ -12,28 +11,16 @@ from cascadebert.timing import now
 
 def assemble(
     *,
-    stage: o.Stages,
-    data: Annotated[str, o.option("Held-out data; labels are optional.", "F")],
-    output: o.Output,
+    data: Annotated[str, o.option(f"Held-out data, labels optional: {o.FILES}", "DATA", o.DATA)],
     target: o.TargetOptions,
     text_column: o.TextColumns = None,
     label_column: o.LabelColumn = None,
-    build: o.BuildOptions,
     max_length: Annotated[int | None, o.option("Maximum tokens per text; default 128.", "N", o.DATA)] = None,
-    overwrite: o.Overwrite = False,
+    build: o.BuildOptions,
 ) -> None:
-    """Make a cascade of fine-tuned classifiers as they are: only thresholds are selected."""
+    """Make a cascade from fine-tuned classifiers without training: only thresholds are selected."""
     from cascadebert.training.assemble import assemble as run
 
-    start = now()
-    cascade = run(
-        stage,
-        data=data,
-        target=target.build(),
-        output=output,
-        columns=o.columns_of(text_column, label_column),
-        max_length=max_length,
-        overwrite=overwrite,
-        **asdict(build),
-    )
-    print_new_cascade(cascade, output, seconds=now() - start)
+    start, columns = now(), o.columns_of(text_column, label_column)
+    cascade = run(data=data, target=target.build(), columns=columns, max_length=max_length, **vars(build))
+    print_new_cascade(cascade, build.output, seconds=now() - start)

@@ -9,7 +9,8 @@ from typing import Annotated
 import typer
 
 from cascadebert.cli import options as o
-from cascadebert.cli.render import print_benchmark, print_json
+from cascadebert.cli.render import optional, percentages, print_json, print_table
+from cascadebert.evaluation.templates import percent, points, times
 
 
 def bench(
@@ -19,7 +20,7 @@ def bench(
     text_column: o.TextColumns = None,
     label_column: o.LabelColumn = None,
     repeats: Annotated[int, typer.Option(min=1, help="Timed runs of each, interleaved.")] = 5,
-    plot: Annotated[Path | None, o.option("Plot the throughput as SVG.", "F")] = None,
+    plot: Annotated[Path | None, o.option("SVG file to write, with the throughputs.", "FILE")] = None,
     engine: o.EngineOptions,
 ) -> None:
     """Time a cascade, each of its stages alone and `transformers` in one interleaved run."""
@@ -28,7 +29,21 @@ def bench(
 
     columns, cascade = o.columns_of(text_column, label_column), engine.load(folder)
     result = benchmark(cascade, data, columns=columns, repeats=repeats)
-    print_benchmark(result)
+    rows = [("", "texts/s", "range", "accuracy", "accuracy drop (95 %)", "agreement")]
+    for timed in (result.cascade, result.last_stage, *result.others):
+        name = f"{timed.name} (the last)" if timed is result.last_stage else timed.name
+        rates = f"{timed.examples_per_second:,.0f}", f"{timed.range[0]:,.0f} - {timed.range[1]:,.0f}"
+        accuracy = "n/a" if timed.accuracy is None else percent(timed.accuracy)
+        drop = "" if timed.accuracy_drop is None else points(timed.accuracy_drop)
+        rows.append((name, *rates, accuracy, drop, percent(timed.agreement)))
+    print_table(*rows)
+    typer.echo(
+        f"{result.n:,} examples, {result.repeats} interleaved runs of each. Speed-up over the last stage: "
+        f"{times(result.measured_speedup, result.range)} measured, {result.expected_speedup:.2f}x expected; "
+        f"exits by stage: {percentages(result.exit_rates)}"
+    )
+    memory = optional(result.peak_memory_mb, "{:,.0f} MB")
+    typer.echo(f"routing overhead {percent(result.routing_overhead)}; peak memory {memory}")
     if plot is not None:
         plot_benchmark(plot, result)
-    print_json({**asdict(result), "uncertified_reason": cascade.uncertified_reason})
+    print_json(asdict(result), uncertified_reason=cascade.uncertified_reason)

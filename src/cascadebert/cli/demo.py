@@ -6,8 +6,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
+import typer
+
 from cascadebert.cli import options as o
-from cascadebert.cli.render import console, print_json
+from cascadebert.cli.render import print_json
 
 
 def demo(
@@ -20,5 +22,5 @@ def demo(
     from cascadebert.demo.run import demo as run
 
     result = run(output, seed=seed, overwrite=overwrite)
-    console().print(result.description)
+    typer.echo(result.description)
     print_json(asdict(result))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import MISSING, dataclass, fields, is_dataclass
 from functools import wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias, get_origin, get_type_hints
@@ -12,52 +12,41 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias, get_origin
 import typer
 
 from cascadebert.cli.render import JSON_ENABLED, print_notices
-from cascadebert.data.columns import Columns
+from cascadebert.data.dataset import Columns
 from cascadebert.errors import CascadeError
+from cascadebert.thresholds.operating_point import Target
 from cascadebert.types import CostUnit, ScoreChoice
 
 if TYPE_CHECKING:
     from cascadebert.inference.cascade import Cascade
-    from cascadebert.thresholds.operating_point import Target
 
 DATA, TARGET, SELECTION = "Data", "Target (exactly one)", "Threshold selection"
-ENGINE = "Engine (auto: the fastest available, or the one that the thresholds were selected on)"
-FILES = "csv, tsv, jsonl, parquet or Hub dataset."
+ENGINE = "Engine (auto: the one that the thresholds were selected on, otherwise the fastest available)"
+FILES = "csv, tsv, jsonl or parquet file, or Hub dataset."
 
 
 def option(description: str, metavar: str | None = None, panel: str | None = None, *names: str) -> Any:
-    """Annotation of an option; names are needed for flags and to rename a parameter."""
+    """Annotation of an option; names are needed to rename a parameter."""
     return typer.Option(*names, metavar=metavar, help=description, rich_help_panel=panel)
 
 
-def argument(metavar: str, description: str) -> Any:
-    """Annotation of a positional argument."""
-    return typer.Argument(metavar=metavar, help=description)
-
-
-def flag(name: str, description: str) -> Any:
-    """Annotation of a boolean option without a `--no-` form."""
-    return typer.Option(name, help=description)
-
-
+_STAGES = 'Checkpoint folder or Hub repository; repeat from small to large. The first may be "static".'
 _TEXT = "Name of the text column; repeat it for sentence pairs."
 _SPEEDUP = "At least X times cheaper than the last stage alone."
 _DROP = "Accuracy at most D below the last stage's (0.01 is one point)."
-_AGREEMENT = "Predictions equal to the last stage's, at least the fraction A; needs no labels."
-_UNIT = "Unit of costs and speed-ups: layers, flops, or measured (seconds here)."
+_AGREEMENT = "At least the fraction A of the predictions equal the last stage's; needs no labels."
+_UNIT = "Unit of costs and speed-ups: layers, flops, or measured (seconds on this machine)."
 _SCORE = (
-    "Confidence to compare with thresholds: max_probability, margin, entropy, learned (will the last stage "
-    "agree?) or auto (the best by cross-validation)."
+    "Confidence score to compare with thresholds: max_probability, margin, entropy, learned (predicts "
+    "agreement with the last stage) or auto (the best by cross-validation)."
 )
-_STAGES = "Folder or Hub repository; repeat it, small to large. The first may be: static."
 Engine: TypeAlias = Literal["auto", "openvino", "onnxruntime", "torch"]
 Precision: TypeAlias = Literal["auto", "float32", "bfloat16"]
-Folder: TypeAlias = Annotated[Path, argument("DIR", "A saved cascade.")]
-Data: TypeAlias = Annotated[str, argument("F", FILES)]
-Stages: TypeAlias = Annotated[list[str], option(_STAGES, "MODEL", None, "--stage")]
+Folder: TypeAlias = Annotated[Path, typer.Argument(metavar="DIR", help="A saved cascade.")]
+Data: TypeAlias = Annotated[str, typer.Argument(metavar="DATA", help=f"Labelled data: {FILES}")]
 Output: TypeAlias = Annotated[Path, option("Folder to write.", "DIR")]
-Overwrite: TypeAlias = Annotated[bool, flag("--overwrite", "Replace an existing output.")]
-Json: TypeAlias = Annotated[bool, flag("--json", "Print one line of JSON at the end.")]
+Overwrite: TypeAlias = Annotated[bool, typer.Option("--overwrite", help="Replace an existing output.")]
+Json: TypeAlias = Annotated[bool, typer.Option("--json", help="Print one line of JSON at the end.")]
 TextColumns: TypeAlias = Annotated[list[str] | None, option(_TEXT, "NAME", DATA, "--text-column")]
 LabelColumn: TypeAlias = Annotated[str | None, option("Name of the label column.", "NAME", DATA)]
 
@@ -73,13 +62,11 @@ class TargetOptions:
 
     def build(self) -> Target:
         """Return the target; raises CascadeError if none or several are given, or one is out of range."""
-        from cascadebert.thresholds.operating_point import Target
-
         values = {f"--{name.replace('_', '-')}": value for name, value in vars(self).items()}
         used = [name for name, value in values.items() if value is not None]
         if len(used) != 1:
             raise CascadeError(f"give exactly one of {', '.join(values)}; given: {', '.join(used) or 'none'}")
-        return Target(self.target_speedup, self.max_accuracy_drop, self.min_accuracy, self.min_agreement)
+        return Target(*values.values())
 
 
 @dataclass(frozen=True)
@@ -107,10 +94,13 @@ class TuningOptions(EngineOptions):
     score: Annotated[ScoreChoice | None, option(_SCORE, "NAME", SELECTION)] = None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class BuildOptions(TuningOptions):
-    """How thresholds of a new cascade are selected."""
+    """Options of making a new cascade; the names are those of the arguments of `fit` and `assemble`."""
 
+    stages: Annotated[list[str], option(_STAGES, "MODEL", None, "--stage")]
+    output: Output
+    overwrite: Overwrite = False
     score: Annotated[ScoreChoice, option(_SCORE, "NAME", SELECTION)] = "max_probability"
 
 
@@ -120,15 +110,11 @@ def columns_of(text: list[str] | None, label: str | None = None, group: str | No
 
 
 def as_command(verb: Callable[..., None]) -> Callable[..., None]:
-    """Make a command of a verb: add `--json`, and replace dataclass parameters by an option per field.
-
-    An option is described by the annotation of its field, or by `help`, `group` and `metavar` in its
-    metadata; a field with neither has no option.
-    """
+    """Make a command of a verb: add `--json`, and replace dataclass parameters by an option per field."""
     signature = inspect.signature(verb, eval_str=True)
     options = {name: _options_of(parameter) for name, parameter in signature.parameters.items()}
-    parameters = [option for several in options.values() for option in several]
-    parameters.append(inspect.Parameter("json", parameters[-1].kind, default=False, annotation=Json))
+    json = inspect.Parameter("json", inspect.Parameter.KEYWORD_ONLY, default=False, annotation=Json)
+    parameters = [*(option for group in options.values() for option in group), json]
 
     @wraps(verb)
     def command(**values: Any) -> None:
@@ -145,15 +131,17 @@ def as_command(verb: Callable[..., None]) -> Callable[..., None]:
 
 
 def _options_of(parameter: inspect.Parameter) -> list[inspect.Parameter]:
+    # A field is described by an Annotated type, or by `help`, `metavar` and `group` in its metadata; a field
+    # with neither has no option.
     if not is_dataclass(parameter.annotation):
         return [parameter]
     types, options = get_type_hints(parameter.annotation, include_extras=True), []
     for entry in fields(parameter.annotation):
-        default, shown = entry.default, entry.metadata
+        annotation, shown = types[entry.name], entry.metadata
         if "help" in shown:
-            default = typer.Option(
-                default, help=shown["help"], metavar=shown["metavar"], rich_help_panel=shown["group"]
-            )
-        if "help" in shown or get_origin(types[entry.name]) is Annotated:
-            options.append(parameter.replace(name=entry.name, default=default, annotation=types[entry.name]))
+            described = option(shown["help"], shown["metavar"], shown["group"])
+            annotation = Annotated[annotation, described]
+        if get_origin(annotation) is Annotated:
+            default = inspect.Parameter.empty if entry.default is MISSING else entry.default
+            options.append(parameter.replace(name=entry.name, default=default, annotation=annotation))
     return options

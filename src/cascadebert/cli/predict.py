@@ -5,17 +5,23 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
+import typer
+
 from cascadebert.cli import options as o
-from cascadebert.cli.render import console, percentages, print_json, print_notices
+from cascadebert.cli.render import percentages, print_json, print_notices
+
+SOURCE = "csv, tsv, jsonl or parquet file, or a folder of parquet files."
 
 
 def predict(
     folder: o.Folder,
-    source: Annotated[Path, o.argument("IN", "csv, tsv, jsonl, parquet or a folder of parquet.")],
+    source: Annotated[Path, typer.Argument(metavar="IN", help=SOURCE)],
     *,
-    output: Annotated[Path, o.option("File to write; its suffix is its format.", "OUT")],
+    output: Annotated[Path, o.option("File to write; its suffix sets its format.", "OUT")],
     text_column: o.TextColumns = None,
-    rejects: Annotated[Path | None, o.option("File for invalid rows, which else end the run.", "F")] = None,
+    rejects: Annotated[
+        Path | None, o.option("File for invalid rows; without it they are an error.", "FILE")
+    ] = None,
     engine: o.EngineOptions,
     overwrite: o.Overwrite = False,
 ) -> None:
@@ -25,13 +31,8 @@ def predict(
     columns, cascade = o.columns_of(text_column), engine.load(folder)
     result = predict_file(cascade, source, output, columns=columns, rejects=rejects, overwrite=overwrite)
     exits = percentages(result.exit_rates)
-    console().print(f"{result.n:,} predictions written to {output}; exits by stage: {exits}")
+    typer.echo(f"{result.n:,} predictions written to {output}; exits by stage: {exits}")
     if result.rejected:
         print_notices([f"{result.rejected:,} rows are invalid and were written to {rejects}"])
-    values = {
-        "output": str(output),
-        "n": result.n,
-        "exit_rates": result.exit_rates,
-        "rejects": result.rejected,
-    }
-    print_json({**values, "uncertified_reason": cascade.uncertified_reason})
+    values = {"output": output, "n": result.n, "exit_rates": result.exit_rates, "rejects": result.rejected}
+    print_json(values, uncertified_reason=cascade.uncertified_reason)

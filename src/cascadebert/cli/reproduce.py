@@ -3,39 +3,40 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
+
+import typer
 
 from cascadebert.cli import options as o
-from cascadebert.cli.render import console, print_json, print_table
-from cascadebert.errors import CascadeError
+from cascadebert.cli.render import print_json, print_table
 
 SMALL = "Complete small encoder; repeatable. The first is the paper's small stage."
 COMPLETE = "Complete encoder to analyse beside shallow layers; repeatable."
+NO_TIMING = "Only train; time later, on an idle machine."
+FROM_ARRAYS = "Only make tables and plots from stored results."
+
+Preset = Literal["minilm", "minilm-full", "paper"]
 
 
 def reproduce(
     *,
     output: o.Output,
-    preset: Annotated[str, o.option("minilm, minilm-full or paper.", "NAME")] = "minilm",
-    data: Annotated[Path | None, o.option("Folders of datasets; default: the Hub.", "DIR")] = None,
+    preset: Annotated[Preset, o.option("minilm, minilm-full or paper.", "NAME")] = "minilm",
+    data: Annotated[Path | None, o.option("Parent folder of the datasets; default: the Hub.", "DIR")] = None,
     large: Annotated[str | None, o.option("Large encoder: folder or Hub repository.", "MODEL")] = None,
     small: Annotated[list[str] | None, o.option(SMALL, "MODEL")] = None,
     complete: Annotated[list[str] | None, o.option(COMPLETE, "MODEL")] = None,
-    work: Annotated[Path | None, o.option("Trained models; default OUTPUT.work.", "DIR")] = None,
-    only: Annotated[list[str] | None, o.option("Train this task now, others later.", "TASK")] = None,
-    keep_models: Annotated[bool, o.flag("--keep-models", "Keep trained models.")] = False,
-    no_timing: Annotated[bool, o.flag("--no-timing", "Only train; time later, on an idle machine.")] = False,
-    from_arrays: Annotated[
-        bool, o.flag("--from-arrays", "Only make tables and plots of stored results.")
-    ] = False,
+    work: Annotated[Path | None, o.option("Trained models; default: OUTPUT.work.", "DIR")] = None,
+    only: Annotated[list[str] | None, o.option("Train only this task now; repeatable.", "TASK")] = None,
+    keep_models: Annotated[bool, typer.Option("--keep-models", help="Keep trained models.")] = False,
+    no_timing: Annotated[bool, typer.Option("--no-timing", help=NO_TIMING)] = False,
+    from_arrays: Annotated[bool, typer.Option("--from-arrays", help=FROM_ARRAYS)] = False,
 ) -> None:
     """Compare cascades with early exit as the paper does; an interrupted run resumes."""
     from cascadebert.atomic import work_directory
     from cascadebert.paper import run as paper
     from cascadebert.paper.protocol import PRESETS
 
-    if preset not in PRESETS:
-        raise CascadeError(f"unknown preset {preset!r}; expected {', '.join(PRESETS)}")
     if from_arrays:
         summary: dict[str, Any] | None = paper.report(output)
     else:
@@ -52,7 +53,7 @@ def reproduce(
             timed=not no_timing,
         )
     if summary is None:
-        console().print("Some tasks or timings are missing; run the rest to get the tables.")
+        typer.echo("Some tasks or timings are missing; run the rest to get the tables.")
         return
     rows = [("at", "cascade", "best early exit", "relative improvement", "95 % interval")]
     for row in summary["comparisons"]:
@@ -61,5 +62,5 @@ def reproduce(
         at = f"{row['target']:g}x {row['basis']}"
         rows.append((at, row["cascade"], row["best_early_exit"], improvement, f"{low} to {high}"))
     print_table(*rows)
-    console().print(f"Saved in {output}: runs.jsonl, summary.json, analyses.json and plots.")
+    typer.echo(f"Saved in {output}: runs.jsonl, summary.json, analyses.json and plots.")
     print_json(summary)

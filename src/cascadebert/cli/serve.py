@@ -6,7 +6,7 @@ import logging
 import os
 from dataclasses import replace
 from ipaddress import ip_address
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
@@ -15,10 +15,8 @@ from cascadebert.cli.render import configure_logging, print_json
 from cascadebert.errors import CascadeError, extra
 from cascadebert.evaluation.templates import percent
 from cascadebert.server.config import ServerConfig
-
-if TYPE_CHECKING:
-    from cascadebert.inference.cascade import Cascade
-    from cascadebert.server.types import DispatcherState
+from cascadebert.server.types import DispatcherState
+from cascadebert.thresholds.operating_point import Certificate
 
 TOKEN = "CASCADEBERT_TOKEN"
 LATENCY_MS = 1000 * ServerConfig.latency_target
@@ -38,7 +36,7 @@ def serve(
 ) -> None:
     """Serve predictions over HTTP until SIGTERM or Ctrl+C; in-flight requests are completed first.
 
-    If the environment variable CASCADEBERT_TOKEN is set, it is the bearer token of all requests.
+    If the environment variable CASCADEBERT_TOKEN is set, requests need it as their bearer token.
     With --json, the address is printed as soon as requests are accepted.
     """
     with extra("serve"):
@@ -54,15 +52,15 @@ def serve(
     cascade = open_cascade(folder, config, engine=engine.engine, precision=engine.precision)
     monitor = QualityMonitor(Reference.from_cascade(cascade), config) if config.shadow_rate else None
     dispatcher = BatchDispatcher(cascade, config, monitor=monitor)
-    app = make_app(dispatcher, cascade, config, monitor)
-    address = f"[{host}]" if ":" in host else host
-    url = f"http://{address}:{listener.getsockname()[1]}"
+    address, port = listener.getsockname()[:2]
+    url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
     def report_ready() -> None:
-        _report_ready(url, cascade, dispatcher.state())
-        if config.token is None and not _is_loopback(host):
-            log.warning("anyone who reaches %s can use this server: set %s", host, TOKEN)
+        _report_state(url, dispatcher.state(), cascade.operating_point.certificate)
+        if config.token is None and not ip_address(address).is_loopback:
+            log.warning("anyone who reaches %s can use this server: set %s", url, TOKEN)
 
+    app = make_app(dispatcher, cascade, config, monitor)
     run(app, listener, shutdown_timeout=config.shutdown_timeout, on_ready=report_ready)
 
 
@@ -73,29 +71,13 @@ def _token() -> str | None:
     return token
 
 
-def _report_ready(url: str, cascade: Cascade, state: DispatcherState) -> None:
-    certificate = None if state.uncertified_reason else cascade.operating_point.certificate
-    status = f"uncertified: {state.uncertified_reason}"
-    if certificate is not None:
+def _report_state(url: str, state: DispatcherState, certificate: Certificate | None) -> None:
+    index, points, reason = state.operating_point, state.operating_points, state.uncertified_reason
+    status = None
+    if certificate is not None and reason is None:
         guarantees = "; ".join(result.guarantee.description for result in certificate.guarantees)
         status = f"certified at {percent(1 - certificate.delta)} confidence: {guarantees}"
-    values = {
-        "url": url,
-        "operating_point": state.operating_point,
-        "operating_points": len(state.operating_points),
-        "thresholds": state.operating_points[state.operating_point],
-        "certificate": None if certificate is None else status,
-        "uncertified_reason": state.uncertified_reason,
-    }
-    point = "operating point {operating_point} of {operating_points}, thresholds {thresholds}".format(
-        **values
-    )
-    log.info("serving on %s at %s, %s", url, point, status)
-    print_json(values)
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return host == "localhost" or ip_address(host).is_loopback
-    except ValueError:
-        return False
+    point = f"operating point {index} of {len(points)}, thresholds {points[index]}"
+    log.info("serving on %s at %s, %s", url, point, status or f"uncertified: {reason}")
+    values = {"operating_point": index, "operating_points": len(points), "thresholds": points[index]}
+    print_json({"url": url, **values, "certificate": status, "uncertified_reason": reason})
