@@ -12,9 +12,9 @@ from cascadebert.errors import CascadeError, StageError
 from cascadebert.inference.engines.torch import load_classifier
 from cascadebert.inference.stage import Stage
 from cascadebert.inference.tokenizer import StageTokenizer
-from cascadebert.paper.early_exit.exit_outputs import ExitOutputs
-from cascadebert.paper.early_exit.exit_rules import (
+from cascadebert.paper.early_exit.exits import (
     EntropyThreshold,
+    ExitOutputs,
     FixedLayer,
     LearnedExitThreshold,
     Patience,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
+from dataclasses import asdict, replace
 from itertools import product
 
 import numpy as np
@@ -15,8 +15,7 @@ from cascadebert.evaluation.metrics import bin_indices, expected_calibration_err
 from cascadebert.paper.bootstrap_metrics import (
     chance_score,
     correct_for_chance,
-    draw_seeds,
-    draw_texts,
+    draw_samples,
     interval_values,
     metric_counts,
     metric_score,
@@ -26,8 +25,7 @@ from cascadebert.paper.bootstrap_metrics import (
     sample_ece,
 )
 from cascadebert.paper.comparison import ResultsTable, Run, ScoredRun, comparisons, out_of_reach
-from cascadebert.paper.early_exit.exit_outputs import ExitOutputs
-from cascadebert.paper.model_specs import model_specs
+from cascadebert.paper.early_exit.exits import ExitOutputs
 from cascadebert.paper.operating_points import (
     Method,
     OperatingCurve,
@@ -36,10 +34,9 @@ from cascadebert.paper.operating_points import (
     select_point,
 )
 from cascadebert.paper.protocol import PRESETS, ExperimentProtocol, TaskConfig
-from cascadebert.paper.results import TaskResults
+from cascadebert.paper.results import TaskResults, TimingCheck, Timings
 from cascadebert.paper.stored_predictions import ModelInfo, StoredPredictions, log_odds, stack_stages
 from cascadebert.paper.task_data import phrase_groups
-from cascadebert.paper.timings import TimingCheck, Timings
 from cascadebert.types import Flops, LinearLatency
 
 RNG = np.random.default_rng(0)
@@ -217,7 +214,7 @@ def test_chance_is_the_score_of_one_label():
 
 def test_weighted_inversion_and_calibration_equal_those_of_the_rows_repeated():
     odds, right = RNG.normal(size=60).round(1), RNG.random(60) < 0.7
-    sure, weights = 1 / (1 + np.exp(-odds)), draw_texts(60, 5, RNG)
+    sure, weights = 1 / (1 + np.exp(-odds)), draw_samples(60, 1, 5, key=[0])[0]
     which = bin_indices(sure, 15, "width")
     found = sample_dis(odds, ~right, weights), sample_ece(which, right - sure, weights)
     for number, times in enumerate(weights.astype(int)):
@@ -229,8 +226,7 @@ def test_weighted_inversion_and_calibration_equal_those_of_the_rows_repeated():
 def test_a_difference_that_is_the_same_for_every_row_and_seed_has_an_interval_of_no_width():
     figures = [lambda w: w.sum(axis=1), lambda w: w.sum(axis=1)]
     others = [lambda w: w.sum(axis=1) - 2, lambda w: w.sum(axis=1) - 2]
-    rng = np.random.default_rng(1)
-    drawn = sample_difference(figures, others, draw_texts(9, 50, rng), draw_seeds(2, 50, rng))
+    drawn = sample_difference(figures, others, *draw_samples(9, 2, 50, key=[1]))
     assert interval_values(2.0, drawn) == (2.0, 2.0, 2.0)
     assert interval_values(np.nan, np.array([np.nan])) == (None, None, None)
 
@@ -292,17 +288,22 @@ def test_timings_come_back_as_they_were_and_tell_what_is_missing(tmp_path):
         read.cost_of("small", np.array([10]))
 
 
-def test_a_protocol_survives_json():
-    made = PRESETS["paper"]
-    assert ExperimentProtocol.from_json(json.loads(json.dumps(made.to_json()))) == made
+def test_a_protocol_survives_json_and_unknown_settings_are_refused(tmp_path):
+    path, values = tmp_path / "protocol.json", asdict(PRESETS["paper"])
+    path.write_text(json.dumps(values))
+    assert ExperimentProtocol.load(path) == PRESETS["paper"]
+    for changed in ({**values, "more": 1}, {**values, "tasks": [{"name": "x", "more": 1}]}):
+        path.write_text(json.dumps(changed))
+        with pytest.raises(DataError, match=r"no readable protocol\.json"):
+            ExperimentProtocol.load(path)
 
 
 def test_presets_name_every_model_of_the_comparison():
     protocol = PRESETS["minilm"].with_models("a/large", ("x/1x384", "x/2x128"), ("x/2x384",))
-    names = [one.method for one in model_specs(protocol)]
+    names = list(protocol.models())
     assert names[0] == "large" and len(names) == len(set(names)) == 1 + 3 + 3 + 2 * 5 + 1
     assert protocol.stage_lists == (("1x384",), ("2x128",), ("1x384", "2x128"))
-    assert {one.timed_as for one in model_specs(protocol) if one.kind == "small"} == {
+    assert {one.timed_as for one in protocol.models().values() if one.kind == "small"} == {
         "1x384",
         "2x128",
         "2x384",

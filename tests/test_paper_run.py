@@ -19,7 +19,6 @@ from cascadebert.cli.app import app
 from cascadebert.data.splits import assign_folds
 from cascadebert.errors import CascadeError, DataError
 from cascadebert.inference.tokenizer import StageTokenizer
-from cascadebert.paper.model_specs import model_specs
 from cascadebert.paper.protocol import PRESETS, ExperimentProtocol, TaskConfig
 from cascadebert.paper.results import ResultStore
 from cascadebert.paper.run import report, reproduce
@@ -103,8 +102,8 @@ def contents(folder):
 def test_one_command_leaves_arrays_timings_tables_and_pictures_and_no_model(done, protocol):
     root, _ = done
     found = contents(root / "out")
-    cells = product(protocol.tasks, protocol.seeds, model_specs(protocol))
-    wanted = {f"arrays/tiny/{plan.name}-{seed}-{one.method}.npz" for plan, seed, one in cells}
+    cells = product(protocol.tasks, protocol.seeds, protocol.models())
+    wanted = {f"arrays/tiny/{plan.name}-{seed}-{name}.npz" for plan, seed, name in cells}
     wanted |= {f"timings/tiny/{plan.name}.json" for plan in protocol.tasks}
     wanted |= {"protocol.json", "runs.jsonl", "summary.json", "analyses.json"}
     drawn = ("scores-flops", "scores-time", "dis", "ece", "difficulty")

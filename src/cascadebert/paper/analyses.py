@@ -11,11 +11,9 @@ import numpy as np
 from cascadebert.evaluation.metrics import BINS, bin_indices
 from cascadebert.paper import bootstrap_metrics as bootstrap
 from cascadebert.paper.comparison import DRAWS, ResultsTable
-from cascadebert.paper.early_exit.exit_outputs import ExitOutputs
-from cascadebert.paper.early_exit.exit_rules import exit_layers
-from cascadebert.paper.model_specs import small_name
+from cascadebert.paper.early_exit.exits import ExitOutputs, exit_layers
 from cascadebert.paper.operating_points import exit_rule
-from cascadebert.paper.protocol import EARLY_EXITS, ObjectiveName
+from cascadebert.paper.protocol import EARLY_EXITS, ObjectiveName, small_name
 from cascadebert.paper.results import RULES, ResultStore
 from cascadebert.paper.stored_predictions import StoredPredictions, log_odds
 from cascadebert.types import Ints
@@ -28,8 +26,7 @@ def exit_metric(outputs: ExitOutputs, exit_index: int, name: str) -> bootstrap.S
 
     The name is "accuracy", "dis" (hard texts are the errors) or "ece" (15 bins of equal width).
     """
-    assert outputs.label_ids is not None
-    correct = outputs.predictions[exit_index] == outputs.label_ids
+    correct = outputs.predictions[exit_index] == outputs.labels
     confidences = outputs.confidences[exit_index]
     if name == "dis":
         return partial(bootstrap.sample_dis, log_odds(confidences), ~correct)
@@ -52,9 +49,8 @@ def objective_effects(
     for number, task in enumerate(protocol.tasks):
         results = store.seed_results(task.name)
         tests = [[result.models[name].test for result in results] for name in names]
-        n, rng = len(tests[0][0]), np.random.default_rng([number, 2])
-        weights = bootstrap.draw_texts(n, draws, rng)
-        seed_weights = bootstrap.draw_seeds(len(protocol.seeds), draws, rng)
+        n = len(tests[0][0])
+        weights, seed_weights = bootstrap.draw_samples(n, len(protocol.seeds), draws, key=[number, 2])
         for metric in METRICS:
             ours, plain = ([exit_metric(outputs, 0, metric) for outputs in side] for side in tests)
             full = np.ones((1, n))

@@ -69,14 +69,14 @@ def relative_improvement(scores: Floats, baseline: Floats) -> Floats:
     return np.asarray((scores.mean(axis=0) - mean) / mean)
 
 
-def draw_texts(n: int, draws: int, rng: np.random.Generator) -> Floats:
-    """(draws, n) count of each text in each bootstrap sample."""
-    return np.asarray(rng.multinomial(n, np.full(n, 1 / n), size=draws), dtype=np.float64)
+def draw_samples(n: int, seeds: int, draws: int, *, key: Sequence[int]) -> tuple[Floats, Floats]:
+    """Bootstrap samples: (draws, n) count of each text, and (seeds, draws) fraction of each training seed.
 
-
-def draw_seeds(seeds: int, draws: int, rng: np.random.Generator) -> Floats:
-    """(seeds, draws) fraction of each training seed in each bootstrap sample."""
-    return np.asarray(rng.multinomial(seeds, np.full(seeds, 1 / seeds), size=draws).T / seeds)
+    `key` seeds the generator.
+    """
+    rng = np.random.default_rng(key)
+    weights = rng.multinomial(n, np.full(n, 1 / n), size=draws)
+    return weights.astype(np.float64), rng.multinomial(seeds, np.full(seeds, 1 / seeds), size=draws).T / seeds
 
 
 def none_if_undefined(value: float) -> float | None:
@@ -135,7 +135,7 @@ def sample_difference(
 ) -> Floats:
     """(draws,) mean over seeds of a metric minus that of a baseline on the same texts.
 
-    Metrics and baselines are one per seed; weights come from `draw_texts`, seed weights from `draw_seeds`.
+    Metrics and baselines are one per seed; both weights come from `draw_samples`.
     """
     differences = [
         metric(weights) - baseline(weights) for metric, baseline in zip(metrics, baselines, strict=True)

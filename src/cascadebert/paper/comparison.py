@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import product
 from typing import Any
@@ -51,7 +51,7 @@ class ResultsTable:
     protocol: ExperimentProtocol
     runs: dict[tuple[str, str, int, Basis, float], ScoredRun]  # by (task, method, seed, basis, target)
     chances: dict[str, float]  # by task, the score of always predicting the most common label
-    seed_weights: dict[str, Floats]  # by task, (seeds, draws) from `draw_seeds`
+    seed_weights: dict[str, Floats]  # by task, (seeds, draws) from `draw_samples`
 
     def task_runs(self, task: str, method: str, basis: Basis, target: float) -> list[ScoredRun]:
         """The runs on one task, one per seed."""
@@ -90,36 +90,33 @@ def score_runs(store: ResultStore, *, draws: int = DRAWS) -> ResultsTable:
     protocol = store.protocol
     table = ResultsTable(protocol, runs={}, chances={}, seed_weights={})
     for number, task in enumerate(protocol.tasks):
-        rng = np.random.default_rng([number, 1])
         large = store.results(task.name, protocol.seeds[0]).large
-        tune_labels, test_labels = np.split(large.labels, [large.about.tune_rows])
+        tune_labels, test_labels = np.split(large.outputs.labels, [large.about.tune_rows])
         most_common = int(np.bincount(tune_labels).argmax())
         table.chances[task.name] = bootstrap.chance_score(task.metric, most_common, test_labels)
-        weights = bootstrap.draw_texts(len(test_labels), draws, rng)
-        table.seed_weights[task.name] = bootstrap.draw_seeds(len(protocol.seeds), draws, rng)
+        sizes = (len(test_labels), len(protocol.seeds), draws)
+        weights, table.seed_weights[task.name] = bootstrap.draw_samples(*sizes, key=[number, 1])
         for seed, results in zip(protocol.seeds, store.seed_results(task.name), strict=True):
-            for scored in _score_seed(protocol, task, seed, results, weights):
-                run = scored.run
-                table.runs[run.task, run.method, run.seed, run.basis, run.target] = scored
+            _score_seed(table, task, seed, results, weights)
     return table
 
 
 def _score_seed(
-    protocol: ExperimentProtocol, task: TaskConfig, seed: int, results: TaskResults, weights: Floats
-) -> Iterator[ScoredRun]:
-    metric, tune_rows, n = task.metric, results.large.about.tune_rows, len(results.large.labels)
-    for method in results.methods(protocol):
-        tune, test = method.take(np.arange(tune_rows)), method.take(np.arange(tune_rows, n))
-        curves = operating_curves(tune, metric)
-        targets = (1.0,) if method.name == LARGE else protocol.targets
+    table: ResultsTable, task: TaskConfig, seed: int, results: TaskResults, weights: Floats
+) -> None:
+    for method in results.methods(table.protocol):
+        tune, test = results.split(method)
+        curves = operating_curves(tune, task.metric)
+        targets = (1.0,) if method.name == LARGE else table.protocol.targets
         for basis, target in product(curves, targets):
             point = select_point(curves[basis], target)
             counts, speedup = point.counts(test), point.speedup(test, basis)
-            score = float(bootstrap.metric_score(metric, counts.sum(axis=0)))
-            name, mixed = method.name, point.interpolated
-            run = Run(task.name, name, seed, basis, target, speedup, mixed, metric, score)
-            tune_score = float(bootstrap.metric_score(metric, point.counts(tune).sum(axis=0)))
-            yield ScoredRun(run, point, tune_score, bootstrap.metric_score(metric, weights @ counts))
+            sums = (counts.sum(axis=0), point.counts(tune).sum(axis=0))
+            score, tune_score = (float(bootstrap.metric_score(task.metric, total)) for total in sums)
+            key = (task.name, method.name, seed, basis, target)
+            run = Run(*key, speedup, point.interpolated, task.metric, score)
+            samples = bootstrap.metric_score(task.metric, weights @ counts)
+            table.runs[key] = ScoredRun(run, point, tune_score, samples)
 
 
 def comparisons(table: ResultsTable) -> list[dict[str, Any]]:

@@ -10,8 +10,15 @@ from typing import Literal
 import numpy as np
 
 from cascadebert.paper.bootstrap_metrics import metric_counts, metric_score
-from cascadebert.paper.early_exit import exit_rules
-from cascadebert.paper.early_exit.exit_outputs import ExitOutputs
+from cascadebert.paper.early_exit.exits import (
+    EntropyThreshold,
+    ExitOutputs,
+    ExitRule,
+    FixedLayer,
+    LearnedExitThreshold,
+    Patience,
+    exit_layers,
+)
 from cascadebert.paper.protocol import Basis, MetricName
 from cascadebert.thresholds.select import exit_stages
 from cascadebert.types import Floats, Ints
@@ -36,7 +43,7 @@ class Method:
     large_costs: Mapping[Basis, Floats]  # (n,) cost at the large model alone
     models: tuple[str, ...] = ()  # names of its models
 
-    def take(self, positions: Ints) -> Method:
+    def take(self, positions: slice) -> Method:
         """The method on the texts at the given positions."""
         costs = {basis: table[:, positions] for basis, table in self.costs.items()}
         large_costs = {basis: row[positions] for basis, row in self.large_costs.items()}
@@ -44,11 +51,9 @@ class Method:
 
     def exits(self, setting: Setting) -> Ints:
         """(n,) exit of each text, counted from 0."""
-        if self.rule == "fixed":
-            return np.full(len(self.outputs), int(setting[0]) - 1)
         if self.rule == "cascade":
             return exit_stages(self.outputs.confidences, setting)
-        return exit_rules.exit_layers(exit_rule(self.rule, setting), self.outputs) - 1
+        return exit_layers(exit_rule(self.rule, setting), self.outputs) - 1
 
     def settings(self) -> list[Setting]:
         """All settings to try on these texts."""
@@ -66,20 +71,20 @@ class Method:
 
     def counts(self, exits: Ints) -> Floats:
         """(n, 5) `metric_counts` of texts that take the (n,) exits, counted from 0."""
-        assert self.outputs.label_ids is not None
-        return metric_counts(self.outputs.predictions_at(exits + 1), self.outputs.label_ids)
+        return metric_counts(self.outputs.predictions_at(exits + 1), self.outputs.labels)
 
     def mean_cost(self, exits: Ints, basis: Basis) -> float:
         """Mean cost of texts that take the (n,) exits, counted from 0."""
         return float(self.costs[basis][exits, np.arange(len(exits))].mean())
 
 
-def exit_rule(name: RuleName, setting: Setting) -> exit_rules.ExitRule:
-    """The rule of an early-exit method at a setting."""
-    rules: dict[str, Callable[[float], exit_rules.ExitRule]] = {
-        "entropy": exit_rules.EntropyThreshold,
-        "learned": exit_rules.LearnedExitThreshold,
-        "patience": lambda times: exit_rules.Patience(int(times)),
+def exit_rule(name: RuleName, setting: Setting) -> ExitRule:
+    """The rule of a method other than a cascade at a setting."""
+    rules: dict[str, Callable[[float], ExitRule]] = {
+        "entropy": EntropyThreshold,
+        "learned": LearnedExitThreshold,
+        "patience": lambda times: Patience(int(times)),
+        "fixed": lambda layer: FixedLayer(int(layer)),
     }
     return rules[name](setting[0])
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
+from itertools import product
 from pathlib import Path
 from typing import Any, Literal
 
-from cascadebert.errors import CascadeError
-from cascadebert.paper.early_exit.exit_outputs import Reads
+from pydantic import ConfigDict, TypeAdapter
+
+from cascadebert.errors import CascadeError, DataError
+from cascadebert.paper.early_exit.exits import Reads
 
 MetricName = Literal["accuracy", "accuracy_and_f1", "matthews"]
 """Of two labels but for accuracy: the mean of accuracy and F1 of label 1, and Matthews' correlation."""
@@ -42,6 +44,29 @@ class TaskConfig:
     small_learning_rate: float = 3e-4
     exit_learning_rate: float = 2e-3  # of DeeBERT's second stage
 
+    __pydantic_config__ = ConfigDict(extra="forbid")
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """One model of a task and seed."""
+
+    method: str  # its name, such as "truncated-2" or "1x384-dar"
+    kind: Literal["large", "truncated", "exits", "small"]
+    source: str  # name of the pretrained encoder
+    objective: ObjectiveName = "plain"  # of a small model
+    layers: int = 0  # of a truncated model
+
+    @property
+    def timed_as(self) -> str:
+        """Name in the timings: the objective of a small model does not change how long it runs."""
+        return self.source if self.kind == "small" else self.method
+
+
+def small_name(encoder: str, objective: ObjectiveName) -> str:
+    """Name of a small model trained with an objective, such as "1x384-dar"."""
+    return f"{encoder}-{objective}"
+
 
 @dataclass(frozen=True)
 class ExperimentProtocol:
@@ -70,6 +95,8 @@ class ExperimentProtocol:
     gatekeeper_epochs: float = 2.0  # with that loss, after the plain training
     split_seed: int = 0  # decides which examples are trained and tuned on, for all training seeds
     bf16: bool | None = None  # matrix products of training in bfloat16; None: where the hardware supports it
+
+    __pydantic_config__ = ConfigDict(extra="forbid")
 
     def __post_init__(self) -> None:
         if "plain" not in self.objectives:
@@ -111,18 +138,22 @@ class ExperimentProtocol:
             raise CascadeError(f"no task {name!r}; the preset has {', '.join(tasks)}")
         return tasks[name]
 
-    def to_json(self) -> dict[str, Any]:
-        """Plain values for a JSON file."""
-        return asdict(self)
+    def models(self) -> dict[str, ModelSpec]:
+        """All models by name; those that others start or learn from come first."""
+        specs = [ModelSpec(LARGE, "large", self.large)]
+        specs += [ModelSpec(f"truncated-{k}", "truncated", self.large, layers=k) for k in self.truncated]
+        specs += [ModelSpec(name, "exits", self.large) for name in EARLY_EXITS]
+        small = [*product(self.small, self.objectives), *product(self.complete, OBJECTIVES[:1])]  # plain
+        specs += [ModelSpec(small_name(*pair), "small", *pair) for pair in small]
+        return {spec.method: spec for spec in specs}
 
     @classmethod
-    def from_json(cls, values: Mapping[str, Any]) -> ExperimentProtocol:
-        """The protocol of a JSON file."""
-        fields: dict[str, Any] = {
-            name: tuple(value) if isinstance(value, list) else value for name, value in values.items()
-        }
-        fields["tasks"] = tuple(TaskConfig(**task) for task in values["tasks"])
-        return cls(**fields)
+    def load(cls, path: Path) -> ExperimentProtocol:
+        """Read protocol.json. Raises DataError if it is not readable."""
+        try:
+            return TypeAdapter(cls).validate_json(path.read_bytes())
+        except (OSError, ValueError) as error:
+            raise DataError(f"{path.parent}: no readable protocol.json of an experiment ({error})") from error
 
 
 _MINILM = ExperimentProtocol(

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from itertools import product
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from pydantic import ConfigDict, TypeAdapter
 
-from cascadebert.paper.model_specs import model_specs, small_name, truncated_name
+from cascadebert.atomic import write_text_atomically
+from cascadebert.errors import DataError
 from cascadebert.paper.operating_points import Method, RuleName
-from cascadebert.paper.protocol import BASES, LARGE, Basis, ExperimentProtocol, ObjectiveName
+from cascadebert.paper.protocol import BASES, LARGE, Basis, ExperimentProtocol, ObjectiveName, small_name
 from cascadebert.paper.stored_predictions import StoredPredictions, stack_stages
-from cascadebert.paper.timings import Timings
-from cascadebert.types import Floats
+from cascadebert.types import Floats, Ints, LinearLatency
 
 RULES: dict[str, tuple[str, RuleName]] = {
     "deebert": ("deebert", "entropy"),
@@ -24,6 +27,58 @@ RULES: dict[str, tuple[str, RuleName]] = {
 }
 """Early-exit methods: the multi-exit model and its exit rule; BERxiT has two."""
 TRUNCATED = "truncated"
+
+
+@dataclass(frozen=True)
+class TimingCheck:
+    """Wall-clock speed-up of one method at one setting, run on the whole test set."""
+
+    method: str
+    setting: tuple[float, ...]
+    modelled: float  # speed-up by the fitted seconds on the same texts
+    measured: float  # median over repeats; the large model is timed in turn with the method
+    low: float  # minimum over repeats
+    high: float  # maximum over repeats
+
+
+@dataclass(frozen=True)
+class Timings:
+    """Seconds of a text in one task on one machine, without tokenization."""
+
+    seconds: dict[str, tuple[LinearLatency, ...]]  # by `ModelSpec.timed_as`; of a text that takes each exit
+    checks: tuple[TimingCheck, ...]
+    rows: int  # test texts that the seconds were fitted to
+    repeats: int
+    where: dict[str, Any]  # machine, engine, versions, data and models
+
+    __pydantic_config__ = ConfigDict(extra="forbid")
+
+    def cost_of(self, name: str, lengths: Ints) -> Floats:
+        """(m, n) seconds of texts of (n,) padded lengths, by exit. Raises DataError if none are stored."""
+        if name not in self.seconds:
+            raise DataError(f"no seconds of {name}; there are those of {', '.join(self.seconds)}")
+        return np.stack([latency.cost_of(lengths) for latency in self.seconds[name]])
+
+    def correction(self, method: str) -> float:
+        """Factor of the seconds of a complete method: the median of modelled over measured speed-up.
+
+        Part-filled batches and the work between exits or stages are not in the seconds of any model. Cascades
+        of the same stages share one factor, whatever their objective; a method without a check has 1.
+        """
+        checks = [check for check in self.checks if _stages(check.method) == _stages(method)]
+        return float(np.median([check.modelled / check.measured for check in checks])) if checks else 1.0
+
+    def save(self, path: Path) -> None:
+        """Write JSON atomically."""
+        write_text_atomically(path, json.dumps(asdict(self), indent=1) + "\n")
+
+    @classmethod
+    def load(cls, path: Path) -> Timings:
+        """Read a saved file. Raises DataError if it cannot be read."""
+        try:
+            return TypeAdapter(cls).validate_json(path.read_bytes())
+        except (OSError, ValueError) as error:
+            raise DataError(f"{path}: not readable as timings ({error})") from error
 
 
 @dataclass(frozen=True)
@@ -43,23 +98,25 @@ class TaskResults:
         stored = self.models[model]
         return {"flops": stored.flops(), "time": self.timings.cost_of(stored.about.timed_as, stored.lengths)}
 
+    def split(self, method: Method) -> tuple[Method, Method]:
+        """A method on the tuning set and on the test set."""
+        tune_rows = self.large.about.tune_rows
+        return method.take(slice(tune_rows)), method.take(slice(tune_rows, None))
+
     def methods(self, protocol: ExperimentProtocol) -> list[Method]:
         """Every method that is compared, on the tuning and the test set."""
-        early_exits = [self.early_exit(name) for name in RULES]
-        cascades = [self.cascade(*pair) for pair in product(protocol.stage_lists, protocol.objectives)]
         large = self._method(LARGE, "fixed", [LARGE], self.costs(LARGE))
-        return [self.truncated(protocol), *early_exits, *cascades, large]
+        return [*self.fast_methods(protocol, protocol.objectives), large]
 
-    def truncated(self, protocol: ExperimentProtocol) -> Method:
-        """The truncated models by depth, and the large one."""
-        names = [*(truncated_name(layers) for layers in protocol.truncated), LARGE]
+    def fast_methods(self, protocol: ExperimentProtocol, objectives: Sequence[ObjectiveName]) -> list[Method]:
+        """The truncated models, the early exits and the cascades of small models with these objectives."""
+        names = [*(f"truncated-{layers}" for layers in protocol.truncated), LARGE]
         costs = {basis: np.stack([self.costs(name)[basis][0] for name in names]) for basis in BASES}
-        return self._method(TRUNCATED, "fixed", names, costs)
-
-    def early_exit(self, name: str) -> Method:
-        """An early-exit method."""
-        model, rule = RULES[name]
-        return self._method(name, rule, [model], self.costs(model))
+        methods = [self._method(TRUNCATED, "fixed", names, costs)]
+        methods += [
+            self._method(name, rule, [model], self.costs(model)) for name, (model, rule) in RULES.items()
+        ]
+        return methods + [self.cascade(*pair) for pair in product(protocol.stage_lists, objectives)]
 
     def cascade(self, small: Sequence[str], objective: ObjectiveName) -> Method:
         """A cascade of small models, all trained with one objective, and the large one."""
@@ -73,6 +130,11 @@ class TaskResults:
         corrected: dict[Basis, Floats] = {**costs, "time": costs["time"] * self.timings.correction(name)}
         large_costs = {basis: table[0] for basis, table in self.costs(LARGE).items()}
         return Method(name, rule, outputs, corrected, large_costs, tuple(models))
+
+
+def _stages(method: str) -> str:
+    # the method; of a cascade without the objective
+    return method.rpartition("-")[0] if method.startswith("cascade-") else method
 
 
 def cascade_name(small: Sequence[str], objective: ObjectiveName) -> str:
@@ -101,31 +163,23 @@ class ResultStore:
         """File of the timings of a task."""
         return self.output / "timings" / self.protocol.name / f"{task}.json"
 
-    def create_folders(self) -> None:
-        """Create the folders of all result files that are missing."""
-        for kind in ("arrays", "timings"):
-            (self.output / kind / self.protocol.name).mkdir(parents=True, exist_ok=True)
-
     def missing(self) -> list[Path]:
         """Files that a complete experiment has and this one has not."""
         paths = [self.timings_path(task.name) for task in self.protocol.tasks]
-        for task, seed, spec in product(self.protocol.tasks, self.protocol.seeds, model_specs(self.protocol)):
-            paths.append(self.arrays_path(task.name, seed, spec.method))
+        for task, seed in product(self.protocol.tasks, self.protocol.seeds):
+            paths += [self.arrays_path(task.name, seed, name) for name in self.protocol.models()]
         return [path for path in paths if not path.is_file()]
-
-    def timings(self, task: str) -> Timings:
-        """The timings of a task."""
-        return Timings.load(self.timings_path(task))
 
     def models(self, task: str, seed: int) -> dict[str, StoredPredictions]:
         """The outputs of all models of a task and seed, by name."""
-        names = [spec.method for spec in model_specs(self.protocol)]
-        return {name: StoredPredictions.load(self.arrays_path(task, seed, name)) for name in names}
+        paths = {name: self.arrays_path(task, seed, name) for name in self.protocol.models()}
+        return {name: StoredPredictions.load(path) for name, path in paths.items()}
 
     def results(self, task: str, seed: int) -> TaskResults:
         """The results of a task and seed, read once."""
         if (task, seed) not in self._results:
-            self._results[task, seed] = TaskResults(self.models(task, seed), self.timings(task))
+            timings = Timings.load(self.timings_path(task))
+            self._results[task, seed] = TaskResults(self.models(task, seed), timings)
         return self._results[task, seed]
 
     def seed_results(self, task: str) -> list[TaskResults]:

@@ -14,15 +14,24 @@ from cascadebert.atomic import write_text_atomically
 from cascadebert.errors import CascadeError, DataError
 from cascadebert.inference.tokenizer import StageTokenizer
 from cascadebert.paper import analyses, comparison, plots
-from cascadebert.paper.model_specs import model_specs, small_name
 from cascadebert.paper.operating_points import TOLERANCE
-from cascadebert.paper.protocol import BASES, EARLY_EXITS, HUB, LARGE, ExperimentProtocol, ObjectiveName
+from cascadebert.paper.protocol import (
+    BASES,
+    EARLY_EXITS,
+    HUB,
+    LARGE,
+    ExperimentProtocol,
+    ObjectiveName,
+    small_name,
+)
 from cascadebert.paper.results import RULES, TRUNCATED, ResultStore, cascade_name
 from cascadebert.paper.task_data import load_task
 from cascadebert.persistence.checkpoint_config import resolve_checkpoint
 
 if TYPE_CHECKING:
     from cascadebert.paper.training import Experiment, PretrainedEncoder
+
+PROTOCOL_FILE = "protocol.json"
 
 
 def reproduce(
@@ -53,7 +62,8 @@ def reproduce(
 
     tasks = [protocol.task(name) for name in only] or protocol.tasks
     store = ResultStore(protocol, output)
-    store.create_folders()
+    for kind in ("arrays", "timings"):
+        (output / kind / protocol.name).mkdir(parents=True, exist_ok=True)
     _write_protocol(store)
     encoders = _resolve_encoders(protocol, models or {})
     for task in tasks:
@@ -71,7 +81,7 @@ def report(output: Path, *, draws: int = comparison.DRAWS) -> dict[str, Any]:
 
     Returns the content of summary.json. Raises DataError if there is no experiment, or it is incomplete.
     """
-    protocol = _read_protocol(output)
+    protocol = ExperimentProtocol.load(output / PROTOCOL_FILE)
     store = ResultStore(protocol, output)
     missing = store.missing()
     if missing:
@@ -106,21 +116,14 @@ def _run(experiment: Experiment, store: ResultStore, *, keep_models: bool, timed
 
 
 def _write_protocol(store: ResultStore) -> None:
-    path = store.output / "protocol.json"
+    path = store.output / PROTOCOL_FILE
     if not path.is_file():
-        write_text_atomically(path, json.dumps(store.protocol.to_json(), indent=1) + "\n")
-    elif _read_protocol(store.output) != store.protocol:
+        write_text_atomically(path, json.dumps(asdict(store.protocol), indent=1) + "\n")
+    elif ExperimentProtocol.load(path) != store.protocol:
         raise CascadeError(
             f"{store.output} holds an experiment of other settings or models (protocol.json). Give another "
             "--output, or delete it."
         )
-
-
-def _read_protocol(output: Path) -> ExperimentProtocol:
-    try:
-        return ExperimentProtocol.from_json(json.loads((output / "protocol.json").read_text("utf-8")))
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise DataError(f"{output}: no readable protocol.json of an experiment ({error})") from error
 
 
 def _resolve_encoders(
@@ -130,7 +133,7 @@ def _resolve_encoders(
     from cascadebert.training.checkpoints import checkpoint_fingerprint
 
     known, encoders = {**HUB, **models}, {}
-    for name in dict.fromkeys(spec.source for spec in model_specs(protocol)):
+    for name in dict.fromkeys(spec.source for spec in protocol.models().values()):
         if name not in known:
             raise CascadeError(f"no folder or repository is known for the model {name}. Give its folder.")
         folder = resolve_checkpoint(known[name])
@@ -140,7 +143,7 @@ def _resolve_encoders(
 
 def _details(store: ResultStore, table: comparison.ResultsTable, draws: int) -> dict[str, Any]:
     protocol = store.protocol
-    timings = {task.name: store.timings(task.name) for task in protocol.tasks}
+    timings = {task.name: store.results(task.name, protocol.seeds[0]).timings for task in protocol.tasks}
     large_scores = table.scores(LARGE, "flops", 1.0)[:, 0].tolist()
     checks = []
     for task, timing in timings.items():
@@ -153,7 +156,7 @@ def _details(store: ResultStore, table: comparison.ResultsTable, draws: int) -> 
             lines = analyses.objective_effects(store, objective, small=small, draws=draws)
             effects += [{"small": small, "term": objective, **line} for line in lines]
     return {
-        "protocol": protocol.to_json(),
+        "protocol": asdict(protocol),
         "large": dict(zip(timings, large_scores, strict=True)),
         "chance": table.chances,
         "tolerance": TOLERANCE,

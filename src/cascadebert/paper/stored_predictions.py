@@ -9,10 +9,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
+from pydantic import ConfigDict, TypeAdapter
 
 from cascadebert.atomic import atomic_file
 from cascadebert.errors import DataError
-from cascadebert.paper.early_exit.exit_outputs import ExitOutputs
+from cascadebert.paper.early_exit.exits import ExitOutputs
 from cascadebert.types import Floats, Flops, Ints
 
 MAX_LOG_ODDS = 36.0  # float64 can still tell the probability from 1
@@ -33,6 +34,8 @@ class ModelInfo:
     timed_as: str  # name in the timings of the task, shared by models of one shape
     notes: str = ""
 
+    __pydantic_config__ = ConfigDict(extra="forbid")
+
 
 @dataclass(frozen=True)
 class StoredPredictions:
@@ -41,12 +44,6 @@ class StoredPredictions:
     outputs: ExitOutputs  # (m exits, n texts), with labels
     lengths: Ints  # (n,) padded tokens
     about: ModelInfo
-
-    @property
-    def labels(self) -> Ints:
-        """(n,) the true label ids."""
-        assert self.outputs.label_ids is not None
-        return self.outputs.label_ids
 
     @property
     def test(self) -> ExitOutputs:
@@ -67,7 +64,7 @@ class StoredPredictions:
             "answers": self.outputs.predictions.astype(np.int16),
             "log_odds": log_odds(self.outputs.confidences).astype(np.float16),
             "entropies": self.outputs.entropies.astype(np.float16),
-            "labels": self.labels.astype(np.int16),
+            "labels": self.outputs.labels.astype(np.int16),
             "lengths": self.lengths.astype(np.int16),
             "about": np.array(json.dumps(asdict(self.about), sort_keys=True)),
         }
@@ -82,19 +79,18 @@ class StoredPredictions:
         try:
             with np.load(path, allow_pickle=False) as file:
                 stored = {name: file[name] for name in file.files}
-            about = json.loads(str(stored.pop("about")))
-            flops = tuple(Flops(**values) for values in about.pop("flops"))
+            about = TypeAdapter(ModelInfo).validate_json(str(stored.pop("about")))
             predictions, labels, lengths = (
                 stored.pop(name).astype(np.int64) for name in ("answers", "labels", "lengths")
             )
             floats = {name: array.astype(np.float64) for name, array in stored.items()}
             confidences = 1 / (1 + np.exp(-floats["log_odds"]))
             outputs = ExitOutputs(predictions, confidences, floats["entropies"], floats.get("lte"), labels)
-            loaded = cls(outputs, lengths, ModelInfo(**about, flops=flops))
+            loaded = cls(outputs, lengths, about)
         except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
             raise DataError(f"{path}: not readable as arrays of a model ({error})") from error
         shapes = {array.shape for array in (predictions, *floats.values())}
-        if shapes != {(len(flops), len(labels))} or lengths.shape != labels.shape:
+        if shapes != {(len(about.flops), len(labels))} or lengths.shape != labels.shape:
             raise DataError(f"{path}: its arrays are not of one shape")
         return loaded
 
@@ -117,6 +113,7 @@ def stack_stages(stages: Sequence[StoredPredictions]) -> ExitOutputs:
     """
     first = stages[0]
     for stage in stages[1:]:
-        if not np.array_equal(stage.labels, first.labels) or stage.about.tune_rows != first.about.tune_rows:
+        same_texts = np.array_equal(stage.outputs.labels, first.outputs.labels)
+        if not same_texts or stage.about.tune_rows != first.about.tune_rows:
             raise DataError(f"{stage.about.method} and {first.about.method} were not run on the same rows")
     return first.outputs.append(*(stage.outputs for stage in stages[1:]))

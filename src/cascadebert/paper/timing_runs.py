@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
+from typing_extensions import override
 
 from cascadebert.environment import commit, machine, versions
 from cascadebert.errors import extra
@@ -14,13 +15,18 @@ from cascadebert.evaluation.cost_model import TIMED_GROUPS, fit_latency
 from cascadebert.inference.batching import TokenizedTexts
 from cascadebert.inference.engines.torch import has_cuda
 from cascadebert.inference.stage import BATCH_TOKENS, Stage
-from cascadebert.paper.early_exit.exit_rules import ExitRule, FixedLayer
+from cascadebert.paper.early_exit.exits import ExitRule, FixedLayer
 from cascadebert.paper.early_exit.inference import EarlyExitPredictor, run_early_exit
-from cascadebert.paper.model_specs import model_specs
-from cascadebert.paper.operating_points import Method, Setting, exit_rule, operating_curves, select_point
+from cascadebert.paper.operating_points import (
+    Method,
+    Setting,
+    TargetPoint,
+    exit_rule,
+    operating_curves,
+    select_point,
+)
 from cascadebert.paper.protocol import LARGE, ExperimentProtocol, ObjectiveName
-from cascadebert.paper.results import RULES, ResultStore, TaskResults
-from cascadebert.paper.timings import TimingCheck, Timings
+from cascadebert.paper.results import ResultStore, TaskResults, TimingCheck, Timings
 from cascadebert.paper.training import Experiment
 from cascadebert.thresholds.confidence import Score
 from cascadebert.thresholds.routing import decide
@@ -40,8 +46,8 @@ class ExitAtLayer(FixedLayer):
 
     needs_lte: bool = False
 
+    @override
     def evaluated_exits(self, num_exits: int) -> Bools:
-        """(num_exits,) all True."""
         return ExitRule.evaluated_exits(self, num_exits)
 
 
@@ -57,8 +63,8 @@ class TimedModel:
         """Number of exits; a stage has one."""
         return 1 if isinstance(self.model, Stage) else self.model.model.depth
 
-    def run(self, exit_number: int, positions: Ints) -> object:
-        """Run the texts at the positions up to an exit, counted from 1."""
+    def run(self, exit_number: int = 1, positions: Ints | None = None) -> object:
+        """Run the texts at the positions (default: all) up to an exit, counted from 1."""
         if isinstance(self.model, Stage):
             return self.model.logits(self.tokens, positions)
         rule = ExitAtLayer(exit_number, self.model.rule.needs_lte)
@@ -106,11 +112,10 @@ def time_models(
 def _open_models(experiment: Experiment) -> dict[str, TimedModel]:
     # one model of each shape; small stages with the objective of the cascades that are checked
     protocol, models = experiment.protocol, dict[str, TimedModel]()
-    for spec in model_specs(protocol):
+    for spec in protocol.models().values():
         if spec.source in protocol.small and spec.objective != _checked_objective(protocol):
             continue
-        is_multi_exit = spec.kind == "exits"
-        model = experiment.open_exits(spec) if is_multi_exit else experiment.open_stage(spec)
+        model = experiment.open_exits(spec) if spec.kind == "exits" else experiment.open_stage(spec)
         models[spec.timed_as] = TimedModel(model, model.tokenizer.encode(experiment.data.test.texts))
     return models
 
@@ -121,15 +126,13 @@ def _checks(
     # complete methods on the whole test set at the points selected on the tuning set
     task, protocol = experiment.task, experiment.protocol
     results = TaskResults(store.models(task.name, experiment.seed), timings)
-    tune_rows, n = results.large.about.tune_rows, len(results.large.labels)
-    runs: list[Callable[[], object]] = [partial(models[LARGE].run, 1, np.arange(n - tune_rows))]
+    runs: list[Callable[[], object]] = [models[LARGE].run]
     points: list[tuple[str, Setting, float]] = []
-    for method in _checked_methods(protocol, results):
-        curve = operating_curves(method.take(np.arange(tune_rows)), task.metric)["time"]
-        test = method.take(np.arange(tune_rows, n))
+    for method in results.fast_methods(protocol, [_checked_objective(protocol)]):
+        tune, test = results.split(method)
+        curve = operating_curves(tune, task.metric)["time"]
         for setting in dict.fromkeys(select_point(curve, target).fast for target in protocol.targets):
-            modelled = test.large_costs["time"].mean() / test.mean_cost(test.exits(setting), "time")
-            points.append((method.name, setting, float(modelled)))
+            points.append((method.name, setting, TargetPoint(setting).speedup(test, "time")))
             timed = [models[results.models[name].about.timed_as] for name in method.models]
             runs.append(_complete_run(method, setting, timed))
     seconds = np.array(interleaved(runs, repeats=timings.repeats))
@@ -144,20 +147,13 @@ def _checked_objective(protocol: ExperimentProtocol) -> ObjectiveName:
     return "dar" if "dar" in protocol.objectives else protocol.objectives[0]
 
 
-def _checked_methods(protocol: ExperimentProtocol, results: TaskResults) -> list[Method]:
-    # the truncated models, the early exits, and a cascade of each list of stages
-    early_exits = [results.early_exit(name) for name in RULES]
-    cascades = [results.cascade(small, _checked_objective(protocol)) for small in protocol.stage_lists]
-    return [results.truncated(protocol), *early_exits, *cascades]
-
-
 def _complete_run(method: Method, setting: Setting, models: list[TimedModel]) -> Callable[[], object]:
     first = models[0]
     if isinstance(first.model, EarlyExitPredictor):
         rule = exit_rule(method.rule, setting)
         return partial(run_early_exit, first.model.model, first.tokens, rule)
     if method.rule == "fixed":
-        return partial(models[int(setting[0]) - 1].run, 1, np.arange(len(first.tokens)))
+        return models[int(setting[0]) - 1].run
     return partial(_run_cascade, models, setting)
 
 

@@ -10,13 +10,11 @@ from typing import Any, NamedTuple
 
 from cascadebert.errors import DataError
 from cascadebert.inference.stage import Stage
-from cascadebert.paper.early_exit.exit_outputs import ExitOutputs
-from cascadebert.paper.early_exit.exit_rules import EntropyThreshold, LearnedExitThreshold
+from cascadebert.paper.early_exit.exits import EntropyThreshold, ExitOutputs, LearnedExitThreshold
 from cascadebert.paper.early_exit.inference import EarlyExitPredictor, compute_exits
 from cascadebert.paper.early_exit.model import exit_flops
 from cascadebert.paper.early_exit.training import METHODS, EarlyExitConfig, train_multi_exit, train_truncated
-from cascadebert.paper.model_specs import ModelSpec, large_spec, model_specs, small_spec
-from cascadebert.paper.protocol import ExperimentProtocol, TaskConfig
+from cascadebert.paper.protocol import LARGE, ExperimentProtocol, ModelSpec, TaskConfig, small_name
 from cascadebert.paper.results import ResultStore
 from cascadebert.paper.stored_predictions import ModelInfo, StoredPredictions
 from cascadebert.paper.task_data import TaskData
@@ -65,7 +63,7 @@ class Experiment:
     @cached_property
     def _teacher(self) -> Logits:
         # (n, num_labels) logits of the large model on the training set
-        large = self.open_stage(large_spec(self.protocol))
+        large = self.open_stage(self.protocol.models()[LARGE])
         return large.logits(large.encode(self.data.train.texts))
 
     def _fit_config(self, published_epochs: float = PUBLISHED_EPOCHS) -> FitConfig:
@@ -112,14 +110,14 @@ class Experiment:
             config = self._fit_config(TRUNCATED_EPOCHS)
             return train_truncated(source, data, config, layers=spec.layers, **common)
         if spec.kind == "exits":
-            large = self.train(large_spec(self.protocol)) if METHODS[spec.method].two_stage else None
+            large = self.train(self.protocol.models()[LARGE]) if METHODS[spec.method].two_stage else None
             exit_config = self.early_exit_config(spec.method)
             return train_multi_exit(source, data, exit_config, method=spec.method, fine_tuned=large, **common)
         objective = None
         if spec.kind == "small":
             config = self._small_config()
         if spec.objective == "gatekeeper":
-            source = self.train(small_spec(spec.source, "plain"))
+            source = self.train(self.protocol.models()[small_name(spec.source, "plain")])
             config = replace(config, epochs=self.protocol.gatekeeper_epochs)
             objective = Objective(gatekeeper=self.protocol.gatekeeper_alpha)
         if spec.objective in ("dar", "both"):
@@ -179,7 +177,7 @@ def store_predictions(experiment: Experiment, store: ResultStore) -> None:
 
     Raises DataError if there are outputs of another recipe.
     """
-    for spec in model_specs(experiment.protocol):
+    for spec in experiment.protocol.models().values():
         path = store.arrays_path(experiment.task.name, experiment.seed, spec.method)
         if not path.is_file():
             experiment.predict(spec).save(path)

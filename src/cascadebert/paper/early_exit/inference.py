@@ -13,8 +13,7 @@ from cascadebert.inference.engines.base import TokenBatch
 from cascadebert.inference.engines.torch import has_cuda, model_inputs
 from cascadebert.inference.stage import BATCH_TOKENS
 from cascadebert.inference.tokenizer import StageTokenizer
-from cascadebert.paper.early_exit.exit_outputs import ExitOutputs
-from cascadebert.paper.early_exit.exit_rules import ExitRule
+from cascadebert.paper.early_exit.exits import ExitOutputs, ExitRule
 from cascadebert.paper.early_exit.model import MultiExitModel, padding_bias
 from cascadebert.thresholds.confidence import max_probability, softmax
 from cascadebert.types import Ints, Logits, Predictions, Texts

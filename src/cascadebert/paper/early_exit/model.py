@@ -11,8 +11,7 @@ from typing import Any
 
 from cascadebert.errors import StageError, extra
 from cascadebert.inference.engines.torch import quiet_transformers, takes_token_types
-from cascadebert.paper.early_exit.exit_outputs import Reads
-from cascadebert.paper.early_exit.exit_rules import ExitRule
+from cascadebert.paper.early_exit.exits import ExitRule, Reads
 from cascadebert.persistence.checkpoint_config import config_label_names, read_config
 from cascadebert.training.checkpoints import flops_polynomial
 from cascadebert.types import Flops

@@ -1,4 +1,4 @@
-"""Exit rules of a model that can predict after any layer.
+"""Outputs of the exits of a model that can predict after any layer, and the rules by which texts exit.
 
 A rule sees only the outputs of the exits so far for a text itself, so the exit of a text does not depend on
 the rest of its batch, and the same rule works on stored outputs and inside the running model.
@@ -7,14 +7,85 @@ the rest of its batch, and the same rule works on stored outputs and inside the 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from math import isnan
+from typing import Any, Literal
 
 import numpy as np
+from numpy.typing import NDArray
+from typing_extensions import override
 
 from cascadebert.errors import CascadeError
-from cascadebert.paper.early_exit.exit_outputs import ExitOutputs
-from cascadebert.types import Bools, Ints
+from cascadebert.thresholds.confidence import entropy, max_probability, softmax
+from cascadebert.types import Bools, Floats, Ints
+
+Reads = Literal["first", "mean"]
+"""Input of an exit before the last: the first token, as published, or the mean of all tokens."""
+EXIT_ARRAYS = ("predictions", "confidences", "entropies", "lte")
+
+
+@dataclass(frozen=True)
+class ExitOutputs:
+    """Outputs of exits 1 to m on n texts."""
+
+    predictions: Ints  # (m, n) label ids
+    confidences: Floats  # (m, n) maximum probability
+    entropies: Floats  # (m, n) of the probabilities, in nats
+    lte: Floats | None = None  # (m, n) estimated probability of an error (BERxiT's learning to exit)
+    label_ids: Ints | None = None  # (n,) the true labels
+
+    @classmethod
+    def from_logits(
+        cls,
+        logits: NDArray[np.floating],
+        lte: NDArray[np.floating] | None = None,
+        label_ids: Ints | None = None,
+    ) -> ExitOutputs:
+        """Outputs of exits with (m, n, num_labels) logits and (m, n) error probabilities."""
+        probabilities = softmax(logits)
+        errors = None if lte is None else np.asarray(lte, dtype=np.float64)
+        confidences = max_probability(probabilities)
+        return cls(probabilities.argmax(axis=-1), confidences, entropy(probabilities), errors, label_ids)
+
+    def __len__(self) -> int:
+        return int(self.predictions.shape[1])
+
+    @property
+    def num_exits(self) -> int:
+        """Number of exits, m."""
+        return int(self.predictions.shape[0])
+
+    @property
+    def labels(self) -> Ints:
+        """(n,) the true label ids, of outputs that have them."""
+        assert self.label_ids is not None
+        return self.label_ids
+
+    def first(self, exits: int) -> ExitOutputs:
+        """Outputs of the first exits only."""
+        return self._map(lambda table: table[:exits])
+
+    def take(self, positions: Ints | slice) -> ExitOutputs:
+        """Outputs for the texts at the given positions."""
+        label_ids = None if self.label_ids is None else self.label_ids[positions]
+        return replace(self._map(lambda table: table[:, positions]), label_ids=label_ids)
+
+    def append(self, *later: ExitOutputs) -> ExitOutputs:
+        """These outputs followed by those of later exits for the same texts."""
+        return self._map(lambda *tables: np.concatenate(tables), *later)
+
+    def predictions_at(self, layers: Ints) -> Ints:
+        """(n,) label id of each text from the exit after its layer, counted from 1."""
+        return np.asarray(self.predictions[layers - 1, np.arange(len(self))])
+
+    def _map(self, function: Callable[..., NDArray[Any]], *later: ExitOutputs) -> ExitOutputs:
+        # an array that is missing in any of the outputs is missing in the result
+        changed: dict[str, Any] = {}
+        for name in EXIT_ARRAYS:
+            tables = [getattr(outputs, name) for outputs in (self, *later)]
+            changed[name] = None if any(table is None for table in tables) else function(*tables)
+        return replace(self, **changed)
 
 
 class ExitRule(ABC):
@@ -51,8 +122,8 @@ class EntropyThreshold(_ThresholdRule):
     [True, False]
     """
 
+    @override
     def should_exit(self, outputs: ExitOutputs, layer: int) -> Bools:
-        """(n,) True where the entropy of the newest exit is below the threshold."""
         return np.asarray(outputs.entropies[-1] < self.threshold)
 
 
@@ -60,16 +131,14 @@ class EntropyThreshold(_ThresholdRule):
 class LearnedExitThreshold(_ThresholdRule):
     """Exit when the learned probability u of an error is below a threshold (BERxiT: Xin et al. 2021).
 
-    The paper learns the probability of being right, 1 - u, and requires more than a threshold.
+    The paper learns the probability of being right, 1 - u, and requires more than a threshold. Raises
+    CascadeError if the model has not learned to exit.
     """
 
     needs_lte = True
 
+    @override
     def should_exit(self, outputs: ExitOutputs, layer: int) -> Bools:
-        """(n,) True where u of the newest exit is below the threshold.
-
-        Raises CascadeError if the model has not learned to exit.
-        """
         if outputs.lte is None:
             raise CascadeError(
                 "this model has not learned when to exit; use EntropyThreshold, or train BERxiT"
@@ -94,31 +163,29 @@ class Patience(ExitRule):
         if self.times < 0:
             raise CascadeError(f"patience is a number of layers from 0, not {self.times}")
 
+    @override
     def should_exit(self, outputs: ExitOutputs, layer: int) -> Bools:
-        """(n,) True where the newest `times + 1` predictions are equal."""
-        if outputs.num_exits <= self.times:
-            return np.zeros(len(outputs), dtype=np.bool_)
         newest = outputs.predictions[-self.times - 1 :]
-        return np.asarray((newest == newest[-1]).all(axis=0))
+        return np.asarray((newest == newest[-1]).all(axis=0) & (outputs.num_exits > self.times))
 
 
 @dataclass(frozen=True)
 class FixedLayer(ExitRule):
     """All texts exit after one layer, counted from 1; no other exit is computed.
 
-    At the last layer this switches early exit off.
+    At the last layer this switches early exit off. Raises CascadeError for a model without such an exit.
     """
 
     layer: int
 
+    @override
     def evaluated_exits(self, num_exits: int) -> Bools:
-        """(num_exits,) True at the layer. Raises CascadeError if the model has no such exit."""
         if not 1 <= self.layer <= num_exits:
             raise CascadeError(f"the model has exits 1 to {num_exits}, not {self.layer}")
         return np.asarray(np.arange(1, num_exits + 1) == self.layer)
 
+    @override
     def should_exit(self, outputs: ExitOutputs, layer: int) -> Bools:
-        """(n,) True at the layer."""
         return np.full(len(outputs), layer == self.layer)
 
 
