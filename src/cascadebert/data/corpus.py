@@ -17,7 +17,6 @@ from cascadebert.errors import DataError
 
 _Item = TypeVar("_Item")
 
-FORMATS = (".txt", ".jsonl", ".parquet")
 MAX_LINE_CHARACTERS = 1 << 26
 PARQUET_ROWS = 1024
 MIN_TOKENS = 8
@@ -121,35 +120,28 @@ def _reversed_sentences(text: str, limit: int) -> list[str]:
 
 def _files(source: Path) -> tuple[Path, ...]:
     if source.is_dir():
-        paths = (file for file in source.rglob("*") if file.is_file() and file.suffix.lower() in FORMATS)
-        files = tuple(sorted(file for file in paths if not _is_hidden(file.relative_to(source))))
+        paths = (file for file in source.rglob("*") if file.is_file() and file.suffix.lower() in _READERS)
+        hidden = re.compile(r"(^|/)[._]")
+        files = sorted(path for path in paths if not hidden.search(path.relative_to(source).as_posix()))
         if not files:
-            raise DataError(f"{source}: no file in it ends in {', '.join(FORMATS)}")
-        return files
+            raise DataError(f"{source}: no file in it ends in {', '.join(_READERS)}")
+        return tuple(files)
     if not source.is_file():
         raise DataError(f"{source}: no such file or folder")
-    check_format(source, FORMATS, ", or a folder of such files")
+    check_format(source, tuple(_READERS), ", or a folder of such files")
     return (source,)
-
-
-def _is_hidden(file: Path) -> bool:
-    return any(part.startswith((".", "_")) for part in file.parts)
 
 
 def _cells(files: Sequence[Path], columns: Columns) -> Iterator[str]:
     """Every line or cell; empty strings where there is no text."""
     for file in files:
         try:
-            suffix = file.suffix.lower()
-            if suffix == ".txt":
-                yield from _lines(file)
-            else:
-                yield from (_jsonl_cells if suffix == ".jsonl" else _parquet_cells)(file, columns)
+            yield from _READERS[file.suffix.lower()](file, columns)
         except OSError as error:
             raise DataError(f"{file}: cannot be read ({error})") from error
 
 
-def _lines(file: Path) -> Iterator[str]:
+def _lines(file: Path, _: Columns) -> Iterator[str]:
     check_not_utf16(file)
     number = 0
     with file.open(encoding="utf-8-sig", errors="surrogateescape", newline="\n") as lines:
@@ -165,7 +157,7 @@ def _lines(file: Path) -> Iterator[str]:
 
 
 def _jsonl_cells(file: Path, columns: Columns) -> Iterator[str]:
-    for number, line in enumerate(_lines(file), start=1):
+    for number, line in enumerate(_lines(file, columns), start=1):
         position = f"{file.name}, line {number}"
         if not line:
             yield ""
@@ -197,3 +189,6 @@ def _text(cell: Any, position: str, column: str) -> str:
     if SURROGATE.search(cell):
         raise DataError(f"{position}, column '{column}': half of a surrogate pair, which is not text")
     return cell
+
+
+_READERS = {".txt": _lines, ".jsonl": _jsonl_cells, ".parquet": _parquet_cells}

@@ -23,14 +23,8 @@ if TYPE_CHECKING:
 
 DataSource: TypeAlias = "str | Path | datasets.Dataset | Examples"
 Hashes = NDArray[np.uint64]
-USUAL_TEXT_COLUMNS = (
-    ("sentence1", "sentence2"),
-    ("premise", "hypothesis"),
-    ("question", "sentence"),
-    ("question1", "question2"),
-    ("text",),
-    ("sentence",),
-)
+_PAIRS = (("sentence1", "sentence2"), ("premise", "hypothesis"), ("question", "sentence"))
+USUAL_TEXT_COLUMNS = (*_PAIRS, ("question1", "question2"), ("text",), ("sentence",))
 MAX_CHARACTERS = 131_072  # Python's csv reader stops here by default, and no encoder reads as far
 
 _WHOLE_NUMBER = re.compile(r"[+-]?(0|[1-9]\d*)(\.0*)?")
@@ -181,10 +175,10 @@ def require_column(available: Collection[str], name: str, source: str, option: s
         )
 
 
-def check_texts(table: Table, names: Sequence[str]) -> tuple[Texts, list[int], list[tuple[int, str]]]:
+def check_texts(table: Table, names: Sequence[str]) -> tuple[Texts, list[int], dict[int, str]]:
     """Check one text column, or two for pairs; a missing column counts as empty.
 
-    Returns the good texts or pairs, their positions in the table, and position and fault of each bad row.
+    Returns the good texts or pairs, their positions in the table, and the faults of the others by position.
     """
     columns, faults = [], dict[int, str]()
     for name in names:
@@ -193,7 +187,7 @@ def check_texts(table: Table, names: Sequence[str]) -> tuple[Texts, list[int], l
         faults = column_faults | faults  # the first column's fault is reported
     texts: list[Any] = columns[0] if len(columns) == 1 else list(zip(*columns, strict=True))
     good = [i for i in range(len(texts)) if i not in faults]
-    return [texts[i] for i in good], good, sorted(faults.items())
+    return [texts[i] for i in good], good, faults
 
 
 def label_names(*parts: Examples | None) -> tuple[str, ...]:
@@ -274,8 +268,8 @@ def _examples(
         require_column(table.columns, columns.group, table.source, "--group-column")
     if len(table) == 0:
         raise DataError(f"{table.source} is empty: expected at least one row")
-    texts, _, bad = check_texts(table, text_columns)
-    _raise_first(table, bad)
+    texts, _, faults = check_texts(table, text_columns)
+    _raise_first(table, faults)
     names = keys = None
     cells = table.columns.get(label_column)
     if cells is not None and (labels or not all(map(_is_missing, cells))):
@@ -289,7 +283,7 @@ def _examples(
 
 def _checked(table: Table, column: str, check: Callable[[Any], str]) -> tuple[str, ...]:
     values, faults = _check_column(table, column, check)
-    _raise_first(table, list(faults.items()))
+    _raise_first(table, faults)
     return tuple(values)
 
 
@@ -305,11 +299,11 @@ def _check_column(table: Table, name: str, check: Callable[[Any], str]) -> tuple
     return values, faults
 
 
-def _raise_first(table: Table, bad: list[tuple[int, str]]) -> None:
-    if bad:
-        i, fault = bad[0]
-        more = f" ({len(bad) - 1:,} more such rows)" if len(bad) > 1 else ""
-        raise DataError(f"{table.source}, row {i + 1}, {fault}{more}. Fix or remove the row.")
+def _raise_first(table: Table, faults: dict[int, str]) -> None:
+    if faults:
+        i = min(faults)
+        more = f" ({len(faults) - 1:,} more such rows)" if len(faults) > 1 else ""
+        raise DataError(f"{table.source}, row {i + 1}, {faults[i]}{more}. Fix or remove the row.")
 
 
 def _text(cell: Any) -> str:

@@ -116,16 +116,16 @@ def assign_splits(
     return split
 
 
-def _keep(examples: Examples, keep: Bools, name: str, reason: str, notices: list[str]) -> Examples:
-    if keep.all():
+def _drop(examples: Examples, drop: Bools, name: str, reason: str, notices: list[str]) -> Examples:
+    if not drop.any():
         return examples
-    notices.append(f"{int((~keep).sum()):,} {name} examples dropped: {reason}.")
-    return examples.take(np.flatnonzero(keep))
+    notices.append(f"{drop.sum():,} {name} examples dropped: {reason}.")
+    return examples.take(np.flatnonzero(~drop))
 
 
 def _drop_texts(examples: Examples, held_out: Examples, name: str, notices: list[str]) -> Examples:
-    keep = ~np.isin(examples.hashes(), held_out.hashes())
-    return _keep(examples, keep, name, "their texts are also in a held-out split", notices)
+    drop = np.isin(examples.hashes(), held_out.hashes())
+    return _drop(examples, drop, name, "their texts are also in a held-out split", notices)
 
 
 def _drop_groups(train: Examples, validation: Examples, notices: list[str]) -> Examples:
@@ -135,8 +135,8 @@ def _drop_groups(train: Examples, validation: Examples, notices: list[str]) -> E
         notices.append("validation has no group column: only equal texts were kept out of train.")
         return train
     held_out = set(validation.groups)
-    keep = np.array([group not in held_out for group in train.groups], dtype=np.bool_)
-    return _keep(train, keep, "train", "their groups are also in validation", notices)
+    drop = np.array([group in held_out for group in train.groups], dtype=np.bool_)
+    return _drop(train, drop, "train", "their groups are also in validation", notices)
 
 
 def _check_split(name: str, examples: Examples, names: tuple[str, ...], notices: list[str]) -> None:

@@ -178,7 +178,7 @@ def _predict_chunk(cascade: Cascade, chunk: Chunk, layout: _Layout, report: Path
     # the report is written last: a chunk that has one is complete
     source = chunk.table.source
     texts, valid, invalid = check_texts(chunk.table, layout.text_columns)
-    rejects = sorted([*chunk.bad, *((chunk.numbers[index], reason) for index, reason in invalid)])
+    rejects = sorted([*chunk.bad, *((chunk.numbers[index], reason) for index, reason in invalid.items())])
     if rejects and strict:
         number, reason = rejects[0]
         raise DataError(

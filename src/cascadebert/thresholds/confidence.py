@@ -29,11 +29,7 @@ def softmax(logits: NDArray[np.floating]) -> Floats:
 
 
 def max_probability(probabilities: Floats) -> Floats:
-    """Highest probability along the last axis, CascadeBERT's score (Li et al. 2021, section 3).
-
-    >>> max_probability(np.array([[0.25, 0.75], [0.5, 0.5]])).tolist()
-    [0.75, 0.5]
-    """
+    """Highest probability along the last axis, CascadeBERT's score (Li et al. 2021, section 3)."""
     return np.asarray(probabilities.max(axis=-1))
 
 

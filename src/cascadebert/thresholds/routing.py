@@ -37,14 +37,9 @@ def decide(
     threshold: float | Floats | None,
     earlier: Sequence[Floats] = (),
 ) -> StageDecision:
-    """Scale the logits of a stage, score them and compare with the threshold (Li et al. 2021, section 3.1).
+    """Scale (m, num_labels) logits, score them and compare with the threshold (Li et al. 2021, section 3.1).
 
-    Args:
-        logits: (m, num_labels) of this stage.
-        temperature: of this stage.
-        score: the confidence score.
-        threshold: as for `exits_at_stage`.
-        earlier: (m, num_labels) probabilities of each earlier stage; only a learned score reads them.
+    `earlier` are (m, num_labels) probabilities of each earlier stage; only a learned score reads them.
     """
     probabilities = softmax(scale_logits(logits, temperature))
     confidences = score.confidence([*earlier, probabilities])

@@ -72,12 +72,6 @@ class ThresholdSelection:
     speedup: float  # cost of the last stage alone over the cost of the cascade
     notices: tuple[str, ...]  # warnings, one sentence each
 
-    @property
-    def description(self) -> str:
-        """The metrics in words."""
-        gain = 100 * (self.last_stage_loss - self.loss)
-        return f"speed-up {self.speedup:.2f}x with {1 - self.loss:.3f} correct ({gain:+.1f} points)"
-
 
 class InfeasibleTarget(CascadeError):
     """No thresholds meet the target; `nearest` is the closest selection."""
@@ -91,9 +85,11 @@ class InfeasibleTarget(CascadeError):
         else:
             name, best = target.name, f"{1 - nearest.loss:.4f}"
             value, self.nearest_value = f"{target.value:g}", np.floor((1 - nearest.loss) * 1e4) / 1e4
+        gain = 100 * (nearest.last_stage_loss - nearest.loss)
         super().__init__(
             f"{name} {value} cannot be reached; the highest value is {best}. "
-            f"Nearest: {target.option} {self.nearest_value:g} ({nearest.description})."
+            f"Nearest: {target.option} {self.nearest_value:g} (speed-up {nearest.speedup:.2f}x with "
+            f"{1 - nearest.loss:.3f} correct ({gain:+.1f} points))."
         )
 
     def as_dict(self) -> dict[str, Any]:
