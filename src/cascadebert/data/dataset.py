@@ -139,10 +139,26 @@ def load_examples(
         path, title = Path(source), str(source)
         is_file = path.suffix.lower() in FORMATS or path.is_file()
         source = read_table(path) if is_file else _load_hub(title, split)
-    order = None
-    if not isinstance(source, Table):
-        source, order = _to_table(source, title, columns.label or "label")
-    return _examples(source, columns, labels, groups, order)
+    label_column = columns.label or "label"
+    table, order = (source, None) if isinstance(source, Table) else _to_table(source, title, label_column)
+    text_columns = find_text_columns(table.columns, columns, table.source)
+    if labels or columns.label is not None:
+        require_column(table.columns, label_column, table.source, "--label-column")
+    if groups and columns.group is not None:
+        require_column(table.columns, columns.group, table.source, "--group-column")
+    if len(table) == 0:
+        raise DataError(f"{table.source} is empty: expected at least one row")
+    texts, _, faults = check_texts(table, text_columns)
+    _raise_first(table, faults)
+    names = keys = None
+    cells = table.columns.get(label_column)
+    if cells is not None and (labels or not all(map(_is_missing, cells))):
+        names = _checked(table, label_column, _label if order is None else _declared_label)
+        if order is None:
+            _check_not_mixed(table, label_column, names)
+    if columns.group is not None and columns.group in table.columns:
+        keys = _checked(table, columns.group, _group)
+    return Examples(texts, names, keys, table.source, label_column, order)
 
 
 def find_text_columns(available: Collection[str], columns: Columns, source: str) -> tuple[str, ...]:
@@ -255,30 +271,6 @@ def _to_table(
     ids = columns[label_column]
     columns[label_column] = [None if i is None or i < 0 else declared[i] for i in ids]
     return Table(columns, title), tuple(declared)
-
-
-def _examples(
-    table: Table, columns: Columns, labels: bool, groups: bool, order: tuple[str, ...] | None
-) -> Examples:
-    text_columns = find_text_columns(table.columns, columns, table.source)
-    label_column = columns.label or "label"
-    if labels or columns.label is not None:
-        require_column(table.columns, label_column, table.source, "--label-column")
-    if groups and columns.group is not None:
-        require_column(table.columns, columns.group, table.source, "--group-column")
-    if len(table) == 0:
-        raise DataError(f"{table.source} is empty: expected at least one row")
-    texts, _, faults = check_texts(table, text_columns)
-    _raise_first(table, faults)
-    names = keys = None
-    cells = table.columns.get(label_column)
-    if cells is not None and (labels or not all(map(_is_missing, cells))):
-        names = _checked(table, label_column, _label if order is None else _declared_label)
-        if order is None:
-            _check_not_mixed(table, label_column, names)
-    if columns.group is not None and columns.group in table.columns:
-        keys = _checked(table, columns.group, _group)
-    return Examples(texts, names, keys, table.source, label_column, order)
 
 
 def _checked(table: Table, column: str, check: Callable[[Any], str]) -> tuple[str, ...]:
