@@ -25,8 +25,7 @@ import tempfile
 from pathlib import Path
 {first}
 import cascadebert.training
-from cascadebert.demo.models import random_encoder
-from cascadebert.demo.run import CONFIG, LARGE
+from cascadebert.demo.run import CONFIG, LARGE, random_encoder
 from cascadebert.demo.task import generate, vocabulary
 from cascadebert.timing import now
 from cascadebert.training.train_stage import TrainingData, train_stage

@@ -25,8 +25,8 @@ def drift(
     *,
     text_column: o.TextColumns = None,
     min_agreement: Annotated[float | None, o.option(AGREEMENT, "A")] = None,
-    tolerance: Annotated[float, o.option("Change of a rate that is tolerated.", "T")] = TOLERANCE,
-    confidence_level: Annotated[float, o.option("Of all intervals jointly.", "C")] = CONFIDENCE_LEVEL,
+    tolerance: Annotated[float, o.option("Tolerated change of a rate.", "T")] = TOLERANCE,
+    confidence_level: Annotated[float, o.option("Joint level of all intervals.", "C")] = CONFIDENCE_LEVEL,
     engine: o.EngineOptions,
 ) -> None:
     """Test whether the thresholds hold on new data: yes, no (exit code 1) or inconclusive.

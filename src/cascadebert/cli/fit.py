@@ -27,7 +27,10 @@ def fit(
     difficulty: Annotated[list[Path] | None, o.option(DIFFICULTY, "FILE", "Difficulty")] = None,
     config: FitConfig,
 ) -> None:
-    """Train the stages, calibrate them, select thresholds and save one folder."""
+    """Train the stages, calibrate them, select thresholds and save the cascade in one folder.
+
+    With --stage static, the first stage is a bag of token embeddings, made from the last stage.
+    """
     from cascadebert.training.fit import fit as run
 
     start = now()

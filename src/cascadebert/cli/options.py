@@ -30,7 +30,7 @@ def option(description: str, metavar: str | None = None, panel: str | None = Non
     return typer.Option(*names, metavar=metavar, help=description, rich_help_panel=panel)
 
 
-_STAGES = 'Checkpoint folder or Hub repository; repeat from small to large. The first may be "static".'
+_STAGES = "Checkpoint: folder or Hub repository; repeat it, from small to large."
 _TEXT = "Name of the text column; repeat it for sentence pairs."
 _SPEEDUP = "At least X times cheaper than the last stage alone."
 _DROP = "Accuracy at most D below the last stage's (0.01 is one point)."
@@ -43,7 +43,7 @@ _SCORE = (
 Engine: TypeAlias = Literal["auto", "openvino", "onnxruntime", "torch"]
 Precision: TypeAlias = Literal["auto", "float32", "bfloat16"]
 Folder: TypeAlias = Annotated[Path, typer.Argument(metavar="DIR", help="A saved cascade.")]
-Data: TypeAlias = Annotated[str, typer.Argument(metavar="DATA", help=f"Labelled data: {FILES}")]
+Data: TypeAlias = Annotated[str, typer.Argument(metavar="DATA", help=FILES)]
 Output: TypeAlias = Annotated[Path, option("Folder to write.", "DIR")]
 Overwrite: TypeAlias = Annotated[bool, typer.Option("--overwrite", help="Replace an existing output.")]
 Json: TypeAlias = Annotated[bool, typer.Option("--json", help="Print one line of JSON at the end.")]

@@ -20,7 +20,7 @@ def predict(
     output: Annotated[Path, o.option("File to write; its suffix sets its format.", "OUT")],
     text_column: o.TextColumns = None,
     rejects: Annotated[
-        Path | None, o.option("File for invalid rows; without it they are an error.", "FILE")
+        Path | None, o.option("File for invalid rows, which otherwise end the run.", "FILE")
     ] = None,
     engine: o.EngineOptions,
     overwrite: o.Overwrite = False,

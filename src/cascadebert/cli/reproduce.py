@@ -12,8 +12,6 @@ from cascadebert.cli.render import print_json, print_table
 
 SMALL = "Complete small encoder; repeatable. The first is the paper's small stage."
 COMPLETE = "Complete encoder to analyse beside shallow layers; repeatable."
-NO_TIMING = "Only train; time later, on an idle machine."
-FROM_ARRAYS = "Only make tables and plots from stored results."
 
 Preset = Literal["minilm", "minilm-full", "paper"]
 
@@ -29,8 +27,8 @@ def reproduce(
     work: Annotated[Path | None, o.option("Trained models; default: OUTPUT.work.", "DIR")] = None,
     only: Annotated[list[str] | None, o.option("Train only this task now; repeatable.", "TASK")] = None,
     keep_models: Annotated[bool, typer.Option("--keep-models", help="Keep trained models.")] = False,
-    no_timing: Annotated[bool, typer.Option("--no-timing", help=NO_TIMING)] = False,
-    from_arrays: Annotated[bool, typer.Option("--from-arrays", help=FROM_ARRAYS)] = False,
+    no_timing: Annotated[bool, typer.Option("--no-timing", help="Train now; time later, when idle.")] = False,
+    from_arrays: Annotated[bool, typer.Option("--from-arrays", help="Only redo tables and plots.")] = False,
 ) -> None:
     """Compare cascades with early exit as the paper does; an interrupted run resumes."""
     from cascadebert.atomic import work_directory

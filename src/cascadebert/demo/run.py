@@ -1,20 +1,26 @@
-"""The demo: trains, calibrates, tunes, saves, loads and times a cascade on a generated task."""
+"""The demo: trains, calibrates, tunes, saves, loads and times a cascade on a generated task.
+
+Both stages are BERT models that start from random weights, with a word-level tokenizer.
+"""
 
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from cascadebert.data.dataset import Examples
-from cascadebert.demo.models import ModelSize, random_encoder
 from cascadebert.demo.task import generate, vocabulary
+from cascadebert.errors import extra
 from cascadebert.evaluation.benchmark import benchmark
 from cascadebert.evaluation.cost_model import counted_costs
 from cascadebert.evaluation.evaluate import report_on_logits, scaled_probabilities
 from cascadebert.evaluation.plots import plot_pareto_front
 from cascadebert.evaluation.templates import percent
 from cascadebert.inference.cascade import Cascade
+from cascadebert.inference.engines.torch import quiet_transformers
 from cascadebert.persistence.folder import ensure_writable_directory
 from cascadebert.thresholds.operating_point import Target
 from cascadebert.thresholds.select import TuningArrays, pareto_front
@@ -24,8 +30,13 @@ from cascadebert.training.fit import fit
 from cascadebert.tuning.tune import CachedOutputs, cache_outputs
 from cascadebert.types import Report
 
-SMALL = ModelSize(layers=1, hidden=24, heads=2, intermediate=96)
-LARGE = ModelSize(layers=3, hidden=192, heads=2, intermediate=384)
+with extra("train"):
+    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
+    from transformers import BertConfig, BertModel, PreTrainedTokenizerFast, set_seed
+
+SPECIAL = {"pad_token": "[PAD]", "unk_token": "[UNK]", "cls_token": "[CLS]", "sep_token": "[SEP]"}
+SMALL = {"num_hidden_layers": 1, "hidden_size": 24, "num_attention_heads": 2, "intermediate_size": 96}
+LARGE = {"num_hidden_layers": 3, "hidden_size": 192, "num_attention_heads": 2, "intermediate_size": 384}
 TRAIN_SIZE, TEST_SIZE = 20_000, 4_000
 PLOT = "curve.svg"
 TARGET = Target(max_accuracy_drop=0.004)
@@ -122,3 +133,35 @@ def _plot(cascade: Cascade, cached: CachedOutputs, report: Report, path: Path) -
         title="A cascade of two transformers on the generated demo task",
         axis="speed-up over the large model, by FLOPs",
     )
+
+
+def random_encoder(path: Path, size: Mapping[str, Any], words: Sequence[str], *, seed: int) -> Path:
+    """Save an untrained encoder and its tokenizer of `words` in a folder, and return the folder."""
+    vocabulary = [*SPECIAL.values(), *words]
+    set_seed(seed)
+    config = BertConfig(
+        vocab_size=len(vocabulary),
+        max_position_embeddings=64,
+        hidden_dropout_prob=0.0,
+        attention_probs_dropout_prob=0.0,
+        pad_token_id=0,
+        **size,
+    )
+    with quiet_transformers():
+        BertModel(config).save_pretrained(path)
+        _tokenizer(vocabulary).save_pretrained(path)
+    return path
+
+
+def _tokenizer(vocabulary: Sequence[str]) -> PreTrainedTokenizerFast:
+    ids = {word: i for i, word in enumerate(vocabulary)}
+    tokenizer = Tokenizer(models.WordLevel(ids, unk_token=SPECIAL["unk_token"]))
+    tokenizer.normalizer = normalizers.Lowercase()
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    cls, sep = SPECIAL["cls_token"], SPECIAL["sep_token"]
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single=f"{cls} $A {sep}",
+        pair=f"{cls} $A {sep} $B:1 {sep}:1",
+        special_tokens=[(cls, ids[cls]), (sep, ids[sep])],
+    )
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, **SPECIAL)
