@@ -6,6 +6,7 @@ import re
 import shutil
 from dataclasses import replace
 from html.parser import HTMLParser
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -100,16 +101,19 @@ def test_the_page_tells_what_the_verdict_holds_and_no_text_of_any_row(judged, ro
 
 
 def test_names_from_outside_cannot_add_markup_to_the_page(judged):
-    evil = "<script>alert('x')</script>"
-    verdict = judged.verdict
+    evil = "<script>alert('x')"
+    cascade, verdict = replace(judged.cascade, path=Path(evil)), judged.verdict
     groups = (replace(verdict.groups[0], name=evil), *verdict.groups[1:])
     alternatives = (*verdict.alternatives[:-1], replace(verdict.alternatives[-1], name=evil))
     page = render_report(
         replace(
-            judged, name=evil, source=evil, verdict=replace(verdict, groups=groups, alternatives=alternatives)
+            judged,
+            cascade=cascade,
+            source=evil,
+            verdict=replace(verdict, groups=groups, alternatives=alternatives),
         )
     )
-    assert "<script" not in page and "&lt;script&gt;" in page
+    assert "<script" not in page and page.count("&lt;script&gt;") >= 4
 
 
 def test_a_classifier_beside_the_cascade_is_scored_and_timed_on_the_same_rows(judged):
@@ -179,7 +183,7 @@ def test_evaluate_with_a_report_prints_the_verdict_and_puts_it_in_the_json_line(
 def test_a_cascade_that_asks_one_stage_alone_is_told_not_to_be_one(saved, rows, threshold, stage):
     cascade = Cascade.from_pretrained(saved).with_operating_point(OperatingPoint((threshold,)))
     judged = build_report(cascade, rows, repeats=1)
-    assert judged.verdict.decision == "do not cascade" and judged.uncertified_reason is not None
+    assert judged.verdict.decision == "do not cascade" and judged.cascade.uncertified_reason is not None
     assert judged.verdict.reasons[0] == f"stage {stage} predicts every text: use it alone."
     page = render_report(judged)
     assert "Do not cascade" in page and "Uncertified: its thresholds were set by hand" in page

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from cascadebert.data.columns import Columns
-from cascadebert.data.dataset import Examples, load_examples
+from cascadebert.data.dataset import Columns, DataSource, Examples, load_examples
 from cascadebert.environment import peak_memory_mb
 from cascadebert.errors import MissingExtra
 from cascadebert.evaluation.cost_model import measure_latency
@@ -26,12 +23,9 @@ from cascadebert.thresholds.select import speedup
 from cascadebert.timing import interleaved
 from cascadebert.types import Floats, Interval, Ints, LinearLatency, Texts
 
-if TYPE_CHECKING:
-    import datasets
-
 REPEATS = 5
 PIPELINE_ROWS = 256
-PIPELINES = ((1, False), (32, False), (32, True))  # (batch size, sorted by length)
+Labels = NDArray[np.str_]
 
 
 @dataclass(frozen=True)
@@ -70,7 +64,7 @@ class BenchmarkResult:
 
 def benchmark(
     cascade: Cascade,
-    data: str | Path | datasets.Dataset | Examples,
+    data: DataSource,
     *,
     columns: Columns | None = None,
     repeats: int = REPEATS,
@@ -88,7 +82,11 @@ def benchmark(
     contestants = _contestants(cascade, texts)
     runs: list[Callable[[], object]] = [contestant.run for contestant in contestants]
     seconds = np.array(interleaved(runs + component_runs(cascade, texts, exits), repeats=repeats))
-    timed = _timed(contestants, seconds, examples, last=num_stages)
+    predictions = [contestant.run() for contestant in contestants]
+    timed = [
+        _timed(contestant, contestant_seconds, predicted, predictions[num_stages], examples)
+        for contestant, contestant_seconds, predicted in zip(contestants, seconds, predictions, strict=False)
+    ]
     encoded = cascade.encode(texts)
     latency = measure_latency(cascade.stages, texts, encoded)
     costs = latency.costs(encoded)
@@ -131,13 +129,13 @@ def component_runs(cascade: Cascade, texts: Texts, exits: Ints) -> list[Callable
 class _Contestant:
     name: str
     rows: Ints  # indices of the texts it predicts
-    run: Callable[[], NDArray[np.str_]]  # (len(rows),) predicted labels
+    run: Callable[[], Labels]  # (len(rows),) predicted labels
 
 
 def _contestants(cascade: Cascade, texts: Texts) -> list[_Contestant]:
     """The cascade, each stage alone, and pipelines of the last stage where they can be loaded."""
 
-    def predict(predictor: Cascade | Stage) -> NDArray[np.str_]:
+    def predict(predictor: Cascade | Stage) -> Labels:
         return predictor.predict(texts).labels
 
     n, last = len(texts), cascade.stages[-1]
@@ -151,41 +149,32 @@ def _contestants(cascade: Cascade, texts: Texts) -> list[_Contestant]:
     pipeline = load_pipeline(last.path, max_length=last.tokenizer.max_length)
     label_names = np.array(config_label_names(read_config(last.path), last.path))
 
-    def predict_in_pipeline(sample_texts: Texts, batch_size: int) -> NDArray[np.str_]:
+    def predict_in_pipeline(sample_texts: Texts, batch_size: int) -> Labels:
         return label_names[pipeline(sample_texts, batch_size)]
 
     sample = np.unique(np.linspace(0, n - 1, min(n, PIPELINE_ROWS)).astype(np.int64))
     by_length = sample[np.argsort(last.encode([texts[i] for i in sample]).lengths, kind="stable")]
-    for batch_size, by_lengths in PIPELINES:
-        rows = by_length if by_lengths else sample
-        name = f"transformers pipeline, batch {batch_size}{', sorted' if by_lengths else ''}"
+    for batch_size, rows, suffix in ((1, sample, ""), (32, sample, ""), (32, by_length, ", sorted")):
         run = partial(predict_in_pipeline, [texts[i] for i in rows], batch_size)
-        contestants.append(_Contestant(name, rows, run))
+        contestants.append(_Contestant(f"transformers pipeline, batch {batch_size}{suffix}", rows, run))
     return contestants
 
 
 def _timed(
-    contestants: Sequence[_Contestant], seconds: Floats, examples: Examples, *, last: int
-) -> list[TimedPredictor]:
-    predictions = [contestant.run() for contestant in contestants]
-    labels = None if examples.labels is None else np.array(examples.labels)
-    timed = []
-    for contestant, predicted, taken in zip(contestants, predictions, seconds, strict=False):
-        rates, expected = len(contestant.rows) / taken, predictions[last][contestant.rows]
-        accuracy, drop = None, None
-        if labels is not None:
-            correct = predicted == labels[contestant.rows]
-            accuracy = float(correct.mean())
-            drop = paired_difference(expected == labels[contestant.rows], correct)
-        timed.append(
-            TimedPredictor(
-                name=contestant.name,
-                n=len(contestant.rows),
-                examples_per_second=float(np.median(rates)),
-                range=(float(rates.min()), float(rates.max())),
-                accuracy=accuracy,
-                agreement=float((predicted == expected).mean()),
-                accuracy_drop=drop,
-            )
-        )
-    return timed
+    contestant: _Contestant, seconds: Floats, predicted: Labels, last_stage: Labels, examples: Examples
+) -> TimedPredictor:
+    rates, expected = len(contestant.rows) / seconds, last_stage[contestant.rows]
+    accuracy, drop = None, None
+    if examples.labels is not None:
+        labels = np.array(examples.labels)[contestant.rows]
+        accuracy = float((predicted == labels).mean())
+        drop = paired_difference(expected == labels, predicted == labels)
+    return TimedPredictor(
+        name=contestant.name,
+        n=len(contestant.rows),
+        examples_per_second=float(np.median(rates)),
+        range=(float(rates.min()), float(rates.max())),
+        accuracy=accuracy,
+        agreement=float((predicted == expected).mean()),
+        accuracy_drop=drop,
+    )

@@ -82,24 +82,19 @@ def measure_latency(stages: Sequence[Stage], texts: Texts, encoded: Sequence[Tok
     sample = np.linspace(0, len(texts) - 1, min(len(texts), TIMED_ROWS)).astype(np.int64)
     sample = sample[np.argsort(encoded[-1].lengths[sample], kind="stable")]
     groups = [group for group in np.array_split(sample, TIMED_GROUPS) if len(group)]
-    group_texts = [[texts[i] for i in group] for group in groups]
     encoders = {stage.tokenizer.key: stage.encode for stage in stages}
     runs: list[Callable[[], object]] = []
-    for stage, rows in zip(stages, encoded, strict=True):
-        runs += [partial(stage.logits, rows, group) for group in groups]
+    for stage, tokens in zip(stages, encoded, strict=True):
+        runs += [partial(stage.logits, tokens, group) for group in groups]
     for encode in encoders.values():
-        runs += [partial(encode, batch) for batch in group_texts]
-    seconds = np.median(interleaved(runs, repeats=TIMED_REPEATS), axis=1).reshape(-1, len(groups))
-    encode_seconds = dict(zip(encoders, seconds[len(stages) :], strict=True))
-    keys = tuple(stage.tokenizer.key for stage in stages)
-    return LatencyModel(
-        tuple(fit_latency(rows.padded_lengths, groups, s) for rows, s in zip(encoded, seconds, strict=False)),
-        tuple(
-            fit_latency(rows.lengths, groups, encode_seconds[k])
-            for rows, k in zip(encoded, keys, strict=True)
-        ),
-        keys,
-    )
+        runs += [partial(encode, [texts[i] for i in group]) for group in groups]
+    medians = np.median(interleaved(runs, repeats=TIMED_REPEATS), axis=1).reshape(-1, len(groups))
+    encode_seconds = dict(zip(encoders, medians[len(stages) :], strict=True))
+    models, tokenizers = [], []
+    for stage, tokens, seconds in zip(stages, encoded, medians, strict=False):
+        models.append(fit_latency(tokens.padded_lengths, groups, seconds))
+        tokenizers.append(fit_latency(tokens.lengths, groups, encode_seconds[stage.tokenizer.key]))
+    return LatencyModel(tuple(models), tuple(tokenizers), tuple(stage.tokenizer.key for stage in stages))
 
 
 def fit_latency(lengths: Ints, groups: Sequence[Ints], seconds: Floats) -> LinearLatency:

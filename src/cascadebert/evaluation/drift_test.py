@@ -10,6 +10,7 @@ All intervals hold jointly at the confidence level (Bonferroni over figures and 
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -20,7 +21,7 @@ from cascadebert.evaluation.templates import render_lines
 from cascadebert.thresholds.intervals import binomial_interval, ks_distance
 from cascadebert.thresholds.risk_control import MAX_SAMPLE_SIZE, StageOutputs
 from cascadebert.thresholds.select import exit_stages
-from cascadebert.types import Bools, Interval, Ints
+from cascadebert.types import Interval, Ints
 
 TOLERANCE = 0.05
 CONFIDENCE_LEVEL = 0.95
@@ -61,19 +62,14 @@ class DriftConfig:
 
     def __post_init__(self) -> None:
         level = 0.98 if self.level is None else self.level.value
-        for valid, name, interval, example, value in (
-            (0 < level < 1, "minimum agreement", "in (0, 1)", 0.98, level),
-            (0 <= self.tolerance < 1, "tolerance", "in [0, 1)", 0.05, self.tolerance),
-            (
-                0.5 <= self.confidence_level < 1,
-                "confidence level",
-                "in [0.5, 1)",
-                0.95,
-                self.confidence_level,
-            ),
+        confidence = self.confidence_level
+        for valid, name, expected, value in (
+            (0 < level < 1, "minimum agreement", "in (0, 1) (such as 0.98)", level),
+            (0 <= self.tolerance < 1, "tolerance", "in [0, 1) (such as 0.05)", self.tolerance),
+            (0.5 <= confidence < 1, "confidence level", "in [0.5, 1) (such as 0.95)", confidence),
         ):
             if not valid:
-                raise CascadeError(f"the {name} must be {interval} (such as {example}), not {value}")
+                raise CascadeError(f"the {name} must be {expected}, not {value}")
 
 
 @dataclass(frozen=True)
@@ -145,39 +141,40 @@ def compare_outputs(
     >>> def outputs(n, agreeing):
     ...     predictions = np.array([[1] * agreeing + [0] * (n - agreeing), [1] * n])
     ...     return StageOutputs(np.tile(np.linspace(0.6, 1, n), (2, 1)), predictions, None, ("no", "yes"))
-    >>> result = compare_outputs(outputs(2000, 1980), outputs(2000, 1700), (0.5,))
-    >>> result.headline
+    >>> compare_outputs(outputs(2000, 1980), outputs(2000, 1700), (0.5,)).headline
     'no: the thresholds do not hold on the new data'
-    >>> config = DriftConfig(AgreementTarget(0.97, "certificate"))
-    >>> compare_outputs(outputs(2000, 1980), outputs(2000, 1976), (0.5,), config=config).verdict
-    'yes'
-    >>> small = compare_outputs(outputs(2000, 1980), outputs(50, 49), (0.5,))
-    >>> small.verdict, small.examples_needed
-    ('inconclusive', 260)
     """
-    _check_stages(reference, new, thresholds)
-    level, tolerance = config.level, config.tolerance
-    num_stages = len(thresholds) + 1
+    samples = {"reference": reference, "new": new}
+    _check_stages(samples, thresholds)
+    level, tolerance, num_stages = config.level, config.tolerance, len(thresholds) + 1
     num_rates = 1 if num_stages == 2 else num_stages  # two exit rates sum to 1, so one determines the other
     num_distances, num_agreements = num_stages - 1, 1
     delta = (1 - config.confidence_level) / (2 * (num_rates + num_distances + num_agreements))
-    exits = exit_stages(reference.confidences, thresholds), exit_stages(new.confidences, thresholds)
-    stages = tuple(_stage_drift(reference, new, exits, stage, delta) for stage in range(num_stages))
-    agreement = _compare_rates(_agrees(reference, exits[0]), _agrees(new, exits[1]), delta)
+    exits = [exit_stages(sample.confidences, thresholds) for sample in samples.values()]
+    n_reference, n_new = sizes = [len(sample_exits) for sample_exits in exits]
+    stages = []
+    for stage in range(num_stages):
+        old, now = (sample.confidences[stage] for sample in samples.values())
+        rate = _compare_rates([int((sample_exits == stage).sum()) for sample_exits in exits], sizes, delta)
+        distance = None if stage == num_stages - 1 else ks_distance(old, now, delta)
+        stages.append(StageDrift(rate, (float(old.mean()), float(now.mean())), distance))
+    pairs = zip(samples.values(), exits, strict=True)
+    agreement = _compare_rates([_count_agreeing(*pair) for pair in pairs], sizes, delta)
     if level is None:
         level = AgreementTarget(agreement.reference.value - tolerance, "reference")
-    verdict: DriftVerdict = "inconclusive" if same_rows else _verdict(agreement, level, tolerance)
-    sizes, needed = (len(exits[0]), len(exits[1])), None
-    if verdict == "inconclusive" and not same_rows:
+    verdict, needed = _verdict(agreement, level, tolerance), None
+    if same_rows:
+        verdict = "inconclusive"
+    elif verdict == "inconclusive":
         needed = _examples_needed(agreement, level, tolerance, delta, sizes)
     return DriftResult(
         verdict=verdict,
         traffic=_traffic(stages, tolerance),
         agreement=agreement,
         level=level,
-        stages=stages,
-        n_reference=sizes[0],
-        n_new=sizes[1],
+        stages=tuple(stages),
+        n_reference=n_reference,
+        n_new=n_new,
         tolerance=tolerance,
         confidence_level=config.confidence_level,
         examples_needed=needed,
@@ -185,10 +182,10 @@ def compare_outputs(
     )
 
 
-def _check_stages(reference: StageOutputs, new: StageOutputs, thresholds: tuple[float, ...]) -> None:
+def _check_stages(samples: Mapping[str, StageOutputs], thresholds: tuple[float, ...]) -> None:
     if not thresholds:
         raise CascadeError("a cascade of one stage has no thresholds, so there is nothing to test")
-    for name, outputs in (("reference", reference), ("new", new)):
+    for name, outputs in samples.items():
         if len(outputs.predictions) != len(thresholds) + 1:
             raise CascadeError(
                 f"expected outputs of {len(thresholds) + 1} stages, one more than there are thresholds; the "
@@ -196,26 +193,13 @@ def _check_stages(reference: StageOutputs, new: StageOutputs, thresholds: tuple[
             )
 
 
-def _agrees(outputs: StageOutputs, exits: Ints) -> Bools:
+def _count_agreeing(outputs: StageOutputs, exits: Ints) -> int:
     predictions = outputs.predictions
-    return np.asarray(predictions[exits, np.arange(len(exits))] == predictions[-1])
+    return int((predictions[exits, np.arange(len(exits))] == predictions[-1]).sum())
 
 
-def _stage_drift(
-    reference: StageOutputs, new: StageOutputs, exits: tuple[Ints, Ints], stage: int, delta: float
-) -> StageDrift:
-    old, now = reference.confidences[stage], new.confidences[stage]
-    last = stage == len(new.predictions) - 1
-    return StageDrift(
-        exit_rate=_compare_rates(exits[0] == stage, exits[1] == stage, delta),
-        mean_confidences=(float(old.mean()), float(now.mean())),
-        distance=None if last else ks_distance(old, now, delta),
-    )
-
-
-def _compare_rates(reference: Bools, new: Bools, delta: float) -> RateComparison:
-    old = binomial_interval(int(reference.sum()), len(reference), delta)
-    now = binomial_interval(int(new.sum()), len(new), delta)
+def _compare_rates(counts: Sequence[int], sizes: Sequence[int], delta: float) -> RateComparison:
+    old, now = (binomial_interval(count, n, delta) for count, n in zip(counts, sizes, strict=True))
     return RateComparison(old, now, now.minus(old))
 
 
@@ -237,7 +221,7 @@ def _within(change: Interval, tolerance: float) -> bool:
     return -tolerance <= change.low and change.high <= tolerance
 
 
-def _traffic(stages: tuple[StageDrift, ...], tolerance: float) -> Traffic:
+def _traffic(stages: Sequence[StageDrift], tolerance: float) -> Traffic:
     changes = [stage.exit_rate.change for stage in stages]
     changes += [stage.distance for stage in stages if stage.distance is not None]
     if any(_beyond(change, tolerance) for change in changes):
@@ -246,16 +230,15 @@ def _traffic(stages: tuple[StageDrift, ...], tolerance: float) -> Traffic:
 
 
 def _examples_needed(
-    agreement: RateComparison, level: AgreementTarget, tolerance: float, delta: float, sizes: tuple[int, int]
+    agreement: RateComparison, level: AgreementTarget, tolerance: float, delta: float, sizes: Sequence[int]
 ) -> int | None:
     """Sample size that would decide if the rates stay as they are, rounded up to two digits."""
 
     def decided(n: int) -> bool:
-        old, new = (
-            binomial_interval(round(rate.value * max(size, n)), max(size, n), delta)
-            for rate, size in zip((agreement.reference, agreement.new), sizes, strict=True)
-        )
-        return _verdict(RateComparison(old, new, new.minus(old)), level, tolerance) != "inconclusive"
+        larger = [max(size, n) for size in sizes]
+        rates = zip((agreement.reference, agreement.new), larger, strict=True)
+        expected = _compare_rates([round(rate.value * size) for rate, size in rates], larger, delta)
+        return _verdict(expected, level, tolerance) != "inconclusive"
 
     high = min(sizes) if level.origin == "reference" else sizes[1]
     while not decided(high):

@@ -5,13 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
-from cascadebert.data.columns import Columns
-from cascadebert.data.dataset import Examples, load_examples
-from cascadebert.environment import machine, versions
+from cascadebert.data.dataset import Columns, DataSource, Examples, load_examples
 from cascadebert.errors import CascadeError
 from cascadebert.evaluation.cost_model import measure_latency
 from cascadebert.evaluation.evaluate import leave_out, report_on_logits
@@ -26,35 +23,26 @@ from cascadebert.thresholds.operating_point import OperatingPoint
 from cascadebert.timing import interleaved
 from cascadebert.types import Ints, Report, Texts
 
-if TYPE_CHECKING:
-    import datasets
-
 REPEATS = 3
 TIMED_ROWS = 4096
 
 
 @dataclass(frozen=True)
 class CascadeReport:
-    """A verdict and its provenance."""
+    """A verdict on a cascade, and the examples behind it."""
 
+    cascade: Cascade
     verdict: Verdict
     report: Report  # of the cascade on the same examples
     overlap: dict[str, int]  # examples used to train, tune and certify the cascade; they are left out
     notices: tuple[str, ...]
-    uncertified_reason: str | None
     source: str  # of the examples
     data_sha256: str  # fingerprint of the examples that are left
-    name: str  # of the cascade's folder
-    label_names: tuple[str, ...]
-    stages: tuple[str, ...]  # name, engine and precision of each stage
-    thresholds: tuple[float, ...]
-    machine: str
-    versions: dict[str, str]  # of the libraries
 
 
 def build_report(
     cascade: Cascade,
-    data: str | Path | datasets.Dataset | Examples,
+    data: DataSource,
     *,
     baseline: str | Path | None = None,
     columns: Columns | None = None,
@@ -87,23 +75,17 @@ def build_report(
         seconds=costs.rows,
         last_stage_seconds=costs.last_stage_cost,
         clock=_clock(cascade, rival, texts, repeats),
-        baseline=None if rival is None else (_name(rival), _predict(rival, cascade, texts)),
+        baseline=None if rival is None else _predict(rival, cascade, texts),
         allowed_drop=allowed_drop(cascade.operating_point),
     )
     return CascadeReport(
+        cascade=cascade,
         verdict=compute_verdict(inputs),
         report=report_on_logits(cascade, logits, encoded, labels),
         overlap=overlap,
         notices=(*notices, *_baseline_notices(cascade, rival)),
-        uncertified_reason=cascade.uncertified_reason,
         source=unused.source,
         data_sha256=unused.sha256(),
-        name="cascade" if cascade.path is None else cascade.path.name,
-        label_names=cascade.label_names,
-        stages=tuple(f"{stage.name} ({_engine(stage)})" for stage in cascade.stages),
-        thresholds=cascade.operating_point.thresholds,
-        machine=machine(),
-        versions=versions(),
     )
 
 
@@ -114,21 +96,20 @@ def load_baseline(path: str | Path, cascade: Cascade) -> Cascade:
     with the maximum length of the cascade's last stage. Raises CascadeError if its labels differ.
     """
     folder = resolve_checkpoint(path)
-    if (folder / SPEC_FILE).is_file():
-        rival = Cascade.from_pretrained(folder)
-        if sorted(rival.label_names) != sorted(cascade.label_names):
-            raise CascadeError(
-                f"{path} has other labels than the cascade: {', '.join(rival.label_names)}; "
-                f"expected {', '.join(cascade.label_names)}."
-            )
-        return rival
-    last = cascade.stages[-1]
-    runnable = last.engine.name == "torch" or (folder / ENGINE_FILE).is_file()
-    engine, precision = (last.engine.name, last.engine.precision) if runnable else ("torch", "auto")
-    stage = Stage.from_pretrained(
-        folder, engine=engine, precision=precision, max_length=last.tokenizer.max_length
-    )
-    return Cascade((stage.with_labels(cascade.label_names),), (1.0,), OperatingPoint(()))
+    if not (folder / SPEC_FILE).is_file():
+        last = cascade.stages[-1]
+        runnable = last.engine.name == "torch" or (folder / ENGINE_FILE).is_file()
+        engine, precision = (last.engine.name, last.engine.precision) if runnable else ("torch", "auto")
+        limit = last.tokenizer.max_length
+        stage = Stage.from_pretrained(folder, engine=engine, precision=precision, max_length=limit)
+        return Cascade((stage.with_labels(cascade.label_names),), (1.0,), OperatingPoint(()))
+    rival = Cascade.from_pretrained(folder)
+    if sorted(rival.label_names) != sorted(cascade.label_names):
+        raise CascadeError(
+            f"{path} has other labels than the cascade: {', '.join(rival.label_names)}; "
+            f"expected {', '.join(cascade.label_names)}."
+        )
+    return rival
 
 
 def unused_examples(
@@ -139,8 +120,7 @@ def unused_examples(
     Also returns how many of the examples the first cascade used, by purpose, and notices. Raises DataError if
     no example is left.
     """
-    folders = [cascade.path for cascade in cascades if cascade is not None and cascade.path is not None]
-    all_used = [read_used_rows(folder) for folder in folders]
+    all_used = [read_used_rows(cascade.path) for cascade in cascades if cascade and cascade.path]
     if not all_used:
         return examples, {}, ()
     hashes = [np.concatenate([used.train, used.tune, used.certify, used.consumed]) for used in all_used]
@@ -173,29 +153,21 @@ def _clock(cascade: Cascade, rival: Cascade | None, texts: Texts, repeats: int) 
     return WallClock(len(sample), seconds[0], seconds[1 : num_stages + 1], baseline)
 
 
-def _name(rival: Cascade) -> str:
-    if rival.path is None:
-        return f"the baseline classifier ({rival.stages[-1].name})"
-    return f"the baseline cascade ({rival.path.name})"
-
-
-def _predict(rival: Cascade, cascade: Cascade, texts: Texts) -> Ints:
-    """(n,) predictions of the baseline as label ids of the cascade."""
-    ids = np.array([cascade.label_names.index(name) for name in rival.label_names], dtype=np.int64)
-    return ids[rival.predict(texts).label_ids]
-
-
-def _engine(stage: Stage) -> str:
-    return f"{stage.engine.name} {stage.engine.precision} on {stage.engine.device}"
+def _predict(rival: Cascade, cascade: Cascade, texts: Texts) -> tuple[str, Ints]:
+    """Name of the baseline, and its (n,) predictions as label ids of the cascade."""
+    kind, name = "classifier", rival.stages[-1].name
+    if rival.path is not None:
+        kind, name = "cascade", rival.path.name
+    ids = np.array([cascade.label_names.index(label) for label in rival.label_names], dtype=np.int64)
+    return f"the baseline {kind} ({name})", ids[rival.predict(texts).label_ids]
 
 
 def _baseline_notices(cascade: Cascade, rival: Cascade | None) -> tuple[str, ...]:
     if rival is None:
         return ()
-    engine, rival_engine = _engine(cascade.stages[-1]), _engine(rival.stages[-1])
-    notices = []
-    if engine != rival_engine:
-        notices.append(f"the cascade ran on {engine}, the baseline on {rival_engine}.")
+    engines = (predictor.stages[-1].engine for predictor in (cascade, rival))
+    own, of_rival = (f"{engine.name} {engine.precision} on {engine.device}" for engine in engines)
+    notices = [] if own == of_rival else [f"the cascade ran on {own}, the baseline on {of_rival}."]
     if rival.path is None:
         notices.append("the training data of the baseline classifier is not known here.")
     return tuple(notices)

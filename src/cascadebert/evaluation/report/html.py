@@ -7,6 +7,7 @@ from importlib import import_module
 from pathlib import Path
 
 from cascadebert.atomic import atomic_file
+from cascadebert.environment import machine, versions
 from cascadebert.errors import DataError, extra
 from cascadebert.evaluation.plots import errors_chart, reliability_chart, risk_chart, time_chart
 from cascadebert.evaluation.report.analysis import Group
@@ -42,12 +43,13 @@ def write_report(path: Path, report: CascadeReport) -> None:
 
 def render_report(report: CascadeReport) -> str:
     """The page as text: the decision first, then the evidence."""
-    verdict = report.verdict
-    errors = verdict.high_confidence_errors
+    verdict, errors = report.verdict, report.verdict.high_confidence_errors
     return render(
         "report/report.html",
         report=report,
         verdict=verdict,
+        machine=machine(),
+        versions=versions(),
         sentences=summary(verdict)[1:],
         groups=[(title, *_worst_groups(verdict.groups, kind)) for kind, title in KINDS.items()],
         time_chart=time_chart(verdict),
