@@ -26,10 +26,7 @@ with extra("train"):
 VOCABULARY_FILES = ("tokenizer.json", "vocab.txt", "vocab.json", "tokenizer.model", "spiece.model")
 TOKENIZER_FILES = (
     *VOCABULARY_FILES,
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "merges.txt",
+    *"tokenizer_config.json special_tokens_map.json added_tokens.json merges.txt".split(),
 )
 COUNTED_LENGTHS = (8, 16, 24)
 

@@ -144,10 +144,8 @@ def _predict_fold(
 ) -> Ints:
     """Label ids of the held-out examples. They are stored in the work folder, the model is deleted."""
     recipe = (training_recipe(config), config.seed)
-    file = (
-        work
-        / f"fold-{fingerprint(checkpoint_fingerprint(source), data.key(), held_out.sha256(), *recipe)}.npy"
-    )
+    key = fingerprint(checkpoint_fingerprint(source), data.key(), held_out.sha256(), *recipe)
+    file = work / f"fold-{key}.npy"
     if file.is_file():
         return np.asarray(np.load(file, allow_pickle=False))
     folder = train_stage(source, data, config, work=work, description=description)

@@ -7,7 +7,7 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
@@ -103,7 +103,7 @@ def fit(
     with tempfile.TemporaryDirectory() as temporary:
         sources = _resolve_sources(names, Path(temporary))
         ensure_writable_directory(output, overwrite=overwrite, sources=sources)
-        _check_stages(names, sources, splits, target, cost_unit, config)
+        _check_stages(names, sources, splits, build, config)
         work = work_directory(output)
         folders, labels = _train_stages(sources, splits, parts.get("unlabelled"), reused, config, work)
     files = [work / f"difficulty-{i + 1}.npz" for i in range(len(labels))]
@@ -150,8 +150,8 @@ def _load_splits(
         certify_fraction=config.certify_fraction,
         seed=config.seed,
     )
-    counts = (len(splits.train), len(splits.tune), len(splits.certify), len(splits.label_names))
-    log.info("examples: train %d, tune %d, certify %d; %d labels", *counts)
+    counts = [len(part) for part in (splits.train, splits.tune, splits.certify)]
+    log.info("examples: train %d, tune %d, certify %d; %d labels", *counts, len(splits.label_names))
     return splits
 
 
@@ -173,9 +173,8 @@ def _load_unlabelled(
     columns = replace(columns or Columns(), label=None)
     examples = load_examples(source, columns=columns, labels=False, groups=False)
     if isinstance(examples.texts[0], str) != isinstance(splits.train.texts[0], str):
-        raise DataError(
-            f"{examples.source}: expected one text per example, or pairs, as in {splits.train.source}"
-        )
+        expected = f"one text per example, or pairs, as in {splits.train.source}"
+        raise DataError(f"{examples.source}: expected {expected}")
     hashes = examples.hashes()
     _, first = np.unique(hashes, return_index=True)
     used = np.concatenate([part.hashes() for part in (splits.train, splits.tune, splits.certify)])
@@ -190,10 +189,10 @@ def _load_unlabelled(
             "in their groups. Give examples that are in none of them."
         )
     log.info("unlabelled examples: %d", len(index))
-    left_out = len(examples) - len(index)
-    counts = f"{left_out:,} of {len(examples):,} unlabelled examples"
-    notices = (f"{counts} left out: duplicates, or in another split.",) if left_out else ()
-    return examples.take(index), notices
+    if len(index) == len(examples):
+        return examples, ()
+    counts = f"{len(examples) - len(index):,} of {len(examples):,} unlabelled examples"
+    return examples.take(index), (f"{counts} left out: duplicates, or in another split.",)
 
 
 def _train_stages(
@@ -213,16 +212,14 @@ def _train_stages(
     unlabelled = len(texts) - len(train)
     ids = np.concatenate([ids, np.full(unlabelled, NO_LABEL)])
     teacher = _teacher_logits(last, texts, config) if config.distill_weight else None
-    folders, labels = [], []
+    folders, labels = [], list(reused)
+    if config.dar_weight and not reused:
+        options: Any = {"config": config, "names": names, "work": work}
+        labels = [label_difficulty(train, stage=source, **options) for source in sources[:-1]]
     for i, source in enumerate(sources[:-1]):
         hard = None
-        if config.dar_weight:
-            labels.append(
-                reused[i]
-                if reused
-                else label_difficulty(train, stage=source, config=config, names=names, work=work)
-            )
-            hard = np.concatenate([labels[-1].of(train), np.zeros(unlabelled, dtype=np.bool_)])
+        if labels:
+            hard = np.concatenate([labels[i].of(train), np.zeros(unlabelled, dtype=np.bool_)])
         data = TrainingData(texts, ids, names, hard, teacher)
         folders.append(train_stage(source, data, config, work=work, description=f"stage {i + 1}/{count}"))
     return [*folders, last], labels
@@ -234,12 +231,7 @@ def _teacher_logits(folder: Path, texts: Texts, config: FitConfig) -> Logits:
 
 
 def _check_stages(
-    names: Sequence[str],
-    sources: Sequence[Path],
-    splits: Splits,
-    target: Target,
-    cost_unit: CostUnit,
-    config: FitConfig,
+    names: Sequence[str], sources: Sequence[Path], splits: Splits, build: BuildConfig, config: FitConfig
 ) -> None:
     """Detect before any training what would fail after it."""
     costs = check_stages(names, sources, num_labels=len(splits.label_names))
@@ -251,19 +243,19 @@ def _check_stages(
         depths.append(float(config_int(checkpoint, "num_hidden_layers", source)))
     if config.dar_weight:
         assign_folds(splits.train, config.difficulty_folds, np.random.default_rng(config.seed))
-    if cost_unit == "layers":
-        if len(widths) > 1 or MODEL_TYPE in names:
+    if build.cost_unit == "layers":
+        if len(widths) > 1 or not all(depths):
             raise CascadeError(
                 "layers do not compare stages of different widths, or without layers. Use --cost-unit flops "
                 "or measured."
             )
         costs = depths
-    highest = costs[-1] / costs[0]
+    speedup, highest = build.target.speedup or 0, costs[-1] / costs[0]
     # the ratio varies with text length; close cases are left to tuning
-    if target.speedup is not None and cost_unit != "measured" and target.speedup > highest * 1.2:
+    if build.cost_unit != "measured" and speedup > highest * 1.2:
         raise CascadeError(
-            f"speed-up {target.speedup:g}x cannot be reached: with every text exiting at stage 1 it is about "
-            f"{highest:.1f}x by {cost_unit}. Ask for less, or give a smaller first stage."
+            f"speed-up {speedup:g}x cannot be reached: with every text exiting at stage 1 it is about "
+            f"{highest:.1f}x by {build.cost_unit}. Ask for less, or give a smaller first stage."
         )
 
 

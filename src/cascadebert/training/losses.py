@@ -21,10 +21,6 @@ def dar_loss(logits: Tensor, hard: Tensor, *, margin: float) -> Tensor:
     L_DAR = mean over easy rows i of max(0, -(c_i - c_j(i)) + margin), where c is the confidence (maximum
     softmax probability, right or wrong) and j(i) a row of the batch with `hard` (rows,) set, drawn uniformly
     with replacement. Gradients flow into both sides. Without easy or without hard rows the term is 0.
-
-    >>> logits = torch.log(torch.tensor([[0.6, 0.4], [0.9, 0.1]]))
-    >>> round(dar_loss(logits, torch.tensor([False, True]), margin=0.3).item(), 4)
-    0.6
     """
     confidences = logits.softmax(dim=-1).amax(dim=-1)
     easy_side, hard_side = confidences[~hard], confidences[hard]
@@ -39,12 +35,8 @@ def distillation_loss(logits: Tensor, teacher: Tensor, *, temperature: float) ->
 
     Both logits are (rows, num_labels). No labels are needed.
     """
-    student_log_probs = functional.log_softmax(logits / temperature, dim=-1)
-    teacher_log_probs = functional.log_softmax(teacher / temperature, dim=-1)
-    divergence = functional.kl_div(
-        student_log_probs, teacher_log_probs, reduction="batchmean", log_target=True
-    )
-    return divergence * temperature**2
+    student, teacher = (functional.log_softmax(each / temperature, dim=-1) for each in (logits, teacher))
+    return functional.kl_div(student, teacher, reduction="batchmean", log_target=True) * temperature**2
 
 
 def gatekeeper_loss(logits: Tensor, labels: Tensor, *, alpha: float) -> Tensor:
@@ -54,10 +46,6 @@ def gatekeeper_loss(logits: Tensor, labels: Tensor, *, alpha: float) -> Tensor:
     both divided by the number of all rows. `logits` are (rows, num_labels), `labels` (rows,), those with
     `NO_LABEL` left out; alpha is in [0, 1]. It is for a model that has learned the task already: an untrained
     one is wrong everywhere, and would learn to predict uniformly.
-
-    >>> logits = torch.log(torch.tensor([[0.8, 0.2], [0.8, 0.2]]))
-    >>> round(gatekeeper_loss(logits, torch.tensor([0, 1]), alpha=0.5).item(), 4)
-    0.104
     """
     labelled = labels != NO_LABEL
     correct = labelled & (logits.argmax(dim=-1) == labels)
@@ -90,16 +78,15 @@ class Objective:
         CE is summed over the labelled rows and divided by the number of all rows; L_DAR is that of the
         labelled rows. `logits` and `teacher` are (rows, num_labels), `labels` and `hard` (rows,).
         """
-        labelled = labels != NO_LABEL
         if self.gatekeeper is None:
             loss = functional.cross_entropy(logits, labels, ignore_index=NO_LABEL, reduction="sum")
             loss = loss / len(labels)
         else:
             loss = gatekeeper_loss(logits, labels, alpha=self.gatekeeper)
         if hard is not None and self.dar_weight:
+            labelled = labels != NO_LABEL
             loss = loss + self.dar_weight * dar_loss(logits[labelled], hard[labelled], margin=self.dar_margin)
         if teacher is not None and self.distill_weight:
-            loss = loss + self.distill_weight * distillation_loss(
-                logits, teacher, temperature=self.distill_temperature
-            )
+            distillation = distillation_loss(logits, teacher, temperature=self.distill_temperature)
+            loss = loss + self.distill_weight * distillation
         return loss

@@ -156,7 +156,7 @@ def _objective(data: TrainingData, config: FitConfig) -> Objective:
     """The loss terms that there is data for."""
     objective = Objective()
     if data.hard is not None:
-        objective = replace(objective, dar_weight=config.dar_weight, dar_margin=config.dar_margin)
+        objective = Objective(config.dar_weight, config.dar_margin)
     if data.teacher is not None:
         weight, temperature = config.distill_weight or 0.0, config.distill_temperature
         objective = replace(objective, distill_weight=weight, distill_temperature=temperature)

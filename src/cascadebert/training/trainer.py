@@ -36,9 +36,8 @@ log = logging.getLogger("cascadebert")
 CHECKPOINTS, MIN_STEPS_BETWEEN_CHECKPOINTS = 10, 50
 TOKEN_TABLE = "word_embeddings"
 MAX_PAD_ID = 1000
-TRIM_THRESHOLD, TOP_PAD, MMAP_MAX = -1, -2, -4  # parameters of glibc's `mallopt`
-MALLOC_DEFAULTS = {TRIM_THRESHOLD: 128 * 1024, TOP_PAD: 128 * 1024, MMAP_MAX: 65_536}
-MALLOC_RETAINING = {TRIM_THRESHOLD: 2**31 - 1, TOP_PAD: 64 * 1024 * 1024, MMAP_MAX: 0}
+# parameters of glibc's `mallopt`, M_TRIM_THRESHOLD, M_TOP_PAD and M_MMAP_MAX: retaining value, default
+MALLOC_OPTIONS = {-1: (2**31 - 1, 128 * 1024), -2: (64 * 1024 * 1024, 128 * 1024), -4: (0, 65_536)}
 
 Inputs = dict[str, torch.Tensor]
 Loss = Callable[[nn.Module, Inputs, int], torch.Tensor]
@@ -55,19 +54,19 @@ def train_steps(
     folder: Path,
     description: str,
     amounts: Ints | None = None,
-    unit: str = "steps",
     clipped: Sequence[nn.Module] | None = None,
 ) -> int:
-    """Train a module in place with AdamW, one step per batch, and return the amount of `unit` that was done.
+    """Train a module in place with AdamW, one step per batch, and return the number of steps that were done.
 
-    `collate` makes inputs of the (rows,) positions of a batch. Step i counts as `amounts[i]` of `unit`, by
-    default 1. The gradients of each of the `clipped` parts, by default of the whole module, are clipped to a
-    norm of 1.
+    `collate` makes inputs of the (rows,) positions of a batch. With `amounts`, tokens are counted instead of
+    steps: `amounts[i]` in step i. The gradients of each of the `clipped` parts, by default of the whole
+    module, are clipped to a norm of 1.
 
-    Training starts from the newest checkpoint in `folder`, if there is one. The batches are drawn beforehand
-    and the random state is restored, so an interrupted run that is called again ends in the same weights.
+    Training resumes from the newest checkpoint in `folder`, and restores the random state: since the batches
+    are drawn beforehand, an interrupted run ends in the same weights.
     """
-    done = np.cumsum(np.ones(len(batches), dtype=np.int64) if amounts is None else amounts)
+    done = np.arange(len(batches) + 1) if amounts is None else np.append(0, np.cumsum(amounts))
+    unit = "steps" if amounts is None else "tokens"
     arguments = Arguments(
         output_dir=str(folder),
         num_train_epochs=1,
@@ -97,14 +96,14 @@ def train_steps(
             args=arguments,
             train_dataset=batches,  # any sequence will do: each item is a batch
             data_collator=lambda items: collate(np.concatenate(items)),
-            callbacks=[_StepCallback(lambda step: show(int(done[step - 1])), clipped or [module])],
+            callbacks=[_StepCallback(lambda step: show(int(done[step])), clipped or [module])],
         )
         trainer.loss = loss
         for noisy in (ProgressCallback, PrinterCallback):
             trainer.remove_callback(noisy)
         trainer.train(resume_from_checkpoint=checkpoint)
     first = 0 if checkpoint is None else int(checkpoint.rpartition("-")[2])
-    return int(done[-1] - (done[first - 1] if first else 0))
+    return int(done[-1] - done[first])
 
 
 def padded_inputs(texts: TokenizedTexts, positions: Ints, token_types: bool) -> Inputs:
@@ -172,13 +171,13 @@ def retain_malloc_arena() -> Iterator[None]:
     if library is None or not hasattr(library, "mallopt"):
         yield
         return
-    for name, value in MALLOC_RETAINING.items():
-        library.mallopt(name, value)
+    for option, (retaining, _) in MALLOC_OPTIONS.items():
+        library.mallopt(option, retaining)
     try:
         yield
     finally:
-        for name, value in MALLOC_DEFAULTS.items():
-            library.mallopt(name, value)
+        for option, (_, default) in MALLOC_OPTIONS.items():
+            library.mallopt(option, default)
         library.malloc_trim(0)
 
 

@@ -57,9 +57,7 @@ class DistilledModel:
     layers: int
     hidden: int
     parameters: int
-    # of the objective, on held-out passages; with the default, the fraction of the variance of the large
-    # model's last hidden states that is not reproduced; None if the model was not trained
-    held_out_loss: float | None
+    held_out_loss: float | None  # of the objective, on held-out passages; None if the model was not trained
 
 
 @dataclass(frozen=True)
@@ -70,9 +68,7 @@ class DistilledModels:
     complete: bool  # False for truncated models
     tokens: int = 0  # trained on, without padding
     padding: float = 0.0  # fraction of the computed tokens that was padding
-    tokens_per_second: float | None = (
-        None  # of this call, teacher included; None if nothing was left to train
-    )
+    tokens_per_second: float | None = None  # of this call, teacher included; None if all was trained before
 
 
 def distill(
@@ -125,19 +121,16 @@ def distill(
     if corpus is not None and Path(corpus).resolve() in output.resolve().parents:
         raise CascadeError(f"{output} lies in {corpus}, which is read. Choose another --output.")
     teacher = open_encoder(source)
-    facts: dict[str, Any] = {"large": display_name(str(large))}
     depth = teacher.config.num_hidden_layers
+    facts: dict[str, Any] = {"large": display_name(str(large)), "depth": depth}
     sizes = _student_sizes(teacher.config, num_layers, hidden_size, embedding_size)
     check_tokenizer(source)
     if corpus is None:
-        if config != DistillConfig() or any(
-            size.hidden != teacher.config.hidden_size or size.embedding for size in sizes
-        ):
+        cut = [StudentSize(size.layers, teacher.config.hidden_size) for size in sizes]
+        if config != DistillConfig() or sizes != cut:
             raise CascadeError("without a corpus layers are only cut off, nothing is trained. Give --corpus.")
-        students = [
-            make_student(teacher, size, layers=range(size.layers), seed=config.seed) for size in sizes
-        ]
-        models = _write(students, [None] * len(sizes), source, output, overwrite, depth=depth, **facts)
+        students = [make_student(teacher, size, layers=range(size.layers)) for size in sizes]
+        models = _write(students, [None] * len(sizes), source, output, overwrite, **facts)
         return DistilledModels(models, complete=False)
     resolve_max_length(read_config(source), config.max_length, source)
     text = open_corpus(corpus, columns=columns)
@@ -213,8 +206,7 @@ def _write(
     with atomic_directory(output, overwrite=overwrite, kind="model") as new:
         for student, loss in zip(students, losses, strict=True):
             layers, hidden = student.config.num_hidden_layers, student.config.hidden_size
-            name = "" if len(students) == 1 else f"{layers}x{hidden}"
-            parameters = student.num_parameters()
+            name, parameters = f"{layers}x{hidden}" * (len(students) > 1), student.num_parameters()
             (new / name).mkdir(exist_ok=True)
             with quiet_transformers():
                 student.save_pretrained(new / name)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,15 +19,19 @@ with extra("train"):
     from transformers import AutoModel, PreTrainedConfig, PreTrainedModel
 
 
+# in proportion to the width, in configurations that have them
+SCALED_SIZES = (
+    "num_attention_heads num_key_value_heads intermediate_size hidden_dim pooler_hidden_size".split()
+)
+
+
 @dataclass(frozen=True)
 class StudentSize:
     """Depth and widths of a student."""
 
     layers: int
     hidden: int
-    # width of the token table, in families that keep it apart (ELECTRA); None: the teacher's own where it
-    # has one, else `hidden`
-    embedding: int | None = None
+    embedding: int | None = None  # width of the token table, in families that keep it apart (ELECTRA)
 
     @property
     def name(self) -> str:
@@ -81,6 +86,7 @@ def make_student(
     would be: fine-tuning makes a new one.
     """
     stack = layer_stack(teacher)
+    layer_number = re.compile(rf"^{re.escape(stack)}\.(\d+)\.")
     config = _student_config(teacher.config, size, layers)
     with quiet_transformers(), torch.random.fork_rng():
         torch.manual_seed(seed)
@@ -89,7 +95,7 @@ def make_student(
     tables = {f"{name}.weight" for name, part in student.named_modules() if isinstance(part, nn.Embedding)}
     projection = principal_directions(sources[token_table(teacher)], weights[token_table(student)].shape[1])
     for name, weight in weights.items():
-        source = sources.get(_teacher_name(name, stack, layers))
+        source = sources.get(layer_number.sub(lambda found: f"{stack}.{layers[int(found[1])]}.", name))
         if source is None:
             continue
         if source.shape == weight.shape:
@@ -145,16 +151,12 @@ def _student_config(config: PreTrainedConfig, size: StudentSize, layers: Sequenc
     """The teacher's configuration at the student's size; heads stay as wide, all else is in proportion."""
     width, hidden = config.hidden_size, size.hidden
     sizes: dict[str, Any] = {"num_hidden_layers": size.layers, "hidden_size": hidden}
-    sizes["num_attention_heads"] = config.num_attention_heads * hidden // width
-    inner = "hidden_dim" if hasattr(config, "hidden_dim") else "intermediate_size"
-    sizes[inner] = getattr(config, inner) * hidden // width
+    for name in SCALED_SIZES:
+        if getattr(config, name, None) is not None:
+            sizes[name] = max(1, getattr(config, name) * hidden // width)
     if hasattr(config, "embedding_size"):
         separate = config.embedding_size != width
         sizes["embedding_size"] = size.embedding or (config.embedding_size if separate else hidden)
-    if hasattr(config, "pooler_hidden_size"):
-        sizes["pooler_hidden_size"] = hidden
-    if getattr(config, "num_key_value_heads", None) is not None:
-        sizes["num_key_value_heads"] = max(1, config.num_key_value_heads * hidden // width)
     if getattr(config, "layer_types", None) is not None:
         sizes["layer_types"] = [config.layer_types[i] for i in layers]
     named = {config.attribute_map.get(name, name): value for name, value in sizes.items()}
@@ -165,14 +167,6 @@ def token_table(model: PreTrainedModel) -> str:
     """The name of the weight of the token embeddings."""
     table = model.get_input_embeddings()
     return next(f"{name}.weight" for name, part in model.named_modules() if part is table)
-
-
-def _teacher_name(name: str, stack: str, layers: Sequence[int]) -> str:
-    """The name in the teacher of the weight that a student's weight starts from."""
-    if not name.startswith(f"{stack}."):
-        return name
-    number, _, rest = name.removeprefix(f"{stack}.").partition(".")
-    return f"{stack}.{layers[int(number)]}.{rest}"
 
 
 def principal_directions(table: Tensor, width: int) -> Tensor:

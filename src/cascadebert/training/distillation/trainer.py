@@ -172,7 +172,6 @@ def train_students(
         folder=folder,
         description=f"distilling, {len(students)} at once" if len(students) > 1 else "distilling",
         amounts=amounts,
-        unit="tokens",
         clipped=[nn.ModuleList(pair) for pair in zip(module.students, module.projections, strict=True)],
     )
     speed = done / (now() - start) if done else None
