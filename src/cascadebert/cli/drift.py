@@ -25,7 +25,7 @@ def drift(
     *,
     text_column: o.TextColumns = None,
     min_agreement: Annotated[float | None, o.option(AGREEMENT, "A")] = None,
-    tolerance: Annotated[float, o.option("Tolerated change of a rate.", "T")] = TOLERANCE,
+    tolerance: Annotated[float, o.option("Tolerated change in any rate.", "T")] = TOLERANCE,
     confidence_level: Annotated[float, o.option("Joint level of all intervals.", "C")] = CONFIDENCE_LEVEL,
     engine: o.EngineOptions,
 ) -> None:

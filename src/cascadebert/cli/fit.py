@@ -29,7 +29,7 @@ def fit(
 ) -> None:
     """Train the stages, calibrate them, select thresholds and save the cascade in one folder.
 
-    With --stage static, the first stage is a bag of token embeddings, made from the last stage.
+    If the first --stage is "static", it is a bag of token embeddings made from the last stage.
     """
     from cascadebert.training.fit import fit as run
 

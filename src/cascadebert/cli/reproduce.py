@@ -27,7 +27,7 @@ def reproduce(
     work: Annotated[Path | None, o.option("Trained models; default: OUTPUT.work.", "DIR")] = None,
     only: Annotated[list[str] | None, o.option("Train only this task now; repeatable.", "TASK")] = None,
     keep_models: Annotated[bool, typer.Option("--keep-models", help="Keep trained models.")] = False,
-    no_timing: Annotated[bool, typer.Option("--no-timing", help="Train now; time later, when idle.")] = False,
+    no_timing: Annotated[bool, typer.Option("--no-timing", help="Only train; time in a later run.")] = False,
     from_arrays: Annotated[bool, typer.Option("--from-arrays", help="Only redo tables and plots.")] = False,
 ) -> None:
     """Compare cascades with early exit as the paper does; an interrupted run resumes."""
