@@ -19,7 +19,7 @@ from cascadebert.thresholds.routing import exits_at_stage
 from cascadebert.types import Bools, Floats, Ints
 
 FEW_EXAMPLES, FOLDS, TOLERANCE = 100, 10, 1e-12
-TABLE_CELLS, MAX_THRESHOLDS = 2**20, 6
+TABLE_CELLS, MAX_THRESHOLDS, COST_BINS = 2**20, 6, 2**12
 
 
 @dataclass(frozen=True)
@@ -245,7 +245,12 @@ def pareto_front(arrays: TuningArrays) -> ParetoFront:
     grids = _threshold_candidates(arrays.confidences[:-1])
     loss, cost = _evaluate_grid(arrays, grids)
     speedups, rounded = (arrays.mean_last_stage_cost / cost).ravel(), np.round(loss, 12).ravel()
-    order = np.lexsort((rounded, -speedups))
+    # most points lose to one of a cheaper bin, and only the others need sorting
+    bins = (COST_BINS * (cost.ravel() / (cost.max() or 1.0))).astype(np.int64)
+    best = np.full(COST_BINS + 2, np.inf)
+    np.minimum.at(best, bins + 1, rounded)
+    candidates = np.flatnonzero(rounded < np.minimum.accumulate(best)[bins])
+    order = candidates[np.lexsort((rounded[candidates], -speedups[candidates]))]
     best_faster = np.concatenate([[np.inf], np.minimum.accumulate(rounded[order])[:-1]])
     front = order[rounded[order] < best_faster][::-1]
     if not grids:  # a single stage has no threshold
