@@ -92,14 +92,14 @@ def test_rows_are_split_by_what_they_were_used_for(cascade, rows):
     marked = type(used)(
         train=hashes[:100], tune=hashes[100:200], certify=hashes[200:300], consumed=hashes[300:400]
     )
-    parts = split_rows(examples, marked)
-    tune, certify = parts.tuning.hashes(), parts.certification.hashes()
+    tuning_set, certification_set, notices = split_rows(examples, marked)
+    tune, certify = tuning_set.hashes(), certification_set.hashes()
     assert not np.isin(hashes[:100], np.union1d(tune, certify)).any()
     assert not np.isin(hashes[300:400], np.union1d(tune, certify)).any()
     assert np.isin(hashes[100:200], tune).all() and np.isin(hashes[200:300], certify).all()
     new = np.isin(hashes[400:], certify)
     assert 0.55 < new.mean() < 0.78 and np.isin(hashes[400:], tune)[~new].all()
-    assert [notice.split()[0] for notice in parts.notices] == ["100", "100"]
+    assert [notice.split()[0] for notice in notices] == ["100", "100"]
 
 
 def test_a_certificate_moved_to_another_cascade_is_refused(cascade, rows):

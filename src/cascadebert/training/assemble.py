@@ -30,14 +30,7 @@ from cascadebert.training.checkpoints import (
 )
 from cascadebert.training.export import write_engine_file
 from cascadebert.training.trainer import log
-from cascadebert.tuning.engine_parity import check_engine_parity
-from cascadebert.tuning.tune import (
-    cache_outputs,
-    needs_labels,
-    recalibrate,
-    select_operating_point,
-    spec_fields,
-)
+from cascadebert.tuning.tune import calibrated_outputs, needs_labels, select_operating_point, spec_fields
 from cascadebert.types import CostUnit, ScoreChoice
 
 if TYPE_CHECKING:
@@ -138,9 +131,8 @@ def build_cascade(
     stages = _load_stages(folders, names, config)
     cascade = Cascade(stages, (1.0,) * len(stages), OperatingPoint((1.0,) * (len(stages) - 1)))
     log.info("tuning on %d examples", len(tuning_set))
-    cached = cache_outputs(cascade, tuning_set)
-    notices = (*notices, *check_engine_parity(stages, tuning_set.texts, cached.logits))
-    cascade = recalibrate(cascade, cached)
+    cascade, cached, parity_notices = calibrated_outputs(cascade, tuning_set)
+    notices = (*notices, *parity_notices)
     tuned = select_operating_point(
         cascade, cached, config.target, config.cost_unit, notices, score=config.score
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,6 @@ import numpy as np
 from cascadebert.data.dataset import Columns, DataSource, Examples, load_examples
 from cascadebert.errors import CascadeError, DataError
 from cascadebert.evaluation.evaluate import stage_outputs
-from cascadebert.inference.cascade import Cascade
 from cascadebert.persistence.folder import UsedRows, read_used_rows, update_folder
 from cascadebert.thresholds.operating_point import (
     Certificate,
@@ -23,22 +22,19 @@ from cascadebert.thresholds.operating_point import (
     OperatingPoint,
 )
 from cascadebert.thresholds.risk_control import (
-    CertificationResult,
     StageOutputs,
     certify,
     operating_path,
     point_losses,
     required_sample_size,
 )
-from cascadebert.thresholds.select import ThresholdSelection, evaluate_thresholds
+from cascadebert.thresholds.select import evaluate_thresholds
 from cascadebert.tuning.tune import (
-    Metric,
-    SelectionInputs,
     TuningResult,
-    adapt_to_engine,
-    cache_outputs,
+    calibrated_outputs,
     load_local_cascade,
     measure_operating_point,
+    measured_on,
     selection_inputs,
     store_operating_point,
 )
@@ -76,15 +72,6 @@ class CertificationFailed(CascadeError):
         }
 
 
-@dataclass(frozen=True)
-class CertificationSplit:
-    """Examples for tuning, examples reserved for certification, and notices on those left out."""
-
-    tuning: Examples
-    certification: Examples
-    notices: tuple[str, ...]
-
-
 def certify_folder(
     path: Path,
     data: DataSource,
@@ -107,31 +94,47 @@ def certify_folder(
     before any model runs.
     """
     delta = _delta(guarantees, confidence_level)
-    cascade = load_local_cascade(path, engine, precision)
-    assert cascade.spec is not None
-    used, labels = read_used_rows(path), not _label_free(guarantees)
-    split = split_rows(load_examples(data, columns=columns, labels=labels, split="validation"), used)
-    certification_set = split.certification
+    label_free = all(guarantee.name == "min_agreement" for guarantee in guarantees)
+    cascade, used = load_local_cascade(path, engine, precision), read_used_rows(path)
+    examples = load_examples(data, columns=columns, labels=not label_free, split="validation")
+    tuning_set, certification_set, notices = split_rows(examples, used)
     _check_sample_size(guarantees, delta, certification_set)
-    plan = _plan(cascade, split, guarantees, delta, cost_unit, score)
-    result = plan.test(certification_set)
-    used = replace(
-        used,
-        tune=np.union1d(used.tune, split.tuning.hashes()),
-        consumed=np.union1d(used.consumed, certification_set.hashes()),
+    cascade, cached, parity_notices = calibrated_outputs(cascade, tuning_set)
+    inputs = selection_inputs(cascade, cached, "agreement" if label_free else "accuracy", cost_unit, score)
+    cascade, arrays = inputs.cascade, inputs.arrays
+    assert cascade.spec is not None
+    front = operating_path(
+        inputs.outputs, guarantees, arrays.costs, delta, last_stage_cost=arrays.last_stage_cost
     )
+    labels = None if certification_set.labels is None else certification_set.label_ids(cascade.label_names)
+    outputs = stage_outputs(cascade, certification_set.texts, labels)
+    result = certify(outputs, front.thresholds, guarantees, delta=delta)
+    consumed = np.union1d(used.consumed, certification_set.hashes())
+    used = replace(used, tune=np.union1d(used.tune, tuning_set.hashes()), consumed=consumed)
+    candidates = [evaluate_thresholds(arrays, tuple(thresholds)) for thresholds in front.thresholds.tolist()]
+    points = [CertifiedPoint(point.thresholds, point.exit_rates, point.speedup) for point in candidates]
     if not result.accepted:
         update_folder(path, cascade.spec, used)
-        n = len(certification_set)
-        raise CertificationFailed(plan.certified_point(0), result.results, n, plan.advice())
-    point = plan.operating_point(result, certification_set)
-    tuned = measure_operating_point(plan.inputs, point)
-    store_operating_point(path, plan.inputs.cascade, tuned, split.tuning, used)
+        advice = _advice(inputs.outputs, guarantees, points[0].thresholds, delta)
+        raise CertificationFailed(points[0], result.results, len(certification_set), advice)
+    fastest = candidates[result.accepted - 1]
+    certificate = Certificate(
+        guarantees=result.results,
+        delta=delta,
+        n=len(certification_set),
+        points=tuple(points[: result.accepted]),
+        temperatures=cascade.temperatures,
+        stages_sha256=cascade.spec.stages_sha256,
+        **measured_on(cascade, certification_set),
+    )
+    metrics = inputs.metrics(fastest, None, (*notices, *parity_notices))
+    tuned = measure_operating_point(inputs, OperatingPoint(fastest.thresholds, metrics, certificate))
+    store_operating_point(path, cascade, tuned, tuning_set, used)
     return tuned
 
 
-def split_rows(examples: Examples, used: UsedRows) -> CertificationSplit:
-    """Split examples into a tuning set and a certification set.
+def split_rows(examples: Examples, used: UsedRows) -> tuple[Examples, Examples, tuple[str, ...]]:
+    """Split examples into a tuning set and a certification set; also returns notices on those left out.
 
     Examples that the cascade was trained on, or that an earlier certificate consumed, are left out. Reserved
     examples certify, those that it was tuned on tune; of the rest one in three tunes, by its hash. Raises
@@ -157,98 +160,30 @@ def split_rows(examples: Examples, used: UsedRows) -> CertificationSplit:
         if mask.any()
     )
     tuning, certification = (examples.take(np.flatnonzero(mask)) for mask in (tunes, certifies))
-    return CertificationSplit(tuning, certification, notices)
+    return tuning, certification, notices
 
 
-@dataclass(frozen=True)
-class _Plan:
-    """Everything that is fixed before the certification set is read."""
-
-    inputs: SelectionInputs
-    outputs: StageOutputs  # of the tuning set
-    guarantees: tuple[Guarantee, ...]
-    delta: float
-    path: tuple[ThresholdSelection, ...]  # candidates, most conservative first
-    notices: tuple[str, ...]
-
-    def test(self, examples: Examples) -> CertificationResult:
-        labels = None if examples.labels is None else examples.label_ids(self.inputs.cascade.label_names)
-        outputs = stage_outputs(self.inputs.cascade, examples.texts, labels)
-        thresholds = np.array([selection.thresholds for selection in self.path])
-        return certify(outputs, thresholds, self.guarantees, delta=self.delta)
-
-    def certified_point(self, index: int) -> CertifiedPoint:
-        selection = self.path[index]
-        return CertifiedPoint(selection.thresholds, selection.exit_rates, selection.speedup)
-
-    def operating_point(self, result: CertificationResult, examples: Examples) -> OperatingPoint:
-        """The fastest accepted point, with its certificate."""
-        cascade = self.inputs.cascade
-        assert cascade.spec is not None
-        engine = cascade.stages[-1].engine
-        certificate = Certificate(
-            guarantees=result.results,
-            delta=self.delta,
-            n=len(examples),
-            points=tuple(self.certified_point(index) for index in range(result.accepted)),
-            engine=engine.name,
-            precision=engine.precision,
-            device=engine.device,
-            source=examples.source,
-            data_sha256=examples.sha256(),
-            temperatures=cascade.temperatures,
-            stages_sha256=cascade.spec.stages_sha256,
-        )
-        selection = self.path[result.accepted - 1]
-        metrics = self.inputs.metrics(selection, None, self.notices)
-        return OperatingPoint(selection.thresholds, metrics, certificate)
-
-    def advice(self) -> str:
-        """Sample size that would help, judging by the tuning set at the most conservative point."""
-        sizes, infeasible = [], []
-        for guarantee in self.guarantees:
-            losses = point_losses(self.outputs, guarantee, self.path[0].thresholds)
-            expected = float(losses.mean()) if len(losses) else guarantee.max_risk
-            size = required_sample_size(guarantee, expected, self.delta / len(self.guarantees))
-            if size is None:
-                infeasible.append(guarantee.description)
-            else:
-                sizes.append(size)
-        if infeasible:
-            names = ", ".join(infeasible)
-            return f"By the tuning set no number of examples would suffice for {names}: relax it."
-        count = f"about {max(sizes):,} new examples"
-        return f"By the tuning set {count} would suffice: give as many, or relax the guarantee."
-
-
-def _plan(
-    cascade: Cascade,
-    split: CertificationSplit,
-    guarantees: Sequence[Guarantee],
-    delta: float,
-    cost_unit: CostUnit,
-    score: ScoreChoice | None,
-) -> _Plan:
-    cached = cache_outputs(cascade, split.tuning)
-    cascade, parity_notices = adapt_to_engine(cascade, cached, split.tuning.texts)
-    metric: Metric = "agreement" if _label_free(guarantees) else "accuracy"
-    inputs = selection_inputs(cascade, cached, metric, cost_unit, score)
-    arrays = inputs.arrays
-    outputs = StageOutputs(arrays.confidences, inputs.predictions, cached.labels, cascade.label_names)
-    front = operating_path(outputs, guarantees, arrays.costs, delta, last_stage_cost=arrays.last_stage_cost)
-    path = tuple(evaluate_thresholds(arrays, tuple(point)) for point in front.thresholds.tolist())
-    notices = (*split.notices, *parity_notices)
-    return _Plan(inputs, outputs, tuple(guarantees), delta, path, notices)
-
-
-def _label_free(guarantees: Sequence[Guarantee]) -> bool:
-    return all(guarantee.name == "min_agreement" for guarantee in guarantees)
+def _advice(
+    outputs: StageOutputs, guarantees: Sequence[Guarantee], thresholds: tuple[float, ...], delta: float
+) -> str:
+    """Sample size that would help, judging by the tuning set at the most conservative point."""
+    sizes = {}
+    for guarantee in guarantees:
+        losses = point_losses(outputs, guarantee, thresholds)
+        expected = float(losses.mean()) if len(losses) else guarantee.max_risk
+        size = required_sample_size(guarantee, expected, delta / len(guarantees))
+        sizes[guarantee.description] = np.inf if size is None else size
+    infeasible = ", ".join(name for name, size in sizes.items() if size == np.inf)
+    if infeasible:
+        return f"By the tuning set no number of examples would suffice for {infeasible}: relax it."
+    count = f"about {max(sizes.values()):,} new examples"
+    return f"By the tuning set {count} would suffice: give as many, or relax the guarantee."
 
 
 def _delta(guarantees: Sequence[Guarantee], confidence_level: float) -> float:
     if not 0.5 <= confidence_level < 1:
         raise CascadeError(f"the confidence level must be in [0.5, 1) (such as 0.95), not {confidence_level}")
-    if not guarantees or len({(one.name, one.label) for one in guarantees}) < len(guarantees):
+    if not guarantees or len({(item.name, item.label) for item in guarantees}) < len(guarantees):
         given = ", ".join(guarantee.description for guarantee in guarantees) or "none"
         raise CascadeError(f"give one guarantee or more, each only once; given: {given}")
     return round(1 - confidence_level, 12)

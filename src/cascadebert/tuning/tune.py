@@ -20,6 +20,7 @@ from cascadebert.persistence.schema import MeasuredTiming, TunedOn
 from cascadebert.thresholds.confidence import Score, fit_temperature, histogram
 from cascadebert.thresholds.deferral_score import ScoredOutputs, score_outputs, select_score
 from cascadebert.thresholds.operating_point import OperatingPoint, Target, TuningMetrics
+from cascadebert.thresholds.risk_control import StageOutputs
 from cascadebert.thresholds.select import (
     InfeasibleTarget,
     ThresholdSelection,
@@ -30,7 +31,7 @@ from cascadebert.thresholds.select import (
     speedup,
 )
 from cascadebert.tuning.engine_parity import check_engine_parity
-from cascadebert.types import CostUnit, Histogram, Ints, Logits, Report, ScoreChoice, Texts
+from cascadebert.types import CostUnit, Histogram, Ints, Logits, Report, ScoreChoice
 
 Metric = Literal["accuracy", "agreement"]
 
@@ -60,13 +61,13 @@ class CachedOutputs:
 class SelectionInputs:
     """Scored outputs, losses and costs of the tuning set, from which thresholds are selected."""
 
-    cascade: Cascade  # with the score of `scored`
+    cascade: Cascade  # with the selected score
     cached: CachedOutputs
     metric: Metric
     cost_unit: CostUnit
-    scored: ScoredOutputs
-    predictions: Ints  # (num_stages, n) label ids
+    outputs: StageOutputs
     arrays: TuningArrays  # losses are 1 where the prediction is not the label (or not the last stage's)
+    notices: tuple[str, ...]  # on the score
 
     def metrics(
         self, selection: ThresholdSelection, target: Target | None, notices: tuple[str, ...]
@@ -81,7 +82,7 @@ class SelectionInputs:
             cost_unit=self.cost_unit,
             speedup=selection.speedup,
             target=target,
-            notices=(*notices, *self.scored.notices, *selection.notices),
+            notices=(*notices, *self.notices, *selection.notices),
         )
 
 
@@ -132,8 +133,7 @@ def tune_folder(
     """
     cascade = load_local_cascade(path, engine, precision)
     examples, notices = _tuning_set(cascade, data, target, columns)
-    cached = cache_outputs(cascade, examples)
-    cascade, parity_notices = adapt_to_engine(cascade, cached, examples.texts)
+    cascade, cached, parity_notices = calibrated_outputs(cascade, examples)
     notices += parity_notices
     result = select_operating_point(cascade, cached, target, cost_unit, notices, score=score)
     used = read_used_rows(path)
@@ -147,17 +147,6 @@ def load_local_cascade(path: Path, engine: str, precision: str) -> Cascade:
     if not path.is_dir():
         raise FolderError(f"{path}: no such folder. To tune a repository of the Hub, save it here first.")
     return Cascade.from_pretrained(path, engine=engine, precision=precision)
-
-
-def adapt_to_engine(cascade: Cascade, cached: CachedOutputs, texts: Texts) -> tuple[Cascade, tuple[str, ...]]:
-    """Recalibrate a cascade whose thresholds belong to another engine, after checking its labels there.
-
-    Returns the cascade and notices.
-    """
-    if cascade.uncertified_reason is None:
-        return cascade, ()
-    notices = check_engine_parity(cascade.stages, texts, cached.logits)
-    return recalibrate(cascade, cached), notices
 
 
 def store_operating_point(
@@ -175,20 +164,25 @@ def store_operating_point(
 
 def spec_fields(cascade: Cascade, result: TuningResult, tuning_set: Examples) -> dict[str, Any]:
     """The fields of a `CascadeSpec` that describe an operating point."""
-    engine = cascade.stages[-1].engine
     return {
         "score": result.score,
         "operating_point": result.point,
-        "tuned_on": TunedOn(
-            engine=engine.name,
-            precision=engine.precision,
-            device=engine.device,
-            source=tuning_set.source,
-            data_sha256=tuning_set.sha256(),
-        ),
+        "tuned_on": TunedOn(**measured_on(cascade, tuning_set)),
         "measured": result.report,
         "timing": result.timing,
         "calibration": result.calibration,
+    }
+
+
+def measured_on(cascade: Cascade, examples: Examples) -> dict[str, Any]:
+    """The fields of `TunedOn` and `Certificate` that describe the engine and the examples."""
+    engine = cascade.stages[-1].engine
+    return {
+        "engine": engine.name,
+        "precision": engine.precision,
+        "device": engine.device,
+        "source": examples.source,
+        "data_sha256": examples.sha256(),
     }
 
 
@@ -198,10 +192,7 @@ def needs_labels(target: Target) -> bool:
 
 
 def _tuning_set(
-    cascade: Cascade,
-    data: DataSource,
-    target: Target,
-    columns: Columns | None,
+    cascade: Cascade, data: DataSource, target: Target, columns: Columns | None
 ) -> tuple[Examples, tuple[str, ...]]:
     """The examples without those trained on (stages are overconfident there) or reserved, and notices."""
     examples = load_examples(data, columns=columns, labels=needs_labels(target), split="validation")
@@ -218,6 +209,20 @@ def cache_outputs(cascade: Cascade, examples: Examples) -> CachedOutputs:
     encoded = cascade.encode(examples.texts)
     latency = measure_latency(cascade.stages, examples.texts, encoded)
     return CachedOutputs(cascade.stage_logits(examples.texts), encoded, labels, latency)
+
+
+def calibrated_outputs(
+    cascade: Cascade, examples: Examples
+) -> tuple[Cascade, CachedOutputs, tuple[str, ...]]:
+    """`cache_outputs` after `recalibrate`, unless the thresholds belong to this engine; also notices.
+
+    Raises StageError if the engine changes too many labels, see `check_engine_parity`.
+    """
+    cached = cache_outputs(cascade, examples)
+    if cascade.uncertified_reason is None:
+        return cascade, cached, ()
+    notices = check_engine_parity(cascade.stages, examples.texts, cached.logits)
+    return recalibrate(cascade, cached), cached, notices
 
 
 def recalibrate(cascade: Cascade, cached: CachedOutputs) -> Cascade:
@@ -273,8 +278,9 @@ def selection_inputs(
     else:
         scored = score_outputs(score, probabilities)
     cascade = replace(cascade, score=scored.score)
+    outputs = StageOutputs(scored.confidences, predictions, cached.labels, cascade.label_names)
     arrays = TuningArrays(scored.confidences, losses, costs.rows, costs.last_stage_cost)
-    return SelectionInputs(cascade, cached, metric, cost_unit, scored, predictions, arrays)
+    return SelectionInputs(cascade, cached, metric, cost_unit, outputs, arrays, scored.notices)
 
 
 def measure_operating_point(inputs: SelectionInputs, point: OperatingPoint) -> TuningResult:
@@ -295,8 +301,8 @@ def measure_operating_point(inputs: SelectionInputs, point: OperatingPoint) -> T
 
 
 def _missing_label_notices(cascade: Cascade, labels: Ints | None) -> tuple[str, ...]:
-    present = set(range(len(cascade.label_names)) if labels is None else labels.tolist())
-    missing = [name for i, name in enumerate(cascade.label_names) if i not in present]
+    names = cascade.label_names
+    missing = [] if labels is None else [name for i, name in enumerate(names) if not (labels == i).any()]
     if not missing:
         return ()
     return (f"no tuning example has the label {shorten(missing)}: nothing is known about it here.",)
