@@ -11,8 +11,7 @@ import numpy as np
 from cascadebert.evaluation.metrics import BINS, bin_indices
 from cascadebert.paper import bootstrap_metrics as bootstrap
 from cascadebert.paper.comparison import DRAWS, ResultsTable
-from cascadebert.paper.early_exit.exits import ExitOutputs, exit_layers
-from cascadebert.paper.operating_points import exit_rule
+from cascadebert.paper.early_exit.exits import EXIT_RULES, ExitOutputs, exit_layers
 from cascadebert.paper.protocol import EARLY_EXITS, ObjectiveName, small_name
 from cascadebert.paper.results import RULES, ResultStore
 from cascadebert.paper.stored_predictions import StoredPredictions, log_odds
@@ -98,8 +97,8 @@ def complete_against_shallow(store: ResultStore, table: ResultsTable) -> list[di
         complete = [model for model in complete if model.about.hidden == results.large.about.hidden]
         for method, target in product(RULES, protocol.targets):
             point = table.runs[task.name, method, seed, "flops", target].point
-            exits, rule = results.models[RULES[method][0]], exit_rule(RULES[method][1], point.fast)
-            layers = exit_layers(rule, exits.test)
+            exits = results.models[RULES[method][0]]
+            layers = exit_layers(EXIT_RULES[RULES[method][1]](point.fast[0]), exits.test)
             where = {"task": task.name, "seed": seed, "method": method, "target": target}
             lines += [{**where, **line} for model in complete for line in _at_depth(exits, model, layers)]
     return lines

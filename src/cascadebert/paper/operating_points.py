@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from itertools import product
 from typing import Literal
@@ -10,15 +10,7 @@ from typing import Literal
 import numpy as np
 
 from cascadebert.paper.bootstrap_metrics import metric_counts, metric_score
-from cascadebert.paper.early_exit.exits import (
-    EntropyThreshold,
-    ExitOutputs,
-    ExitRule,
-    FixedLayer,
-    LearnedExitThreshold,
-    Patience,
-    exit_layers,
-)
+from cascadebert.paper.early_exit.exits import EXIT_RULES, ExitOutputs, exit_layers
 from cascadebert.paper.protocol import Basis, MetricName
 from cascadebert.thresholds.select import exit_stages
 from cascadebert.types import Floats, Ints
@@ -53,7 +45,7 @@ class Method:
         """(n,) exit of each text, counted from 0."""
         if self.rule == "cascade":
             return exit_stages(self.outputs.confidences, setting)
-        return exit_layers(exit_rule(self.rule, setting), self.outputs) - 1
+        return exit_layers(EXIT_RULES[self.rule](setting[0]), self.outputs) - 1
 
     def settings(self) -> list[Setting]:
         """All settings to try on these texts."""
@@ -76,17 +68,6 @@ class Method:
     def mean_cost(self, exits: Ints, basis: Basis) -> float:
         """Mean cost of texts that take the (n,) exits, counted from 0."""
         return float(self.costs[basis][exits, np.arange(len(exits))].mean())
-
-
-def exit_rule(name: RuleName, setting: Setting) -> ExitRule:
-    """The rule of a method other than a cascade at a setting."""
-    rules: dict[str, Callable[[float], ExitRule]] = {
-        "entropy": EntropyThreshold,
-        "learned": LearnedExitThreshold,
-        "patience": lambda times: Patience(int(times)),
-        "fixed": lambda layer: FixedLayer(int(layer)),
-    }
-    return rules[name](setting[0])
 
 
 @dataclass(frozen=True)
@@ -129,9 +110,10 @@ class TargetPoint:
 
     def _mixture(self, method: Method) -> list[tuple[Ints, float]]:
         # (n,) exits at each setting, with its probability
-        settings = [(self.fast, 1 - self.slow_fraction)]
-        settings += [] if self.slow is None else [(self.slow, self.slow_fraction)]
-        return [(method.exits(setting), probability) for setting, probability in settings]
+        mixture = [(method.exits(self.fast), 1 - self.slow_fraction)]
+        if self.slow is not None:
+            mixture.append((method.exits(self.slow), self.slow_fraction))
+        return mixture
 
 
 def operating_curves(method: Method, metric: MetricName) -> dict[Basis, OperatingCurve]:
@@ -139,7 +121,7 @@ def operating_curves(method: Method, metric: MetricName) -> dict[Basis, Operatin
     settings = method.settings()
     exits = [method.exits(setting) for setting in settings]
     scores = np.zeros(len(settings))
-    if settings and len(settings[0]) > 1:
+    if len(settings[0]) > 1:
         scores = metric_score(metric, np.stack([method.counts(taken).sum(axis=0) for taken in exits]))
     curves = {}
     for basis in method.costs:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from itertools import groupby
 from operator import itemgetter
 from pathlib import Path
@@ -15,10 +16,10 @@ from cascadebert.evaluation.plots import ACCENT, INK, MUTED
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
 
 COLOURS = (ACCENT, INK, "#2f7dd1", "#e0a030", "#3a9d5d", MUTED, "#8e5ea2", "#17becf", "#b0b7bd")
 Rows = Sequence[Mapping[str, Any]]
+MEAN = "mean over tasks"
 HASH_SALT = "cascadebert"  # makes the ids in a file the same every time it is drawn
 
 
@@ -27,17 +28,14 @@ def draw_scores(path: Path, rows: Rows, *, basis: str, tasks: Sequence[str], met
 
     Lines join the targets of a method.
     """
-    panels = [*tasks, "mean of all tasks"]
-    figure, axes = _create_panels(len(panels), min(4, len(panels)))
-    for panel, axis in zip(panels, axes, strict=True):
-        task = {"task": panel} if panel in tasks else {}
-        for number, method in enumerate(methods):
-            groups = _group_by(_where(rows, basis=basis, method=method, **task), "target").values()
-            speedups = [_mean(group, "achieved") for group in groups]
-            scores = [100 * _mean(group, "score") for group in groups]
-            _plot_line(axis, number, speedups, scores, "o", label=method, markersize=4)
-        _label(axis, panel, f"speed-up by {basis}", "score x 100")
-    _save(figure, axes, path)
+    with _chart(path, [*tasks, "mean of all tasks"], f"speed-up by {basis}", "score x 100") as panels:
+        for panel, axis in panels.items():
+            task = {"task": panel} if panel in tasks else {}
+            for number, method in enumerate(methods):
+                groups = _group_by(_where(rows, basis=basis, method=method, **task), "target").values()
+                speedups = [_mean(group, "achieved") for group in groups]
+                scores = [100 * _mean(group, "score") for group in groups]
+                _plot_line(axis, number, speedups, scores, "o", label=method, markersize=4)
 
 
 def draw_confidence(path: Path, rows: Rows, *, metric: str, methods: Sequence[str]) -> None:
@@ -45,44 +43,36 @@ def draw_confidence(path: Path, rows: Rows, *, metric: str, methods: Sequence[st
 
     A small stage is a point at its depth.
     """
-    figure, (axis,) = _create_panels(1, 1)
-    for number, method in enumerate(methods):
-        defined = [row for row in _where(rows, method=method) if row[metric] is not None]
-        groups = _group_by(defined, "layer")
-        means = [_mean(group, metric) for group in groups.values()]
-        _plot_line(axis, number, list(groups), means, "D", label=method)
-    _label(axis, "mean over tasks", "layer", metric.upper())
-    _save(figure, [axis], path)
+    with _chart(path, [MEAN], "layer", metric.upper()) as panels:
+        for number, method in enumerate(methods):
+            defined = [row for row in _where(rows, method=method) if row[metric] is not None]
+            _plot_means(panels[MEAN], number, defined, "layer", metric, "D", label=method)
 
 
 def draw_shallow(path: Path, rows: Rows, *, target: float) -> None:
     """Accuracy of exits and complete models on the texts that exit there, from `complete_against_shallow`."""
-    figure, (axis,) = _create_panels(1, 1)
+    title = f"rows that leave at a layer, {target:g}x by FLOPs"
     groups = _group_by(_where(rows, target=target), "method", "layer", "complete")
-    for position, group in enumerate(groups.values()):
-        weights = [row["rows"] for row in group]
-        for shift, kind, colour in ((-0.2, "exit_accuracy", MUTED), (0.2, "complete_accuracy", ACCENT)):
-            height = 100 * float(np.average([row[kind] for row in group], weights=weights))
-            label = kind.split("_")[0] if position == 0 else None
-            axis.bar(position + shift, height, width=0.38, color=colour, label=label)
-    ticks = [f"{method}, {layer}".replace("-", "-\n") for method, layer, _ in groups]
-    axis.set_xticks(range(len(groups)), ticks)
-    _label(axis, f"rows that leave at a layer, {target:g}x by FLOPs", "early exit, layer", "accuracy, %")
-    _save(figure, [axis], path)
+    with _chart(path, [title], "early exit, layer", "accuracy, %") as panels:
+        axis = panels[title]
+        for position, group in enumerate(groups.values()):
+            weights = [row["rows"] for row in group]
+            for shift, kind, colour in ((-0.2, "exit_accuracy", MUTED), (0.2, "complete_accuracy", ACCENT)):
+                height = 100 * float(np.average([row[kind] for row in group], weights=weights))
+                label = kind.split("_")[0] if position == 0 else None
+                axis.bar(position + shift, height, width=0.38, color=colour, label=label)
+        ticks = [f"{method}, {layer}".replace("-", "-\n") for method, layer, _ in groups]
+        axis.set_xticks(range(len(groups)), ticks)
 
 
 def draw_difficulty(path: Path, rows: Rows, *, methods: Sequence[str]) -> None:
     """Mean confidence by difficulty, one line per method and exit, from `confidence_by_difficulty`."""
-    figure, (axis,) = _create_panels(1, 1)
-    lines = _group_by([row for row in rows if row["method"] in methods], "method", "exit")
-    names = [method for method, _ in lines]
-    for number, ((method, exit_number), line) in enumerate(lines.items()):
-        groups = _group_by(line, "difficulty")
-        means = [_mean(group, "confidence") for group in groups.values()]
-        label = method if names.count(method) == 1 else f"{method}, exit {exit_number}"
-        _plot_line(axis, number, list(groups), means, "o-", label=label)
-    _label(axis, "mean over tasks", "share of other small models that are wrong", "mean confidence")
-    _save(figure, [axis], path)
+    groups = _group_by([row for row in rows if row["method"] in methods], "method", "exit")
+    names = [method for method, _ in groups]
+    with _chart(path, [MEAN], "share of other small models that are wrong", "mean confidence") as panels:
+        for number, ((method, exit_number), group) in enumerate(groups.items()):
+            label = method if names.count(method) == 1 else f"{method}, exit {exit_number}"
+            _plot_means(panels[MEAN], number, group, "difficulty", "confidence", "o-", label=label)
 
 
 def _where(rows: Rows, **values: object) -> Rows:
@@ -98,37 +88,39 @@ def _mean(rows: Rows, name: str) -> float:
     return float(np.mean([row[name] for row in rows]))
 
 
+def _plot_means(axis: Axes, number: int, rows: Rows, x: str, y: str, point: str, *, label: str) -> None:
+    groups = _group_by(rows, x)
+    _plot_line(axis, number, list(groups), [_mean(group, y) for group in groups.values()], point, label=label)
+
+
 def _plot_line(
     axis: Axes, number: int, x: Sequence[float], y: Sequence[float], point: str, **style: Any
 ) -> None:
     # a single value is drawn as `point`
-    marker = point if len(x) == 1 else "o-"
-    axis.plot(x, y, marker, color=COLOURS[number % len(COLOURS)], **style)
+    axis.plot(x, y, point if len(x) == 1 else "o-", color=COLOURS[number % len(COLOURS)], **style)
 
 
-def _create_panels(count: int, columns: int) -> tuple[Figure, list[Axes]]:
-    with extra("tune"):
-        from matplotlib.figure import Figure
-    rows = -(-count // columns)
-    size = (7, 4.2) if count == 1 else (3.4 * columns, 3 * rows + 0.6)
-    figure = Figure(figsize=size, layout="constrained")
-    axes = figure.subplots(rows, columns, squeeze=False).ravel().tolist()
-    for unused in axes[count:]:
-        unused.set_visible(False)
-    return figure, axes[:count]
-
-
-def _label(axis: Axes, title: str, x_label: str, y_label: str) -> None:
-    axis.set_title(title, loc="left", color=INK, fontsize=10)
-    axis.set_xlabel(x_label, fontsize=9)
-    axis.set_ylabel(y_label, fontsize=9)
-    axis.grid(alpha=0.25)
-    axis.spines[["top", "right"]].set_visible(False)
-
-
-def _save(figure: Figure, axes: Sequence[Axes], path: Path) -> None:
+@contextmanager
+def _chart(path: Path, titles: Sequence[str], x_label: str, y_label: str) -> Iterator[dict[str, Axes]]:
+    # panels by title, with one legend below all
     with extra("tune"):
         from matplotlib import rc_context
+        from matplotlib.figure import Figure
+    columns = min(4, len(titles))
+    rows = -(-len(titles) // columns)
+    size = (7, 4.2) if len(titles) == 1 else (3.4 * columns, 3 * rows + 0.6)
+    figure = Figure(figsize=size, layout="constrained")
+    axes = figure.subplots(rows, columns, squeeze=False).ravel().tolist()
+    for unused in axes[len(titles) :]:
+        unused.set_visible(False)
+    panels = dict(zip(titles, axes, strict=False))
+    yield panels
+    for title, axis in panels.items():
+        axis.set_title(title, loc="left", color=INK, fontsize=10)
+        axis.set_xlabel(x_label, fontsize=9)
+        axis.set_ylabel(y_label, fontsize=9)
+        axis.grid(alpha=0.25)
+        axis.spines[["top", "right"]].set_visible(False)
     handles, labels = axes[0].get_legend_handles_labels()
     figure.legend(handles, labels, frameon=False, fontsize=8, loc="outside lower center", ncols=3)
     with rc_context({"svg.hashsalt": HASH_SALT}):

@@ -105,6 +105,11 @@ class ExperimentProtocol:
             raise CascadeError("an experiment needs tasks, seeds, and targets above 1")
 
     @property
+    def main_objective(self) -> ObjectiveName:
+        """That of the paper, if it is part of the experiment."""
+        return "dar" if "dar" in self.objectives else "plain"
+
+    @property
     def stage_lists(self) -> tuple[tuple[str, ...], ...]:
         """The small stages of each cascade: each small model by itself, then all of them."""
         single = tuple((name,) for name in self.small)

@@ -8,28 +8,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from itertools import product
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from cascadebert.atomic import write_text_atomically
 from cascadebert.errors import CascadeError, DataError
 from cascadebert.inference.tokenizer import StageTokenizer
 from cascadebert.paper import analyses, comparison, plots
 from cascadebert.paper.operating_points import TOLERANCE
-from cascadebert.paper.protocol import (
-    BASES,
-    EARLY_EXITS,
-    HUB,
-    LARGE,
-    ExperimentProtocol,
-    ObjectiveName,
-    small_name,
-)
+from cascadebert.paper.protocol import BASES, EARLY_EXITS, LARGE, ExperimentProtocol, small_name
 from cascadebert.paper.results import RULES, TRUNCATED, ResultStore, cascade_name
 from cascadebert.paper.task_data import load_task
-from cascadebert.persistence.checkpoint_config import resolve_checkpoint
-
-if TYPE_CHECKING:
-    from cascadebert.paper.training import Experiment, PretrainedEncoder
 
 PROTOCOL_FILE = "protocol.json"
 
@@ -58,21 +46,28 @@ def reproduce(
     Returns the content of summary.json, or None while tasks or timings are missing. Raises CascadeError if
     data, models or earlier results do not match the protocol.
     """
-    from cascadebert.paper.training import Experiment
+    from cascadebert.paper.timing_runs import time_models
+    from cascadebert.paper.training import Experiment, resolve_encoders, store_predictions
 
     tasks = [protocol.task(name) for name in only] or protocol.tasks
     store = ResultStore(protocol, output)
     for kind in ("arrays", "timings"):
         (output / kind / protocol.name).mkdir(parents=True, exist_ok=True)
     _write_protocol(store)
-    encoders = _resolve_encoders(protocol, models or {})
+    encoders = resolve_encoders(protocol, models or {})
     for task in tasks:
-        large = encoders[protocol.large].folder
+        large = encoders[protocol.large]
         tokenizer = StageTokenizer(large, max_length=protocol.tokens) if task.both_ends else None
         examples = load_task(task, data, seed=protocol.split_seed, tokenizer=tokenizer)
+        timings = store.timings_path(task.name)
         for seed in protocol.seeds:
             experiment = Experiment(protocol, task, examples, seed, encoders, work / task.name)
-            _run(experiment, store, keep_models=keep_models, timed=timed)
+            store_predictions(experiment, store)
+            if timed and not timings.is_file():
+                time_models(experiment, store).save(timings)
+            timed_later = not timings.is_file() and seed == protocol.seeds[0]
+            if not keep_models and not timed_later:
+                shutil.rmtree(experiment.work, ignore_errors=True)
     return None if store.missing() else report(output, draws=draws)
 
 
@@ -102,19 +97,6 @@ def report(output: Path, *, draws: int = comparison.DRAWS) -> dict[str, Any]:
     return summary
 
 
-def _run(experiment: Experiment, store: ResultStore, *, keep_models: bool, timed: bool) -> None:
-    from cascadebert.paper.timing_runs import time_models
-    from cascadebert.paper.training import store_predictions
-
-    store_predictions(experiment, store)
-    path = store.timings_path(experiment.task.name)
-    if timed and not path.is_file():
-        time_models(experiment, store).save(path)
-    timed_later = not path.is_file() and experiment.seed == experiment.protocol.seeds[0]
-    if not keep_models and not timed_later:
-        shutil.rmtree(experiment.work, ignore_errors=True)
-
-
 def _write_protocol(store: ResultStore) -> None:
     path = store.output / PROTOCOL_FILE
     if not path.is_file():
@@ -126,25 +108,9 @@ def _write_protocol(store: ResultStore) -> None:
         )
 
 
-def _resolve_encoders(
-    protocol: ExperimentProtocol, models: Mapping[str, str]
-) -> dict[str, PretrainedEncoder]:
-    from cascadebert.paper.training import PretrainedEncoder
-    from cascadebert.training.checkpoints import checkpoint_fingerprint
-
-    known, encoders = {**HUB, **models}, {}
-    for name in dict.fromkeys(spec.source for spec in protocol.models().values()):
-        if name not in known:
-            raise CascadeError(f"no folder or repository is known for the model {name}. Give its folder.")
-        folder = resolve_checkpoint(known[name])
-        encoders[name] = PretrainedEncoder(folder, checkpoint_fingerprint(folder))
-    return encoders
-
-
 def _details(store: ResultStore, table: comparison.ResultsTable, draws: int) -> dict[str, Any]:
     protocol = store.protocol
     timings = {task.name: store.results(task.name, protocol.seeds[0]).timings for task in protocol.tasks}
-    large_scores = table.scores(LARGE, "flops", 1.0)[:, 0].tolist()
     checks = []
     for task, timing in timings.items():
         for check in timing.checks:
@@ -157,7 +123,7 @@ def _details(store: ResultStore, table: comparison.ResultsTable, draws: int) -> 
             effects += [{"small": small, "term": objective, **line} for line in lines]
     return {
         "protocol": asdict(protocol),
-        "large": dict(zip(timings, large_scores, strict=True)),
+        "large": dict(zip(timings, table.scores(LARGE, "flops", 1.0)[:, 0].tolist(), strict=True)),
         "chance": table.chances,
         "tolerance": TOLERANCE,
         "draws": draws,
@@ -178,19 +144,16 @@ def _draw(
     protocol: ExperimentProtocol, lines: list[dict[str, Any]], details: dict[str, Any], folder: Path
 ) -> None:
     folder.mkdir(exist_ok=True)
-    objective: ObjectiveName = "dar" if "dar" in protocol.objectives else "plain"
-    drawn = [name for name in protocol.objectives if name in ("plain", "dar")]
-    cascades = [cascade_name(small, objective) for small in protocol.stage_lists]
+    cascades = [cascade_name(small, protocol.main_objective) for small in protocol.stage_lists]
     tasks, methods = [task.name for task in protocol.tasks], [*cascades, TRUNCATED, *RULES, LARGE]
     for basis in BASES:
         plots.draw_scores(folder / f"scores-{basis}.svg", lines, basis=basis, tasks=tasks, methods=methods)
-    methods = [*(small_name(protocol.small[0], name) for name in drawn), *EARLY_EXITS]
+    stages = [small_name(protocol.small[0], name) for name in protocol.objectives if name in ("plain", "dar")]
+    methods = [*stages, *EARLY_EXITS]
     for metric in ("dis", "ece"):
         rows = details["trust_by_exit"]
         plots.draw_confidence(folder / f"{metric}.svg", rows, metric=metric, methods=methods)
-    rows = details["complete_against_shallow"]
-    if rows:
+    if rows := details["complete_against_shallow"]:
         plots.draw_shallow(folder / "shallow.svg", rows, target=max(protocol.targets))
-    rows = details["confidence_by_difficulty"]
-    if rows:
+    if rows := details["confidence_by_difficulty"]:
         plots.draw_difficulty(folder / "difficulty.svg", rows, methods=methods)

@@ -16,8 +16,9 @@ from cascadebert.data.files import FORMATS
 from cascadebert.errors import DataError
 from cascadebert.inference.tokenizer import StageTokenizer
 from cascadebert.paper.protocol import TaskConfig
-from cascadebert.types import Bools, Ints
+from cascadebert.types import Bools, Ints, Texts
 
+PARTS = ("train", "tune", "test")
 MAX_TUNE_FRACTION = 0.2
 
 
@@ -31,17 +32,16 @@ class TaskData:
     label_names: tuple[str, ...]
 
     @property
-    def predicted(self) -> Examples:
-        """Tuning set followed by test set: all examples whose outputs are stored."""
-        parts = (self.tune, self.test)
-        texts: Any = [text for part in parts for text in part.texts]
-        labels = [self.label_names[i] for part in parts for i in part.label_ids(self.label_names)]
-        return Examples(texts, tuple(labels), source=self.test.source)
+    def predicted(self) -> tuple[Texts, Ints]:
+        """Texts and label ids of the n examples whose outputs are stored: tuning set, then test set."""
+        labels = [part.label_ids(self.label_names) for part in (self.tune, self.test)]
+        texts: Any = [*self.tune.texts, *self.test.texts]
+        return texts, np.concatenate(labels)
 
     @cached_property
     def fingerprints(self) -> tuple[str, ...]:
         """Fingerprints of the three sets."""
-        return (self.train.sha256(), self.tune.sha256(), self.test.sha256())
+        return tuple(getattr(self, name).sha256() for name in PARTS)
 
 
 def load_task(
@@ -73,11 +73,9 @@ def load_task(
     split = TaskData(train.take(np.sort(selected)), tune, test, names)
     _check(split, task)
     if task.both_ends and tokenizer is not None:
-        train, tune, test = (
-            replace(part, texts=tokenizer.head_and_tail(part.texts))
-            for part in (split.train, split.tune, split.test)
-        )
-        split = TaskData(train, tune, test, names)
+        for name in PARTS:
+            part = getattr(split, name)
+            split = replace(split, **{name: replace(part, texts=tokenizer.head_and_tail(part.texts))})
     return split
 
 
@@ -131,7 +129,7 @@ def _read(task: TaskConfig, data: Path | None, split: str) -> Examples:
 
 
 def _check(data: TaskData, task: TaskConfig) -> None:
-    for name in ("train", "tune", "test"):
+    for name in PARTS:
         if not len(getattr(data, name)):
             raise DataError(f"{task.name}: no {name} examples are left. Give more examples.")
     data.test.label_ids(data.label_names)

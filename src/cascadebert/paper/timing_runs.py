@@ -15,18 +15,18 @@ from cascadebert.evaluation.cost_model import TIMED_GROUPS, fit_latency
 from cascadebert.inference.batching import TokenizedTexts
 from cascadebert.inference.engines.torch import has_cuda
 from cascadebert.inference.stage import BATCH_TOKENS, Stage
-from cascadebert.paper.early_exit.exits import ExitRule, FixedLayer
+from cascadebert.paper.early_exit.exits import EXIT_RULES, ExitRule, FixedLayer
 from cascadebert.paper.early_exit.inference import EarlyExitPredictor, run_early_exit
 from cascadebert.paper.operating_points import (
     Method,
     Setting,
     TargetPoint,
-    exit_rule,
     operating_curves,
     select_point,
 )
-from cascadebert.paper.protocol import LARGE, ExperimentProtocol, ObjectiveName
+from cascadebert.paper.protocol import LARGE
 from cascadebert.paper.results import ResultStore, TaskResults, TimingCheck, Timings
+from cascadebert.paper.task_data import PARTS
 from cascadebert.paper.training import Experiment
 from cascadebert.thresholds.confidence import Score
 from cascadebert.thresholds.routing import decide
@@ -92,7 +92,6 @@ def time_models(
     seconds: dict[str, tuple[LinearLatency, ...]] = {name: () for name in models}
     for (name, _), taken in zip(exits, medians, strict=True):
         seconds[name] += (fit_latency(models[name].tokens.padded_lengths, groups, taken),)
-    parts = ("train", "tune", "test")
     where = {
         "machine": machine(),
         "device": "cuda" if has_cuda() else "cpu",
@@ -101,9 +100,9 @@ def time_models(
         "batch_tokens": BATCH_TOKENS,
         "versions": versions(),
         "commit": commit(),
-        "rows": {part: len(getattr(experiment.data, part)) for part in parts},
-        "data_sha256": dict(zip(parts, experiment.data.fingerprints, strict=True)),
-        "models": {name: encoder.fingerprint for name, encoder in experiment.encoders.items()},
+        "rows": {part: len(getattr(experiment.data, part)) for part in PARTS},
+        "data_sha256": dict(zip(PARTS, experiment.data.fingerprints, strict=True)),
+        "models": experiment.fingerprints,
     }
     timings = Timings(seconds, (), len(sample), repeats, where)
     return replace(timings, checks=_checks(experiment, store, models, timings))
@@ -113,7 +112,7 @@ def _open_models(experiment: Experiment) -> dict[str, TimedModel]:
     # one model of each shape; small stages with the objective of the cascades that are checked
     protocol, models = experiment.protocol, dict[str, TimedModel]()
     for spec in protocol.models().values():
-        if spec.source in protocol.small and spec.objective != _checked_objective(protocol):
+        if spec.source in protocol.small and spec.objective != protocol.main_objective:
             continue
         model = experiment.open_exits(spec) if spec.kind == "exits" else experiment.open_stage(spec)
         models[spec.timed_as] = TimedModel(model, model.tokenizer.encode(experiment.data.test.texts))
@@ -128,7 +127,7 @@ def _checks(
     results = TaskResults(store.models(task.name, experiment.seed), timings)
     runs: list[Callable[[], object]] = [models[LARGE].run]
     points: list[tuple[str, Setting, float]] = []
-    for method in results.fast_methods(protocol, [_checked_objective(protocol)]):
+    for method in results.fast_methods(protocol, [protocol.main_objective]):
         tune, test = results.split(method)
         curve = operating_curves(tune, task.metric)["time"]
         for setting in dict.fromkeys(select_point(curve, target).fast for target in protocol.targets):
@@ -142,15 +141,10 @@ def _checks(
     )
 
 
-def _checked_objective(protocol: ExperimentProtocol) -> ObjectiveName:
-    # that of the paper, if it is part of the experiment
-    return "dar" if "dar" in protocol.objectives else protocol.objectives[0]
-
-
 def _complete_run(method: Method, setting: Setting, models: list[TimedModel]) -> Callable[[], object]:
     first = models[0]
     if isinstance(first.model, EarlyExitPredictor):
-        rule = exit_rule(method.rule, setting)
+        rule = EXIT_RULES[method.rule](setting[0])
         return partial(run_early_exit, first.model.model, first.tokens, rule)
     if method.rule == "fixed":
         return models[int(setting[0]) - 1].run

@@ -6,19 +6,20 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-from cascadebert.errors import DataError
+from cascadebert.errors import CascadeError, DataError
 from cascadebert.inference.stage import Stage
 from cascadebert.paper.early_exit.exits import EntropyThreshold, ExitOutputs, LearnedExitThreshold
 from cascadebert.paper.early_exit.inference import EarlyExitPredictor, compute_exits
 from cascadebert.paper.early_exit.model import exit_flops
 from cascadebert.paper.early_exit.training import METHODS, EarlyExitConfig, train_multi_exit, train_truncated
-from cascadebert.paper.protocol import LARGE, ExperimentProtocol, ModelSpec, TaskConfig, small_name
+from cascadebert.paper.protocol import HUB, LARGE, ExperimentProtocol, ModelSpec, TaskConfig, small_name
 from cascadebert.paper.results import ResultStore
 from cascadebert.paper.stored_predictions import ModelInfo, StoredPredictions
 from cascadebert.paper.task_data import TaskData
-from cascadebert.training.checkpoints import count_flops, fingerprint
+from cascadebert.persistence.checkpoint_config import resolve_checkpoint
+from cascadebert.training.checkpoints import checkpoint_fingerprint, count_flops, fingerprint
 from cascadebert.training.config import FitConfig
 from cascadebert.training.difficulty import DifficultyLabels, label_difficulty
 from cascadebert.training.losses import Objective
@@ -32,11 +33,14 @@ RECIPE_FIELDS = {"exits": ("exit",), "small": ("dar_", "difficulty_", "distill_"
 """Beginnings of the fields of the protocol that decide the outputs of one kind of model only."""
 
 
-class PretrainedEncoder(NamedTuple):
-    """An encoder that models start from, with the fingerprint of its files."""
-
-    folder: Path
-    fingerprint: str
+def resolve_encoders(protocol: ExperimentProtocol, models: Mapping[str, str]) -> dict[str, Path]:
+    """Folders of the encoders of a protocol by name. Raises CascadeError if one is not known."""
+    known, encoders = {**HUB, **models}, {}
+    for name in dict.fromkeys(spec.source for spec in protocol.models().values()):
+        if name not in known:
+            raise CascadeError(f"no folder or repository is known for the model {name}. Give its folder.")
+        encoders[name] = resolve_checkpoint(known[name])
+    return encoders
 
 
 @dataclass(frozen=True)
@@ -47,13 +51,18 @@ class Experiment:
     task: TaskConfig
     data: TaskData
     seed: int
-    encoders: Mapping[str, PretrainedEncoder]  # by name
+    encoders: Mapping[str, Path]  # folders by name
     task_work: Path  # folder of the task's unfinished work
 
     @property
     def work(self) -> Path:
         """Folder of the trained models, only needed until all outputs and timings are stored."""
         return self.task_work / f"seed-{self.seed}"
+
+    @cached_property
+    def fingerprints(self) -> dict[str, str]:
+        """Fingerprints of the encoders by name."""
+        return {name: checkpoint_fingerprint(folder) for name, folder in self.encoders.items()}
 
     @cached_property
     def _training_data(self) -> TrainingData:
@@ -66,16 +75,15 @@ class Experiment:
         large = self.open_stage(self.protocol.models()[LARGE])
         return large.logits(large.encode(self.data.train.texts))
 
-    def _fit_config(self, published_epochs: float = PUBLISHED_EPOCHS) -> FitConfig:
+    def _fit_config(self, published_epochs: float = PUBLISHED_EPOCHS, *, small: bool = False) -> FitConfig:
         # the published epochs are for tasks that leave them open
-        options: dict[str, Any] = {**vars(self.protocol), **vars(self.task)}
-        options |= {"max_length": self.protocol.tokens, "warmup_ratio": self.protocol.warmup}
-        options |= {"epochs": self.task.epochs or published_epochs, "seed": self.seed}
+        task, protocol = self.task, self.protocol
+        options: dict[str, Any] = {**vars(protocol), **vars(task), "seed": self.seed}
+        options |= {"max_length": protocol.tokens, "warmup_ratio": protocol.warmup}
+        options |= {"epochs": task.epochs or published_epochs}
+        options |= {"learning_rate": task.small_learning_rate} if small else {}
         names = {entry.name for entry in fields(FitConfig)}
         return FitConfig(**{name: value for name, value in options.items() if name in names})
-
-    def _small_config(self) -> FitConfig:
-        return replace(self._fit_config(), learning_rate=self.task.small_learning_rate)
 
     def early_exit_config(self, method: str) -> EarlyExitConfig:
         """Training options of a multi-exit model."""
@@ -87,8 +95,8 @@ class Experiment:
         # labelled once for all training seeds
         shared = self.task_work / "difficulty"
         shared.mkdir(parents=True, exist_ok=True)
-        config = replace(self._small_config(), seed=self.protocol.seeds[0])
-        stage, names = self.encoders[small].folder, self.data.label_names
+        config = replace(self._fit_config(small=True), seed=self.protocol.seeds[0])
+        stage, names = self.encoders[small], self.data.label_names
         return label_difficulty(self.data.train, stage=stage, config=config, names=names, work=shared)
 
     def recipe(self, spec: ModelSpec) -> str:
@@ -96,7 +104,7 @@ class Experiment:
         protocol = vars(self.protocol)
         names = ["tokens", "warmup", "split_seed"]
         names += [name for name in protocol if name.startswith(RECIPE_FIELDS.get(spec.kind, ()))]
-        encoders = {name: self.encoders[name].fingerprint for name in (spec.source, self.protocol.large)}
+        encoders = {name: self.fingerprints[name] for name in (spec.source, self.protocol.large)}
         options = (asdict(self.task), {name: protocol[name] for name in names}, encoders)
         precision = use_bf16(self.protocol.bf16)
         return fingerprint(*options, self.data.fingerprints, self.seed, spec.method, precision)
@@ -104,7 +112,7 @@ class Experiment:
     def train(self, spec: ModelSpec) -> Path:
         """Folder of the trained model within `work`; a finished one is not trained again."""
         self.work.mkdir(parents=True, exist_ok=True)
-        source, data, config = self.encoders[spec.source].folder, self._training_data, self._fit_config()
+        source, data = self.encoders[spec.source], self._training_data
         common: Any = {"work": self.work, "description": f"{self.task.name}, seed {self.seed}, {spec.method}"}
         if spec.kind == "truncated":
             config = self._fit_config(TRUNCATED_EPOCHS)
@@ -113,9 +121,7 @@ class Experiment:
             large = self.train(self.protocol.models()[LARGE]) if METHODS[spec.method].two_stage else None
             exit_config = self.early_exit_config(spec.method)
             return train_multi_exit(source, data, exit_config, method=spec.method, fine_tuned=large, **common)
-        objective = None
-        if spec.kind == "small":
-            config = self._small_config()
+        objective, config = None, self._fit_config(small=spec.kind == "small")
         if spec.objective == "gatekeeper":
             source = self.train(self.protocol.models()[small_name(spec.source, "plain")])
             config = replace(config, epochs=self.protocol.gatekeeper_epochs)
@@ -128,10 +134,8 @@ class Experiment:
 
     def open_stage(self, spec: ModelSpec) -> Stage:
         """A trained plain stage, in torch and float32."""
-        stage = Stage.from_pretrained(
-            self.train(spec), engine="torch", precision="float32", max_length=self.protocol.tokens
-        )
-        return stage.with_labels(self.data.label_names)
+        options: Any = {"engine": "torch", "precision": "float32", "max_length": self.protocol.tokens}
+        return Stage.from_pretrained(self.train(spec), **options).with_labels(self.data.label_names)
 
     def open_exits(self, spec: ModelSpec) -> EarlyExitPredictor:
         """A trained multi-exit model, with a rule that reads all outputs of its exits."""
@@ -140,35 +144,24 @@ class Experiment:
 
     def predict(self, spec: ModelSpec) -> StoredPredictions:
         """Train a model and run it on the tuning and the test set."""
-        texts = self.data.predicted.texts
-        labels = self.data.predicted.label_ids(self.data.label_names)
+        texts, labels = self.data.predicted
         if spec.kind == "exits":
             predictor = self.open_exits(spec)
             tokens = predictor.tokenizer.encode(texts)
             outputs = compute_exits(predictor.model, tokens, label_ids=labels)
             flops = exit_flops(predictor.model, predictor.rule)
-            layers, hidden = predictor.model.depth, int(predictor.model.encoder_config.hidden_size)
+            shape = {"layers": predictor.model.depth, "hidden": predictor.model.encoder_config.hidden_size}
         else:
             stage = self.open_stage(spec)
             tokens = stage.encode(texts)
             outputs = ExitOutputs.from_logits(stage.logits(tokens)[None], None, labels)
-            flops, layers, hidden = (count_flops(stage.path),), stage.layers, stage.hidden
+            flops, shape = (count_flops(stage.path),), {"layers": stage.layers, "hidden": stage.hidden}
         notes = ""
         if spec.objective in ("dar", "both"):
             hard = float(self._difficulty(spec.source).hard.mean())
             notes = f"{100 * hard:.1f} % of the train rows are hard"
-        about = ModelInfo(
-            task=self.task.name,
-            seed=self.seed,
-            method=spec.method,
-            recipe=self.recipe(spec),
-            tune_rows=len(self.data.tune),
-            flops=flops,
-            layers=layers,
-            hidden=hidden,
-            timed_as=spec.timed_as,
-            notes=notes,
-        )
+        origin = (self.task.name, self.seed, spec.method, self.recipe(spec), len(self.data.tune))
+        about = ModelInfo(*origin, flops, **shape, timed_as=spec.timed_as, notes=notes)
         return StoredPredictions(outputs, tokens.padded_lengths, about)
 
 

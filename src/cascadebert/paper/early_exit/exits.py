@@ -18,7 +18,7 @@ from typing_extensions import override
 
 from cascadebert.errors import CascadeError
 from cascadebert.thresholds.confidence import entropy, max_probability, softmax
-from cascadebert.types import Bools, Floats, Ints
+from cascadebert.types import Bools, Floats, Ints, Logits
 
 Reads = Literal["first", "mean"]
 """Input of an exit before the last: the first token, as published, or the mean of all tokens."""
@@ -37,10 +37,7 @@ class ExitOutputs:
 
     @classmethod
     def from_logits(
-        cls,
-        logits: NDArray[np.floating],
-        lte: NDArray[np.floating] | None = None,
-        label_ids: Ints | None = None,
+        cls, logits: Logits, lte: Logits | None = None, label_ids: Ints | None = None
     ) -> ExitOutputs:
         """Outputs of exits with (m, n, num_labels) logits and (m, n) error probabilities."""
         probabilities = softmax(logits)
@@ -116,10 +113,6 @@ class EntropyThreshold(_ThresholdRule):
     """Exit when the entropy is below a threshold S in nats (DeeBERT: Xin et al. 2020, section 3.2).
 
     At 0 or less no text exits early, above log(num_labels) all exit at once.
-
-    >>> outputs = ExitOutputs.from_logits(np.log([[[0.9, 0.1], [0.6, 0.4]]]))
-    >>> EntropyThreshold(0.5).should_exit(outputs, 1).tolist()
-    [True, False]
     """
 
     @override
@@ -151,10 +144,6 @@ class Patience(ExitRule):
     """Exit when the prediction has repeated `times` layers in a row (PABEE: Zhou et al. 2020).
 
     At least `times + 1` layers run; at 0 all texts exit after the first layer.
-
-    >>> outputs = ExitOutputs.from_logits(np.log([[[0.9, 0.1], [0.9, 0.1]], [[0.6, 0.4], [0.4, 0.6]]]))
-    >>> Patience(1).should_exit(outputs, 2).tolist(), Patience(1).should_exit(outputs.first(1), 1).tolist()
-    ([True, False], [False, False])
     """
 
     times: int
@@ -187,6 +176,14 @@ class FixedLayer(ExitRule):
     @override
     def should_exit(self, outputs: ExitOutputs, layer: int) -> Bools:
         return np.full(len(outputs), layer == self.layer)
+
+
+EXIT_RULES: dict[str, Callable[[float], ExitRule]] = {
+    "entropy": EntropyThreshold,
+    "learned": LearnedExitThreshold,
+    "patience": lambda times: Patience(int(times)),
+    "fixed": lambda layer: FixedLayer(int(layer)),
+}
 
 
 def exit_layers(rule: ExitRule, outputs: ExitOutputs) -> Ints:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -26,8 +27,7 @@ POOLED_BATCHES = 64
 """Batches whose hidden states are held at a time; beyond that a part-filled batch costs nothing."""
 
 
-@dataclass(frozen=True)
-class EarlyExitOutputs:
+class EarlyExitOutputs(NamedTuple):
     """Exits of n texts."""
 
     layers: Ints  # (n,) layer after which each text exited, counted from 1
@@ -54,11 +54,10 @@ class EarlyExitPredictor:
 
     def predict(self, texts: Texts) -> Predictions:
         """Predictions whose `stages` are the layers after which the texts exited."""
-        tokens = self.tokenizer.encode(texts)
-        outputs = run_early_exit(self.model, tokens, self.rule)
-        probabilities = softmax(outputs.logits)
+        layers, logits = run_early_exit(self.model, self.tokenizer.encode(texts), self.rule)
+        probabilities = softmax(logits)
         labels, confidences = probabilities.argmax(axis=1), max_probability(probabilities)
-        return Predictions(labels, probabilities, confidences, outputs.layers, self.model.label_names)
+        return Predictions(labels, probabilities, confidences, layers, self.model.label_names)
 
 
 def run_early_exit(
@@ -80,8 +79,7 @@ def run_early_exit(
     layers = np.zeros(len(selected), dtype=np.int64)
     logits = np.empty((len(selected), model.num_labels), dtype=np.float32)
     for pool in length_batches(tokens.padded_lengths[selected], tokens=POOLED_BATCHES * batch_tokens):
-        outputs = _run_pool(model, tokens.batch(selected[pool]), rule, batch_tokens)
-        layers[pool], logits[pool] = outputs.layers, outputs.logits
+        layers[pool], logits[pool] = _run_pool(model, tokens.batch(selected[pool]), rule, batch_tokens)
     return EarlyExitOutputs(layers, logits)
 
 
@@ -106,11 +104,9 @@ def _run_pool(model: MultiExitModel, pool: TokenBatch, rule: ExitRule, batch_tok
     inputs = _inputs(model, pool)
     mask, count = inputs["attention_mask"], len(pool.input_ids)
     size = max(1, batch_tokens // mask.shape[1])
-    batches = [
-        {name: tensor[start : start + size] for name, tensor in inputs.items()}
-        for start in range(0, count, size)
-    ]
-    hidden = torch.cat([model.embed(batch) for batch in batches])  # of the active texts
+    batches = zip(*(tensor.split(size) for tensor in inputs.values()), strict=True)
+    # of the active texts
+    hidden = torch.cat([model.embed(dict(zip(inputs, batch, strict=True))) for batch in batches])
     layers = np.zeros(count, dtype=np.int64)
     logits = np.empty((count, model.num_labels), dtype=np.float32)
     active, outputs = np.arange(count), None
@@ -144,5 +140,4 @@ def _advance(model: MultiExitModel, layer: int, hidden: Tensor, mask: Tensor, si
 
 def _inputs(model: MultiExitModel, batch: TokenBatch) -> dict[str, Tensor]:
     device = next(model.parameters()).device
-    inputs = model_inputs(batch, model.takes_types)
-    return {name: tensor.to(device) for name, tensor in inputs.items()}
+    return {name: tensor.to(device) for name, tensor in model_inputs(batch, model.takes_types).items()}

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 from collections import OrderedDict
+from collections.abc import Callable
 from copy import deepcopy
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, astuple, dataclass
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from cascadebert.errors import StageError, extra
 from cascadebert.inference.engines.torch import quiet_transformers, takes_token_types
@@ -25,9 +28,8 @@ with extra("train"):
 WEIGHTS, SETTINGS = "multi_exit.safetensors", "exits.json"
 PADDING_BIAS = -1e30
 """Added to the attention scores of padding: its weight is exactly 0 in float32 and bfloat16."""
-POOLED_BEFORE = ("bert",)
-"""Families whose pooler belongs to the encoder; in the others it belongs to the classifier."""
-FAMILIES = (*POOLED_BEFORE, "roberta", "xlm-roberta", "camembert", "electra")
+FAMILIES = ("bert", "roberta", "xlm-roberta", "camembert", "electra")
+"""Families whose layers can be run one by one."""
 
 
 @dataclass(frozen=True)
@@ -35,9 +37,8 @@ class ExitHeads:
     """Architecture of the exits of a model, as stored beside its weights."""
 
     shared_pooler: bool = False  # one pooler for all exits (PABEE), or one each (DeeBERT, BERxiT)
-    learned: bool = (
-        False  # a linear layer, shared by all exits, estimates the probability of an error (BERxiT)
-    )
+    # a linear layer, shared by all exits, estimates the probability of an error (BERxiT)
+    learned: bool = False
     # "mean" is for encoders whose first token hardly differs between texts until their last layers; the last
     # exit reads the first token in any case
     reads: Reads = "first"
@@ -188,22 +189,23 @@ def exit_flops(model: MultiExitModel, rule: ExitRule) -> tuple[Flops, ...]:
     def hidden(ids: Tensor) -> Tensor:
         return torch.empty(*ids.shape, shape.encoder_config.hidden_size, device="meta")
 
-    embedding = flops_polynomial(lambda ids: shape.embed({"input_ids": ids}), "meta")
-    layer = flops_polynomial(lambda ids: shape.layer(1, hidden(ids), None), "meta")
-    head = flops_polynomial(lambda ids: shape.classify(1, hidden(ids)[:, 0]), "meta")
-    lte = flops_polynomial(lambda ids: shape.error_probability(hidden(ids)[:, 0]), "meta")
-    evaluated = rule.evaluated_exits(shape.depth)
-    exits = []
+    parts: list[Callable[[Tensor], object]] = [
+        lambda ids: shape.embed({"input_ids": ids}),
+        lambda ids: shape.layer(1, hidden(ids), None),
+        lambda ids: shape.classify(1, hidden(ids)[:, 0]),
+        lambda ids: shape.error_probability(hidden(ids)[:, 0]),
+    ]
+    flops = [astuple(flops_polynomial(part, "meta")) for part in parts]
+    evaluated, exits = rule.evaluated_exits(shape.depth), []
     for depth in range(1, shape.depth + 1):
         heads = int(evaluated[: depth - 1].sum()) + 1  # where a text exits, the classifier is evaluated
         ltes = min(heads, int(evaluated[:-1].sum())) if rule.needs_lte else 0
-        exits.append(_weighted_sum((1, embedding), (depth, layer), (heads, head), (ltes, lte)))
+        exits.append(Flops(*np.dot((1, depth, heads, ltes), flops).tolist()))
     return tuple(exits)
 
 
 def _encoder(classifier: PreTrainedModel) -> Any:
     family = classifier.config.model_type
-    # the layers of these families can be run one by one
     if family not in FAMILIES or getattr(classifier.config, "is_decoder", False):
         raise StageError(
             f"exits cannot be put into a {family} model; expected an encoder of one of {', '.join(FAMILIES)}"
@@ -217,19 +219,9 @@ def _head(classifier: PreTrainedModel) -> tuple[nn.Sequential, nn.Linear]:
     model: Any = classifier
     head, family = model.classifier, model.config.model_type
     activation: nn.Module = nn.GELU() if family == "electra" else nn.Tanh()
-    if family in POOLED_BEFORE:
-        dense, out = model.base_model.pooler.dense, head
-        before, after = nn.Dropout(0.0), nn.Dropout(model.dropout.p)
+    if family == "bert":  # its pooler belongs to the encoder, that of the others to the classifier
+        dense, out, before, after = model.base_model.pooler.dense, head, 0.0, model.dropout.p
     else:
-        dense, out = head.dense, head.out_proj
-        before, after = nn.Dropout(head.dropout.p), nn.Dropout(head.dropout.p)
-    parts = OrderedDict(before=before, dense=dense, activation=activation, after=after)
-    return nn.Sequential(parts), out
-
-
-def _weighted_sum(*terms: tuple[int, Flops]) -> Flops:
-    return Flops(
-        row=sum(times * flops.row for times, flops in terms),
-        token=sum(times * flops.token for times, flops in terms),
-        pair=sum(times * flops.pair for times, flops in terms),
-    )
+        dense, out, before, after = head.dense, head.out_proj, head.dropout.p, head.dropout.p
+    first, last = nn.Dropout(before), nn.Dropout(after)
+    return nn.Sequential(OrderedDict(before=first, dense=dense, activation=activation, after=last)), out

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from cascadebert.errors import CascadeError, StageError, extra
-from cascadebert.inference.batching import TokenizedTexts
 from cascadebert.inference.engines.torch import POOLER, load_classifier
 from cascadebert.inference.tokenizer import StageTokenizer, resolve_max_length
 from cascadebert.paper.early_exit.exits import Reads
@@ -150,14 +149,24 @@ def train_multi_exit(
     if done.is_dir():
         log.info("%s: already trained", description)
         return done
+    fit = config.fit
+    if recipe.two_stage:
+        description = f"{description}, exits"
+        learning_rate = config.exit_learning_rate or fit.learning_rate
+        fit = replace(fit, learning_rate=learning_rate, epochs=config.exit_epochs)
+
+    def loss(module: nn.Module, inputs: dict[str, Any], step: int) -> Tensor:
+        labels = inputs.pop("labels")
+        logits, lte = module(**inputs)
+        return recipe.loss(logits.float(), None if lte is None else lte.float(), labels, step)
+
     with unfinished_model(done) as (folder, checkpoints):
         copy_tokenizer(start, folder)
         model = _load_model(source, fine_tuned, data, recipe, config)
-        max_length = resolve_max_length(read_config(start), config.fit.max_length, start)
+        max_length = resolve_max_length(read_config(start), fit.max_length, start)
         model.encoder_config.save_pretrained(folder)
         tokens = StageTokenizer(folder, max_length=max_length).encode(data.texts)
-        description = f"{description}, exits" if recipe.two_stage else description
-        _train(model, tokens, data, recipe, config, checkpoints=checkpoints, description=description)
+        train_classifier(model, tokens, model.takes_types, data, fit, loss, checkpoints, description)
         model.cpu().save(folder, max_length=max_length)
     return done
 
@@ -174,8 +183,8 @@ def _load_model(
     method: EarlyExitMethod,
     config: EarlyExitConfig,
 ) -> MultiExitModel:
-    seed, pooler = config.fit.seed, None
-    set_seed(seed)
+    pooler = None
+    set_seed(config.fit.seed)
     if fine_tuned is None:
         classifier = load_with_labels(source, data.label_names)
     else:
@@ -187,7 +196,7 @@ def _load_model(
         pooler = getattr(getattr(open_encoder(source), POOLER, None), "dense", None)
     use_eager_attention(classifier)
     heads = replace(method.heads, reads=config.reads)
-    model = MultiExitModel(classifier, heads, pooler=pooler, seed=seed)
+    model = MultiExitModel(classifier, heads, pooler=pooler, seed=config.fit.seed)
     if model.label_names != data.label_names:
         raise CascadeError(
             f"{fine_tuned} has labels {model.label_names}; those of the data are {data.label_names}"
@@ -197,26 +206,3 @@ def _load_model(
         for part in (*model.poolers[:-1], *model.classifiers[:-1]):
             part.requires_grad_(True)
     return model
-
-
-def _train(
-    model: MultiExitModel,
-    tokens: TokenizedTexts,
-    data: TrainingData,
-    method: EarlyExitMethod,
-    config: EarlyExitConfig,
-    *,
-    checkpoints: Path,
-    description: str,
-) -> None:
-    fit = config.fit
-    if method.two_stage:
-        learning_rate = config.exit_learning_rate or fit.learning_rate
-        fit = replace(fit, learning_rate=learning_rate, epochs=config.exit_epochs)
-
-    def loss(module: nn.Module, inputs: dict[str, Any], step: int) -> Tensor:
-        labels = inputs.pop("labels")
-        logits, lte = module(**inputs)
-        return method.loss(logits.float(), None if lte is None else lte.float(), labels, step)
-
-    train_classifier(model, tokens, model.takes_types, data, fit, loss, checkpoints, description)
