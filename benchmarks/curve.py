@@ -12,10 +12,10 @@ import numpy as np
 from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from table_cells import ROOT, TASKS
 
 from cascadebert.evaluation.plots import ACCENT, INK, MUTED
 from cascadebert.thresholds.select import TuningArrays, cumulative_cost, exit_stages, pareto_front
+from table_cells import ROOT, TASKS
 
 SHOWN = {"agnews": ("static", "3x192", "6x384"), "clinc150": ("static", "3x192", "6x384")}
 NAMES = {"static": "static embeddings", "3x192": "3 layers", "6x384": "6 layers"}
@@ -52,7 +52,9 @@ def panel(axes: Axes, task: str) -> None:
     for name, own, accuracy in zip(SHOWN[task], seconds, right.mean(axis=1), strict=True):
         place = 1e6 * (own + float(stored["tokenising"])), 100 * accuracy
         axes.plot(*place, "o", color=INK)
-        axes.annotate(NAMES[name], place, xytext=(6, -14), textcoords="offset points", color=MUTED, fontsize=9)
+        axes.annotate(
+            NAMES[name], place, xytext=(6, -14), textcoords="offset points", color=MUTED, fontsize=9
+        )
     axes.set_title(TASKS[task], loc="left", fontsize=11)
     axes.set_xlabel("microseconds per text (expected)")
     axes.set_ylabel("test accuracy, %")

@@ -1,7 +1,7 @@
 """How long does a small training take on a busy machine, by what OpenMP threads do at barriers?
 
-Each run trains the demo's large model on 1,500 generated sentences in a process of its own, with the waiting of
-libgomp's default (torch is loaded before the package can set anything) or of the package (passive). "Busy" means
+Each run trains the demo's large model on 1,500 generated sentences in a process of its own, with libgomp's
+default (torch is loaded before the package can set anything) or the package's setting (passive). "Busy" means
 one endless loop per core beside it. Writes results/training/waiting.json; nothing else may run.
 
 python benchmarks/waiting.py
@@ -15,9 +15,8 @@ import sys
 from itertools import product
 from statistics import median
 
-from stored import ROOT, current_commit, write_result
-
 from cascadebert.environment import cores
+from stored import ROOT, current_commit, write_result
 
 ROUNDS = 3
 TRAIN = """

@@ -68,7 +68,7 @@ def make_cascade(make_model: MakeModel):
 
 @pytest.fixture(scope="session")
 def saved(make_model: MakeModel, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A saved cascade of two random stages, and beside it the labelled file it was tuned on."""
+    """A saved cascade of two random stages, and beside it the labeled file it was tuned on."""
     from cascadebert import Target, assemble
 
     root = tmp_path_factory.mktemp("saved")

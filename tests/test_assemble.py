@@ -25,31 +25,31 @@ def two(make_model):
 
 
 @pytest.fixture
-def labelled(tmp_path):
+def labeled(tmp_path):
     return write_csv(tmp_path / "rows.csv", *reviews(200, seed=1))
 
 
-def test_weights_are_taken_as_they_are(two, labelled, tmp_path):
-    assemble(two, data=labelled, target=Target(speedup=1.5), output=tmp_path / "c")
+def test_weights_are_taken_as_they_are(two, labeled, tmp_path):
+    assemble(two, data=labeled, target=Target(speedup=1.5), output=tmp_path / "c")
     for number, source in enumerate(two, start=1):
         kept = (tmp_path / "c" / f"stage-{number}" / "model.safetensors").read_bytes()
         assert kept == (source / "model.safetensors").read_bytes()
 
 
-def test_labels_in_another_order_are_aligned_by_name(make_model, labelled, tmp_path):
+def test_labels_in_another_order_are_aligned_by_name(make_model, labeled, tmp_path):
     turned = make_model(layers=1, hidden=16, seed=1, labels=("positive", "negative"))
     straight = make_model(layers=3, hidden=48, seed=3)
-    cascade = assemble([turned, straight], data=labelled, target=Target(speedup=1.5), output=tmp_path / "c")
+    cascade = assemble([turned, straight], data=labeled, target=Target(speedup=1.5), output=tmp_path / "c")
     texts = sentences(50, seed=2)
     own = Stage.from_pretrained(turned).predict(texts).labels
     assert cascade.label_names == ("negative", "positive")
     assert cascade.stages[0].predict(texts).labels.tolist() == own.tolist()
 
 
-def test_stages_with_other_labels_are_refused_with_both_lists(make_model, labelled, tmp_path):
+def test_stages_with_other_labels_are_refused_with_both_lists(make_model, labeled, tmp_path):
     other = make_model(layers=1, labels=("bad", "good"))
     with pytest.raises(StageError, match=r"bad, good. Expected: negative, positive"):
-        assemble([other, make_model(layers=3, hidden=48)], data=labelled,
+        assemble([other, make_model(layers=3, hidden=48)], data=labeled,
                  target=Target(speedup=1.5), output=tmp_path / "c")  # fmt: skip
     assert sorted(p.name for p in tmp_path.iterdir()) == ["rows.csv"]
 
@@ -73,35 +73,35 @@ def test_without_labels_the_target_is_agreement_with_the_last_stage(two, tmp_pat
         assemble(two, data=file, target=Target(max_accuracy_drop=0.1), output=tmp_path / "d")
 
 
-def test_a_checkpoint_with_weights_in_a_pickle_is_refused(two, labelled, tmp_path):
+def test_a_checkpoint_with_weights_in_a_pickle_is_refused(two, labeled, tmp_path):
     folder = tmp_path / "old"
     model = AutoModelForSequenceClassification.from_pretrained(two[0])
     model.config.save_pretrained(folder)
     AutoTokenizer.from_pretrained(two[0]).save_pretrained(folder)
     (folder / "pytorch_model.bin").write_bytes(b"\x80\x04.")
     with pytest.raises(StageError, match=r"no model.safetensors"):
-        assemble([folder, two[1]], data=labelled, target=Target(speedup=1.5), output=tmp_path / "c")
+        assemble([folder, two[1]], data=labeled, target=Target(speedup=1.5), output=tmp_path / "c")
 
 
 @pytest.mark.parametrize("cost", ["layers", "flops", "measured"])
-def test_each_unit_of_cost_can_be_asked_for(make_model, labelled, tmp_path, cost):
+def test_each_unit_of_cost_can_be_asked_for(make_model, labeled, tmp_path, cost):
     stages = [make_model(layers=i, hidden=32, seed=i) for i in (1, 4)]
     cascade = assemble(
-        stages, data=labelled, target=Target(speedup=1.2), cost_unit=cost, output=tmp_path / "c"
+        stages, data=labeled, target=Target(speedup=1.2), cost_unit=cost, output=tmp_path / "c"
     )
     assert cascade.operating_point.metrics.cost_unit == cost
     assert cascade.operating_point.metrics.speedup >= 1.2
 
 
-def test_layers_do_not_compare_stages_of_different_widths(two, labelled, tmp_path):
+def test_layers_do_not_compare_stages_of_different_widths(two, labeled, tmp_path):
     with pytest.raises(CascadeError, match="different widths"):
-        assemble(two, data=labelled, target=Target(speedup=1.2), cost_unit="layers", output=tmp_path / "c")
+        assemble(two, data=labeled, target=Target(speedup=1.2), cost_unit="layers", output=tmp_path / "c")
 
 
 @pytest.mark.parametrize("family", ["bert", "roberta", "distilbert", "electra", "modernbert"])
-def test_every_family_makes_a_cascade(make_model, labelled, tmp_path, family):
+def test_every_family_makes_a_cascade(make_model, labeled, tmp_path, family):
     two = [make_model(family, layers=layers, hidden=32) for layers in (1, 3)]
-    cascade = assemble(two, data=labelled, target=Target(speedup=1.1), output=tmp_path / "c")
+    cascade = assemble(two, data=labeled, target=Target(speedup=1.1), output=tmp_path / "c")
     assert Cascade.from_pretrained(tmp_path / "c").predict(["a fine film"]).labels[0] in cascade.label_names
 
 

@@ -55,7 +55,7 @@ def test_permuting_the_inputs_permutes_the_answers(make_cascade, count):
     assert shuffled.probabilities == pytest.approx(straight.probabilities[order], abs=1e-6)
 
 
-def test_a_row_gets_the_same_answer_whatever_its_neighbours(make_cascade):
+def test_a_row_gets_the_same_answer_whatever_its_neighbors(make_cascade):
     cascade, texts = make_cascade(3), sentences(40, seed=9)
     together = cascade.predict(texts)
     alone = [cascade.predict([text]) for text in texts]

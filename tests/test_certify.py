@@ -28,7 +28,7 @@ def cascade(saved, tmp_path):
 
 @pytest.fixture(scope="module")
 def rows(tmp_path_factory):
-    """900 labelled rows that no cascade has seen."""
+    """900 labeled rows that no cascade has seen."""
     return write_csv(tmp_path_factory.mktemp("rows") / "rows.csv", *reviews(900, seed=77))
 
 

@@ -28,7 +28,7 @@ def cascade(saved, tmp_path):
 
 @pytest.fixture
 def rows(tmp_path):
-    """A labelled file that no cascade has seen."""
+    """A labeled file that no cascade has seen."""
     return write_csv(tmp_path / "rows.csv", *reviews(150, seed=77))
 
 

@@ -1,4 +1,4 @@
-"""Unlabelled text: read from files of any kind, cut into passages, stored as tokens, laid out in batches."""
+"""Unlabeled text: read from files of any kind, cut into passages, stored as tokens, laid out in batches."""
 
 from __future__ import annotations
 

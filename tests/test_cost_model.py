@@ -1,4 +1,4 @@
-"""What rows cost by the clock: fitted per row and token, tokenisers paid once."""
+"""What rows cost by the clock: fitted per row and token, tokenizers paid once."""
 
 from __future__ import annotations
 
@@ -52,8 +52,8 @@ def test_seconds_are_found_again(make_cascade, monkeypatch):
     found = measure_latency(cascade.stages, texts, encoded)
     for one, stage in zip(found.stages, cascade.stages, strict=True):
         assert dataclasses.astuple(one) == pytest.approx(dataclasses.astuple(true[stage.hidden]), rel=1e-6)
-    assert found.tokenising[0] == found.tokenising[1]
-    assert found.tokenising[0].token == pytest.approx(1e-6)
+    assert found.tokenizing[0] == found.tokenizing[1]
+    assert found.tokenizing[0].token == pytest.approx(1e-6)
 
 
 def test_rows_of_one_length_give_no_negative_seconds():

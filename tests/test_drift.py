@@ -28,7 +28,7 @@ def cascade(saved):
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory):
-    """Two labelled files of the same population."""
+    """Two labeled files of the same population."""
     root = tmp_path_factory.mktemp("shift")
     return [write_csv(root / f"{seed}.csv", *reviews(300, seed=seed)) for seed in (77, 78)]
 

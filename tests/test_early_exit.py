@@ -154,7 +154,7 @@ def test_rows_do_leave_at_several_layers_in_these_tests(model, rows):
         assert len(set(run_early_exit(model, rows, rule).layers.tolist())) > 1
 
 
-def test_patience_does_not_depend_on_neighbours_or_on_their_order(model, rows):
+def test_patience_does_not_depend_on_neighbors_or_on_their_order(model, rows):
     rule, rng = Patience(2), np.random.default_rng(0)
     whole = run_early_exit(model, rows, rule)
     order = rng.permutation(len(rows))[:50]

@@ -1,4 +1,4 @@
-"""Engines without torch: the same answers, whatever the neighbours; refusals instead of silent changes."""
+"""Engines without torch: the same answers, whatever the neighbors; refusals instead of silent changes."""
 
 from __future__ import annotations
 
@@ -17,8 +17,7 @@ from cascadebert.inference.batching import TokenizedTexts
 from cascadebert.inference.engines.load import resolve_engine
 from cascadebert.inference.engines.torch import compile_module
 from cascadebert.training.export import export_onnx
-from cascadebert.tuning.engine_parity import check_engine_parity
-from cascadebert.tuning.tune import tune_folder
+from cascadebert.tuning.tune import check_engine_parity, tune_folder
 from samples import reviews, sentences, write_csv
 
 FAMILIES = ["bert", "roberta", "distilbert", "electra", "modernbert"]
@@ -61,7 +60,7 @@ def test_every_engine_gives_the_logits_of_torch(exported, family):
     ("engine", "precision", "last_digit"),
     [("openvino", "float32", 0), ("openvino", "auto", 1e-6), ("onnxruntime", "float32", 0)],
 )
-def test_a_rows_logits_do_not_depend_on_its_neighbours(exported, engine, precision, last_digit):
+def test_a_rows_logits_do_not_depend_on_its_neighbors(exported, engine, precision, last_digit):
     stage = Stage.from_pretrained(exported("bert"), engine=engine, precision=precision)
     rows = stage.encode(TEXTS)
     one_by_one = alone(stage, rows)
@@ -167,7 +166,7 @@ def test_an_engine_that_changes_labels_is_refused(ready):
 def test_where_torch_is_not_installed_nothing_is_compared_and_that_is_said(ready, monkeypatch):
     cascade = Cascade.from_pretrained(ready)
     absent = {"side_effect": MissingExtra("torch")}
-    monkeypatch.setattr("cascadebert.tuning.engine_parity.load_engine", Mock(**absent))
+    monkeypatch.setattr("cascadebert.tuning.tune.load_engine", Mock(**absent))
     (said,) = check_engine_parity(cascade.stages, TEXTS, cascade.stage_logits(TEXTS))
     assert "not compared with torch" in said
 

@@ -20,7 +20,7 @@ from cascadebert.errors import DataError, StageError
 from cascadebert.inference.stage import Stage
 from cascadebert.persistence.folder import file_hashes, read_used_rows
 from cascadebert.training.difficulty import DifficultyLabels, label_difficulty
-from cascadebert.training.fit import _load_unlabelled
+from cascadebert.training.fit import _load_unlabeled
 from cascadebert.training.losses import NO_LABEL
 from cascadebert.training.train_stage import TrainingData, train_stage, training_order
 from killing import run_killed
@@ -213,8 +213,8 @@ def test_distillation_trains_a_stage_on_rows_without_labels(stages, fitted, tmp_
     teacher = Stage.from_pretrained(fitted / "stage-2")
     texts, labels = reviews(400, seed=8)
     logits = teacher.logits(teacher.encode(texts))
-    unlabelled = np.full(400, NO_LABEL, dtype=np.int64)
-    data = TrainingData(texts, unlabelled, ("negative", "positive"), teacher=logits)
+    unlabeled = np.full(400, NO_LABEL, dtype=np.int64)
+    data = TrainingData(texts, unlabeled, ("negative", "positive"), teacher=logits)
     config = FitConfig(
         epochs=6, batch_size=16, learning_rate=2e-3, bf16=False, max_length=32, distill_weight=1.0
     )
@@ -224,49 +224,49 @@ def test_distillation_trains_a_stage_on_rows_without_labels(stages, fitted, tmp_
 
 
 @pytest.mark.slow
-def test_unlabelled_rows_teach_the_small_stage_and_none_of_a_held_out_part_are_among_them(
+def test_unlabeled_rows_teach_the_small_stage_and_none_of_a_held_out_part_are_among_them(
     stages, train_file, tmp_path
 ):
     few, labels = reviews(200, seed=21)
     train = write_csv(tmp_path / "train.csv", few, labels)
     more, _ = reviews(900, seed=22)
     texts = [*more, *more[:10], *few]
-    unlabelled = tmp_path / "more.jsonl"
-    unlabelled.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
+    unlabeled = tmp_path / "more.jsonl"
+    unlabeled.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
     fit(
         train, stages=stages, target=Target(speedup=1.2), output=tmp_path / "c", config=QUICK,
-        unlabelled=unlabelled,
+        unlabeled=unlabeled,
     )  # fmt: skip
     spec = json.loads((tmp_path / "c" / "cascade.json").read_text())
     kept = len({*more} - {*few})
-    assert spec["provenance"]["rows"] == {"train": 160, "tune": 20, "certify": 20, "unlabelled": kept}
+    assert spec["provenance"]["rows"] == {"train": 160, "tune": 20, "certify": 20, "unlabeled": kept}
     assert spec["provenance"]["config"]["distill_weight"] == 1.0
-    notice = f"{len(texts) - kept:,} of {len(texts):,} unlabelled examples left out"
+    notice = f"{len(texts) - kept:,} of {len(texts):,} unlabeled examples left out"
     assert any(notice in entry for entry in spec["operating_point"]["metrics"]["notices"])
     used = read_used_rows(tmp_path / "c")
     assert len(used.train) == 160 + kept and not np.isin(used.train, used.tune).any()
 
 
-def test_unlabelled_rows_of_a_held_out_group_are_left_out(stages, tmp_path):
+def test_unlabeled_rows_of_a_held_out_group_are_left_out(stages, tmp_path):
     texts, labels = reviews(120, seed=30)
     splits = split_examples(Examples(texts, tuple(labels), tuple(str(i // 4) for i in range(120))), None,
                   tune_fraction=0.2, certify_fraction=0.2, seed=1)  # fmt: skip
     more, _ = reviews(60, seed=31)
     groups = [splits.tune.groups[0], splits.certify.groups[0], splits.train.groups[0]] * 20
     rows = Examples([f"{text} again" for text in more], None, tuple(groups))
-    result, notices = _load_unlabelled(rows, None, splits)
+    result, notices = _load_unlabeled(rows, None, splits)
     assert set(result.groups) == {splits.train.groups[0]} and "40 of 60" in notices[0]
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"config": FitConfig(max_length=32, distill_weight=0.0)}, "leave out --unlabelled"),
-        ({"unlabelled": Examples([("a", "b")], None)}, "expected one text per example, or pairs"),
+        ({"config": FitConfig(max_length=32, distill_weight=0.0)}, "leave out --unlabeled"),
+        ({"unlabeled": Examples([("a", "b")], None)}, "expected one text per example, or pairs"),
     ],
 )
-def test_unlabelled_rows_that_cannot_teach_are_refused(stages, train_file, tmp_path, options, message):
-    given = {"unlabelled": Examples(["a"], None), "config": QUICK, **options}
+def test_unlabeled_rows_that_cannot_teach_are_refused(stages, train_file, tmp_path, options, message):
+    given = {"unlabeled": Examples(["a"], None), "config": QUICK, **options}
     with pytest.raises(CascadeError, match=message):
         fit(train_file, stages=stages, target=Target(speedup=1.5), output=tmp_path / "c", **given)
     assert list(tmp_path.iterdir()) == []

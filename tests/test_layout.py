@@ -46,7 +46,7 @@ LOADS_OPTIONAL = (
     "server/http",
     "server/monitoring/metrics.py",
 )
-"""Where files may load an optional dependency when imported: nothing below imports these on the inference path."""
+"""Where files may import an optional dependency: nothing else does so on the inference path."""
 LOADS_TORCH = ("training", "paper", "demo", "inference/engines/t")
 
 

@@ -76,7 +76,7 @@ def test_distillation_is_zero_at_the_teacher_and_needs_no_label():
     assert loss.item() > 0
 
 
-def test_rows_without_a_label_add_nothing_to_the_cross_entropy_or_the_regularisation():
+def test_rows_without_a_label_add_nothing_to_the_cross_entropy_or_the_regularization():
     logits, labels = torch.randn(6, 3), torch.tensor([0, 1, 2, NO_LABEL, NO_LABEL, NO_LABEL])
     known = Objective()(logits[:3], labels[:3]).item()
     assert Objective()(logits, labels).item() == pytest.approx(known / 2)  # each row weighs 1 / 6

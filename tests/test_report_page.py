@@ -60,7 +60,7 @@ class Reader(HTMLParser):
 
 @pytest.fixture(scope="module")
 def rows(tmp_path_factory):
-    """A labelled file that no cascade has seen."""
+    """A labeled file that no cascade has seen."""
     return write_csv(tmp_path_factory.mktemp("rows") / "rows.csv", *reviews(150, seed=77))
 
 

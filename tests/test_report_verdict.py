@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from cascadebert.errors import CascadeError
+from cascadebert.evaluation.cost_model import RowCosts
 from cascadebert.evaluation.report.analysis import length_buckets
 from cascadebert.evaluation.report.verdict import (
     Alternative,
@@ -47,8 +48,7 @@ def evidence(right, sure, *, clock=None, labels=None, **changes):
         labels=labels,
         label_names=("bad", "good"),
         lengths=np.arange(n) % 7 + 3,
-        seconds=seconds,
-        last_stage_seconds=4.0,
+        seconds=RowCosts(seconds, 4.0),
         clock=clock,
     )
     return replace(given, **changes)
@@ -197,7 +197,7 @@ def test_degenerate_rows_are_judged_too(n, case):
 
 
 def test_no_row_at_all_is_refused():
-    with pytest.raises(CascadeError, match="needs labelled examples"):
+    with pytest.raises(CascadeError, match="needs labeled examples"):
         compute_verdict(
             evidence(np.ones((2, 0)), np.ones(0), clock=WallClock(1, np.ones(1), np.ones((2, 1))))
         )

@@ -60,7 +60,7 @@ def test_its_logits_are_those_of_torch(cascade):
 
 
 @pytest.mark.slow
-def test_its_logits_do_not_depend_on_neighbours(cascade):
+def test_its_logits_do_not_depend_on_neighbors(cascade):
     stage = cascade.stages[0]
     rows = stage.encode(sentences(60, seed=2, most=30))
     alone = [stage.engine.logits(rows.batch(np.array([i]))) for i in range(60)]

@@ -97,7 +97,7 @@ class StageReport:
 
 @dataclass(frozen=True)
 class Report:
-    """Metrics of a predictor on labelled examples; those of cascades are empty or None for others."""
+    """Metrics of a predictor on labeled examples; those of cascades are empty or None for others."""
 
     n: int  # examples
     accuracy: float  # fraction of correct predictions

@@ -14,7 +14,7 @@ from cascadebert.timing import now
 from cascadebert.training.config import DistillConfig
 
 FAILED_LOSS = 0.9  # held-out loss above which hardly anything was learned
-CORPUS = "Unlabelled text: a txt, jsonl or parquet file, or a folder of them."
+CORPUS = "Unlabeled text: a txt, jsonl or parquet file, or a folder of them."
 
 
 def distill(
@@ -29,7 +29,7 @@ def distill(
     config: DistillConfig,
     overwrite: o.Overwrite = False,
 ) -> None:
-    """Make complete small models from a large encoder and unlabelled text.
+    """Make complete small models from a large encoder and unlabeled text.
 
     Without --corpus, the first layers of the encoder are saved: NOT a complete model.
     """

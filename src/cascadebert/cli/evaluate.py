@@ -25,7 +25,7 @@ def evaluate(
     baseline: Annotated[str | None, o.option("Cascade or classifier to compare with.", "MODEL")] = None,
     engine: o.EngineOptions,
 ) -> None:
-    """Evaluate a cascade, and each of its stages alone, on labelled data that it was not made from.
+    """Evaluate a cascade, and each of its stages alone, on labeled data that it was not made from.
 
     With --report or --baseline the cascade is also timed, examples that it was made from are left
     out, and a verdict tells whether cascading pays off.

@@ -1,4 +1,4 @@
-"""Unlabelled text of any size: documents from files, and passages cut from them."""
+"""Unlabeled text of any size: documents from files, and passages cut from them."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _Item = TypeVar("_Item")
 MAX_LINE_CHARACTERS = 1 << 26
 PARQUET_ROWS = 1024
 MIN_TOKENS = 8
-PAIR_FRACTION = 0.25  # of the passages are pairs of neighbours, so that the second text's tokens are learned
+PAIR_FRACTION = 0.25  # of the passages are pairs of neighbors, so that the second text's tokens are learned
 
 _SENTENCE_END = re.compile("[.!?\u2026][\"')\\]\u201d\u2019]*\\s+|[\u3002\uff01\uff1f]|\\n+")
 
@@ -77,7 +77,7 @@ def passages(
     """Cut documents into passages of complete sentences whose lengths vary as those of real inputs do.
 
     Target lengths are log-uniform between 8 and `max_tokens` tokens; a longer sentence is cut. A quarter of
-    the passages are pairs of neighbours that share the maximum length. No text is left out.
+    the passages are pairs of neighbors that share the maximum length. No text is left out.
     """
     rng = np.random.default_rng(seed)
     limit = int(max_tokens * characters_per_token)

@@ -1,4 +1,4 @@
-"""Labelled or unlabelled examples from files and data sets, with every cell checked."""
+"""Labeled or unlabeled examples from files and data sets, with every cell checked."""
 
 from __future__ import annotations
 

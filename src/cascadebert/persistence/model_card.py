@@ -40,7 +40,7 @@ def _stage_columns(spec: CascadeSpec) -> dict[str, Sequence[object]]:
         columns["accuracy alone"] = [f"{stage.accuracy:.4f}" for stage in report.stages]
         columns["ECE alone"] = [f"{stage.ece:.4f}" for stage in report.stages]
     if timing is not None:
-        length, latencies = np.array(32), zip(timing.stages, timing.tokenising, strict=True)
+        length, latencies = np.array(32), zip(timing.stages, timing.tokenizing, strict=True)
         seconds = [float(model.cost_of(length) + tokens.cost_of(length)) for model, tokens in latencies]
         columns["texts/s of 32 tokens"] = [f"{1 / cost:,.0f}" for cost in seconds]
     return columns

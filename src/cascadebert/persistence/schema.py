@@ -48,7 +48,7 @@ class MeasuredTiming(_Strict):
 
     machine: str
     stages: tuple[LinearLatency, ...]  # of each stage's model alone, by padded tokens
-    tokenising: tuple[LinearLatency, ...]  # of each stage's tokenizer, by tokens
+    tokenizing: tuple[LinearLatency, ...]  # of each stage's tokenizer, by tokens
     expected_speedup: float  # over the last stage alone, from these seconds and the exit rates
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from cascadebert.inference.cascade import Cascade
 from cascadebert.thresholds.operating_point import CertifiedPoint
 
-MIN_SPEEDUP_RATIO = 1.25  # between neighbouring points
+MIN_SPEEDUP_RATIO = 1.25  # between neighboring points
 OVERLOADED_SECONDS = 0.25
 COOLDOWN_SECONDS, MAX_COOLDOWN_SECONDS = 5.0, 60.0
 IDLE_FRACTION = 0.25  # of the limit; a delay below it counts as idle

@@ -68,7 +68,7 @@ def stage_losses(outputs: StageOutputs, guarantee: Guarantee) -> Floats:
         return np.asarray(predictions != predictions[-1], dtype=np.float64)
     if labels is None:
         raise CascadeError(
-            f"{guarantee.description} needs labels. Give labelled examples; only agreement needs none."
+            f"{guarantee.description} needs labels. Give labeled examples; only agreement needs none."
         )
     wrong = np.asarray(predictions != labels, dtype=np.float64)
     if guarantee.name == "max_accuracy_drop":

@@ -261,7 +261,7 @@ def pareto_front(arrays: TuningArrays) -> ParetoFront:
 
 
 def _threshold_candidates(confidences: Floats) -> list[Floats]:
-    """Rising thresholds per stage, from "all exit" over midpoints between neighbours to "none exits".
+    """Rising thresholds per stage, from "all exit" over midpoints between neighbors to "none exits".
 
     The lowest lies just under the least confidence instead of at 0: a new text with a confidence below all
     that were tuned on is still deferred.

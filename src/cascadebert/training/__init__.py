@@ -1,4 +1,4 @@
-"""From labelled examples to a saved cascade; needs the `train` extra."""
+"""From labeled examples to a saved cascade; needs the `train` extra."""
 
 from cascadebert.environment import use_passive_waiting
 

@@ -69,7 +69,7 @@ class FitConfig:
     warmup_ratio: float = _option(0.0, _WARMUP, ge=0, le=1)
     bf16: bool | None = _option(None, _BF16, "")
     dar_weight: float = _difficulty(
-        0.5, "Weight (lambda) of difficulty-aware regularisation on all but the last stage; 0: off.", ge=0
+        0.5, "Weight (lambda) of difficulty-aware regularization on all but the last stage; 0: off.", ge=0
     )
     dar_margin: float = _difficulty(
         0.3, "Margin (epsilon) by which easy examples should exceed hard ones in confidence.", ge=0
@@ -82,7 +82,7 @@ class FitConfig:
         1.0, "Fraction of the repeats that must predict an example correctly for it to be easy.", ge=0, le=1
     )
     distill_weight: float | None = _distillation(
-        None, "Weight of distilling the last stage's logits; by default 1 with unlabelled data, else 0.", ge=0
+        None, "Weight of distilling the last stage's logits; by default 1 with unlabeled data, else 0.", ge=0
     )
     distill_temperature: float = _distillation(
         2.0, "Temperature that divides the logits of teacher and student.", gt=0

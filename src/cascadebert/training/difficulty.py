@@ -86,7 +86,7 @@ def label_difficulty(
     (Li et al. 2021, section 3.2; how the paper combines its five seeds is not known).
 
     Args:
-        train: Labelled examples.
+        train: Labeled examples.
         stage: The checkpoint to start from: the small stage.
         config: Training and difficulty options.
         columns: Names of the columns, if they are not the usual ones.

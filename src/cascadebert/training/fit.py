@@ -1,4 +1,4 @@
-"""Trains a cascade from labelled examples."""
+"""Trains a cascade from labeled examples."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def fit(
     target: Target,
     output: str | Path,
     validation: str | Path | datasets.Dataset | Examples | None = None,
-    unlabelled: str | Path | datasets.Dataset | Examples | None = None,
+    unlabeled: str | Path | datasets.Dataset | Examples | None = None,
     columns: Columns | None = None,
     difficulty: Sequence[str | Path] = (),
     cost_unit: CostUnit = "flops",
@@ -62,14 +62,14 @@ def fit(
     an interruption (or with another target after an infeasible one) resumes from there.
 
     Args:
-        train: Labelled examples: a file, a dataset, or the name of one on the Hub (see `load_examples`).
+        train: Labeled examples: a file, a dataset, or the name of one on the Hub (see `load_examples`).
         stages: Two or more checkpoints from small to large: folders or repositories of the Hub; the first
             may be "static", a bag of token embeddings from the last one's table.
         target: The requirement to meet on the tuning set.
         output: The folder to write.
-        validation: Labelled examples like those that the cascade will meet, for tuning and certifying; by
+        validation: Labeled examples like those that the cascade will meet, for tuning and certifying; by
             default they are split off `train`.
-        unlabelled: More examples of the task without labels: the earlier stages learn the last stage's
+        unlabeled: More examples of the task without labels: the earlier stages learn the last stage's
             logits on them (and on the training set). Those that are in another split, or in a group of the
             tuning or certification set, are left out.
         columns: Names of the columns, if they are not the usual ones.
@@ -89,15 +89,15 @@ def fit(
         CascadeError: If data, stages or target cannot be used; nothing is written.
     """
     output, names = Path(output), [str(stage) for stage in stages]
-    config = _resolve_distill_weight(config or FitConfig(), unlabelled is not None)
+    config = _resolve_distill_weight(config or FitConfig(), unlabeled is not None)
     ensure_writable_directory(output, overwrite=overwrite)
     resolved = resolve_engine(engine, precision)
     build = BuildConfig(target, cost_unit, score, *resolved, config.max_length, overwrite)
     splits = _load_splits(train, validation, columns, config)
     parts = {"train": splits.train, "tune": splits.tune, "certify": splits.certify}
     notices = splits.notices
-    if unlabelled is not None:
-        parts["unlabelled"], more_notices = _load_unlabelled(unlabelled, columns, splits)
+    if unlabeled is not None:
+        parts["unlabeled"], more_notices = _load_unlabeled(unlabeled, columns, splits)
         notices += more_notices
     reused = _load_difficulty(difficulty, splits.train, len(names) - 1, config)
     with tempfile.TemporaryDirectory() as temporary:
@@ -105,12 +105,12 @@ def fit(
         ensure_writable_directory(output, overwrite=overwrite, sources=sources)
         _check_stages(names, sources, splits, build, config)
         work = work_directory(output)
-        folders, labels = _train_stages(sources, splits, parts.get("unlabelled"), reused, config, work)
+        folders, labels = _train_stages(sources, splits, parts.get("unlabeled"), reused, config, work)
     files = [work / f"difficulty-{i + 1}.npz" for i in range(len(labels))]
     for difficulty_labels, file in zip(labels, files, strict=True):
         difficulty_labels.save(file)
     hashes = {name: part.hashes() for name, part in parts.items()}
-    trained = np.concatenate([hashes[name] for name in ("train", "unlabelled") if name in hashes])
+    trained = np.concatenate([hashes[name] for name in ("train", "unlabeled") if name in hashes])
     used = UsedRows(trained, hashes["tune"], hashes["certify"])
     recipes = [stage_config(config, folder) for folder in folders]
     provenance = {
@@ -155,21 +155,21 @@ def _load_splits(
     return splits
 
 
-def _resolve_distill_weight(config: FitConfig, unlabelled: bool) -> FitConfig:
+def _resolve_distill_weight(config: FitConfig, unlabeled: bool) -> FitConfig:
     if config.distill_weight is None:
-        return replace(config, distill_weight=float(unlabelled))
-    if unlabelled and not config.distill_weight:
+        return replace(config, distill_weight=float(unlabeled))
+    if unlabeled and not config.distill_weight:
         raise CascadeError(
-            "unlabelled examples are used for distillation only: leave out --unlabelled, or give "
+            "unlabeled examples are used for distillation only: leave out --unlabeled, or give "
             "--distill-weight above 0"
         )
     return config
 
 
-def _load_unlabelled(
+def _load_unlabeled(
     source: Source, columns: Columns | None, splits: Splits
 ) -> tuple[Examples, tuple[str, ...]]:
-    """Distinct unlabelled examples that are in no split yet, and a notice about the others."""
+    """Distinct unlabeled examples that are in no split yet, and a notice about the others."""
     columns = replace(columns or Columns(), label=None)
     examples = load_examples(source, columns=columns, labels=False, groups=False)
     if isinstance(examples.texts[0], str) != isinstance(splits.train.texts[0], str):
@@ -188,10 +188,10 @@ def _load_unlabelled(
             f"{examples.source}: all {len(examples):,} examples are in the train, tune or certify split, or "
             "in their groups. Give examples that are in none of them."
         )
-    log.info("unlabelled examples: %d", len(index))
+    log.info("unlabeled examples: %d", len(index))
     if len(index) == len(examples):
         return examples, ()
-    counts = f"{len(examples) - len(index):,} of {len(examples):,} unlabelled examples"
+    counts = f"{len(examples) - len(index):,} of {len(examples):,} unlabeled examples"
     return examples.take(index), (f"{counts} left out: duplicates, or in another split.",)
 
 
@@ -209,8 +209,8 @@ def _train_stages(
     data = TrainingData(train.texts, ids, names)
     last = train_stage(sources[-1], data, config, work=work, description=f"stage {count}/{count}")
     texts = [*train.texts, *(() if more is None else more.texts)]
-    unlabelled = len(texts) - len(train)
-    ids = np.concatenate([ids, np.full(unlabelled, NO_LABEL)])
+    unlabeled = len(texts) - len(train)
+    ids = np.concatenate([ids, np.full(unlabeled, NO_LABEL)])
     teacher = _teacher_logits(last, texts, config) if config.distill_weight else None
     folders, labels = [], list(reused)
     if config.dar_weight and not reused:
@@ -219,7 +219,7 @@ def _train_stages(
     for i, source in enumerate(sources[:-1]):
         hard = None
         if labels:
-            hard = np.concatenate([labels[i].of(train), np.zeros(unlabelled, dtype=np.bool_)])
+            hard = np.concatenate([labels[i].of(train), np.zeros(unlabeled, dtype=np.bool_)])
         data = TrainingData(texts, ids, names, hard, teacher)
         folders.append(train_stage(source, data, config, work=work, description=f"stage {i + 1}/{count}"))
     return [*folders, last], labels

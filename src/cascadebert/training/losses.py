@@ -1,4 +1,4 @@
-"""Loss terms of a stage: labels, difficulty-aware regularisation, distillation and Gatekeeper."""
+"""Loss terms of a stage: labels, difficulty-aware regularization, distillation and Gatekeeper."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ with extra("train"):
     from torch import Tensor
     from torch.nn import functional
 
-NO_LABEL = -100  # label id of an unlabelled example, which takes no part in the cross-entropy
+NO_LABEL = -100  # label id of an unlabeled example, which takes no part in the cross-entropy
 
 
 def dar_loss(logits: Tensor, hard: Tensor, *, margin: float) -> Tensor:
-    """Difficulty-aware regularisation (Li et al. 2021, section 3.2) of (rows, num_labels) logits.
+    """Difficulty-aware regularization (Li et al. 2021, section 3.2) of (rows, num_labels) logits.
 
     L_DAR = mean over easy rows i of max(0, -(c_i - c_j(i)) + margin), where c is the confidence (maximum
     softmax probability, right or wrong) and j(i) a row of the batch with `hard` (rows,) set, drawn uniformly
@@ -47,12 +47,12 @@ def gatekeeper_loss(logits: Tensor, labels: Tensor, *, alpha: float) -> Tensor:
     `NO_LABEL` left out; alpha is in [0, 1]. It is for a model that has learned the task already: an untrained
     one is wrong everywhere, and would learn to predict uniformly.
     """
-    labelled = labels != NO_LABEL
-    correct = labelled & (logits.argmax(dim=-1) == labels)
+    labeled = labels != NO_LABEL
+    correct = labeled & (logits.argmax(dim=-1) == labels)
     log_probs = functional.log_softmax(logits, dim=-1)
     cross_entropy = functional.cross_entropy(logits, labels, ignore_index=NO_LABEL, reduction="none")
     divergence = (log_probs.exp() * log_probs).sum(dim=-1) + math.log(logits.shape[-1])
-    losses = alpha * cross_entropy * correct + (1 - alpha) * divergence * (labelled & ~correct)
+    losses = alpha * cross_entropy * correct + (1 - alpha) * divergence * (labeled & ~correct)
     return losses.sum() / len(labels)
 
 
@@ -75,8 +75,8 @@ class Objective:
     ) -> Tensor:
         """The loss of a batch: L = CE + dar_weight * L_DAR + distill_weight * L_distill.
 
-        CE is summed over the labelled rows and divided by the number of all rows; L_DAR is that of the
-        labelled rows. `logits` and `teacher` are (rows, num_labels), `labels` and `hard` (rows,).
+        CE is summed over the labeled rows and divided by the number of all rows; L_DAR is that of the
+        labeled rows. `logits` and `teacher` are (rows, num_labels), `labels` and `hard` (rows,).
         """
         if self.gatekeeper is None:
             loss = functional.cross_entropy(logits, labels, ignore_index=NO_LABEL, reduction="sum")
@@ -84,8 +84,8 @@ class Objective:
         else:
             loss = gatekeeper_loss(logits, labels, alpha=self.gatekeeper)
         if hard is not None and self.dar_weight:
-            labelled = labels != NO_LABEL
-            loss = loss + self.dar_weight * dar_loss(logits[labelled], hard[labelled], margin=self.dar_margin)
+            labeled = labels != NO_LABEL
+            loss = loss + self.dar_weight * dar_loss(logits[labeled], hard[labeled], margin=self.dar_margin)
         if teacher is not None and self.distill_weight:
             distillation = distillation_loss(logits, teacher, temperature=self.distill_temperature)
             loss = loss + self.distill_weight * distillation

@@ -43,7 +43,7 @@ class TrainingData:
     """The examples that one stage is trained on."""
 
     texts: Texts  # n texts or pairs
-    label_ids: Ints  # (n,), `NO_LABEL` for unlabelled examples
+    label_ids: Ints  # (n,), `NO_LABEL` for unlabeled examples
     label_names: tuple[str, ...]
     hard: Bools | None = None  # (n,) difficulty; None: no difficulty-aware term
     teacher: Logits | None = None  # (n, num_labels) of the last stage; None: no distillation

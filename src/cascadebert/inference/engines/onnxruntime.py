@@ -20,7 +20,7 @@ ERRORS = (ort.Fail, ort.InvalidGraph, ort.InvalidProtobuf, ort.NotImplemented, o
 
 def resolve_precision(precision: str) -> str:
     """Float32, the only precision of this engine. Raises StageError if another is requested."""
-    note = " (its dynamic int8 makes a text's prediction depend on its neighbours)"
+    note = " (its dynamic int8 makes a text's prediction depend on its neighbors)"
     return check_precision("onnxruntime", precision, ("float32",), auto="float32", note=note)
 
 

@@ -1,4 +1,4 @@
-"""Makes small models from a large one: distilled on unlabelled text, or its first layers as they are."""
+"""Makes small models from a large one: distilled on unlabeled text, or its first layers as they are."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def distill(
     config: DistillConfig | None = None,
     objective: DistillationObjective | None = None,
 ) -> DistilledModels:
-    """Make complete small models from a large encoder and unlabelled text, whatever the task will be.
+    """Make complete small models from a large encoder and unlabeled text, whatever the task will be.
 
     A student starts from evenly spaced layers of the large model where the width is the same, and learns
     its last hidden states (see `HiddenStateObjective`). Several students learn from one pass of the large
@@ -154,7 +154,7 @@ def distill(
 def _tokenize(
     corpus: Corpus, source: Path, config: DistillConfig, output: Path
 ) -> tuple[Path, TokenizedTexts, str]:
-    """The work folder, the tokenised corpus in it, and the fingerprint of source, text and settings.
+    """The work folder, the tokenized corpus in it, and the fingerprint of source, text and settings.
 
     A new work folder is removed if the corpus is refused.
     """

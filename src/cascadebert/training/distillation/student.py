@@ -1,4 +1,4 @@
-"""Smaller models of the same family as a large one, initialised from its weights where shapes allow."""
+"""Smaller models of the same family as a large one, initialized from its weights where shapes allow."""
 
 from __future__ import annotations
 

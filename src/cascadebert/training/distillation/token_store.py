@@ -76,7 +76,7 @@ def _write(
     with (
         (folder / "ids.bin").open("wb") as ids,
         (folder / "types.bin").open("wb") as types,
-        progress_bar("tokenising", expected, "tokens") as show,
+        progress_bar("tokenizing", expected, "tokens") as show,
     ):
         while chunk := list(islice(sampled, ENCODE_CHUNK)):
             texts = encoder.encode(chunk)  # type: ignore[arg-type]

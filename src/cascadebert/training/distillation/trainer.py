@@ -1,4 +1,4 @@
-"""Task-agnostic distillation: the objectives, and students that learn one from unlabelled text."""
+"""Task-agnostic distillation: the objectives, and students that learn one from unlabeled text."""
 
 from __future__ import annotations
 
