@@ -260,7 +260,7 @@ def hold(cascade: Cascade, rows: Examples) -> Held:
     probabilities = scaled_probabilities(recalibrate(cascade, cached), cached.logits)
     answers = probabilities.argmax(axis=2)
     wrong, changed = ((answers != right).astype(float) for right in (cached.labels, answers[-1]))
-    costs, tokenising = cached.latency.costs(cached.encoded), cached.latency.tokenising[0]
+    costs, tokenising = cached.latency.costs(cached.encoded), cached.latency.tokenizing[0]
     consumed = tokenising.cost_of(cached.encoded[0].lengths)
     without = costs.rows.copy()
     without[0] -= consumed

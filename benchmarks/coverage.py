@@ -101,7 +101,7 @@ def keep_answers(task: str, data: Path) -> None:
         arrays["seconds"] = np.array(
             [one.cost_of(part.padded_lengths).mean() for one, part in zip(clock.stages, encoded, strict=True)]
         )
-        arrays["tokenising"] = clock.tokenising[0].cost_of(encoded[0].lengths).mean()
+        arrays["tokenising"] = clock.tokenizing[0].cost_of(encoded[0].lengths).mean()
     (RESULTS / "answers").mkdir(parents=True, exist_ok=True)
     np.savez_compressed(RESULTS / "answers" / f"{task}.npz", **arrays)
 

@@ -119,17 +119,16 @@ def _plot(cascade: Cascade, cached: CachedOutputs, report: Report, path: Path) -
     probabilities = scaled_probabilities(cascade, cached.logits)
     losses = (probabilities.argmax(axis=2) != cached.labels).astype(float)
     costs = counted_costs(cascade.stages, cached.encoded, "flops").rows
-    curve = pareto_front(TuningArrays(cascade.score.all_stages(probabilities), losses, costs))
+    front = pareto_front(TuningArrays(cascade.score.all_stages(probabilities), losses, costs))
     stages = {
         name: (float(costs[-1].sum() / costs[i].sum()), report.stages[i].accuracy)
         for i, name in ((0, "small alone"), (-1, "large alone"))
     }
     plot_pareto_front(
         path,
-        speedups=curve.speedups,
-        accuracies=1 - curve.losses,
-        stages=stages,
-        selected=(float(report.flops_speedup or 0), report.accuracy),
+        front,
+        stages,
+        (float(report.flops_speedup or 0), report.accuracy),
         title="A cascade of two transformers on the generated demo task",
         axis="speed-up over the large model, by FLOPs",
     )

@@ -34,7 +34,7 @@ class TimedPredictor:
 
     name: str
     n: int  # texts timed: all, or for a `transformers` pipeline up to 256 spread over the data
-    examples_per_second: float  # tokenising included; median over the repeats
+    examples_per_second: float  # tokenizing included; median over the repeats
     range: tuple[float, float]  # slowest and fastest repeat
     accuracy: float | None  # on the timed texts; None without labels
     agreement: float  # fraction of predictions equal to the last stage's
@@ -56,7 +56,7 @@ class BenchmarkResult:
     range: tuple[float, float]  # lowest and highest of these ratios
     expected_speedup: float  # from the latency of each stage, timed separately, and the exits of the texts
     stage_seconds: tuple[LinearLatency, ...]  # that latency, of each stage's model
-    tokenising_seconds: tuple[LinearLatency, ...]  # and of each stage's tokenizer
+    tokenizing_seconds: tuple[LinearLatency, ...]  # and of each stage's tokenizer
     routing_overhead: float  # seconds of the cascade over the sum of its `component_runs`, minus 1
     exit_rates: tuple[float, ...]  # (num_stages,)
     peak_memory_mb: float | None  # of this process after one prediction of all texts; None if not reported
@@ -102,7 +102,7 @@ def benchmark(
         range=(float(ratios.min()), float(ratios.max())),
         expected_speedup=speedup(exits - 1, costs.rows, costs.last_stage_cost),
         stage_seconds=latency.stages,
-        tokenising_seconds=latency.tokenising,
+        tokenizing_seconds=latency.tokenizing,
         routing_overhead=float(np.median(overheads)),
         exit_rates=exit_rates(exits - 1, num_stages),
         peak_memory_mb=memory,

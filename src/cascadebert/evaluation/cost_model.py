@@ -33,17 +33,17 @@ class LatencyModel:
     """Seconds per row and token on this machine, one `LinearLatency` per stage."""
 
     stages: tuple[LinearLatency, ...]  # of the model alone, by padded tokens
-    tokenising: tuple[LinearLatency, ...]  # by tokens; equal for stages that share a tokenizer
+    tokenizing: tuple[LinearLatency, ...]  # by tokens; equal for stages that share a tokenizer
     keys: tuple[str, ...]  # identifies each stage's tokenizer
 
     def costs(self, encoded: Sequence[TokenizedTexts]) -> RowCosts:
         """Costs of n rows, given each stage's tokens; the first stage with a tokenizer pays for it."""
         model = [t.cost_of(rows.padded_lengths) for t, rows in zip(self.stages, encoded, strict=True)]
-        tokenising = [t.cost_of(rows.lengths) for t, rows in zip(self.tokenising, encoded, strict=True)]
-        last_stage_cost = float((model[-1] + tokenising[-1]).mean())
+        tokenizing = [t.cost_of(rows.lengths) for t, rows in zip(self.tokenizing, encoded, strict=True)]
+        last_stage_cost = float((model[-1] + tokenizing[-1]).mean())
         for i, key in enumerate(self.keys):
             if key not in self.keys[:i]:
-                model[i] = model[i] + tokenising[i]
+                model[i] = model[i] + tokenizing[i]
         return RowCosts(np.stack(model), last_stage_cost)
 
 
@@ -64,14 +64,13 @@ def counted_costs(
         layers = np.array([[stage.layers] for stage in stages], dtype=np.float64)
         costs = np.repeat(layers, len(encoded[0]), axis=1)
     else:
-        costs = np.stack([_flops(stage, rows) for stage, rows in zip(stages, encoded, strict=True)])
+        costs = np.empty((len(stages), len(encoded[0])))
+        for i, (stage, tokens) in enumerate(zip(stages, encoded, strict=True)):
+            if stage.flops is None:
+                unknown = f"the FLOPs of {stage.name} are not known"
+                raise CascadeError(f"{unknown}. Use --cost-unit layers or measured.")
+            costs[i] = stage.flops.cost_of(tokens.padded_lengths)
     return RowCosts(costs, float(costs[-1].mean()))
-
-
-def _flops(stage: Stage, rows: TokenizedTexts) -> Floats:
-    if stage.flops is None:
-        raise CascadeError(f"the FLOPs of {stage.name} are not known. Use --cost-unit layers or measured.")
-    return stage.flops.cost_of(rows.padded_lengths)
 
 
 def measure_latency(stages: Sequence[Stage], texts: Texts, encoded: Sequence[TokenizedTexts]) -> LatencyModel:

@@ -19,7 +19,6 @@ from cascadebert.evaluation.drift_test import (
 from cascadebert.evaluation.evaluate import stage_outputs
 from cascadebert.inference.cascade import Cascade
 from cascadebert.persistence.folder import read_used_rows
-from cascadebert.thresholds.operating_point import Guarantee
 
 MAX_DUPLICATES = 0.1  # fraction of a dataset
 
@@ -67,13 +66,10 @@ def detect_drift(
 def _agreement_target(cascade: Cascade, min_agreement: float | None) -> AgreementTarget | None:
     if min_agreement is not None:
         return AgreementTarget(min_agreement, "requested")
-    levels = [one.level for one in _guarantees(cascade) if one.name == "min_agreement"]
-    return AgreementTarget(levels[0], "certificate") if levels else None
-
-
-def _guarantees(cascade: Cascade) -> list[Guarantee]:
-    certificate = cascade.operating_point.certificate
-    return [] if certificate is None else [result.guarantee for result in certificate.guarantees]
+    for guarantee in cascade.operating_point.guarantees:
+        if guarantee.name == "min_agreement":
+            return AgreementTarget(guarantee.level, "certificate")
+    return None
 
 
 def _notices(cascade: Cascade, reference: Examples, new: Examples) -> Iterator[str]:
@@ -94,6 +90,6 @@ def _notices(cascade: Cascade, reference: Examples, new: Examples) -> Iterator[s
     shared = int(np.isin(new.hashes(), reference.hashes()).sum())
     if shared:
         yield f"{shared:,} of the {len(new):,} new examples are in the reference too."
-    for guarantee in _guarantees(cascade):
+    for guarantee in cascade.operating_point.guarantees:
         if guarantee.name != "min_agreement":
             yield f"the folder also guarantees {guarantee.description}; that can only be tested with labels."

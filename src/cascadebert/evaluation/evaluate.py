@@ -1,7 +1,8 @@
-"""Evaluation of predictors on held-out labelled rows."""
+"""Evaluation of predictors on held-out labeled rows."""
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -29,14 +30,14 @@ class Predictor(Protocol):
 
 
 def evaluate(predictor: Predictor, data: DataSource, *, columns: Columns | None = None) -> Report:
-    """Measure a predictor on labelled rows.
+    """Measure a predictor on labeled rows.
 
     All stages of a cascade run once on all rows. The cascade's own predictions follow from these arrays
     (they equal those of `predict`), so the report also covers each stage alone.
 
     Args:
         predictor: a `Cascade`, a `Stage`, or any object with `predict`.
-        data: labelled rows, as for `load_examples`.
+        data: labeled rows, as for `load_examples`.
         columns: names of their columns, where they are not the usual ones.
 
     Returns:
@@ -90,8 +91,7 @@ def report_on_logits(cascade: Cascade, logits: Logits, encoded: list[TokenizedTe
     return Report(
         **_metrics(predicted[exits, rows], confidences[exits, rows], labels),
         exit_rates=exit_rates(exits, len(cascade.stages)),
-        layers_speedup=_counted_speedup(cascade, encoded, exits, "layers"),
-        flops_speedup=_counted_speedup(cascade, encoded, exits, "flops"),
+        **_counted_speedups(cascade, encoded, exits),
         stages=tuple(
             StageReport(
                 accuracy=float(correct[stage].mean()),
@@ -135,10 +135,10 @@ def _metrics(predicted: Ints, confidences: Floats, labels: Ints) -> dict[str, An
     }
 
 
-def _counted_speedup(
-    cascade: Cascade, encoded: list[TokenizedTexts], exits: Ints, cost_unit: Literal["layers", "flops"]
-) -> float | None:
-    try:
-        return speedup(exits, counted_costs(cascade.stages, encoded, cost_unit).rows)
-    except CascadeError:
-        return None
+def _counted_speedups(cascade: Cascade, encoded: list[TokenizedTexts], exits: Ints) -> dict[str, Any]:
+    units: tuple[Literal["layers", "flops"], ...] = ("layers", "flops")
+    speedups = {}
+    for unit in units:
+        with suppress(CascadeError):  # the stages have none, or none that can be compared
+            speedups[f"{unit}_speedup"] = speedup(exits, counted_costs(cascade.stages, encoded, unit).rows)
+    return speedups

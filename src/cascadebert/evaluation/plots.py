@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any, TextIO
 import numpy as np
 
 from cascadebert.errors import extra
-from cascadebert.types import Floats
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -22,6 +21,7 @@ if TYPE_CHECKING:
     from cascadebert.evaluation.benchmark import BenchmarkResult
     from cascadebert.evaluation.report.analysis import CalibrationAnalysis, HighConfidenceErrors
     from cascadebert.evaluation.report.verdict import Verdict
+    from cascadebert.thresholds.select import ParetoFront
 
 INK, MUTED, ACCENT = "#1f2933", "#7b8794", "#d64545"
 PAGE_ACCENT, PAGE_SECOND = "#c2410c", "#1d4ed8"  # of the report page
@@ -31,21 +31,21 @@ SPEEDUP_TICKS = (0.5, 1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128)
 
 def plot_pareto_front(
     path: Path,
-    *,
-    speedups: Floats,
-    accuracies: Floats,
+    front: ParetoFront,
     stages: Mapping[str, tuple[float, float]],
     selected: tuple[float, float],
+    *,
     title: str,
     axis: str,
 ) -> None:
-    """Draw the (points,) accuracies in [0, 1] of a cascade against its rising (points,) speed-ups.
+    """Draw a cascade's accuracies against its speed-ups.
 
-    `stages` maps the name of each stage alone, and `selected` the operating point, to its (speed-up,
-    accuracy); `axis` is the label of the speed-up axis.
+    `stages` are the (speed-up, accuracy) of each stage alone by name, `selected` that of the operating point.
     """
     figure, axes = new_axes(7, 4.2, axis, "accuracy on test examples, %")
-    axes.plot(speedups, 100 * accuracies, color=INK, linewidth=2, label="cascade, every threshold")
+    axes.plot(
+        front.speedups, 100 * (1 - front.losses), color=INK, linewidth=2, label="cascade, every threshold"
+    )
     for name, (speedup, accuracy) in stages.items():
         point = (speedup, 100 * accuracy)
         axes.plot(*point, "o", color=MUTED, markersize=8)
@@ -54,7 +54,7 @@ def plot_pareto_front(
     axes.plot(selected[0], 100 * selected[1], "D", color=ACCENT, markersize=9, label=label)
     axes.set_title(title, loc="left", color=INK, fontsize=11)
     axes.set_xscale("log")
-    ticks = [tick for tick in SPEEDUP_TICKS if tick <= 1.1 * float(speedups.max())]
+    ticks = [tick for tick in SPEEDUP_TICKS if tick <= 1.1 * float(front.speedups.max())]
     axes.set_xticks(ticks, [f"{tick:g}x" for tick in ticks])
     axes.minorticks_off()
     axes.margins(x=0.08, y=0.15)
@@ -69,9 +69,9 @@ def plot_benchmark(path: Path, result: BenchmarkResult) -> None:
     lows, highs = np.array([predictor.range for predictor in timed]).T
     label = f"texts per second, {result.n:,} texts, median and range of {result.repeats} interleaved runs"
     figure, axes = new_axes(7.5, 0.9 + 0.42 * len(timed), label, "", grid=False)
-    colours = [ACCENT if predictor is result.cascade else MUTED for predictor in timed]
+    colors = [ACCENT if predictor is result.cascade else MUTED for predictor in timed]
     names = [predictor.name for predictor in timed]
-    axes.barh(names, rates, xerr=[rates - lows, highs - rates], color=colours, ecolor=INK, height=0.6)
+    axes.barh(names, rates, xerr=[rates - lows, highs - rates], color=colors, ecolor=INK, height=0.6)
     for y, predictor in enumerate(timed):
         accuracy = "" if predictor.accuracy is None else f", {100 * predictor.accuracy:.1f} % accuracy"
         text = f"  {predictor.examples_per_second:,.0f}{accuracy}"
@@ -85,14 +85,14 @@ def reliability_chart(analysis: CalibrationAnalysis) -> str:
     before, after = analysis.uncalibrated, analysis.calibrated
     figure, axes = new_axes(4.2, 3.6, "mean confidence", "accuracy")
     axes.plot([0, 1], [0, 1], color=MUTED, linewidth=1, label="calibrated")
-    for metrics, marker, colour, name in (
+    for metrics, marker, color, name in (
         (before, "s", PAGE_SECOND, "before scaling"),
         (after, "o", PAGE_ACCENT, "after scaling"),
     ):
         bins = metrics.bins
         size = 12 + 110 * np.array(bins.counts) / sum(bins.counts)
         axes.scatter(
-            bins.confidence, bins.accuracy, s=size, marker=marker, color=colour, alpha=0.75, label=name
+            bins.confidence, bins.accuracy, s=size, marker=marker, color=color, alpha=0.75, label=name
         )
     lowest = min((*before.bins.confidence, *after.bins.confidence))
     axes.set_xlim(np.floor(lowest * 10) / 10 - 0.02, 1.02)
@@ -106,11 +106,11 @@ def risk_chart(analyses: Sequence[CalibrationAnalysis]) -> str:
     """Risk-coverage curves of every stage and the cascade."""
     figure, axes = new_axes(5.4, 3.6, "coverage, most confident first, %", "error rate, %")
     for i, analysis in enumerate(analyses):
-        colour, width, style = INK, 1.3, STYLES[i % len(STYLES)]
+        color, width, style = INK, 1.3, STYLES[i % len(STYLES)]
         if analysis.name == "cascade":
-            colour, width, style = PAGE_ACCENT, 2.2, "-"
+            color, width, style = PAGE_ACCENT, 2.2, "-"
         coverage, risk = 100 * np.array(analysis.risk.coverage), 100 * np.array(analysis.risk.risk)
-        axes.plot(coverage, risk, label=analysis.name, color=colour, linewidth=width, linestyle=style)
+        axes.plot(coverage, risk, label=analysis.name, color=color, linewidth=width, linestyle=style)
     axes.set_xlim(0, 100)
     axes.set_ylim(bottom=0)
     axes.legend(frameon=False, loc="best", fontsize=9)
@@ -122,7 +122,7 @@ def time_chart(verdict: Verdict) -> str:
     """Accuracy against time of the cascade, its alternatives and oracle routing."""
     last, oracle, routing = verdict.last_stage, verdict.oracle, verdict.random_routing
     alternatives = (*verdict.alternatives, last)
-    points = {one.name: (1000 * one.seconds, 100 * one.accuracy) for one in alternatives}
+    points = {item.name: (1000 * item.seconds, 100 * item.accuracy) for item in alternatives}
     cascade = (1000 * verdict.seconds, 100 * verdict.accuracy)
     best = (1000 * last.seconds / oracle.expected_speedup, 100 * oracle.accuracy)
     figure, axes = new_axes(5.4, 3.8, "milliseconds per text, measured (lower is better)", "accuracy, %")

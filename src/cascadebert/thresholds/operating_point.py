@@ -189,3 +189,8 @@ class OperatingPoint:
     thresholds: tuple[float, ...]
     metrics: TuningMetrics | None = None
     certificate: Certificate | None = None
+
+    @property
+    def guarantees(self) -> tuple[Guarantee, ...]:
+        """The certified guarantees; none without a certificate."""
+        return tuple(result.guarantee for result in self.certificate.guarantees) if self.certificate else ()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -10,11 +11,13 @@ import numpy as np
 
 from cascadebert.data.dataset import Columns, DataSource, Examples, load_examples, shorten
 from cascadebert.environment import machine
-from cascadebert.errors import FolderError
+from cascadebert.errors import FolderError, MissingExtra, StageError
 from cascadebert.evaluation.cost_model import LatencyModel, counted_costs, measure_latency
 from cascadebert.evaluation.evaluate import leave_out, report_on_logits, scaled_probabilities
 from cascadebert.inference.batching import TokenizedTexts
 from cascadebert.inference.cascade import Cascade
+from cascadebert.inference.engines.load import load_engine
+from cascadebert.inference.stage import Stage
 from cascadebert.persistence.folder import UsedRows, read_used_rows, update_folder
 from cascadebert.persistence.schema import MeasuredTiming, TunedOn
 from cascadebert.thresholds.confidence import Score, fit_temperature, histogram
@@ -30,9 +33,10 @@ from cascadebert.thresholds.select import (
     search_thresholds,
     speedup,
 )
-from cascadebert.tuning.engine_parity import check_engine_parity
-from cascadebert.types import CostUnit, Histogram, Ints, Logits, Report, ScoreChoice
+from cascadebert.types import CostUnit, Histogram, Ints, Logits, Report, ScoreChoice, Texts
 
+MAX_COMPARED = 1000
+MAX_CHANGED_FRACTION, MAX_CHANGED = 0.005, 2
 Metric = Literal["accuracy", "agreement"]
 
 
@@ -225,6 +229,34 @@ def calibrated_outputs(
     return recalibrate(cascade, cached), cached, notices
 
 
+def check_engine_parity(stages: Sequence[Stage], texts: Texts, logits: Logits) -> tuple[str, ...]:
+    """Check that (num_stages, n, num_labels) logits of the stages' engine give the labels of torch float32.
+
+    At most 1,000 of the n texts are compared. Returns a notice if torch is not installed. Raises StageError
+    if the label of a stage changes on more than 0.5 % of the compared texts, and on more than 2.
+    """
+    engine = stages[-1].engine
+    if (engine.name, engine.precision) == ("torch", "float32"):
+        return ()
+    sample = np.unique(np.linspace(0, len(texts) - 1, min(len(texts), MAX_COMPARED)).astype(np.int64))
+    compared = [texts[i] for i in sample]
+    for number, (stage, stage_logits) in enumerate(zip(stages, logits, strict=True), start=1):
+        try:
+            reference = replace(stage, engine=load_engine(stage.path, engine="torch", precision="float32"))
+        except MissingExtra:
+            return ("labels were not compared with torch in float32, which is not installed.",)
+        expected = reference.logits(reference.encode(compared)).argmax(axis=1)
+        changed = int((expected != stage_logits[sample].argmax(axis=1)).sum())
+        if changed > max(MAX_CHANGED, MAX_CHANGED_FRACTION * len(sample)):
+            raise StageError(
+                f"{engine.name} {engine.precision} changes the label of {changed:,} of {len(sample):,} "
+                f"tuning examples at stage {number} ({stage.name}) compared with torch float32; at most "
+                f"{100 * MAX_CHANGED_FRACTION:g} %, or {MAX_CHANGED} examples, are allowed. Choose another "
+                "--precision or --engine."
+            )
+    return ()
+
+
 def recalibrate(cascade: Cascade, cached: CachedOutputs) -> Cascade:
     """The cascade with temperatures fitted to the labels; unchanged without labels."""
     labels = cached.labels
@@ -246,8 +278,8 @@ def select_operating_point(
 
     `notices` are stored before those of the selection; `score` None keeps the cascade's score.
     """
-    unlabelled = cached.labels is None or target.name == "min_agreement"
-    metric: Metric = "agreement" if unlabelled else "accuracy"
+    unlabeled = cached.labels is None or target.name == "min_agreement"
+    metric: Metric = "agreement" if unlabeled else "accuracy"
     inputs = selection_inputs(cascade, cached, metric, cost_unit, score)
     try:
         selection = search_thresholds(inputs.arrays, target)
@@ -294,7 +326,7 @@ def measure_operating_point(inputs: SelectionInputs, point: OperatingPoint) -> T
     timing = MeasuredTiming(
         machine=machine(),
         stages=cached.latency.stages,
-        tokenising=cached.latency.tokenising,
+        tokenizing=cached.latency.tokenizing,
         expected_speedup=round(speedup(exits, costs.rows, costs.last_stage_cost), 4),
     )
     return TuningResult(point, report, timing, cascade.score, histogram(confidences[0]))

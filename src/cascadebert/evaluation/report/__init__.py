@@ -1,1 +1,1 @@
-"""Whether a cascade is worth it: evidence in, a verdict and a page out."""
+"""Report of a cascade: decides if it pays off, and renders the evidence as a page."""

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from cascadebert.evaluation.cost_model import RowCosts
 from cascadebert.evaluation.evaluate import exit_rates, scale_stages
 from cascadebert.evaluation.metrics import (
     ReliabilityBins,
@@ -141,21 +142,19 @@ def length_buckets(lengths: Ints) -> tuple[Ints, tuple[str, ...]]:
     return np.searchsorted(edges, lengths, side="left"), (*names, f"{edges[-1] + 1} tokens or more")
 
 
-def oracle_routing(
-    exits: Ints, predictions: Ints, labels: Ints, seconds: Floats, last_stage_seconds: float
-) -> OracleRouting:
+def oracle_routing(exits: Ints, predictions: Ints, labels: Ints, seconds: RowCosts) -> OracleRouting:
     """Routing that knows which predictions the last stage would change, compared with the (n,) exits.
 
-    `predictions` and `seconds` (added by each stage) have shape (num_stages, n); exits count from 0.
+    `predictions` have shape (num_stages, n); exits count from 0.
     """
     correct, num_stages = predictions == labels, len(predictions)
     oracle = np.argmax(predictions == predictions[-1], axis=0)
     final = predictions[exits, np.arange(len(labels))]
     return OracleRouting(
         accuracy=float(correct[-1].mean()),
-        expected_speedup=speedup(oracle, seconds, last_stage_seconds),
+        expected_speedup=speedup(oracle, seconds.rows, seconds.last_stage_cost),
         exit_rates=exit_rates(oracle, num_stages),
-        cascade_expected_speedup=speedup(exits, seconds, last_stage_seconds),
+        cascade_expected_speedup=speedup(exits, seconds.rows, seconds.last_stage_cost),
         over_deferred=float((exits > oracle).mean()),
         early_mistakes=float((final != predictions[-1]).mean()),
         best_of_stages=float(correct.any(axis=0).mean()),
@@ -167,11 +166,9 @@ def high_confidence_errors(
 ) -> HighConfidenceErrors:
     """Errors among early exits; all arrays are (n,), confidences are those at the exit."""
     regressed, early_confidences = early & last_correct & ~correct, confidences[early]
-    regressed_confidences, deciles = confidences[regressed], []
-    if early.any():
-        index = bin_indices(early_confidences, DECILES, "mass")
-        counts, regressions = np.bincount(index), np.bincount(index, weights=regressed[early])
-        deciles = [(int(counts[i]), int(regressions[i])) for i in np.flatnonzero(counts)]
+    regressed_confidences = confidences[regressed]
+    index = bin_indices(early_confidences, DECILES, "mass")
+    counts, regressions = np.bincount(index), np.bincount(index, weights=regressed[early])
     quartiles, above = (), None
     if len(regressed_confidences):
         quartiles = tuple(np.quantile(regressed_confidences, QUARTILES).tolist())
@@ -182,7 +179,7 @@ def high_confidence_errors(
         corrections=int((early & correct & ~last_correct).sum()),
         confidences=quartiles,
         above_median=above,
-        deciles=tuple(deciles),
+        deciles=tuple((int(counts[i]), int(regressions[i])) for i in np.flatnonzero(counts)),
     )
 
 

@@ -48,7 +48,7 @@ def build_report(
     columns: Columns | None = None,
     repeats: int = REPEATS,
 ) -> CascadeReport:
-    """Decide whether a saved cascade pays off on labelled data, less the examples that it was made from.
+    """Decide whether a saved cascade pays off on labeled data, less the examples that it was made from.
 
     Accuracy, calibration and errors are measured on all remaining examples; wall-clock times on up to 4,096
     of them, spread over the data, in `repeats` interleaved runs after one warm-up. `baseline` is another
@@ -63,7 +63,6 @@ def build_report(
     unused, overlap, notices = unused_examples(examples, cascade, rival)
     texts, labels = unused.texts, unused.label_ids(cascade.label_names)
     encoded, logits = cascade.encode(texts), cascade.stage_logits(texts)
-    costs = measure_latency(cascade.stages, texts, encoded).costs(encoded)
     inputs = ReportInputs(
         logits=logits,
         temperatures=cascade.temperatures,
@@ -72,8 +71,7 @@ def build_report(
         labels=labels,
         label_names=cascade.label_names,
         lengths=encoded[-1].lengths,
-        seconds=costs.rows,
-        last_stage_seconds=costs.last_stage_cost,
+        seconds=measure_latency(cascade.stages, texts, encoded).costs(encoded),
         clock=_clock(cascade, rival, texts, repeats),
         baseline=None if rival is None else _predict(rival, cascade, texts),
         allowed_drop=allowed_drop(cascade.operating_point),
@@ -131,11 +129,10 @@ def unused_examples(
 
 def allowed_drop(point: OperatingPoint) -> float | None:
     """The accuracy drop that a guarantee, or else the target, allows; None if neither limits it."""
-    if point.certificate is not None:
-        guarantees = [result.guarantee for result in point.certificate.guarantees]
-        drops = [guarantee.level for guarantee in guarantees if guarantee.name == "max_accuracy_drop"]
-        return drops[0] if drops else None
-    target = None if point.metrics is None else point.metrics.target
+    for guarantee in point.guarantees:
+        if guarantee.name == "max_accuracy_drop":
+            return guarantee.level
+    target = None if point.metrics is None else point.metrics.target  # None with a certificate
     return None if target is None else target.max_accuracy_drop
 
 

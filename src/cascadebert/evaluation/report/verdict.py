@@ -9,6 +9,7 @@ from typing import Literal
 import numpy as np
 
 from cascadebert.errors import CascadeError
+from cascadebert.evaluation.cost_model import RowCosts
 from cascadebert.evaluation.evaluate import exit_rates, scale_stages
 from cascadebert.evaluation.metrics import paired_difference
 from cascadebert.evaluation.report import analysis
@@ -69,8 +70,7 @@ class ReportInputs:
     labels: Ints  # (n,) label ids
     label_names: tuple[str, ...]
     lengths: Ints  # (n,) tokens at the last stage
-    seconds: Floats  # (num_stages, n) expected seconds that each stage adds to a text that reaches it
-    last_stage_seconds: float  # expected seconds of a text at the last stage alone
+    seconds: RowCosts  # expected, from the latency of each stage
     clock: WallClock  # measured on some or all of the texts
     baseline: tuple[str, Ints] | None = None  # name and (n,) predicted label ids of another predictor
     allowed_drop: float | None = None  # of accuracy against the last stage
@@ -103,13 +103,12 @@ def compute_verdict(inputs: ReportInputs) -> Verdict:
     """Decide by the rule of `decide`. Raises CascadeError if there is no example."""
     labels, clock, n = inputs.labels, inputs.clock, len(inputs.labels)
     if not n:
-        raise CascadeError("a verdict needs labelled examples; none were given")
+        raise CascadeError("a verdict needs labeled examples; none were given")
     probabilities = softmax(scale_stages(inputs.logits, inputs.temperatures))
     confidences, predictions = inputs.score.all_stages(probabilities), probabilities.argmax(axis=2)
     exits, rows = exit_stages(confidences, inputs.thresholds), np.arange(n)
     stages_correct, num_stages = predictions == labels, len(predictions)
     correct, last_correct = stages_correct[exits, rows], stages_correct[-1]
-    seconds = inputs.seconds, inputs.last_stage_seconds
     last_stage, *alternatives = _compare(inputs, correct, stages_correct)
     rates = exit_rates(exits, num_stages)
     routing = random_routing_baseline(correct, stages_correct, clock)
@@ -133,7 +132,7 @@ def compute_verdict(inputs: ReportInputs) -> Verdict:
         random_routing=routing,
         both_wrong=float((~correct & ~last_correct).mean()),
         groups=analysis.error_groups(kinds, correct, last_correct),
-        oracle=analysis.oracle_routing(exits, predictions, labels, *seconds),
+        oracle=analysis.oracle_routing(exits, predictions, labels, inputs.seconds),
         high_confidence_errors=analysis.high_confidence_errors(
             exits < num_stages - 1, confidences[exits, rows], correct, last_correct
         ),
