@@ -109,7 +109,7 @@ def cascades_table() -> str:
 def engines_table() -> str:
     """Every engine on models of three sizes."""
     found = load("inference/engines.json")
-    lines = ["| model | engine | ms | over torch float32 | fraction of its ceiling | change by neighbours |"]
+    lines = ["| model | engine | ms | over torch float32 | fraction of its ceiling | change by neighbors |"]
     lines.append("|" + "---|" * 6)
     for size, engines in found["sizes"].items():
         for one in engines:

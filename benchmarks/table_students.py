@@ -116,7 +116,8 @@ def unlabelled_table() -> str:
     """What rows without labels add."""
     found = load("shrink/unlabelled.json")
     arms = [name for name in found["runs"][0] if name not in ("task", "seed", "large", "unlabelled")]
-    lines = [f"| task | large model | {' | '.join(arms)} |", "|" + "---|" * (2 + len(arms))]
+    header = " | ".join(arms).replace("unlabelled", "unlabeled")
+    lines = [f"| task | large model | {header} |", "|" + "---|" * (2 + len(arms))]
     for task in dict.fromkeys(run["task"] for run in found["runs"]):
         runs = [run for run in found["runs"] if run["task"] == task]
         cells = [spread(100 * run[arm]["accuracy"] for run in runs) for arm in ("large", *arms)]

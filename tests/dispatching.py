@@ -54,10 +54,7 @@ class RecordingMonitor:
         self.requests, self.results, self.backlogs = [], [], []
 
     def sample_arrivals(self, n):
-        return np.arange(n) < self.fraction * n
-
-    def weight(self):
-        return 1 / max(self.fraction, 1e-9)
+        return np.arange(n) < self.fraction * n, 1 / max(self.fraction, 1e-9)
 
     def record_exits(self, point, stages, confidences):
         self.requests.append((point, stages.tolist(), confidences.tolist()))
