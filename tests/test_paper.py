@@ -20,7 +20,6 @@ from cascadebert.paper.bootstrap_metrics import (
     metric_counts,
     metric_score,
     relative_improvement,
-    sample_difference,
     sample_dis,
     sample_ece,
 )
@@ -34,8 +33,15 @@ from cascadebert.paper.operating_points import (
     select_point,
 )
 from cascadebert.paper.protocol import PRESETS, ExperimentProtocol, TaskConfig
-from cascadebert.paper.results import TaskResults, TimingCheck, Timings
-from cascadebert.paper.stored_predictions import ModelInfo, StoredPredictions, log_odds, stack_stages
+from cascadebert.paper.results import (
+    ModelInfo,
+    StoredPredictions,
+    TaskResults,
+    TimingCheck,
+    Timings,
+    log_odds,
+    stack_stages,
+)
 from cascadebert.paper.task_data import phrase_groups
 from cascadebert.types import Flops, LinearLatency
 
@@ -81,7 +87,7 @@ def test_the_points_of_a_cascade_run_from_never_leaving_to_always_leaving():
 def test_the_slowest_point_that_is_fast_enough_is_picked():
     curve = operating_curves(example_method(), "accuracy")["flops"]
     point = select_point(curve, 1.5)
-    assert not point.interpolated
+    assert point.slow is None
     assert point.speedup(example_method(), "flops") == 1.5
     assert metric_score("accuracy", point.counts(example_method()).sum(axis=0)) == 1.0
 
@@ -90,7 +96,7 @@ def test_between_two_points_each_row_runs_at_one_of_them_by_chance():
     one = example_method()
     point = select_point(operating_curves(one, "accuracy")["flops"], 2.0)
     # costs 4 (1.5x, all right) and 2.5 (2.4x, three of four right); 6 / 2 = 3 is a third of the way up
-    assert point.interpolated
+    assert point.slow is not None
     assert point.slow_fraction == pytest.approx(1 / 3)
     assert point.speedup(one, "flops") == pytest.approx(2.0)
     assert float(metric_score("accuracy", point.counts(one).sum(axis=0))) == pytest.approx(
@@ -221,12 +227,13 @@ def test_weighted_inversion_and_calibration_equal_those_of_the_rows_repeated():
         rows = np.repeat(np.arange(60), times)
         assert found[0][number] == pytest.approx(roc_auc_score(right[rows], odds[rows]))
         assert found[1][number] == pytest.approx(expected_calibration_error(sure[rows], right[rows]))
+    assert np.isnan(sample_dis(odds, np.ones(60, dtype=bool), weights)).all()  # no pairs
 
 
 def test_a_difference_that_is_the_same_for_every_row_and_seed_has_an_interval_of_no_width():
-    figures = [lambda w: w.sum(axis=1), lambda w: w.sum(axis=1)]
-    others = [lambda w: w.sum(axis=1) - 2, lambda w: w.sum(axis=1) - 2]
-    drawn = sample_difference(figures, others, *draw_samples(9, 2, 50, key=[1]))
+    weights, seed_weights = draw_samples(9, 2, 50, key=[1])
+    differences = np.stack([weights.sum(axis=1) - (weights.sum(axis=1) - 2)] * 2)
+    drawn = (differences * seed_weights).sum(axis=0)
     assert interval_values(2.0, drawn) == (2.0, 2.0, 2.0)
     assert interval_values(np.nan, np.array([np.nan])) == (None, None, None)
 

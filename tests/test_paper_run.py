@@ -20,9 +20,8 @@ from cascadebert.data.splits import assign_folds
 from cascadebert.errors import CascadeError, DataError
 from cascadebert.inference.tokenizer import StageTokenizer
 from cascadebert.paper.protocol import PRESETS, ExperimentProtocol, TaskConfig
-from cascadebert.paper.results import ResultStore
+from cascadebert.paper.results import ResultStore, StoredPredictions
 from cascadebert.paper.run import report, reproduce
-from cascadebert.paper.stored_predictions import StoredPredictions
 from cascadebert.paper.task_data import load_task
 from cascadebert.paper.training import Experiment
 from samples import reviews, sentences

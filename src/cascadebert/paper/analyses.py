@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from functools import partial
+from collections.abc import Sequence
 from itertools import product
 from typing import Any
 
@@ -13,25 +13,25 @@ from cascadebert.paper import bootstrap_metrics as bootstrap
 from cascadebert.paper.comparison import DRAWS, ResultsTable
 from cascadebert.paper.early_exit.exits import EXIT_RULES, ExitOutputs, exit_layers
 from cascadebert.paper.protocol import EARLY_EXITS, ObjectiveName, small_name
-from cascadebert.paper.results import RULES, ResultStore
-from cascadebert.paper.stored_predictions import StoredPredictions, log_odds
-from cascadebert.types import Ints
+from cascadebert.paper.results import RULES, ResultStore, log_odds
+from cascadebert.types import Floats
 
 METRICS = ("accuracy", "dis", "ece")
 
 
-def exit_metric(outputs: ExitOutputs, exit_index: int, name: str) -> bootstrap.SampleMetric:
-    """A metric of the predictions and confidences of one exit, counted from 0, on texts with labels.
+def exit_metric(outputs: ExitOutputs, exit_index: int, name: str, weights: Floats) -> Floats:
+    """(draws,) values of a metric of one exit, counted from 0, from (draws, n) weights of the texts.
 
     The name is "accuracy", "dis" (hard texts are the errors) or "ece" (15 bins of equal width).
     """
     correct = outputs.predictions[exit_index] == outputs.labels
     confidences = outputs.confidences[exit_index]
     if name == "dis":
-        return partial(bootstrap.sample_dis, log_odds(confidences), ~correct)
+        return bootstrap.sample_dis(log_odds(confidences), ~correct, weights)
     if name == "ece":
-        return partial(bootstrap.sample_ece, bin_indices(confidences, BINS, "width"), correct - confidences)
-    return lambda weights: np.asarray(weights @ correct / weights.sum(axis=1))
+        bins = bin_indices(confidences, BINS, "width")
+        return bootstrap.sample_ece(bins, correct - confidences, weights)
+    return np.asarray(weights @ correct / weights.sum(axis=1))
 
 
 def objective_effects(
@@ -51,11 +51,8 @@ def objective_effects(
         n = len(tests[0][0])
         weights, seed_weights = bootstrap.draw_samples(n, len(protocol.seeds), draws, key=[number, 2])
         for metric in METRICS:
-            ours, plain = ([exit_metric(outputs, 0, metric) for outputs in side] for side in tests)
-            full = np.ones((1, n))
-            differences = [float((a(full) - b(full))[0]) for a, b in zip(ours, plain, strict=True)]
-            values.append(bootstrap.mean_of_defined(differences))
-            samples.append(bootstrap.sample_difference(ours, plain, weights, seed_weights))
+            values.append(bootstrap.mean_of_defined(_differences(tests, metric, np.ones((1, n)))[:, 0]))
+            samples.append((_differences(tests, metric, weights) * seed_weights).sum(axis=0))
             difference = bootstrap.difference_values(values[-1], samples[-1])
             lines.append({"task": task.name, "metric": metric, **difference})
     for index, metric in enumerate(METRICS):
@@ -65,19 +62,25 @@ def objective_effects(
     return lines
 
 
+def _differences(tests: Sequence[list[ExitOutputs]], metric: str, weights: Floats) -> Floats:
+    # (seeds, draws) differences of the two lists of outputs
+    ours, plain = ([exit_metric(outputs, 0, metric, weights) for outputs in side] for side in tests)
+    return np.stack(ours) - np.stack(plain)
+
+
 def confidence_by_exit(store: ResultStore) -> list[dict[str, Any]]:
     """Accuracy, DIS and ECE of every early exit and of the small stages, as means over seeds."""
     protocol, lines = store.protocol, []
-    stages = [small_name(small, objective) for small in protocol.small for objective in protocol.objectives]
+    stages = [small_name(*pair) for pair in product(protocol.small, protocol.objectives)]
     for task, method in product(protocol.tasks, (*EARLY_EXITS, *stages)):
         models = [result.models[method] for result in store.seed_results(task.name)]
         tests = [model.test for model in models]
+        full = np.ones((1, len(tests[0])))
         for index in range(tests[0].num_exits):
-            full = np.ones((1, len(tests[0])))
-            line: dict[str, Any] = {"task": task.name, "method": method}
-            line["layer"] = index + 1 if method in EARLY_EXITS else models[0].about.layers
+            layer = index + 1 if method in EARLY_EXITS else models[0].about.layers
+            line: dict[str, Any] = {"task": task.name, "method": method, "layer": layer}
             for metric in METRICS:
-                values = [float(exit_metric(outputs, index, metric)(full)[0]) for outputs in tests]
+                values = [float(exit_metric(outputs, index, metric, full)[0]) for outputs in tests]
                 line[metric] = bootstrap.none_if_undefined(bootstrap.mean_of_defined(values))
             lines.append(line)
     return lines
@@ -95,33 +98,20 @@ def complete_against_shallow(store: ResultStore, table: ResultsTable) -> list[di
         results = store.results(task.name, seed)
         complete = [results.models[name] for name in names]
         complete = [model for model in complete if model.about.hidden == results.large.about.hidden]
-        for method, target in product(RULES, protocol.targets):
-            point = table.runs[task.name, method, seed, "flops", target].point
-            exits = results.models[RULES[method][0]]
-            layers = exit_layers(EXIT_RULES[RULES[method][1]](point.fast[0]), exits.test)
-            where = {"task": task.name, "seed": seed, "method": method, "target": target}
-            lines += [{**where, **line} for model in complete for line in _at_depth(exits, model, layers)]
+        for (method, (exits, rule)), target, model in product(RULES.items(), protocol.targets, complete):
+            fast = table.runs[task.name, method, seed, "flops", target].point.fast
+            shallow, depth = results.models[exits].test, model.about.layers
+            exiting = exit_layers(EXIT_RULES[rule](fast[0]), shallow) == depth
+            if not exiting.any() or depth >= shallow.num_exits:
+                continue
+            line = {"task": task.name, "seed": seed, "method": method, "target": target, "layer": depth}
+            line |= {"complete": model.about.method, "rows": int(exiting.sum())}
+            predictions = {"exit": shallow.predictions[depth - 1], "complete": model.test.predictions[0]}
+            correct = {name: outputs == shallow.labels for name, outputs in predictions.items()}
+            line |= {f"{name}_accuracy": float(right[exiting].mean()) for name, right in correct.items()}
+            line |= {f"{name}_accuracy_all": float(right.mean()) for name, right in correct.items()}
+            lines.append(line)
     return lines
-
-
-def _at_depth(exits: StoredPredictions, complete: StoredPredictions, layers: Ints) -> list[dict[str, Any]]:
-    depth, labels = complete.about.layers, exits.test.label_ids
-    exiting = layers == depth
-    if labels is None or not exiting.any() or depth >= exits.outputs.num_exits:
-        return []
-    exit_correct = exits.test.predictions[depth - 1] == labels
-    complete_correct = complete.test.predictions[0] == labels
-    return [
-        {
-            "layer": depth,
-            "complete": complete.about.method,
-            "rows": int(exiting.sum()),
-            "exit_accuracy": float(exit_correct[exiting].mean()),
-            "complete_accuracy": float(complete_correct[exiting].mean()),
-            "exit_accuracy_all": float(exit_correct.mean()),
-            "complete_accuracy_all": float(complete_correct.mean()),
-        }
-    ]
 
 
 def confidence_by_difficulty(store: ResultStore) -> list[dict[str, Any]]:
@@ -138,7 +128,7 @@ def confidence_by_difficulty(store: ResultStore) -> list[dict[str, Any]]:
     for task in protocol.tasks:
         results = store.seed_results(task.name)
         tests = [result.models[plain].test for result in results]
-        wrong = np.stack([outputs.predictions[0] != outputs.label_ids for outputs in tests])
+        wrong = np.stack([outputs.predictions[0] != outputs.labels for outputs in tests])
         difficulty = [np.delete(wrong, index, axis=0).mean(axis=0) for index in range(len(tests))]
         last = results[0].models[EARLY_EXITS[0]].outputs.num_exits - 2
         depth = results[0].models[plain].about.layers

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import astuple
 
 import numpy as np
@@ -11,16 +11,9 @@ from cascadebert.paper.protocol import MetricName
 from cascadebert.thresholds.intervals import percentile_interval
 from cascadebert.types import Bools, Floats, Ints
 
-SampleMetric = Callable[[Floats], Floats]
-"""From (draws, n) weights of texts to (draws,) values of a metric."""
-
 
 def metric_counts(predictions: Ints, labels: Ints) -> Floats:
-    """(n, 5) contribution of each text: 1, correct; true positive, false positive, false negative of label 1.
-
-    >>> metric_counts(np.array([1, 1]), np.array([1, 0])).tolist()
-    [[1.0, 1.0, 1.0, 0.0, 0.0], [1.0, 0.0, 0.0, 1.0, 0.0]]
-    """
+    """(n, 5) terms of each text: 1, correct; true positive, false positive, false negative of label 1."""
     positive, true = predictions == 1, labels == 1
     columns = [np.ones(len(labels)), predictions == labels]
     columns += [positive & true, positive & ~true, ~positive & true]
@@ -31,10 +24,6 @@ def metric_score(metric: MetricName, sums: Floats) -> Floats:
     """(...) values of a metric from (..., 5) sums of `metric_counts`.
 
     All metrics but accuracy are of two labels. An undefined correlation is 0, as in scikit-learn.
-
-    >>> sums = metric_counts(np.array([1, 1, 0, 0]), np.array([1, 0, 0, 0])).sum(axis=0)
-    >>> [round(float(metric_score(name, sums)), 4) for name in ("accuracy", "accuracy_and_f1", "matthews")]
-    [0.75, 0.7083, 0.5774]
     """
     n, correct, tp, fp, fn = np.moveaxis(sums, -1, 0)
     if metric == "accuracy":
@@ -57,23 +46,14 @@ def correct_for_chance(scores: Floats, chance: float | Floats) -> Floats:
 
 
 def relative_improvement(scores: Floats, baseline: Floats) -> Floats:
-    """(...) relative difference of the means over tasks of two (tasks, ...) arrays.
-
-    NaN where the mean of the baseline is not above 0.
-
-    >>> float(relative_improvement(np.array([0.9, 0.3]), np.array([0.8, 0.2])).round(12))
-    0.2
-    """
+    """(...) relative difference of task means of (tasks, ...) arrays; NaN if the baseline is 0 or less."""
     mean = baseline.mean(axis=0)
     mean = np.where(mean > 0, mean, np.nan)
     return np.asarray((scores.mean(axis=0) - mean) / mean)
 
 
 def draw_samples(n: int, seeds: int, draws: int, *, key: Sequence[int]) -> tuple[Floats, Floats]:
-    """Bootstrap samples: (draws, n) count of each text, and (seeds, draws) fraction of each training seed.
-
-    `key` seeds the generator.
-    """
+    """(draws, n) count of each text and (seeds, draws) fraction of each seed in bootstrap samples."""
     rng = np.random.default_rng(key)
     weights = rng.multinomial(n, np.full(n, 1 / n), size=draws)
     return weights.astype(np.float64), rng.multinomial(seeds, np.full(seeds, 1 / seeds), size=draws).T / seeds
@@ -94,20 +74,14 @@ def difference_values(delta: float, drawn: Floats) -> dict[str, float | None]:
     return dict(zip(("delta", "ci_low", "ci_high"), interval_values(delta, drawn), strict=True))
 
 
-def mean_of_defined(values: Sequence[float]) -> float:
+def mean_of_defined(values: Iterable[float]) -> float:
     """Mean of the values that are not NaN, or NaN if there are none."""
     defined = [value for value in values if not np.isnan(value)]
     return float(np.mean(defined)) if defined else float("nan")
 
 
 def sample_dis(scores: Floats, hard: Bools, weights: Floats) -> Floats:
-    """(draws,) difficulty inversion scores of bootstrap samples; see `difficulty_inversion_score`.
-
-    Scores and difficulty are (n,), weights are (draws, n); NaN where a sample has no pair.
-
-    >>> sample_dis(np.array([0.9, 0.8, 0.6]), np.array([False, True, True]), np.array([[1, 1, 1], [1, 0, 0]]))
-    array([ 1., nan])
-    """
+    """(draws,) `difficulty_inversion_score` of (n,) scores by (draws, n) weights; NaN without pairs."""
     _, group = np.unique(scores, return_inverse=True)
     order = np.argsort(group, kind="stable")
     starts = np.flatnonzero(np.diff(group[order], prepend=-1))
@@ -121,26 +95,10 @@ def sample_dis(scores: Floats, hard: Bools, weights: Floats) -> Floats:
 
 
 def sample_ece(bins: Ints, gaps: Floats, weights: Floats) -> Floats:
-    """(draws,) expected calibration errors of bootstrap samples.
-
-    `bins` are (n,), `gaps` the (n,) correctness (0 or 1) minus the confidence; weights are (draws, n).
-    """
+    """(draws,) calibration errors of (n,) bins and correctness minus confidence by (draws, n) weights."""
     table = np.zeros((len(bins), int(bins.max()) + 1))
     table[np.arange(len(bins)), bins] = gaps
     return np.asarray(np.abs(weights @ table).sum(axis=1) / weights.sum(axis=1))
-
-
-def sample_difference(
-    metrics: Sequence[SampleMetric], baselines: Sequence[SampleMetric], weights: Floats, seed_weights: Floats
-) -> Floats:
-    """(draws,) mean over seeds of a metric minus that of a baseline on the same texts.
-
-    Metrics and baselines are one per seed; both weights come from `draw_samples`.
-    """
-    differences = [
-        metric(weights) - baseline(weights) for metric, baseline in zip(metrics, baselines, strict=True)
-    ]
-    return np.asarray((np.stack(differences) * seed_weights).sum(axis=0))
 
 
 def _ratio(numerator: Floats, denominator: Floats) -> Floats:

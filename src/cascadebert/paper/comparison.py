@@ -77,12 +77,9 @@ class ResultsTable:
 
     def best(self, methods: Sequence[str], basis: Basis, target: float) -> str:
         """The method with the best score on the tuning sets, among those that reach the target, if any."""
-
-        def tune_score(method: str) -> float:
-            return float(np.mean([run.tune_score for run in self.method_runs(method, basis, target)]))
-
-        reaching = [method for method in methods if self.reached(method, basis, target)]
-        return max(reaching or methods, key=tune_score)
+        methods = [method for method in methods if self.reached(method, basis, target)] or methods
+        runs = {method: self.method_runs(method, basis, target) for method in methods}
+        return max(runs, key=lambda method: float(np.mean([run.tune_score for run in runs[method]])))
 
 
 def score_runs(store: ResultStore, *, draws: int = DRAWS) -> ResultsTable:
@@ -104,7 +101,7 @@ def score_runs(store: ResultStore, *, draws: int = DRAWS) -> ResultsTable:
 def _score_seed(
     table: ResultsTable, task: TaskConfig, seed: int, results: TaskResults, weights: Floats
 ) -> None:
-    for method in results.methods(table.protocol):
+    for method in results.methods(table.protocol, table.protocol.objectives):
         tune, test = results.split(method)
         curves = operating_curves(tune, task.metric)
         targets = (1.0,) if method.name == LARGE else table.protocol.targets
@@ -114,7 +111,7 @@ def _score_seed(
             sums = (counts.sum(axis=0), point.counts(tune).sum(axis=0))
             score, tune_score = (float(bootstrap.metric_score(task.metric, total)) for total in sums)
             key = (task.name, method.name, seed, basis, target)
-            run = Run(*key, speedup, point.interpolated, task.metric, score)
+            run = Run(*key, speedup, point.slow is not None, task.metric, score)
             samples = bootstrap.metric_score(task.metric, weights @ counts)
             table.runs[key] = ScoredRun(run, point, tune_score, samples)
 

@@ -94,11 +94,6 @@ class TargetPoint:
     slow_fraction: float = 0.0  # probability that a text runs at the slow setting
     reached: bool = True  # False if the tuning set is not as fast here as the target
 
-    @property
-    def interpolated(self) -> bool:
-        """True for a mixture."""
-        return self.slow is not None
-
     def counts(self, method: Method) -> Floats:
         """(n, 5) expected `metric_counts` of each text."""
         return np.asarray(sum(p * method.counts(exits) for exits, p in self._mixture(method)))
@@ -139,9 +134,6 @@ def select_point(curve: OperatingCurve, target: float) -> TargetPoint:
     Among several thresholds that reach it, within the tolerance, those with the best score on the tuning set.
     The expected cost of a mixture is that of the target. A method without a slower point is taken at its
     slowest, one that does not reach the target at its fastest.
-
-    >>> select_point(OperatingCurve(((2.0,), (1.0,)), np.array([2.0, 1.0]), 3.0, np.zeros(2)), 2.0)
-    TargetPoint(fast=(1.0,), slow=(2.0,), slow_fraction=0.5, reached=True)
     """
     speedups = curve.speedups
     first = int(np.searchsorted(speedups, target * (1 - 1e-9), side="left"))

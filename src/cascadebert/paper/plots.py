@@ -24,29 +24,22 @@ HASH_SALT = "cascadebert"  # makes the ids in a file the same every time it is d
 
 
 def draw_scores(path: Path, rows: Rows, *, basis: str, tasks: Sequence[str], methods: Sequence[str]) -> None:
-    """Score against achieved speed-up, one panel per task and one of the mean, from the lines of runs.jsonl.
-
-    Lines join the targets of a method.
-    """
+    """Score against achieved speed-up, from runs.jsonl; the lines join the targets of a method."""
     with _chart(path, [*tasks, "mean of all tasks"], f"speed-up by {basis}", "score x 100") as panels:
         for panel, axis in panels.items():
             task = {"task": panel} if panel in tasks else {}
-            for number, method in enumerate(methods):
-                groups = _group_by(_where(rows, basis=basis, method=method, **task), "target").values()
-                speedups = [_mean(group, "achieved") for group in groups]
-                scores = [100 * _mean(group, "score") for group in groups]
-                _plot_line(axis, number, speedups, scores, "o", label=method, markersize=4)
+            for method in methods:
+                drawn = _where(rows, basis=basis, method=method, **task)
+                style: Any = {"by": "target", "scale": 100, "markersize": 4}
+                _plot_means(axis, drawn, "achieved", "score", label=method, **style)
 
 
 def draw_confidence(path: Path, rows: Rows, *, metric: str, methods: Sequence[str]) -> None:
-    """DIS, ECE or accuracy by exit layer, mean over tasks, from `confidence_by_exit`.
-
-    A small stage is a point at its depth.
-    """
+    """DIS, ECE or accuracy by layer, mean over tasks, from `confidence_by_exit`; a small stage is a point."""
     with _chart(path, [MEAN], "layer", metric.upper()) as panels:
-        for number, method in enumerate(methods):
+        for method in methods:
             defined = [row for row in _where(rows, method=method) if row[metric] is not None]
-            _plot_means(panels[MEAN], number, defined, "layer", metric, "D", label=method)
+            _plot_means(panels[MEAN], defined, "layer", metric, point="D", label=method)
 
 
 def draw_shallow(path: Path, rows: Rows, *, target: float) -> None:
@@ -70,9 +63,9 @@ def draw_difficulty(path: Path, rows: Rows, *, methods: Sequence[str]) -> None:
     groups = _group_by([row for row in rows if row["method"] in methods], "method", "exit")
     names = [method for method, _ in groups]
     with _chart(path, [MEAN], "share of other small models that are wrong", "mean confidence") as panels:
-        for number, ((method, exit_number), group) in enumerate(groups.items()):
+        for (method, exit_number), group in groups.items():
             label = method if names.count(method) == 1 else f"{method}, exit {exit_number}"
-            _plot_means(panels[MEAN], number, group, "difficulty", "confidence", "o-", label=label)
+            _plot_means(panels[MEAN], group, "difficulty", "confidence", point="o-", label=label)
 
 
 def _where(rows: Rows, **values: object) -> Rows:
@@ -88,16 +81,13 @@ def _mean(rows: Rows, name: str) -> float:
     return float(np.mean([row[name] for row in rows]))
 
 
-def _plot_means(axis: Axes, number: int, rows: Rows, x: str, y: str, point: str, *, label: str) -> None:
-    groups = _group_by(rows, x)
-    _plot_line(axis, number, list(groups), [_mean(group, y) for group in groups.values()], point, label=label)
-
-
-def _plot_line(
-    axis: Axes, number: int, x: Sequence[float], y: Sequence[float], point: str, **style: Any
+def _plot_means(
+    axis: Axes, rows: Rows, x: str, y: str, *, by: str = "", scale: float = 1, point: str = "o", **style: Any
 ) -> None:
-    # a single value is drawn as `point`
-    axis.plot(x, y, point if len(x) == 1 else "o-", color=COLOURS[number % len(COLOURS)], **style)
+    # a line through the means of the groups of equal `by` (default: x); a single group is drawn as `point`
+    groups = _group_by(rows, by or x).values()
+    x_means, y_means = (np.array([_mean(group, name) for group in groups]) for name in (x, y))
+    axis.plot(x_means, scale * y_means, point if len(groups) == 1 else "o-", **style)
 
 
 @contextmanager
@@ -114,6 +104,8 @@ def _chart(path: Path, titles: Sequence[str], x_label: str, y_label: str) -> Ite
     for unused in axes[len(titles) :]:
         unused.set_visible(False)
     panels = dict(zip(titles, axes, strict=False))
+    for axis in panels.values():
+        axis.set_prop_cycle(color=COLOURS)
     yield panels
     for title, axis in panels.items():
         axis.set_title(title, loc="left", color=INK, fontsize=10)

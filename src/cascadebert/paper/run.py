@@ -34,14 +34,12 @@ def reproduce(
     timed: bool = True,
     draws: int = comparison.DRAWS,
 ) -> dict[str, Any] | None:
-    """Run the experiment, or the part of it that is missing.
+    """Run the experiment, or the part of it that is missing; an interrupted run or training resumes.
 
-    Outputs and timings that exist are not made again, so an interrupted run resumes, with its models or
-    without; an interrupted training resumes from its last checkpoint in `work`. The models of a task and seed
-    are deleted there once their outputs are stored, unless `keep_models`. `models` maps names to folders or
-    Hub repositories (the presets' own are known); data sets come from the folder `data`, or the Hub. With
-    `only`, just these tasks are trained now. Without `timed` a later run times what has no timings yet, with
-    the first seed's models, which stay.
+    The models of a task and seed are deleted in `work` once their outputs are stored, unless `keep_models`.
+    `models` maps names to folders or Hub repositories (the presets' own are known); data sets come from the
+    folder `data`, or the Hub. With `only`, just these tasks are trained now. Without `timed` a later run
+    times what has no timings yet, with the first seed's models, which stay.
 
     Returns the content of summary.json, or None while tasks or timings are missing. Raises CascadeError if
     data, models or earlier results do not match the protocol.
@@ -53,7 +51,14 @@ def reproduce(
     store = ResultStore(protocol, output)
     for kind in ("arrays", "timings"):
         (output / kind / protocol.name).mkdir(parents=True, exist_ok=True)
-    _write_protocol(store)
+    path = output / PROTOCOL_FILE
+    if not path.is_file():
+        write_text_atomically(path, json.dumps(asdict(protocol), indent=1) + "\n")
+    elif ExperimentProtocol.load(path) != protocol:
+        raise CascadeError(
+            f"{output} holds an experiment of other settings or models (protocol.json). Give another "
+            "--output, or delete it."
+        )
     encoders = resolve_encoders(protocol, models or {})
     for task in tasks:
         large = encoders[protocol.large]
@@ -95,17 +100,6 @@ def report(output: Path, *, draws: int = comparison.DRAWS) -> dict[str, Any]:
     write_text_atomically(output / "analyses.json", json.dumps(details, indent=1) + "\n")
     _draw(protocol, lines, details, output / "pictures")
     return summary
-
-
-def _write_protocol(store: ResultStore) -> None:
-    path = store.output / PROTOCOL_FILE
-    if not path.is_file():
-        write_text_atomically(path, json.dumps(asdict(store.protocol), indent=1) + "\n")
-    elif ExperimentProtocol.load(path) != store.protocol:
-        raise CascadeError(
-            f"{store.output} holds an experiment of other settings or models (protocol.json). Give another "
-            "--output, or delete it."
-        )
 
 
 def _details(store: ResultStore, table: comparison.ResultsTable, draws: int) -> dict[str, Any]:

@@ -51,13 +51,13 @@ def load_task(
 
     The test set is the test split, untouched; training examples that occur in it are dropped. The tuning set
     is carved from the train split, with all its parts where examples are parts of one another. The tokenizer
-    truncates texts to both ends, where the task asks for it. Raises DataError if files are missing, or
-    examples cannot be used.
+    truncates texts to both ends, where the task asks for it. Raises DataError if data is missing or unusable.
     """
     train, test = (_read(task, data, split) for split in ("train", task.test_split))
     train = train.take(np.flatnonzero(~np.isin(train.hashes(), test.hashes())))
     names = label_names(train)
-    lines, is_sentence = _lines(train), np.ones(len(train), dtype=np.bool_)
+    lines = [text if isinstance(text, str) else " ".join(text) for text in train.texts]
+    is_sentence = np.ones(len(train), dtype=np.bool_)
     if task.phrases:
         groups, is_sentence = phrase_groups(lines)
         train = replace(train, groups=tuple(map(str, groups)))  # folds for difficulty keep them together
@@ -110,10 +110,6 @@ def parts_of(texts: Sequence[str], sentences: Sequence[str]) -> Bools:
         starts = range(len(words))
         runs.update(" ".join(words[i:j]) for i in starts for j in range(i + 1, len(words) + 1))
     return np.array([" ".join(text.split()) in runs for text in texts])
-
-
-def _lines(examples: Examples) -> list[str]:
-    return [text if isinstance(text, str) else " ".join(text) for text in examples.texts]
 
 
 def _read(task: TaskConfig, data: Path | None, split: str) -> Examples:

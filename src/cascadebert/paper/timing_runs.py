@@ -17,13 +17,7 @@ from cascadebert.inference.engines.torch import has_cuda
 from cascadebert.inference.stage import BATCH_TOKENS, Stage
 from cascadebert.paper.early_exit.exits import EXIT_RULES, ExitRule, FixedLayer
 from cascadebert.paper.early_exit.inference import EarlyExitPredictor, run_early_exit
-from cascadebert.paper.operating_points import (
-    Method,
-    Setting,
-    TargetPoint,
-    operating_curves,
-    select_point,
-)
+from cascadebert.paper.operating_points import Method, Setting, TargetPoint, operating_curves, select_point
 from cascadebert.paper.protocol import LARGE
 from cascadebert.paper.results import ResultStore, TaskResults, TimingCheck, Timings
 from cascadebert.paper.task_data import PARTS
@@ -127,7 +121,7 @@ def _checks(
     results = TaskResults(store.models(task.name, experiment.seed), timings)
     runs: list[Callable[[], object]] = [models[LARGE].run]
     points: list[tuple[str, Setting, float]] = []
-    for method in results.fast_methods(protocol, [protocol.main_objective]):
+    for method in results.methods(protocol, [protocol.main_objective])[:-1]:
         tune, test = results.split(method)
         curve = operating_curves(tune, task.metric)["time"]
         for setting in dict.fromkeys(select_point(curve, target).fast for target in protocol.targets):

@@ -15,8 +15,7 @@ from cascadebert.paper.early_exit.inference import EarlyExitPredictor, compute_e
 from cascadebert.paper.early_exit.model import exit_flops
 from cascadebert.paper.early_exit.training import METHODS, EarlyExitConfig, train_multi_exit, train_truncated
 from cascadebert.paper.protocol import HUB, LARGE, ExperimentProtocol, ModelSpec, TaskConfig, small_name
-from cascadebert.paper.results import ResultStore
-from cascadebert.paper.stored_predictions import ModelInfo, StoredPredictions
+from cascadebert.paper.results import ModelInfo, ResultStore, StoredPredictions
 from cascadebert.paper.task_data import TaskData
 from cascadebert.persistence.checkpoint_config import resolve_checkpoint
 from cascadebert.training.checkpoints import checkpoint_fingerprint, count_flops, fingerprint
@@ -166,10 +165,7 @@ class Experiment:
 
 
 def store_predictions(experiment: Experiment, store: ResultStore) -> None:
-    """Train the models whose outputs are missing, and store these.
-
-    Raises DataError if there are outputs of another recipe.
-    """
+    """Train the models whose outputs are missing. Raises DataError if there are some of another recipe."""
     for spec in experiment.protocol.models().values():
         path = store.arrays_path(experiment.task.name, experiment.seed, spec.method)
         if not path.is_file():

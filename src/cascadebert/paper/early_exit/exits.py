@@ -187,12 +187,7 @@ EXIT_RULES: dict[str, Callable[[float], ExitRule]] = {
 
 
 def exit_layers(rule: ExitRule, outputs: ExitOutputs) -> Ints:
-    """(n,) layer after which each text exits, counted from 1, from the outputs of all exits of the model.
-
-    >>> outputs = ExitOutputs.from_logits(np.log([[[0.9, 0.1], [0.6, 0.4]], [[0.5, 0.5], [0.5, 0.5]]]))
-    >>> exit_layers(EntropyThreshold(0.5), outputs).tolist()
-    [1, 2]
-    """
+    """(n,) layer after which each text exits, counted from 1, from the outputs of all exits of the model."""
     layers = np.full(len(outputs), outputs.num_exits, dtype=np.int64)
     active = np.ones(len(outputs), dtype=np.bool_)
     for layer in (np.flatnonzero(rule.evaluated_exits(outputs.num_exits)[:-1]) + 1).tolist():

@@ -44,10 +44,7 @@ class EarlyExitPredictor:
 
     @classmethod
     def from_folder(cls, folder: Path, rule: ExitRule) -> EarlyExitPredictor:
-        """Open a trained model, on a CUDA device if there is one.
-
-        Raises StageError if the folder is not a multi-exit model.
-        """
+        """Open a trained model, on a CUDA device if there is one. Raises StageError if it is none."""
         model, max_length = MultiExitModel.load(folder)
         model.to("cuda" if has_cuda() else "cpu")
         return cls(model, StageTokenizer(folder, max_length=max_length), rule)

@@ -48,11 +48,9 @@ class MultiExitModel(nn.Module):
     """A Hugging Face classifier that can predict after any of its layers.
 
     The last exit is the classifier's own pooler and linear layer, so without the other exits the model is
-    that classifier. The other poolers start as copies of the last; their linear layers are drawn anew.
-
-    The parts of the classifier, a BERT, RoBERTa or ELECTRA, become this module's. If it is already
-    fine-tuned, `pooler` can be the pretrained one, from which the poolers before the last then start. Raises
-    StageError for another family, or a model of one layer.
+    that classifier, a BERT, RoBERTa or ELECTRA, whose parts it takes over. The other poolers start as copies
+    of the last, or, if the classifier is fine-tuned, of the pretrained `pooler`; their linear layers are
+    drawn anew. Raises StageError for another family, or a model of one layer.
     """
 
     def __init__(
@@ -97,10 +95,7 @@ class MultiExitModel(nn.Module):
         return hidden
 
     def features(self, number: int, hidden: Tensor, mask: Tensor) -> Tensor:
-        """(rows, hidden) input of the exit after a layer, counted from 1.
-
-        `hidden` is (rows, length, hidden) after that layer; the (rows, length) mask is 0 at padding, else 1.
-        """
+        """(rows, hidden) input of the exit after layer 1, ... from (rows, length, hidden) and the mask."""
         if self.heads.reads == "first" or number == self.depth:
             return hidden[:, 0]
         weights = mask.to(hidden.dtype)[:, :, None]
@@ -139,10 +134,7 @@ class MultiExitModel(nn.Module):
 
     @classmethod
     def load(cls, folder: Path) -> tuple[MultiExitModel, int]:
-        """A saved model in evaluation mode, and its maximum length in tokens.
-
-        Raises StageError if the folder is not such a model, or weights are missing or unexpected.
-        """
+        """Model in evaluation mode, and its maximum length. Raises StageError if files are not as saved."""
         read_config(folder)
         try:
             settings = json.loads((folder / SETTINGS).read_text("utf-8"))
@@ -164,10 +156,7 @@ class MultiExitModel(nn.Module):
 
 
 def padding_bias(mask: Tensor) -> Tensor | None:
-    """(rows, 1, 1, length) addend of attention scores that hides padding, or None where there is none.
-
-    The (rows, length) mask is 0 at padding, else 1.
-    """
+    """(rows, 1, 1, length) addend to attention scores of a (rows, length) mask; None without padding."""
     if bool(mask.all()):
         return None
     return (1.0 - mask[:, None, None, :].float()) * PADDING_BIAS

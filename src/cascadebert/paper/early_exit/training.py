@@ -177,29 +177,25 @@ def _cross_entropies(logits: Tensor, labels: Tensor) -> Tensor:
 
 
 def _load_model(
-    source: Path,
-    fine_tuned: Path | None,
-    data: TrainingData,
-    method: EarlyExitMethod,
-    config: EarlyExitConfig,
+    source: Path, tuned: Path | None, data: TrainingData, method: EarlyExitMethod, config: EarlyExitConfig
 ) -> MultiExitModel:
     pooler = None
     set_seed(config.fit.seed)
-    if fine_tuned is None:
+    if tuned is None:
         classifier = load_with_labels(source, data.label_names)
     else:
-        expected, actual = read_config(source), read_config(fine_tuned)
+        expected, actual = read_config(source), read_config(tuned)
         for name in ("num_hidden_layers", "hidden_size"):
-            if config_int(expected, name, source) != config_int(actual, name, fine_tuned):
-                raise StageError(f"{fine_tuned} is not {source} fine-tuned: {name} differs")
-        classifier = load_classifier(fine_tuned)
+            if config_int(expected, name, source) != config_int(actual, name, tuned):
+                raise StageError(f"{tuned} is not {source} fine-tuned: {name} differs")
+        classifier = load_classifier(tuned)
         pooler = getattr(getattr(open_encoder(source), POOLER, None), "dense", None)
     use_eager_attention(classifier)
     heads = replace(method.heads, reads=config.reads)
     model = MultiExitModel(classifier, heads, pooler=pooler, seed=config.fit.seed)
     if model.label_names != data.label_names:
         raise CascadeError(
-            f"{fine_tuned} has labels {model.label_names}; those of the data are {data.label_names}"
+            f"{tuned} has labels {model.label_names}; those of the data are {data.label_names}"
         )
     if method.two_stage:  # all but the exits before the last is frozen
         model.requires_grad_(False)
