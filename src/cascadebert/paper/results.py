@@ -139,6 +139,8 @@ class TimingCheck:
     low: float  # minimum over repeats
     high: float  # maximum over repeats
 
+    __pydantic_config__ = ConfigDict(extra="forbid")
+
 
 @dataclass(frozen=True)
 class Timings:
