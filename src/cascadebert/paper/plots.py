@@ -50,10 +50,10 @@ def draw_shallow(path: Path, rows: Rows, *, target: float) -> None:
         axis = panels[title]
         for position, group in enumerate(groups.values()):
             weights = [row["rows"] for row in group]
-            for shift, kind, colour in ((-0.2, "exit_accuracy", MUTED), (0.2, "complete_accuracy", ACCENT)):
+            for shift, kind, color in ((-0.2, "exit_accuracy", MUTED), (0.2, "complete_accuracy", ACCENT)):
                 height = 100 * float(np.average([row[kind] for row in group], weights=weights))
                 label = kind.split("_")[0] if position == 0 else None
-                axis.bar(position + shift, height, width=0.38, color=colour, label=label)
+                axis.bar(position + shift, height, width=0.38, color=color, label=label)
         ticks = [f"{method}, {layer}".replace("-", "-\n") for method, layer, _ in groups]
         axis.set_xticks(range(len(groups)), ticks)
 

@@ -91,7 +91,7 @@ class Experiment:
         return EarlyExitConfig(fit, exit_epochs, task.exit_learning_rate, protocol.exits_read)
 
     def _difficulty(self, small: str) -> DifficultyLabels:
-        # labelled once for all training seeds
+        # labeled once for all training seeds
         shared = self.task_work / "difficulty"
         shared.mkdir(parents=True, exist_ok=True)
         config = replace(self._fit_config(small=True), seed=self.protocol.seeds[0])
