@@ -24,7 +24,7 @@ from typing import Any
 
 import numpy as np
 
-from cascadebert.evaluation.drift_test import TOLERANCE
+from cascadebert.evaluation.drift_statistics import TOLERANCE
 from cascadebert.server.config import ServerConfig
 from cascadebert.server.monitoring.monitor import QualityMonitor, Reference
 from cascadebert.server.monitoring.sequential_tests import LossCounts, confidence_sequence

@@ -42,12 +42,12 @@ LOADS_OPTIONAL = (
     "training",
     "paper",
     "demo",
-    "inference/engines/t",
+    "inference/engines/torch.py",
     "server/http",
     "server/monitoring/metrics.py",
 )
 """Where files may import an optional dependency: nothing else does so on the inference path."""
-LOADS_TORCH = ("training", "paper", "demo", "inference/engines/t")
+LOADS_TORCH = ("training", "paper", "demo", "inference/engines/torch.py")
 
 
 def layer(name: str, layers: tuple[tuple[str, ...], ...]) -> int:

@@ -10,7 +10,7 @@ import pytest
 from cascadebert import Cascade
 from cascadebert.inference.batching import padded_length
 from cascadebert.server.config import ServerConfig
-from cascadebert.server.scheduling.batching_plan import SIZES, BatchingPlan, StagePlan, autotune, warm_up
+from cascadebert.server.scheduling.autotune import SIZES, BatchingPlan, StagePlan, autotune, warm_up
 from cascadebert.server.scheduling.dispatcher import BatchDispatcher
 from cascadebert.server.scheduling.load_estimator import AdmissionLimit, LoadEstimator
 from cascadebert.server.scheduling.request_tracker import RequestTracker

@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from cascadebert.evaluation.drift_test import TOLERANCE
+from cascadebert.evaluation.drift_statistics import TOLERANCE
 from cascadebert.server.monitoring.drift import BLOCK_SIZE, ShareDriftDetector, dkw_band
 from cascadebert.server.monitoring.sequential_tests import (
     TILTS,

@@ -9,7 +9,7 @@ import typer
 
 from cascadebert.cli import options as o
 from cascadebert.cli.render import print_json, print_notices, print_table
-from cascadebert.evaluation.drift_test import CONFIDENCE_LEVEL, TOLERANCE
+from cascadebert.evaluation.drift_statistics import CONFIDENCE_LEVEL, TOLERANCE
 from cascadebert.evaluation.templates import percent, percent_interval, points
 
 AGREEMENT = (

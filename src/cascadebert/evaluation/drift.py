@@ -8,7 +8,7 @@ import numpy as np
 
 from cascadebert.data.dataset import Columns, DataSource, Examples, load_examples
 from cascadebert.errors import DataError
-from cascadebert.evaluation.drift_test import (
+from cascadebert.evaluation.drift_statistics import (
     CONFIDENCE_LEVEL,
     TOLERANCE,
     AgreementTarget,

@@ -24,7 +24,9 @@ class ServerConfig:
     """
 
     latency_target: float = 0.1  # under load; without a deadline, requests expire after ten times this
-    max_queue_size: int = _option(2048, OVERLOAD, "N", "Maximum number of texts in the queue of each stage.")
+    max_queue_size: int = _option(
+        2048, OVERLOAD, "N", "Maximum number of accepted texts without a result, queued or running."
+    )
     max_client_batch_size: int = _option(256, SERVER, "N", "Maximum number of texts per request.")
     max_characters: int = 20_000  # of a text, or of both texts of a pair
     max_bytes: int = 2_000_000  # of a request body
@@ -39,7 +41,10 @@ class ServerConfig:
     probe_every: float = 5.0  # between attempts to reach a failed stage
     shutdown_timeout: float = _option(30.0, OVERLOAD, "S", "Time to complete in-flight requests on shutdown.")
     shadow_rate: float = _option(
-        0.01, MONITORING, "R", "Fraction of the texts that the last stage also evaluates in the background."
+        0.01,
+        MONITORING,
+        "R",
+        "Fraction of texts whose prediction is compared with the last stage's; 0 disables quality monitoring.",
     )
     shadow_queue_size: int = 1024  # the shadow rate is lowered before more texts wait
     on_alarm: Literal["log", "safest-point"] = _option(

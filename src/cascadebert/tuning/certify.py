@@ -1,4 +1,7 @@
-"""Certification of saved cascades: candidates come from a tuning set, guarantees from a separate set."""
+"""Certification of saved cascades: candidates come from a tuning set, guarantees from a separate set.
+
+The statistical test is in `cascadebert.thresholds.risk_control`.
+"""
 
 from __future__ import annotations
 

@@ -135,7 +135,7 @@ ERRORS = {
     415: "The content type is not JSON.",
     422: "The body does not match the schema or exceeds a limit.",
     424: "A stage failed on this request.",
-    429: "The queues are full; `Retry-After` holds the seconds to wait.",
+    429: "The queue is full or the expected wait too long; `Retry-After` holds the seconds to wait.",
     503: "The server is not ready, or a required stage is unavailable.",
     504: "The deadline passed before the result was complete.",
 }

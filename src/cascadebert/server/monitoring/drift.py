@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from cascadebert.evaluation.drift_test import TOLERANCE
+from cascadebert.evaluation.drift_statistics import TOLERANCE
 from cascadebert.server.monitoring.sequential_tests import EDetector
 from cascadebert.types import Floats, Ints
 

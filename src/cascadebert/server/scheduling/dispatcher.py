@@ -1,4 +1,8 @@
-"""Batch dispatcher: texts in, futures out. All threads and locks of the scheduling are here."""
+"""Runs a cascade on the texts of concurrent requests: texts in, futures out.
+
+All threads and locks of the scheduling are here. `Scheduler` forms the batches; `RequestTracker` admits, rejects
+and completes requests.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +18,7 @@ from cascadebert.inference.cascade import Cascade
 from cascadebert.inference.stage import Stage
 from cascadebert.server.config import ServerConfig
 from cascadebert.server.monitoring.monitor import QualityMonitor
-from cascadebert.server.scheduling.batching_plan import (
+from cascadebert.server.scheduling.autotune import (
     BatchingPlan,
     StagePlan,
     autotune,

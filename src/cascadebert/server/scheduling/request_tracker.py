@@ -14,7 +14,7 @@ from cascadebert.inference.cascade import Cascade
 from cascadebert.server.config import ServerConfig
 from cascadebert.server.monitoring.monitor import QualityMonitor
 from cascadebert.server.operating_points import LoadState, certified_operating_points, next_state
-from cascadebert.server.scheduling.batching_plan import BatchingPlan
+from cascadebert.server.scheduling.autotune import BatchingPlan
 from cascadebert.server.scheduling.load_estimator import AdmissionLimit, LoadEstimator
 from cascadebert.server.scheduling.ordered_reporter import OrderedReporter
 from cascadebert.server.scheduling.requests import BatchTask, Request, Row, Task, TokenizeTask, Tokens
@@ -180,7 +180,8 @@ class RequestTracker:
         delay, limit = self.estimated_delay, self.admission.seconds
         retry_after = max(MIN_RETRY_SECONDS, delay - limit / 2)
         if self._inflight + count > self._config.max_queue_size:
-            raise Overloaded(f"{self._inflight} texts are queued, no room for {count} more", retry_after)
+            message = f"{self._inflight} texts are queued or running, no room for {count} more"
+            raise Overloaded(message, retry_after)
         if delay > limit or delay + cost > seconds:
             raise Overloaded(f"a request would wait {delay:.3f} seconds at present", retry_after)
 

@@ -1,4 +1,4 @@
-"""Chooses the next task. No threads, models or clocks: the time is an argument."""
+"""Forms the batches: chooses the next task of a worker. No threads, models or clocks: time is an argument."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from heapq import heappop, heappush
 
 from cascadebert.server.config import ServerConfig
-from cascadebert.server.scheduling.batching_plan import BatchingPlan
+from cascadebert.server.scheduling.autotune import BatchingPlan
 from cascadebert.server.scheduling.requests import BatchTask, Request, Row, Task, TokenizeTask
 
 SHADOW_YIELD_SECONDS = 5.0  # that shadow rows let all requests go first

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from cascadebert.errors import CascadeError
-from cascadebert.evaluation.drift_test import AgreementTarget, DriftConfig, compare_outputs
+from cascadebert.evaluation.drift_statistics import AgreementTarget, DriftConfig, compare_outputs
 from cascadebert.thresholds.intervals import binomial_interval, ks_distance
 from cascadebert.thresholds.risk_control import StageOutputs
 from cascadebert.thresholds.select import exit_stages
