@@ -44,7 +44,7 @@ class ServerConfig:
         0.01,
         MONITORING,
         "R",
-        "Fraction of texts whose prediction is compared with the last stage's; 0 disables quality monitoring.",
+        "Fraction of texts whose prediction is compared with the last stage's; 0 turns monitoring off.",
     )
     shadow_queue_size: int = 1024  # the shadow rate is lowered before more texts wait
     on_alarm: Literal["log", "safest-point"] = _option(

@@ -1,1 +1,1 @@
-"""Selects and certifies operating points of saved cascades; the algorithms are in `cascadebert.thresholds`."""
+"""Selects and certifies points of saved cascades; the algorithms are in `cascadebert.thresholds`."""

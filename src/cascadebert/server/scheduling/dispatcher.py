@@ -1,7 +1,7 @@
 """Runs a cascade on the texts of concurrent requests: texts in, futures out.
 
-All threads and locks of the scheduling are here. `Scheduler` forms the batches; `RequestTracker` admits, rejects
-and completes requests.
+All threads and locks are here. `Scheduler` forms the batches; `RequestTracker` admits, rejects and completes
+requests.
 """
 
 from __future__ import annotations
