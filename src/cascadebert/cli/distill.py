@@ -13,7 +13,7 @@ from cascadebert.evaluation.templates import percent
 from cascadebert.timing import now
 from cascadebert.training.config import DistillConfig
 
-FAILED_LOSS = 0.9  # held-out loss above which hardly anything was learned
+FAILED_LOSS = 0.9  # held-out loss above which almost nothing was learned
 CORPUS = "Unlabeled text: a txt, jsonl or parquet file, or a folder of them."
 
 
@@ -54,7 +54,7 @@ def distill(
         size = f"{model.layers} x {model.hidden}", f"{model.parameters / 1e6:.1f} M"
         rows.append((str(model.path), *size, explained))
         if model.held_out_loss is not None and model.held_out_loss > FAILED_LOSS:
-            print_notices([f"{model.path}: hardly anything was learned. Lower --learning-rate."])
+            print_notices([f"{model.path}: almost nothing was learned. Lower --learning-rate."])
     print_table(*rows)
     if models.complete:
         rate, padding = optional(models.tokens_per_second, "{:,.0f}"), percent(models.padding)

@@ -88,7 +88,7 @@ class EngineOptions:
 
 @dataclass(frozen=True)
 class TuningOptions(EngineOptions):
-    """How thresholds of a saved cascade are selected; without a score it keeps its own."""
+    """Options of selecting thresholds of a saved cascade; without a score it keeps its own."""
 
     cost_unit: Annotated[CostUnit, option(_UNIT, "UNIT", SELECTION)] = "flops"
     score: Annotated[ScoreChoice | None, option(_SCORE, "NAME", SELECTION)] = None

@@ -85,7 +85,7 @@ class StageDrift:
 
 @dataclass(frozen=True)
 class DriftResult:
-    """Whether thresholds hold on new data, and what has changed there.
+    """Result of drift detection: do the thresholds hold on new data, and what has changed there?
 
     The verdict is "yes" if agreement with the last stage is significantly at or above the level, "no" if it
     is significantly below. Traffic is "changed" if an exit rate or a confidence distribution has changed

@@ -199,7 +199,7 @@ def ensure_writable_directory(
         if path.resolve() in (source.resolve(), *source.resolve().parents):
             raise FolderError(f"{path} holds {source}, which is read. Choose another --output.")
     if not path.absolute().parent.is_dir():
-        raise FolderError(f"{path}: the folder {path.absolute().parent} does not exist. Make it first.")
+        raise FolderError(f"{path}: the folder {path.absolute().parent} does not exist. Create it first.")
     if not path.exists():
         return
     if not overwrite:

@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class BuildConfig:
-    """How a cascade is made of trained stages; see `assemble`."""
+    """Options of making a cascade of trained stages; see `assemble`."""
 
     target: Target
     cost_unit: CostUnit

@@ -191,7 +191,7 @@ def measured_on(cascade: Cascade, examples: Examples) -> dict[str, Any]:
 
 
 def needs_labels(target: Target) -> bool:
-    """Whether the target is about accuracy."""
+    """True if the target is about accuracy."""
     return target.name in ("max_accuracy_drop", "min_accuracy")
 
 

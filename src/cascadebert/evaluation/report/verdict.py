@@ -79,7 +79,7 @@ class ReportInputs:
 
 @dataclass(frozen=True)
 class Verdict:
-    """Whether to cascade on this data, and the evidence."""
+    """Decision for or against a cascade on this data, and the evidence."""
 
     decision: Decision
     reasons: tuple[str, ...]

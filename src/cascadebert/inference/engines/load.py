@@ -22,7 +22,7 @@ ENGINES = {"openvino": "OpenVinoEngine", "onnxruntime": "OnnxRuntimeEngine", "to
 
 @dataclass(frozen=True)
 class StageKind:
-    """How stages of one kind are loaded, counted and trained."""
+    """Seam for kinds of stages: loading, counting and training."""
 
     own_engine: Callable[[Path], Engine] | None = None  # None: runs on any of the engines
     known_flops: Callable[[int], Flops] | None = None  # of `num_labels`; None: counted by running the model

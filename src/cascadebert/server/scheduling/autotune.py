@@ -170,7 +170,7 @@ def _run_concurrently(executor: ThreadPoolExecutor, threads: int, run: Callable[
 
 
 def _compiles_per_shape(stage: Stage) -> bool:
-    """Whether the first batch of a shape takes much longer than the next ones."""
+    """True if the first batch of a shape takes much longer than the next ones."""
     extra = []
     for rows in (3, 5, 7, 9, 11):
         run = partial(stage.run, _trial_batch(stage, rows, stage.tokenizer.max_length))

@@ -76,7 +76,7 @@ def find_length_buckets(stage: Stage) -> LengthBuckets:
 
 
 def _equal_outputs(stage: Stage, length: int, group: Sequence[int]) -> bool:
-    """Whether random texts of a length get the same logits when padded to the longer lengths of a group."""
+    """True if random texts of a length get the same logits when padded to the longer lengths of a group."""
     ids = np.random.default_rng(length).integers(stage.tokenizer.vocab_size, size=PROBES * length)
     starts = np.arange(PROBES + 1, dtype=np.int64) * length
     texts = TokenizedTexts(ids.astype(np.int32), np.zeros(len(ids), np.int8), starts, stage.tokenizer.pad_id)

@@ -100,7 +100,7 @@ class RequestTracker:
 
     @property
     def has_work(self) -> bool:
-        """Whether requests are in flight, or texts wait for shadow evaluation by a last stage that is up."""
+        """True if requests are in flight, or texts wait for shadow evaluation by a last stage that is up."""
         return bool(self.requests) or (self.shadow.unresolved > 0 and self.health[-1].reason is None)
 
     def state(self, now: float, *, accepting: bool) -> DispatcherState:
@@ -183,7 +183,7 @@ class RequestTracker:
             message = f"{self._inflight} texts are queued or running, no room for {count} more"
             raise Overloaded(message, retry_after)
         if delay > limit or delay + cost > seconds:
-            raise Overloaded(f"a request would wait {delay:.3f} seconds at present", retry_after)
+            raise Overloaded(f"a request would now wait {delay:.3f} seconds", retry_after)
 
     def take(self, now: float) -> Task | None:
         """The next task; None if there is nothing to do."""

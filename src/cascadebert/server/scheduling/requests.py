@@ -80,7 +80,7 @@ class _RowTask:
 
     @property
     def shadow(self) -> bool:
-        """Whether the rows are shadow rows."""
+        """True if the rows are shadow rows."""
         return self.rows[0].pending is not None
 
 

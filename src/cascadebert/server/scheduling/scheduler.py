@@ -49,7 +49,7 @@ class Scheduler:
 
     @property
     def has_work(self) -> bool:
-        """Whether anything waits."""
+        """True if anything waits."""
         return bool(self._untokenized or self._shadow_queue.size or any(queue.size for queue in self.queues))
 
     def take(
@@ -112,7 +112,7 @@ class Scheduler:
 
 
 def _is_alive(row: Row, now: float, expire: Callable[[Request], None]) -> bool:
-    """Whether a row still waits for a result; expires its request if the deadline has passed."""
+    """True if a row still waits for a result; expires its request if the deadline has passed."""
     if not row.done and row.pending is None and now >= row.request.deadline:
         expire(row.request)
     return not row.done
