@@ -20,10 +20,10 @@ demo: setup
 	$(BIN)/cascadebert demo --output build/demo --overwrite
 
 test: setup
-	$(BIN)/python -m pytest -q -n auto
+	$(BIN)/python -m pytest -q -n auto --dist worksteal
 
 test-fast: setup
-	$(BIN)/python -m pytest -q -n auto -m "not slow and not real"
+	$(BIN)/python -m pytest -q -n auto --dist worksteal -m "not slow and not real"
 
 check: setup
 	$(BIN)/ruff check .

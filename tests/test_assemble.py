@@ -29,6 +29,7 @@ def labeled(tmp_path):
     return write_csv(tmp_path / "rows.csv", *reviews(200, seed=1))
 
 
+@pytest.mark.slow
 def test_weights_are_taken_as_they_are(two, labeled, tmp_path):
     assemble(two, data=labeled, target=Target(speedup=1.5), output=tmp_path / "c")
     for number, source in enumerate(two, start=1):
@@ -60,6 +61,7 @@ def test_data_with_other_labels_is_refused_with_both_lists(two, tmp_path):
         assemble(two, data=file, target=Target(speedup=1.5), output=tmp_path / "c")
 
 
+@pytest.mark.slow
 def test_without_labels_the_target_is_agreement_with_the_last_stage(two, tmp_path):
     texts = sentences(300, seed=3)
     file = tmp_path / "plain.jsonl"
@@ -83,6 +85,7 @@ def test_a_checkpoint_with_weights_in_a_pickle_is_refused(two, labeled, tmp_path
         assemble([folder, two[1]], data=labeled, target=Target(speedup=1.5), output=tmp_path / "c")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("cost", ["layers", "flops", "measured"])
 def test_each_unit_of_cost_can_be_asked_for(make_model, labeled, tmp_path, cost):
     stages = [make_model(layers=i, hidden=32, seed=i) for i in (1, 4)]
@@ -93,11 +96,13 @@ def test_each_unit_of_cost_can_be_asked_for(make_model, labeled, tmp_path, cost)
     assert cascade.operating_point.metrics.speedup >= 1.2
 
 
+@pytest.mark.slow
 def test_layers_do_not_compare_stages_of_different_widths(two, labeled, tmp_path):
     with pytest.raises(CascadeError, match="different widths"):
         assemble(two, data=labeled, target=Target(speedup=1.2), cost_unit="layers", output=tmp_path / "c")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", ["bert", "roberta", "distilbert", "electra", "modernbert"])
 def test_every_family_makes_a_cascade(make_model, labeled, tmp_path, family):
     two = [make_model(family, layers=layers, hidden=32) for layers in (1, 3)]

@@ -98,6 +98,7 @@ def test_a_long_curve_is_thinned_and_keeps_its_end_and_its_area():
     assert found.area == pytest.approx(np.mean(np.cumsum(~right[order]) / np.arange(1, 5001)))
 
 
+@pytest.mark.slow
 def test_scaling_by_the_true_temperature_mends_every_stage_and_the_cascade():
     rng = np.random.default_rng(7)
     true = rng.normal(size=(4000, 3)) * 2

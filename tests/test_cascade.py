@@ -30,6 +30,7 @@ def naive(cascade, texts):
     return np.array(labels), np.array(probabilities), np.array(stages)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("count", [1, 2, 3, 4])
 @pytest.mark.parametrize("batch_tokens", [8, 100, 4096])
 def test_routing_equals_running_everything_and_then_choosing(make_cascade, count, batch_tokens):

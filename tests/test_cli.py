@@ -143,6 +143,7 @@ def test_guarantees_that_make_no_sense_are_refused(run, cascade, rows, words, me
     assert code == 2 and message in said
 
 
+@pytest.mark.slow
 def test_bench_keeps_its_contract(run, cascade, rows, tmp_path):
     picture = tmp_path / "bench.svg"
     code, values, _ = run("bench", cascade, rows, "--repeats", 2, "--plot", picture, "--json")

@@ -114,6 +114,7 @@ def test_passages_are_complete_sentences_in_order_of_varying_length_and_a_quarte
     assert cut == list(passages([document], characters_per_token=4.0, max_tokens=64, seed=3))
 
 
+@pytest.mark.slow
 def test_a_line_of_ten_megabytes_without_a_full_stop_is_cut_and_nothing_is_lost(tmp_path):
     (tmp_path / "a.txt").write_text("word " * 2_000_000 + "\n", "utf-8")
     corpus = open_corpus(tmp_path / "a.txt")

@@ -55,6 +55,7 @@ def test_every_score_lies_between_zero_and_one(name):
         assert (confidences >= 0).all() and (confidences <= 1).all()
 
 
+@pytest.mark.slow
 def test_a_learned_score_is_chosen_where_stages_contradict_each_other():
     outputs = select_score(*misled(2000, 1), COSTS)
     assert outputs.score.name == "learned" and "score: learned" in outputs.notices[-1]
@@ -92,6 +93,7 @@ def test_stages_that_always_agree_give_a_notice_that_nothing_is_learned():
     assert len(set(outputs.confidences[0])) == 1 and outputs.confidences[0][0] > 0.9
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("score", ["margin", "learned", "auto"])
 def test_a_folder_keeps_its_score_and_routes_by_it(saved, tmp_path, score):
     shutil.copytree(saved, tmp_path / "cascade")

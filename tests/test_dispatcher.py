@@ -61,6 +61,7 @@ def dispatcher(cascade):
     assert made.drain(10)
 
 
+@pytest.mark.slow
 @settings(max_examples=40, deadline=None)
 @given(st.lists(st.lists(st.integers(0, len(TEXTS) - 1), max_size=12), min_size=1, max_size=12))
 def test_answers_never_cross_between_requests_and_are_those_of_predict(cascade, dispatcher, requests):
@@ -99,6 +100,7 @@ def test_permuting_the_texts_permutes_the_answers(dispatcher):
         assert row.logits.tolist() == straight[place].logits.tolist()
 
 
+@pytest.mark.slow
 def test_real_models_give_the_labels_and_stages_of_predict(make_cascade):
     cascade = make_cascade(3)
     dispatcher, wanted = start_dispatcher(cascade), cascade.predict(TEXTS[:80])
@@ -320,6 +322,7 @@ def test_a_stage_that_is_broken_at_the_start_is_down_and_comes_back(cascade):
     assert dispatcher.drain(5)
 
 
+@pytest.mark.slow
 def test_a_hanging_stage_blocks_no_other_and_its_late_result_is_ignored(cascade):
     hanging, engine = with_faulty_stage(cascade, 3)
     dispatcher = start_dispatcher(

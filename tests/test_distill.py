@@ -248,6 +248,7 @@ def test_a_corpus_that_is_too_small_leaves_no_output(large, tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.txt"]
 
 
+@pytest.mark.slow
 def test_a_line_of_a_megabyte_is_sampled_like_many_short_ones(large, tmp_path):
     (tmp_path / "a.txt").write_text("a fine film. the story was dull. " * 10_000)
     config = DistillConfig(max_length=32, batch_tokens=512, bf16=False, max_tokens=10_000)

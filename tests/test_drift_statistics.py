@@ -46,6 +46,7 @@ def counted(n: int, agreeing: int, leaving: int | None = None) -> StageOutputs:
     return StageOutputs(np.array([sure, sure]), np.array([said, np.ones(n, np.int64)]), None, ("no", "yes"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stages, sizes", [(2, (1000, 1000)), (3, (3000, 150))])
 def test_the_same_population_twice_is_hardly_ever_called_changed_or_broken(stages, sizes):
     pool, rng = drawn(40_000, 1, stages=stages), np.random.default_rng(2)
@@ -60,6 +61,7 @@ def test_the_same_population_twice_is_hardly_ever_called_changed_or_broken(stage
     assert wrong <= 0.2 * 300
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("step", [-0.002, 0.002])
 def test_agreement_at_the_edge_of_its_level_is_judged_wrongly_at_most_as_often_as_was_said(step):
     pool, rng = drawn(40_000, 1), np.random.default_rng(3)
@@ -72,6 +74,7 @@ def test_agreement_at_the_edge_of_its_level_is_judged_wrongly_at_most_as_often_a
     assert wrong <= 0.4 * 300
 
 
+@pytest.mark.slow
 def test_all_intervals_hold_together_as_often_as_was_said():
     pools, rng, missed = (drawn(40_000, 1), drawn(40_000, 9, harder=0.1)), np.random.default_rng(4), 0
     whole = [exit_stages(pool.confidences, THRESHOLDS[2]) for pool in pools]

@@ -132,6 +132,7 @@ def test_rules_out_of_range_are_refused():
         exit_layers(LearnedExitThreshold(0.5), replace(two_exits(), lte=None))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rule", RULES, ids=str)
 def test_the_running_loop_leaves_where_the_rule_on_cached_arrays_says(model, rows, exit_outputs, rule):
     run = run_early_exit(model, rows, rule, batch_tokens=256)
@@ -139,6 +140,7 @@ def test_the_running_loop_leaves_where_the_rule_on_cached_arrays_says(model, row
     assert run.logits.argmax(axis=1).tolist() == exit_outputs.predictions_at(run.layers).tolist()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rule", RULES[:8], ids=str)
 @pytest.mark.parametrize("budget", [1, 100, 5000])
 def test_a_rows_exit_is_that_of_its_own_run_alone_at_any_batch_size(model, rows, rule, budget):
@@ -163,6 +165,7 @@ def test_patience_does_not_depend_on_neighbors_or_on_their_order(model, rows):
     assert np.abs(part.logits - whole.logits[order]).max() < 1e-5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", ["bert", "roberta", "electra"])
 @pytest.mark.parametrize("exits", [BOTH, MEAN, ExitHeads(shared_pooler=True)])
 def test_with_exits_switched_off_the_model_is_its_classifier(make_model, family, exits):
@@ -208,6 +211,7 @@ def test_other_families_are_refused_with_those_that_can(make_model, family):
         MultiExitModel(load_classifier(make_model(family)), ExitHeads())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", ["bert", "roberta", "electra"])
 def test_operations_are_those_of_the_layers_run_and_the_exits_tried(make_model, family):
     folders = [make_model(family, layers=i, hidden=16, seed=4) for i in (1, 2, 3)]
@@ -260,6 +264,7 @@ def trained(encoder_folder, data, tmp_path_factory):
     return {name: train_multi_exit(encoder_folder, data, QUICK, method=name, work=work) for name in METHODS}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", list(METHODS))
 def test_a_trained_model_answers_new_rows_and_leaves_early(trained, name):
     texts, labels = reviews(200, seed=9)
@@ -271,6 +276,7 @@ def test_a_trained_model_answers_new_rows_and_leaves_early(trained, name):
     assert found.stages.mean() < 3 and found.stages.min() >= 1
 
 
+@pytest.mark.slow
 def test_deeberts_second_stage_changes_neither_the_encoder_nor_the_last_classifier(
     trained, encoder_folder, data, tmp_path
 ):
@@ -284,6 +290,7 @@ def test_deeberts_second_stage_changes_neither_the_encoder_nor_the_last_classifi
     assert file_hashes(made) == file_hashes(trained["deebert"])  # its own first stage is that fine-tuning
 
 
+@pytest.mark.slow
 def test_deeberts_exits_start_from_the_pretrained_pooler(encoder_folder, make_model, data, tmp_path):
     from cascadebert.paper.early_exit.training import _load_model
 
@@ -334,6 +341,7 @@ def test_a_killed_training_goes_on_and_ends_in_the_same_weights(
     assert not list(tmp_path.glob("*.part"))
 
 
+@pytest.mark.slow
 def test_a_model_cut_short_is_a_plain_stage_of_so_many_layers(encoder_folder, data, tmp_path):
     options = {"layers": 2, "work": tmp_path, "description": "truncated"}
     made = train_truncated(encoder_folder, data, QUICK.fit, **options)

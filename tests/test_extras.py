@@ -41,12 +41,14 @@ def run(*words, absent=EXTRAS):
     return subprocess.run(command, capture_output=True, text=True, check=False)
 
 
+@pytest.mark.slow
 def test_a_saved_cascade_is_described_and_checked_without_any_extra(saved):
     done = run("info", saved, "--check", "--json")
     assert done.returncode == 0, done.stderr
     assert '"checked": true' in done.stdout
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "words",
     [
@@ -92,17 +94,20 @@ def test_a_cascade_answers_without_torch(make_model, tmp_path):
     assert absent[1].returncode == 2 and "openvino is not installed" in absent[1].stderr
 
 
+@pytest.mark.slow
 def test_inference_without_torch_names_the_extra(saved):
     done = run("evaluate", saved, saved.parent / "data.csv", absent=("torch",))
     assert done.returncode == 2 and "pip install 'cascadebert[train]'" in done.stderr
 
 
+@pytest.mark.slow
 def test_a_report_without_its_libraries_names_the_extra(saved):
     rows = saved.parent / "data.csv"
     done = run("evaluate", saved, rows, "--report", saved.parent / "page.html", absent=("jinja2",))
     assert done.returncode == 2 and "pip install 'cascadebert[tune]'" in done.stderr
 
 
+@pytest.mark.slow
 def test_parquet_without_pyarrow_names_the_extra(saved, tmp_path):
     (tmp_path / "rows.parquet").write_bytes(b"PAR1")
     done = run("evaluate", saved, tmp_path / "rows.parquet", absent=("pyarrow",))

@@ -6,6 +6,8 @@ import os
 import subprocess
 import sys
 
+import pytest
+
 from hub import COMMIT, loopback_hub
 
 CODE = """
@@ -21,6 +23,7 @@ assert str(again.path).startswith(sys.argv[2]), again.path
 """
 
 
+@pytest.mark.slow
 def test_a_cascade_pushed_to_a_hub_is_the_same_when_loaded_from_there(saved, tmp_path):
     with loopback_hub() as (address, files):
         outside = {key: value for key, value in os.environ.items() if not key.lower().endswith("_proxy")}

@@ -7,6 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 import cascadebert
 
 SOURCE = Path(cascadebert.__file__).parent
@@ -142,6 +144,7 @@ def test_no_class_name_is_used_twice():
     assert twice == []
 
 
+@pytest.mark.slow
 def test_importing_the_package_and_its_command_line_loads_no_optional_dependency():
     modules = "cascadebert, cascadebert.cli, cascadebert.inference.cascade, cascadebert.tuning.tune"
     code = f"import sys, {modules}; print(sorted({OPTIONAL!r} & set(sys.modules)))"

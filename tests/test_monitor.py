@@ -174,6 +174,7 @@ def test_a_rate_change_takes_effect_with_the_next_arrivals_so_that_weights_match
     assert not monitor.sample_arrivals(1000)[0].any()
 
 
+@pytest.mark.slow
 def test_weighted_agreement_is_that_of_all_texts_when_the_rate_was_lowered_for_some():
     rng, agreements = np.random.default_rng(6), []
     for seed in range(60):
@@ -187,6 +188,7 @@ def test_weighted_agreement_is_that_of_all_texts_when_the_rate_was_lowered_for_s
     assert np.mean(agreements) == pytest.approx(0.8, abs=0.01)
 
 
+@pytest.mark.slow
 def test_concurrent_calls_lose_nothing():
     monitor, drawn = make_monitor(shadow_rate=0.5, shadow_queue_size=1000), []
 
@@ -217,6 +219,7 @@ def test_a_single_stage_has_no_exit_rates_to_monitor():
     assert monitor.state().operating_points[0].exit_rates is None and monitor.state().confidences.texts == 300
 
 
+@pytest.mark.slow
 def test_a_saved_cascade_stores_the_first_stages_confidences_on_its_tuning_set(saved):
     cascade = Cascade.from_pretrained(saved)
     texts, _ = reviews(160, seed=5)

@@ -50,6 +50,7 @@ def write_rows(path: Path) -> Path:
     return path
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("given", ["in.csv", "in.tsv", "in.jsonl", "in.parquet"])
 @pytest.mark.parametrize("wanted", ["out.csv", "out.tsv", "out.jsonl", "out.parquet"])
 def test_every_format_in_and_out_holds_the_same_answers_in_order(cascade, tmp_path, given, wanted):

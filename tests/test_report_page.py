@@ -71,6 +71,7 @@ def judged(saved, rows, make_model):
     return build_report(Cascade.from_pretrained(saved), rows, baseline=rival, repeats=2)
 
 
+@pytest.mark.slow
 def test_the_page_is_complete_in_itself(judged):
     page = render_report(judged)
     reader = Reader()
@@ -126,6 +127,7 @@ def test_a_classifier_beside_the_cascade_is_scored_and_timed_on_the_same_rows(ju
     )
 
 
+@pytest.mark.slow
 def test_rows_that_made_the_cascade_are_left_out_and_that_is_said(run, saved, tmp_path):
     used = load_examples(saved.parent / "data.csv")
     texts, labels = reviews(120, seed=99)
@@ -158,6 +160,7 @@ def test_rows_that_made_the_cascade_beside_it_are_left_out_too(saved, rows, tmp_
     assert notices[0].startswith("30 of 150 examples left out")
 
 
+@pytest.mark.slow
 def test_evaluate_with_a_report_prints_the_verdict_and_puts_it_in_the_json_line(run, saved, rows, tmp_path):
     page = tmp_path / "page.html"
     page.write_text("of yesterday")
@@ -179,6 +182,7 @@ def test_evaluate_with_a_report_prints_the_verdict_and_puts_it_in_the_json_line(
     assert [path.name for path in tmp_path.iterdir()] == ["page.html"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("threshold, stage", [(1.0, 2), (0.0, 1)])
 def test_a_cascade_that_asks_one_stage_alone_is_told_not_to_be_one(saved, rows, threshold, stage):
     cascade = Cascade.from_pretrained(saved).with_operating_point(OperatingPoint((threshold,)))
@@ -193,6 +197,7 @@ def test_a_cascade_of_random_stages_is_not_worth_it(judged):
     assert judged.verdict.decision != "cascade"
 
 
+@pytest.mark.slow
 def test_against_alone_judges_without_a_page(run, saved, rows):
     code, values, said = run("evaluate", saved, rows, "--baseline", saved, "--json")
     assert code == 0 and values["report"] is None

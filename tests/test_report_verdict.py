@@ -72,6 +72,7 @@ def test_a_confidence_that_knows_its_errors_makes_a_cascade_worth_it():
     assert found.high_confidence_errors.regressions == 0 and found.high_confidence_errors.above_median is None
 
 
+@pytest.mark.slow
 def test_a_confidence_drawn_by_chance_is_beaten_by_a_coin():
     right, _ = known(4000)
     sure = np.random.default_rng(0).random(4000) < 0.7
@@ -101,6 +102,7 @@ def test_a_smaller_stage_that_is_as_good_means_no():
     )
 
 
+@pytest.mark.slow
 def test_one_stage_that_answers_every_row_means_no():
     right, _ = known()
     for sure, name in ((np.ones(1000), "stage 1"), (np.zeros(1000), "stage 2")):
@@ -109,6 +111,7 @@ def test_one_stage_that_answers_every_row_means_no():
         assert found.reasons[0] == f"{name} predicts every text: use it alone."
 
 
+@pytest.mark.slow
 def test_a_rival_that_is_as_fast_and_as_good_means_no_and_a_slow_or_poor_one_does_not():
     given = evidence(*known())
     labels = given.labels
@@ -125,6 +128,7 @@ def test_a_rival_that_is_as_fast_and_as_good_means_no_and_a_slow_or_poor_one_doe
     assert [one.name for one in poor.alternatives] == ["stage 1 alone", "rival"]
 
 
+@pytest.mark.slow
 def test_losing_more_than_was_allowed_means_no():
     right, sure = known()
     sure = sure | (np.arange(1000) >= 250)  # a quarter of what stage 2 would mend leaves early
@@ -184,6 +188,7 @@ def test_confident_mistakes_are_counted_by_how_sure_they_were():
     assert [regressions for _, regressions in found.deciles] == [0] * 9 + [10]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("n", [1, 2, 7])
 @pytest.mark.parametrize("case", ["all right", "all wrong", "one class", "early", "late"])
 def test_degenerate_rows_are_judged_too(n, case):

@@ -47,6 +47,7 @@ def table(model) -> torch.Tensor:
     return weight
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", ["bert", "roberta", "electra"])
 def test_weights_are_those_of_training_with_the_full_table(make_model, data, tmp_path, full_table, family):
     source = make_model(family, layers=2, hidden=16, labels=None)
@@ -63,6 +64,7 @@ def test_weights_are_those_of_training_with_the_full_table(make_model, data, tmp
     assert 0 < len(changed) < len(before) and set(changed) <= set(used)
 
 
+@pytest.mark.slow
 def test_models_with_exits_learn_the_same_with_either_table(make_model, data, tmp_path, full_table):
     source = make_model(layers=2, hidden=16, labels=None)
     models = []

@@ -45,6 +45,7 @@ def test_a_fraction_at_the_level_passes_at_most_as_often_as_delta(n, delta):
     assert (binomial_p_values(errors, np.full(DRAWS, n), 0.05) <= delta).mean() <= most_often(delta)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("delta", [0.05, 0.2])
 @pytest.mark.parametrize("case", PAIRED)
 def test_a_mean_at_the_level_passes_at_most_as_often_as_delta(case, delta):
@@ -143,6 +144,7 @@ def take(outputs: StageOutputs, indices: np.ndarray) -> StageOutputs:
     return StageOutputs(confidences, predictions, labels, outputs.label_names)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stages", [2, 3])
 @pytest.mark.parametrize("guarantee", GUARANTEES, ids=lambda guarantee: guarantee.name)
 def test_no_certified_point_breaks_its_guarantee_more_often_than_delta(stages, guarantee):
@@ -159,6 +161,7 @@ def test_no_certified_point_breaks_its_guarantee_more_often_than_delta(stages, g
     assert np.median(gains) > 0.8 * possible  # and not by rejecting everything
 
 
+@pytest.mark.slow
 def test_a_naive_selection_on_the_certification_set_breaks_its_guarantee_far_more_often():
     guarantee, delta = Guarantee("min_agreement", 0.95), 0.2
     pool = draw(60_000, 1)

@@ -218,6 +218,7 @@ def certified(saved):
     return replace(opened, operating_point=point, spec=spec)
 
 
+@pytest.mark.slow
 def test_a_certified_cascade_starts_at_its_most_conservative_point_unless_it_is_not_adaptive(certified):
     texts = sentences(40, seed=9)
     for following, point in ((True, 0), (False, 2)):
@@ -235,6 +236,7 @@ def test_a_certified_cascade_starts_at_its_most_conservative_point_unless_it_is_
         assert dispatcher.drain(5)
 
 
+@pytest.mark.slow
 def test_the_most_conservative_point_is_used_when_the_monitor_asks_for_it(certified):
     monitor = RecordingMonitor()
     dispatcher = start_dispatcher(certified, adaptive=False, monitor=monitor)
@@ -258,6 +260,7 @@ def test_under_load_a_server_switches_to_faster_certified_points_and_rows_keep_t
     assert dispatcher.state().switches == 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("share", [0.5, 2.0, 5.0])
 def test_whatever_the_load_admitted_requests_meet_the_latency_target(make_cascade, share):
     stages = StagePlan(2048, 3e-8), StagePlan(1024, 1.05e-5, True), StagePlan(128, 8.6e-5, True)

@@ -199,6 +199,7 @@ def test_work_that_stages_share_is_paid_once_and_by_the_last_stage_alone_too():
     assert speedup(half, costs, shared + large) == (shared + large) / (shared + small + large / 2)
 
 
+@pytest.mark.slow
 def test_cross_validation_removes_the_optimistic_bias_of_the_selection():
     """Over many draws it is close to the loss on fresh rows, and the loss in sample is far below both."""
     cross_validated, in_sample, fresh = [], [], []

@@ -74,6 +74,7 @@ def test_intervals_at_the_edge():
     assert all_losses[1] == 1 and 0.98 < all_losses[0] < 0.995
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("alpha", [0.05, 0.2])
 @pytest.mark.parametrize("share, above", [(0.02, True), (0.02, False), (0.3, True), (0.3, False)])
 def test_a_true_rate_is_ever_refuted_at_most_as_often_as_alpha(share, above, alpha):

@@ -56,6 +56,7 @@ def up(client):
     return [stage["up"] for stage in client.get("/info").json()["stages"]]
 
 
+@pytest.mark.slow
 def test_a_last_stage_that_hangs_degrades_what_needs_it_alone_and_comes_back(cascade):
     hanging, engine = with_faulty_stage(cascade, 2)
     wanted = cascade.predict(TEXTS)
@@ -79,6 +80,7 @@ def test_a_last_stage_that_hangs_degrades_what_needs_it_alone_and_comes_back(cas
         assert [row["label"] for row in healed["rows"]] == list(wanted.labels)
 
 
+@pytest.mark.slow
 def test_a_last_stage_that_hangs_is_503_where_degraded_answers_are_not_wanted(cascade):
     hanging, engine = with_faulty_stage(cascade, 2)
     with client_of(hanging, replace(DEGRADING, on_last_stage_failure="error")) as client:
@@ -103,6 +105,7 @@ def test_a_worker_that_is_killed_is_not_seen_by_a_client(cascade, number):
         assert up(client) == [True, True]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("what", ["missing", "changed"])
 def test_a_server_starts_without_its_last_stage_where_that_is_wanted(saved, tmp_path, what):
     shutil.copytree(saved, tmp_path / "cascade")
@@ -148,6 +151,7 @@ class Contrary:
         return -self.other.logits(batch) if self.contrary else self.engine.logits(batch)
 
 
+@pytest.mark.slow
 def test_the_monitor_counts_what_is_served_and_an_alarm_switches_to_the_most_conservative_point(
     saved, tmp_path
 ):

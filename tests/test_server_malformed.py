@@ -29,6 +29,8 @@ from cascadebert.server.scheduling.dispatcher import BatchDispatcher
 from samples import sentences
 from serving import SMALL, ScriptedDispatcher, post, read_to_end, request, serving
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def cascade(make_cascade):
@@ -125,7 +127,6 @@ def server(saved, tmp_path_factory):
         yield running
 
 
-@pytest.mark.slow
 def test_a_full_disk_under_the_log_does_not_stop_the_server(saved):
     with serving(saved, Path("/dev/full"), "--latency-target-ms", 20_000) as served:
         assert served.raw(request(b'{"inputs":"a"}')).startswith(b"HTTP/1.1 200")

@@ -18,7 +18,7 @@ from cascadebert.server.http.app import make_app
 from cascadebert.server.monitoring.monitor import QualityMonitor, Reference
 from cascadebert.server.scheduling.dispatcher import BatchDispatcher
 
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no chromium here")
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(CHROMIUM is None, reason="no chromium here")]
 
 NASTY = "<img src=x onerror=alert(1)> & <script>alert(2)</script>"
 PICTURES = os.environ.get("CASCADEBERT_PICTURES")

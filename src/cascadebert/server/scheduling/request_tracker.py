@@ -183,7 +183,7 @@ class RequestTracker:
             message = f"{self._inflight} texts are queued or running, no room for {count} more"
             raise Overloaded(message, retry_after)
         if delay > limit or delay + cost > seconds:
-            raise Overloaded(f"a request would now wait {delay:.3f} seconds", retry_after)
+            raise Overloaded(f"a request would wait {delay:.3f} seconds", retry_after)
 
     def take(self, now: float) -> Task | None:
         """The next task; None if there is nothing to do."""
