@@ -13,7 +13,7 @@ from cascadebert.demo.task import LEVELS, generate, vocabulary
 
 @pytest.mark.slow
 def test_the_demo_writes_a_cascade_and_a_picture_and_reports_what_it_measured(tmp_path, monkeypatch):
-    monkeypatch.setattr(demo_run, "TRAIN_SIZE", 1500)
+    monkeypatch.setattr(demo_run, "TRAIN_SIZE", 700)
     monkeypatch.setattr(demo_run, "TEST_SIZE", 300)
     result = demo_run.demo(tmp_path / "demo", seed=3)
     assert set(asdict(result)) >= {

@@ -65,8 +65,8 @@ def test_tokens_of_a_real_encoder_equal_those_of_transformers(encoder):
 def test_a_cascade_of_a_real_encoder_is_trained_saved_and_faster_by_operations(encoder, tmp_path):
     distill(encoder, num_layers=1, output=tmp_path / "small")
     train = rows("agnews", "train")
-    some = train.take(np.random.default_rng(0).permutation(len(train))[:1000])
-    config = FitConfig(epochs=1, batch_size=32, learning_rate=2e-4, max_length=40)
+    some = train.take(np.random.default_rng(0).permutation(len(train))[:800])
+    config = FitConfig(epochs=1, batch_size=32, learning_rate=2e-4, max_length=40, difficulty_folds=2)
     fit(
         some, stages=[tmp_path / "small", encoder], target=Target(speedup=2.0), output=tmp_path / "c",
         config=config,
