@@ -11,10 +11,12 @@ from pathlib import Path
 LIBRARIES = "cascadebert numpy onnxruntime openvino scikit-learn scipy tokenizers torch transformers".split()
 
 
-def use_passive_waiting() -> None:
-    """Let OpenMP threads sleep at barriers unless the user chose otherwise. Call before importing torch."""
-    # threads that spin at barriers make small trainings 10 to 30 times slower beside other work
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+def limit_spinning() -> None:
+    """Let OpenMP threads sleep after a short spin, unless the user chose otherwise. Call before importing torch."""
+    # Threads that spin at barriers make small trainings several times slower beside other work; threads that
+    # sleep at once make them slower on an idle machine (benchmarks/waiting.py).
+    if "OMP_WAIT_POLICY" not in os.environ:
+        os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 
 
 def cores() -> int:

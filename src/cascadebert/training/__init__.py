@@ -1,5 +1,5 @@
 """From labeled examples to a saved cascade; needs the `train` extra."""
 
-from cascadebert.environment import use_passive_waiting
+from cascadebert.environment import limit_spinning
 
-use_passive_waiting()  # before a module of this package imports torch
+limit_spinning()  # before a module of this package imports torch
