@@ -321,11 +321,13 @@ def test_a_label_without_tuning_examples_is_reported(fitted, tmp_path):
     assert any("no tuning example has the label negative" in notice for notice in point.metrics.notices)
 
 
-def test_openmp_threads_of_training_wait_passively_unless_told_otherwise():
-    code = (
-        "import os, sys, cascadebert.training; print(os.environ['OMP_WAIT_POLICY'], 'torch' in sys.modules)"
-    )
-    others = {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"}
-    for own, expected in (({}, "PASSIVE False"), ({"OMP_WAIT_POLICY": "ACTIVE"}, "ACTIVE False")):
+def test_openmp_threads_of_training_spin_shortly_unless_told_otherwise():
+    code = "import os, sys, cascadebert.training; print(os.environ.get('GOMP_SPINCOUNT'), 'torch' in sys.modules)"
+    others = {name: value for name, value in os.environ.items() if not name.startswith(("OMP_", "GOMP_"))}
+    for own, expected in (
+        ({}, "1000 False"),
+        ({"OMP_WAIT_POLICY": "ACTIVE"}, "None False"),
+        ({"GOMP_SPINCOUNT": "7"}, "7 False"),
+    ):
         output = subprocess.check_output([sys.executable, "-c", code], env={**others, **own}, text=True)
         assert output.strip() == expected

@@ -12,7 +12,7 @@ LIBRARIES = "cascadebert numpy onnxruntime openvino scikit-learn scipy tokenizer
 
 
 def limit_spinning() -> None:
-    """Let OpenMP threads sleep after a short spin, unless the user chose otherwise. Call before importing torch."""
+    """Let OpenMP threads sleep after a short spin, unless told otherwise. Call before importing torch."""
     # Threads that spin at barriers make small trainings several times slower beside other work; threads that
     # sleep at once make them slower on an idle machine (benchmarks/waiting.py).
     if "OMP_WAIT_POLICY" not in os.environ:
