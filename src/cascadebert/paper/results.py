@@ -134,7 +134,7 @@ class TimingCheck:
 
     method: str
     setting: tuple[float, ...]
-    modeled: float  # speed-up by the fitted seconds on the same texts
+    modelled: float  # speed-up by the fitted seconds on the same texts
     measured: float  # median over repeats; the large model is timed in turn with the method
     low: float  # minimum over repeats
     high: float  # maximum over repeats
@@ -161,13 +161,13 @@ class Timings:
         return np.stack([latency.cost_of(lengths) for latency in self.seconds[name]])
 
     def correction(self, method: str) -> float:
-        """Factor of the seconds of a complete method: the median of modeled over measured speed-up.
+        """Factor of the seconds of a complete method: the median of modelled over measured speed-up.
 
         Part-filled batches and the work between exits or stages are not in the seconds of any model. Cascades
         of the same stages share one factor, whatever their objective; a method without a check has 1.
         """
         checks = [check for check in self.checks if _stages(check.method) == _stages(method)]
-        return float(np.median([check.modeled / check.measured for check in checks])) if checks else 1.0
+        return float(np.median([check.modelled / check.measured for check in checks])) if checks else 1.0
 
     def save(self, path: Path) -> None:
         """Write JSON atomically."""
