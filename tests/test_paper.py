@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, replace
 from itertools import product
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -347,3 +348,11 @@ def test_seconds_of_whole_methods_are_corrected_by_the_clock():
     made = Timings({}, checks, 9, 3, {})
     assert made.correction("cascade-a-plain") == pytest.approx((1.1 + 1.2) / 2)
     assert [made.correction(one) for one in ("cascade-a-b-distil", "pabee", "truncated")] == [3.0, 1.0, 1.0]
+
+
+def test_the_stored_protocol_and_timings_of_the_paper_are_readable():
+    stored = Path(__file__).parent.parent / "results" / "paper"
+    protocol = ExperimentProtocol.load(stored / "protocol.json")
+    files = sorted((stored / "timings" / protocol.name).glob("*.json"))
+    assert {file.stem for file in files} == {task.name for task in protocol.tasks}
+    assert all(Timings.load(file).checks for file in files)
