@@ -18,7 +18,7 @@ from statistics import median
 from cascadebert.environment import cores
 from stored import ROOT, current_commit, write_result
 
-ROUNDS = 2
+ROUNDS = 3
 TRAIN = """
 import tempfile
 from pathlib import Path
