@@ -39,7 +39,7 @@ from cascadebert.evaluation.benchmark import benchmark, component_runs
 from cascadebert.evaluation.cost_model import measure_latency
 from cascadebert.evaluation.metrics import paired_difference
 from cascadebert.inference.batch_size import with_tuned_batch_sizes
-from cascadebert.inference.batching import TokenizedTexts
+from cascadebert.inference.batching import Padding, TokenizedTexts
 from cascadebert.inference.engines.base import Engine
 from cascadebert.inference.engines.load import load_engine
 from cascadebert.inference.stage import Stage, run_in_parallel
@@ -105,7 +105,7 @@ def rows_of(lengths: NDArray[np.int64], seed: int = 0) -> TokenizedTexts:
     """Rows of random tokens of the given lengths."""
     starts = np.concatenate([[0], np.cumsum(lengths)])
     ids = np.random.default_rng(seed).integers(1000, 30_000, size=int(starts[-1])).astype(np.int32)
-    return TokenizedTexts(ids, np.zeros(len(ids), np.int8), starts, pad_id=0)
+    return TokenizedTexts(ids, np.zeros(len(ids), np.int8), starts, Padding())
 
 
 def many(engine: Engine) -> None:

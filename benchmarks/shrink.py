@@ -35,11 +35,12 @@ from cascadebert.inference.stage import Stage
 from cascadebert.persistence.folder import atomic_directory
 from cascadebert.thresholds.confidence import log_odds
 from cascadebert.timing import interleaved, now
-from cascadebert.training.checkpoints import checkpoint_fingerprint, copy_tokenizer, count_flops, fingerprint
+from cascadebert.training.checkpoints import checkpoint_fingerprint, count_flops, fingerprint
 from cascadebert.training.config import DistillConfig, FitConfig
 from cascadebert.training.distillation.distill import DistilledModels, distill
 from cascadebert.training.distillation.student import StudentSize, make_student, open_encoder
 from cascadebert.training.distillation.trainer import DistillationObjective, HiddenStateObjective
+from cascadebert.training.tokenizer_files import copy_tokenizer
 from cascadebert.training.train_stage import TrainingData, train_stage
 from main import minilm
 from matrix_ceiling import matrix_ceiling

@@ -13,7 +13,7 @@ import pytest
 from cascadebert.data.corpus import open_corpus, passages, sample
 from cascadebert.data.dataset import Columns
 from cascadebert.errors import DataError
-from cascadebert.inference.batching import concatenate_tokens
+from cascadebert.inference.batching import Padding, concatenate_tokens
 from cascadebert.training.config import DistillConfig
 from cascadebert.training.distillation.token_store import (
     padding_fraction,
@@ -216,7 +216,7 @@ def test_held_out_rows_are_few_and_apart():
 
 
 def test_a_batch_for_training_is_padded_to_its_longest_row_only():
-    rows = concatenate_tokens([[1, 2, 3], [4, 5, 6, 7, 8]], [[0] * 3, [0] * 5], pad_id=9)
+    rows = concatenate_tokens([[1, 2, 3], [4, 5, 6, 7, 8]], [[0] * 3, [0] * 5], Padding(9))
     batch = rows.batch(np.array([0, 1]), length=int(rows.lengths[:2].max()))
     assert batch.input_ids.tolist() == [[1, 2, 3, 9, 9], [4, 5, 6, 7, 8]]
     assert rows.batch(np.array([0, 1])).input_ids.shape == (2, 6)

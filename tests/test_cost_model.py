@@ -9,11 +9,11 @@ import pytest
 
 from cascadebert.evaluation import cost_model
 from cascadebert.evaluation.cost_model import LatencyModel, measure_latency
-from cascadebert.inference.batching import concatenate_tokens
+from cascadebert.inference.batching import Padding, concatenate_tokens
 from cascadebert.types import LinearLatency
 from samples import sentences
 
-SHORT, LONG = concatenate_tokens([[1] * 3, [1] * 9], None, 0), concatenate_tokens([[1] * 5, [1] * 7], None, 0)
+SHORT, LONG = (concatenate_tokens([[1] * a, [1] * b], None, Padding()) for a, b in ((3, 9), (5, 7)))
 MODELS = (LinearLatency(1.0, 0.5), LinearLatency(10.0, 2.0))
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shutil
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from copy import copy
 from dataclasses import replace
@@ -192,3 +194,26 @@ def test_several_threads_may_ask_at_the_same_time(exported, engine):
     with ThreadPoolExecutor(8) as threads:
         found = list(threads.map(lambda _: stage.predict(TEXTS).probabilities, range(24)))
     assert all(np.array_equal(one, wanted) for one in found)
+
+
+FIRST_USE = """
+import sys, threading, os
+import cascadebert.inference.engines.openvino
+import openvino
+sys.setswitchinterval(1e-6)
+together = threading.Barrier(4)
+def use():
+    together.wait()
+    openvino.Type.i64.to_dtype()
+threads = [threading.Thread(target=use, daemon=True) for _ in range(4)]
+for thread in threads: thread.start()
+for thread in threads: thread.join(20)
+os._exit(any(thread.is_alive() for thread in threads))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("attempt", range(3))
+def test_threads_that_use_openvino_first_at_the_same_time_do_not_hang(attempt):
+    """Without a first use beforehand every second process hangs."""
+    assert subprocess.run([sys.executable, "-c", FIRST_USE], timeout=60).returncode == 0

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from cascadebert import FitConfig
-from cascadebert.inference.batching import concatenate_tokens
+from cascadebert.inference.batching import Padding, concatenate_tokens
 from cascadebert.inference.engines.torch import load_classifier
 from cascadebert.inference.tokenizer import StageTokenizer
 from cascadebert.paper.early_exit import training as exits_training
@@ -78,7 +78,7 @@ def test_models_with_exits_learn_the_same_with_either_table(make_model, data, tm
 
 
 def test_numbers_up_to_that_of_padding_stay_and_other_models_are_unchanged():
-    rows = concatenate_tokens([[7, 3, 9], [9]], None, 1)
+    rows = concatenate_tokens([[7, 3, 9], [9]], None, Padding(1))
     model = torch.nn.ModuleDict({"word_embeddings": torch.nn.Embedding(12, 4, padding_idx=1)})
     with restrict_embeddings(model, rows) as restricted:
         assert restricted.ids.tolist() == [3, 2, 4, 4]

@@ -167,7 +167,7 @@ def test_a_batch_is_filled_up_to_a_size_that_is_prepared_and_never_wider_than_it
     task = tracker.take(0.0)
     assert (len(task.rows), task.size) == (5, 6)
     stage = cascade.stages[0]
-    filled = token_batch(task, stage.tokenizer.key, stage.tokenizer.pad_id)
+    filled = token_batch(task, stage.tokenizer.key, stage.tokenizer.padding)
     assert filled.input_ids.shape == (6, task.length)
     for rows in range(1, SIZES[-1] + 1):
         count, size = plan.batch_size(rows)

@@ -15,7 +15,7 @@ from cascadebert.errors import StageError
 from cascadebert.inference.engines.torch import layer_lists, load_classifier
 from cascadebert.inference.stage import Stage
 from cascadebert.inference.tokenizer import StageTokenizer, resolve_max_length
-from cascadebert.training.checkpoints import copy_tokenizer
+from cascadebert.training.tokenizer_files import copy_tokenizer
 from samples import sentences
 
 FAMILIES = ("bert", "roberta", "distilbert", "electra", "modernbert")

@@ -17,6 +17,7 @@ Texts = Sequence[str] | Sequence[tuple[str, str]]
 CostUnit = Literal["layers", "flops", "measured"]
 ScoreName = Literal["max_probability", "margin", "entropy", "learned"]
 ScoreChoice = Literal["auto", "max_probability", "margin", "entropy", "learned"]
+PaddingSide = Literal["right", "left", "none"]
 
 COST_UNITS: tuple[CostUnit, ...] = ("layers", "flops", "measured")
 

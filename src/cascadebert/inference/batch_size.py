@@ -53,7 +53,7 @@ def _measure_best(stage: Stage) -> int:
     length = min(TEXT_LENGTH, stage.tokenizer.max_length)
     for budget in BUDGETS:
         count = BATCHES_PER_STREAM * stage.engine.streams * budget // length
-        texts = concatenate_tokens([[1] * length] * count, None, pad_id=0)
+        texts = concatenate_tokens([[1] * length] * count, None, stage.tokenizer.padding)
         run = partial(replace(stage, batch_tokens=budget).logits, texts)
         rate = count / min(interleaved([run], repeats=REPEATS)[0])
         if rate < MIN_SPEEDUP * best_rate:

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cascadebert.inference.engines.base import TokenBatch
-from cascadebert.types import Ints
+from cascadebert.types import Ints, PaddingSide
 
 FINE, MIDDLE, COARSE = 2, 4, 8
 FINE_UP_TO, MIDDLE_UP_TO = 32, 64
@@ -30,13 +30,25 @@ def padded_length(lengths: Ints) -> Ints:
 
 
 @dataclass(frozen=True)
+class Padding:
+    """The padding that a model reads without a change of its answers."""
+
+    token_id: int = 0
+    side: PaddingSide = "right"  # "none": only texts of exactly one length share a batch
+
+    def length(self, lengths: Ints) -> Ints:
+        """(n,) tokens computed for texts of the given lengths."""
+        return lengths if self.side == "none" else padded_length(lengths)
+
+
+@dataclass(frozen=True)
 class TokenizedTexts:
     """Tokens of n texts, concatenated."""
 
     ids: NDArray[np.int32]  # (total,)
     type_ids: NDArray[np.int8]  # (total,) 1 in the second text of a pair
     starts: Ints  # (n + 1,) first token of each text; the last entry is the total
-    pad_id: int
+    padding: Padding
 
     def __len__(self) -> int:
         return len(self.starts) - 1
@@ -49,23 +61,26 @@ class TokenizedTexts:
     @property
     def padded_lengths(self) -> Ints:
         """(n,) tokens that are computed for each text."""
-        return padded_length(self.lengths)
+        return self.padding.length(self.lengths)
 
     def batch(self, indices: Ints, *, length: int | None = None) -> TokenBatch:
         """The texts at `indices`, padded to `length`, by default the padded length of the longest."""
         lengths = self.starts[indices + 1] - self.starts[indices]
-        columns = np.arange(int(padded_length(lengths).max()) if length is None else length)
-        mask = columns < lengths[:, None]
+        width = int(self.padding.length(lengths).max()) if length is None else length
+        columns = np.arange(width)[None, :]
+        if self.padding.side == "left":
+            columns = columns - (width - lengths)[:, None]  # negative in the padding
+        mask = (columns >= 0) & (columns < lengths[:, None])
         tokens = np.where(mask, self.starts[indices][:, None] + columns, 0)
         return TokenBatch(
-            input_ids=np.where(mask, self.ids[tokens], self.pad_id).astype(np.int64),
+            input_ids=np.where(mask, self.ids[tokens], self.padding.token_id).astype(np.int64),
             attention_mask=mask.astype(np.int64),
             token_type_ids=np.where(mask, self.type_ids[tokens], 0).astype(np.int64),
         )
 
 
 def concatenate_tokens(
-    ids: Sequence[Sequence[int]], type_ids: Sequence[Sequence[int]] | None, pad_id: int
+    ids: Sequence[Sequence[int]], type_ids: Sequence[Sequence[int]] | None, padding: Padding
 ) -> TokenizedTexts:
     """Concatenate the tokens of each text; without `type_ids` all types are 0."""
     lengths = np.fromiter((len(tokens) for tokens in ids), dtype=np.int64, count=len(ids))
@@ -74,7 +89,7 @@ def concatenate_tokens(
     types = np.zeros(len(flat), dtype=np.int8)
     if type_ids is not None:
         types = np.fromiter(chain.from_iterable(type_ids), dtype=np.int8, count=len(flat))
-    return TokenizedTexts(flat, types, starts, pad_id)
+    return TokenizedTexts(flat, types, starts, padding)
 
 
 def length_batches(padded_lengths: Ints, *, tokens: int) -> Iterator[Ints]:

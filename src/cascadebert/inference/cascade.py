@@ -228,7 +228,11 @@ def load_stages(
     stages = []
     for entry in entries:
         stage = Stage.from_pretrained(
-            path / entry.path, engine=engine, precision=precision, max_length=entry.max_length
+            path / entry.path,
+            engine=engine,
+            precision=precision,
+            max_length=entry.max_length,
+            padding_side=entry.padding_side,
         )
         stages.append(replace(stage, name=entry.name, flops=entry.flops).with_labels(spec.label_names))
     return tuple(stages)

@@ -21,7 +21,7 @@ from cascadebert.persistence.checkpoint_config import (
     resolve_checkpoint,
 )
 from cascadebert.thresholds.confidence import max_probability, softmax
-from cascadebert.types import Flops, Ints, Logits, Predictions, Texts
+from cascadebert.types import Flops, Ints, Logits, PaddingSide, Predictions, Texts
 
 BATCH_TOKENS = 2048
 
@@ -62,6 +62,7 @@ class Stage:
         engine: str = "auto",
         precision: str = "auto",
         max_length: int | None = None,
+        padding_side: PaddingSide = "right",
     ) -> Stage:
         """Open a fine-tuned classifier from a folder or the Hugging Face Hub.
 
@@ -70,6 +71,8 @@ class Stage:
             engine: "openvino", "onnxruntime", "torch" or "auto" (see `load_engine`).
             precision: "float32", "bfloat16" or "auto" for the engine's own choice.
             max_length: longest text in tokens; default 128, or less where the model reads less.
+            padding_side: "right", "left", or "none" for a model that reads padding: its batches hold texts of
+                one exact length. `fit` and `assemble` find out which.
 
         Raises:
             StageError: if the checkpoint is not one complete single-label classifier, or the engine or the
@@ -83,7 +86,11 @@ class Stage:
             label_names=config_label_names(config, path),
             layers=config_int(config, "num_hidden_layers", path),
             hidden=config_int(config, "hidden_size", path),
-            tokenizer=StageTokenizer(path, max_length=resolve_max_length(config, max_length, path)),
+            tokenizer=StageTokenizer(
+                path,
+                max_length=resolve_max_length(config, max_length, path),
+                padding_side=padding_side,
+            ),
             engine=load_engine(path, engine=engine, precision=precision),
         )
 

@@ -3,33 +3,43 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from pathlib import Path
 from typing import Any
 
 from tokenizers import Encoding, Tokenizer
 
 from cascadebert.errors import DataError, StageError
-from cascadebert.inference.batching import COARSE, TokenizedTexts, concatenate_tokens
+from cascadebert.inference.batching import COARSE, Padding, TokenizedTexts, concatenate_tokens
 from cascadebert.persistence.checkpoint_config import config_int, read_config
-from cascadebert.types import Texts
+from cascadebert.types import PaddingSide, Texts
 
 DEFAULT_MAX_LENGTH = 128
 
 
 class StageTokenizer:
-    """A checkpoint's `tokenizer.json`, truncating to a maximum length; training and inference share it."""
+    """A checkpoint's `tokenizer.json`, truncating to a maximum length; training and inference share it.
 
-    def __init__(self, path: Path, *, max_length: int) -> None:
+    Two settings come from its tokenizer_config.json: `truncation_side`, and `model_input_names`, which decide
+    if the model is given token types.
+    """
+
+    def __init__(self, path: Path, *, max_length: int, padding_side: PaddingSide = "right") -> None:
         file = path / "tokenizer.json"
         if not file.is_file():
             raise StageError(f"{path}: no tokenizer.json. Save the checkpoint with its fast tokenizer.")
         content = file.read_bytes()
         self.max_length = max_length
-        self.pad_id = int(read_config(path).get("pad_token_id") or 0)  # 0 as in BERT
-        self.key = f"{hashlib.sha256(content).hexdigest()}-{max_length}"  # equal keys give equal tokens
+        settings = _read_settings(path)
+        inputs, side = settings.get("model_input_names"), settings.get("truncation_side") or "right"
+        self._token_types = not inputs or "token_type_ids" in inputs
+        self.padding = Padding(int(read_config(path).get("pad_token_id") or 0), padding_side)  # 0 as in BERT
+        # equal keys give equal tokens
+        parts = (hashlib.sha256(content).hexdigest(), max_length, side, self._token_types, self.padding)
+        self.key = "-".join(map(str, parts))
         self._tokenizer = Tokenizer.from_buffer(content)
         self._tokenizer.no_padding()
-        self._tokenizer.enable_truncation(max_length)
+        self._tokenizer.enable_truncation(max_length, direction=side)
         self.vocab_size = self._tokenizer.get_vocab_size()
 
     def encode(self, texts: Texts) -> TokenizedTexts:
@@ -43,11 +53,12 @@ class StageTokenizer:
         for number, encoding in enumerate(encodings, start=1):
             if not encoding.ids:
                 raise DataError(f"text {number} has no tokens; expected one or more")
-        has_types = any(not isinstance(text, str) for text in texts) or (
-            encodings and encodings[0].type_ids[0]
-        )
-        types = [encoding.type_ids for encoding in encodings] if has_types else None
-        return concatenate_tokens([encoding.ids for encoding in encodings], types, self.pad_id)
+        pairs = any(not isinstance(text, str) for text in texts)
+        has_types = pairs or (bool(encodings) and any(encodings[0].type_ids))
+        types = None
+        if self._token_types and has_types:
+            types = [encoding.type_ids for encoding in encodings]
+        return concatenate_tokens([encoding.ids for encoding in encodings], types, self.padding)
 
     def truncates(self, texts: Texts) -> list[bool]:
         """For each text or pair, whether it exceeds the maximum length."""
@@ -68,6 +79,17 @@ class StageTokenizer:
             tokens = untruncated.encode(text, add_special_tokens=False)
             shortened.append(_head_and_tail(text, tokens, half))
         return shortened
+
+
+def _read_settings(path: Path) -> dict[str, Any]:
+    file = path / "tokenizer_config.json"
+    try:
+        settings = json.loads(file.read_text("utf-8-sig")) if file.is_file() else {}
+    except (OSError, ValueError) as error:
+        raise StageError(f"{file}: not readable ({error})") from error
+    if not isinstance(settings, dict):
+        raise StageError(f"{file}: expected a JSON object, found {type(settings).__name__}")
+    return settings
 
 
 def _head_and_tail(text: str, tokens: Encoding, half: int) -> str:

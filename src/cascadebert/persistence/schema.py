@@ -11,7 +11,7 @@ from typing_extensions import Self
 
 from cascadebert.thresholds.confidence import Score
 from cascadebert.thresholds.operating_point import OperatingPoint
-from cascadebert.types import Flops, Histogram, LinearLatency, Report
+from cascadebert.types import Flops, Histogram, LinearLatency, PaddingSide, Report
 
 SCHEMA_VERSION = 2
 
@@ -28,6 +28,7 @@ class StageSpec(_Strict):
     layers: int
     hidden: int
     max_length: int  # longest text in tokens
+    padding_side: PaddingSide = "right"  # "none": batches of texts of one exact length
     temperature: float = Field(gt=0)  # its logits are divided by this
     flops: Flops | None  # of one text
     sha256: dict[str, str]  # of every file of the sub-folder

@@ -23,12 +23,13 @@ from cascadebert.persistence.schema import SCHEMA_VERSION, CascadeSpec, StageSpe
 from cascadebert.thresholds.operating_point import OperatingPoint, Target
 from cascadebert.training.checkpoints import (
     check_stages,
-    copy_tokenizer,
     count_flops,
     display_name,
     weight_files,
 )
 from cascadebert.training.export import write_engine_file
+from cascadebert.training.stage_check import StageFiles, check_stage
+from cascadebert.training.tokenizer_files import copy_tokenizer
 from cascadebert.training.trainer import log
 from cascadebert.tuning.tune import calibrated_outputs, needs_labels, select_operating_point, spec_fields
 from cascadebert.types import CostUnit, ScoreChoice
@@ -108,12 +109,12 @@ def assemble(
         empty = np.empty(0, dtype=np.uint64)
         used = UsedRows(empty, examples.hashes(), empty)
         provenance = {"made_by": "assemble", "rows": {"tune": len(examples)}}
-        return build_cascade(copies, names, examples, config, output, used, provenance)
+        made = [StageFiles(*files) for files in zip(names, copies, sources, sources, strict=True)]
+        return build_cascade(made, examples, config, output, used, provenance)
 
 
 def build_cascade(
-    folders: Sequence[Path],
-    names: Sequence[str],
+    made: Sequence[StageFiles],
     tuning_set: Examples,
     config: BuildConfig,
     output: Path,
@@ -122,13 +123,14 @@ def build_cascade(
     notices: tuple[str, ...] = (),
     files: Sequence[Path] = (),
 ) -> Cascade:
-    """Make a cascade of fine-tuned checkpoints, from small to large, that were made from those named.
+    """Make a cascade of fine-tuned checkpoints, from small to large.
 
-    Writes the engine's file into each of their `folders`. `notices` are kept with the operating point, and
+    Writes the engine's file into each of their folders. `notices` are kept with the operating point, and
     `files` are copied into the output. Raises StageError if a checkpoint is not complete, cannot be run by
-    the engine or has other labels, and InfeasibleTarget if no thresholds meet the target; nothing is written.
+    the engine, has other labels or answers otherwise than in transformers, and
+    InfeasibleTarget if no thresholds meet the target; nothing is written.
     """
-    stages = _load_stages(folders, names, config)
+    stages = _load_stages(made, tuning_set, config)
     cascade = Cascade(stages, (1.0,) * len(stages), OperatingPoint((1.0,) * (len(stages) - 1)))
     log.info("tuning on %d examples", len(tuning_set))
     cascade, cached, parity_notices = calibrated_outputs(cascade, tuning_set)
@@ -151,16 +153,21 @@ def build_cascade(
     return Cascade.from_pretrained(output)
 
 
-def _load_stages(folders: Sequence[Path], names: Sequence[str], config: BuildConfig) -> tuple[Stage, ...]:
-    """The stages, with the label order of the last one."""
+def _load_stages(
+    made: Sequence[StageFiles],
+    tuning_set: Examples,
+    config: BuildConfig,
+) -> tuple[Stage, ...]:
+    """The stages, checked against transformers, with the label order of the last one."""
     stages: list[Stage] = []
-    for number, (folder, name) in enumerate(zip(folders, names, strict=True), start=1):
-        log.info("stage %d/%d: preparing for %s, %s", number, len(names), config.engine, config.precision)
-        write_engine_file(folder, config.engine)
+    for number, files in enumerate(made, start=1):
+        log.info("stage %d/%d: preparing for %s, %s", number, len(made), config.engine, config.precision)
+        write_engine_file(files.folder, config.engine)
         stage = Stage.from_pretrained(
-            folder, engine=config.engine, precision=config.precision, max_length=config.max_length
+            files.folder, engine=config.engine, precision=config.precision, max_length=config.max_length
         )
-        stages.append(replace(stage, name=display_name(name), flops=count_flops(folder)))
+        stage = replace(stage, name=display_name(files.name), flops=count_flops(files.folder))
+        stages.append(check_stage(stage, files, tuning_set.texts))
     return tuple(stage.with_labels(stages[-1].label_names) for stage in stages)
 
 
@@ -173,6 +180,7 @@ def _stage_specs(cascade: Cascade) -> tuple[StageSpec, ...]:
             layers=stage.layers,
             hidden=stage.hidden,
             max_length=stage.tokenizer.max_length,
+            padding_side=stage.tokenizer.padding.side,
             temperature=temperature,
             flops=stage.flops,
             sha256=file_hashes(stage.path),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,21 +12,17 @@ import numpy as np
 
 from cascadebert.errors import StageError, extra
 from cascadebert.inference.engines.load import stage_kind
-from cascadebert.inference.engines.torch import load_classifier, quiet_transformers
+from cascadebert.inference.engines.torch import load_classifier
 from cascadebert.persistence.checkpoint_config import config_label_names, read_config
 from cascadebert.persistence.folder import file_hashes
+from cascadebert.training.tokenizer_files import check_vocabulary, open_tokenizer
 from cascadebert.types import Flops
 
 with extra("train"):
     import torch
     from torch.utils.flop_counter import FlopCounterMode
-    from transformers import AutoTokenizer
+    from transformers import PreTrainedModel
 
-VOCABULARY_FILES = ("tokenizer.json", "vocab.txt", "vocab.json", "tokenizer.model", "spiece.model")
-TOKENIZER_FILES = (
-    *VOCABULARY_FILES,
-    *"tokenizer_config.json special_tokens_map.json added_tokens.json merges.txt".split(),
-)
 COUNTED_LENGTHS = (8, 16, 24)
 
 
@@ -44,36 +39,6 @@ def display_name(source: str) -> str:
 def checkpoint_fingerprint(path: Path) -> str:
     """Fingerprint of all files of a checkpoint but the README."""
     return fingerprint(file_hashes(path, lambda file: file.is_file() and file.name != "README.md"))
-
-
-def check_tokenizer(source: Path) -> None:
-    """Raise StageError if no file holds a vocabulary: transformers would make up an empty tokenizer."""
-    if not any((source / name).is_file() for name in VOCABULARY_FILES):
-        raise StageError(
-            f"{source}: no tokenizer (of {', '.join(VOCABULARY_FILES)}). Save the checkpoint with the "
-            "tokenizer that it was trained with."
-        )
-
-
-def copy_tokenizer(source: Path, target: Path) -> None:
-    """Copy a tokenizer as it is, and convert it to the fast form if only the slow one is there.
-
-    Raises StageError if there is no tokenizer, or none with a fast form.
-    """
-    check_tokenizer(source)
-    for name in TOKENIZER_FILES:
-        if (source / name).is_file():
-            shutil.copyfile(source / name, target / name)
-    if (target / "tokenizer.json").is_file():
-        return
-    try:
-        with quiet_transformers():
-            tokenizer = AutoTokenizer.from_pretrained(source, local_files_only=True)
-            tokenizer.save_pretrained(target)
-    except (OSError, ValueError, KeyError) as error:
-        raise StageError(f"{source}: no tokenizer that transformers can open ({error})") from error
-    if not (target / "tokenizer.json").is_file():
-        raise StageError(f"{source}: its tokenizer has no fast form (tokenizer.json)")
 
 
 def weight_files(source: Path) -> list[Path]:
@@ -95,8 +60,11 @@ def count_flops(path: Path, **config: Any) -> Flops:
     known_flops = stage_kind(path).known_flops
     if known_flops is not None:
         return known_flops(config.get("num_labels") or len(config_label_names(read_config(path), path)))
-    model = load_classifier(path, **config).eval().requires_grad_(False)
-    model.set_attn_implementation("eager")
+    return _model_flops(load_classifier(path, **config))
+
+
+def _model_flops(model: PreTrainedModel) -> Flops:
+    model.eval().requires_grad_(False).set_attn_implementation("eager")
     return flops_polynomial(lambda ids: model(input_ids=ids))
 
 
@@ -119,13 +87,21 @@ def flops_polynomial(run: Callable[[torch.Tensor], object], device: str = "cpu")
 def check_stages(names: Sequence[str], sources: Sequence[Path], **config: Any) -> list[float]:
     """Operations of each stage on a text of 32 tokens; `config` is that of `load_classifier`.
 
-    Raises StageError if there are fewer than two stages, one has no tokenizer, or costs as much as the next.
+    Raises StageError if there are fewer than two stages, one has no tokenizer or one with more tokens than
+    the model embeds, or costs as much as the next.
     """
     if len(names) < 2:
         raise StageError(f"a cascade needs two stages or more; given: {', '.join(names) or 'none'}")
-    for source in sources:
-        check_tokenizer(source)
-    flops = [float(count_flops(source, **config).cost_of(np.array([32]))[0]) for source in sources]
+    flops = []
+    for name, source in zip(names, sources, strict=True):
+        tokenizer = open_tokenizer(source)
+        if stage_kind(source).known_flops is None:
+            model = load_classifier(source, **config)
+            check_vocabulary(name, tokenizer, model)
+            counted = _model_flops(model)
+        else:
+            counted = count_flops(source, **config)
+        flops.append(float(counted.cost_of(np.array([32]))[0]))
     for i in range(len(names) - 1):
         if flops[i] >= flops[i + 1]:
             raise StageError(

@@ -16,11 +16,10 @@ from cascadebert.atomic import atomic_file
 from cascadebert.data.dataset import Columns, Examples, Hashes, label_names, load_examples
 from cascadebert.data.splits import assign_folds
 from cascadebert.errors import DataError
-from cascadebert.inference.stage import Stage
 from cascadebert.persistence.checkpoint_config import resolve_checkpoint
 from cascadebert.training.checkpoints import checkpoint_fingerprint, fingerprint
 from cascadebert.training.config import FitConfig
-from cascadebert.training.train_stage import TrainingData, train_stage, training_recipe
+from cascadebert.training.train_stage import TrainingData, open_trained, train_stage, training_recipe
 from cascadebert.training.trainer import log
 from cascadebert.types import Bools, Floats, Ints
 
@@ -149,8 +148,7 @@ def _predict_fold(
     if file.is_file():
         return np.asarray(np.load(file, allow_pickle=False))
     folder = train_stage(source, data, config, work=work, description=description)
-    stage = Stage.from_pretrained(folder, engine="torch", precision="float32", max_length=config.max_length)
-    label_ids = stage.with_labels(data.label_names).predict(held_out.texts).label_ids
+    label_ids = open_trained(folder, config).with_labels(data.label_names).predict(held_out.texts).label_ids
     with atomic_file(file) as temporary:
         np.save(temporary, label_ids)
     shutil.rmtree(folder)

@@ -18,7 +18,6 @@ from cascadebert.errors import CascadeError, DataError, StageError
 from cascadebert.inference.cascade import Cascade
 from cascadebert.inference.engines.load import resolve_engine
 from cascadebert.inference.engines.static import MODEL_TYPE
-from cascadebert.inference.stage import Stage
 from cascadebert.inference.tokenizer import resolve_max_length
 from cascadebert.persistence.checkpoint_config import config_int, read_config, resolve_checkpoint
 from cascadebert.persistence.folder import UsedRows, ensure_writable_directory
@@ -28,8 +27,9 @@ from cascadebert.training.checkpoints import check_stages
 from cascadebert.training.config import FitConfig
 from cascadebert.training.difficulty import DifficultyLabels, label_difficulty
 from cascadebert.training.losses import NO_LABEL
+from cascadebert.training.stage_check import StageFiles
 from cascadebert.training.static_model import create_static_checkpoint
-from cascadebert.training.train_stage import TrainingData, stage_config, train_stage
+from cascadebert.training.train_stage import TrainingData, open_trained, stage_config, train_stage
 from cascadebert.training.trainer import log
 from cascadebert.types import CostUnit, Logits, ScoreChoice, Texts
 
@@ -106,24 +106,32 @@ def fit(
         _check_stages(names, sources, splits, build, config)
         work = work_directory(output)
         folders, labels = _train_stages(sources, splits, parts.get("unlabeled"), reused, config, work)
+        made = [
+            StageFiles(name, folder, folder if name == MODEL_TYPE else source, folder)
+            for name, source, folder in zip(names, sources, folders, strict=True)
+        ]
     files = [work / f"difficulty-{i + 1}.npz" for i in range(len(labels))]
     for difficulty_labels, file in zip(labels, files, strict=True):
         difficulty_labels.save(file)
     hashes = {name: part.hashes() for name, part in parts.items()}
     trained = np.concatenate([hashes[name] for name in ("train", "unlabeled") if name in hashes])
     used = UsedRows(trained, hashes["tune"], hashes["certify"])
-    recipes = [stage_config(config, folder) for folder in folders]
     provenance = {
         "made_by": "fit",
         "config": asdict(config),
-        "stages": [{"epochs": recipe.epochs, "learning_rate": recipe.learning_rate} for recipe in recipes],
+        "stages": [_stage_recipe(config, folder) for folder in folders],
         "rows": {name: len(part) for name, part in parts.items()},
         "data_sha256": {name: part.sha256() for name, part in parts.items()},
         "difficulty": [difficulty_labels.provenance for difficulty_labels in labels],
     }
-    cascade = build_cascade(folders, names, splits.tune, build, output, used, provenance, notices, files)
+    cascade = build_cascade(made, splits.tune, build, output, used, provenance, notices, files)
     shutil.rmtree(work)
     return cascade
+
+
+def _stage_recipe(config: FitConfig, folder: Path) -> dict[str, float]:
+    recipe = stage_config(config, folder)
+    return {"epochs": recipe.epochs, "learning_rate": recipe.learning_rate}
 
 
 def _resolve_sources(names: Sequence[str], temporary: Path) -> list[Path]:
@@ -226,7 +234,7 @@ def _train_stages(
 
 
 def _teacher_logits(folder: Path, texts: Texts, config: FitConfig) -> Logits:
-    stage = Stage.from_pretrained(folder, engine="torch", precision="float32", max_length=config.max_length)
+    stage = open_trained(folder, config)
     return stage.logits(stage.encode(texts))
 
 

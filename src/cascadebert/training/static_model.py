@@ -12,8 +12,8 @@ from typing import Any
 from cascadebert.errors import extra
 from cascadebert.inference.engines.static import MODEL_TYPE
 from cascadebert.inference.engines.torch import quiet_transformers
-from cascadebert.training.checkpoints import copy_tokenizer
 from cascadebert.training.distillation.student import open_encoder, principal_directions, token_table
+from cascadebert.training.tokenizer_files import copy_tokenizer
 
 with extra("train"):
     import torch

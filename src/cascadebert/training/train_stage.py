@@ -14,11 +14,13 @@ from cascadebert.errors import extra
 from cascadebert.inference.batching import TokenizedTexts
 from cascadebert.inference.engines.load import stage_kind
 from cascadebert.inference.engines.torch import load_classifier, quiet_transformers, takes_token_types
+from cascadebert.inference.stage import Stage
 from cascadebert.inference.tokenizer import StageTokenizer, resolve_max_length
 from cascadebert.persistence.checkpoint_config import read_config
-from cascadebert.training.checkpoints import checkpoint_fingerprint, copy_tokenizer, fingerprint
+from cascadebert.training.checkpoints import checkpoint_fingerprint, fingerprint
 from cascadebert.training.config import FitConfig
 from cascadebert.training.losses import Objective
+from cascadebert.training.tokenizer_files import copy_tokenizer, open_tokenizer
 from cascadebert.training.trainer import (
     Inputs,
     Loss,
@@ -29,7 +31,7 @@ from cascadebert.training.trainer import (
     use_bf16,
     use_eager_attention,
 )
-from cascadebert.types import Bools, Ints, Logits, Texts
+from cascadebert.types import Bools, Ints, Logits, PaddingSide, Texts
 
 with extra("train"):
     import torch
@@ -89,16 +91,25 @@ def train_stage(
     with unfinished_model(done) as (folder, checkpoints):
         set_seed(config.seed)
         model = load_with_labels(source, data.label_names)
-        copy_tokenizer(source, folder)
+        padding_side = copy_tokenizer(source, folder)
         model.config.save_pretrained(folder)
         max_length = resolve_max_length(read_config(source), config.max_length, source)
-        tokens = StageTokenizer(folder, max_length=max_length).encode(data.texts)
+        tokenizer = StageTokenizer(folder, max_length=max_length, padding_side=padding_side)
+        tokens = tokenizer.encode(data.texts)
         use_eager_attention(model)
         token_types = takes_token_types(model)
         train_classifier(model, tokens, token_types, data, config, loss, checkpoints, description)
         with quiet_transformers():
             model.save_pretrained(folder)
     return done
+
+
+def open_trained(folder: Path, config: FitConfig) -> Stage:
+    """A trained stage in torch, padding as in its training."""
+    side: PaddingSide = "left" if open_tokenizer(folder).padding_side == "left" else "right"
+    return Stage.from_pretrained(
+        folder, engine="torch", precision="float32", max_length=config.max_length, padding_side=side
+    )
 
 
 def stage_config(config: FitConfig, source: Path) -> FitConfig:

@@ -193,10 +193,14 @@ def restrict_embeddings(module: nn.Module, texts: TokenizedTexts) -> Iterator[To
     """
     names = [name for name, _ in module.named_modules() if name.rpartition(".")[2] == TOKEN_TABLE]
     full = module.get_submodule(names[0]) if len(names) == 1 else None
-    if not isinstance(full, nn.Embedding) or not full.weight.requires_grad or texts.pad_id > MAX_PAD_ID:
+    if (
+        not isinstance(full, nn.Embedding)
+        or not full.weight.requires_grad
+        or texts.padding.token_id > MAX_PAD_ID
+    ):
         yield texts
         return
-    used = np.union1d(np.arange(texts.pad_id + 1), texts.ids)
+    used = np.union1d(np.arange(texts.padding.token_id + 1), texts.ids)
     index = torch.from_numpy(used).to(full.weight.device)
     small = nn.Embedding.from_pretrained(
         full.weight.detach()[index], freeze=False, padding_idx=full.padding_idx

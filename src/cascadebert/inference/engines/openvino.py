@@ -15,6 +15,10 @@ from cascadebert.types import Logits
 with extra("openvino"):
     import openvino
 
+# OpenVINO's bindings prepare NumPy's types at the first use. Two threads that do so at once wait for each
+# other forever: one for a lock that the other holds, the other for the interpreter's.
+openvino.Type.f32.to_dtype()
+
 PRECISIONS = {"float32": "f32", "bfloat16": "bf16"}
 
 

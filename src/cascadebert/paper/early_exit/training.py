@@ -13,11 +13,12 @@ from cascadebert.inference.tokenizer import StageTokenizer, resolve_max_length
 from cascadebert.paper.early_exit.exits import Reads
 from cascadebert.paper.early_exit.model import ExitHeads, MultiExitModel
 from cascadebert.persistence.checkpoint_config import config_int, read_config
-from cascadebert.training.checkpoints import checkpoint_fingerprint, copy_tokenizer, fingerprint
+from cascadebert.training.checkpoints import checkpoint_fingerprint, fingerprint
 from cascadebert.training.config import FitConfig
 from cascadebert.training.distillation.distill import distill
 from cascadebert.training.distillation.student import open_encoder
 from cascadebert.training.losses import NO_LABEL, Objective
+from cascadebert.training.tokenizer_files import copy_tokenizer
 from cascadebert.training.train_stage import (
     TrainingData,
     load_with_labels,

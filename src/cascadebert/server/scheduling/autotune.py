@@ -13,7 +13,7 @@ from threading import Barrier
 import numpy as np
 
 from cascadebert.environment import cores
-from cascadebert.inference.batching import TokenizedTexts, padded_length
+from cascadebert.inference.batching import TokenizedTexts
 from cascadebert.inference.engines.base import TokenBatch
 from cascadebert.inference.stage import Stage
 from cascadebert.server.scheduling.length_buckets import LengthBuckets, find_length_buckets
@@ -92,7 +92,7 @@ def warm_up(stage: Stage, plan: StagePlan) -> None:
     """Run every shape of batch once on every stream, where the engine compiles for each shape."""
     if not plan.compiles_per_shape:
         return
-    padded = padded_length(np.arange(1, stage.tokenizer.max_length + 1)).tolist()
+    padded = stage.tokenizer.padding.length(np.arange(1, stage.tokenizer.max_length + 1)).tolist()
     lengths = sorted({plan.buckets.bucket_for(length) for length in padded})
     streams, end = stage.engine.streams, now() + WARM_UP_SECONDS
     with ThreadPoolExecutor(streams) as executor:
@@ -113,8 +113,8 @@ def _trial_length(stage: Stage) -> int:
 def _trial_batch(stage: Stage, rows: int, length: int) -> TokenBatch:
     # all tokens are equal: which ones they are does not change the time
     ids, starts = np.ones(rows * length, np.int32), np.arange(rows + 1, dtype=np.int64) * length
-    texts = TokenizedTexts(ids, np.zeros(len(ids), np.int8), starts, stage.tokenizer.pad_id)
-    return texts.batch(np.arange(rows))
+    texts = TokenizedTexts(ids, np.zeros(len(ids), np.int8), starts, stage.tokenizer.padding)
+    return texts.batch(np.arange(rows), length=length)
 
 
 def _best_seconds(run: Callable[[], object]) -> float:

@@ -60,6 +60,8 @@ def find_length_buckets(stage: Stage) -> LengthBuckets:
     Candidates are all lengths up to 32 tokens together, as sums of one or two vectors of 16 numbers, and
     above that the lengths with equally many whole vectors. A single differing number rules out a group.
     """
+    if stage.tokenizer.padding.side == "none":
+        return LengthBuckets()
     lengths = np.unique(padded_length(np.arange(1, min(LONGEST, stage.tokenizer.max_length) + 1))).tolist()
     short = [length for length in lengths if length <= SHORT]
     longer = [length for length in lengths if SHORT < length <= LONGEST]
@@ -79,7 +81,7 @@ def _equal_outputs(stage: Stage, length: int, group: Sequence[int]) -> bool:
     """True if random texts of a length get the same logits when padded to the longer lengths of a group."""
     ids = np.random.default_rng(length).integers(stage.tokenizer.vocab_size, size=PROBES * length)
     starts = np.arange(PROBES + 1, dtype=np.int64) * length
-    texts = TokenizedTexts(ids.astype(np.int32), np.zeros(len(ids), np.int8), starts, stage.tokenizer.pad_id)
+    texts = TokenizedTexts(ids.astype(np.int32), np.zeros(len(ids), np.int8), starts, stage.tokenizer.padding)
     every = np.arange(PROBES)
     expected = stage.run(texts.batch(every, length=length))
     longer = (stage.run(texts.batch(every, length=padded)) for padded in group if padded > length)

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from cascadebert.inference.batching import TokenizedTexts
+from cascadebert.inference.batching import Padding, TokenizedTexts
 from cascadebert.inference.cascade import Cascade
 from cascadebert.inference.engines.base import TokenBatch
 from cascadebert.server.scheduling.ordered_reporter import PendingResult
@@ -121,7 +121,7 @@ def tokenize(cascade: Cascade, task: TokenizeTask) -> list[Tokens]:
     ]
 
 
-def token_batch(task: BatchTask, key: str, pad_id: int) -> TokenBatch:
+def token_batch(task: BatchTask, key: str, padding: Padding) -> TokenBatch:
     """The batch of a task; `key` is that of the stage's tokenizer."""
     tokens = [row.tokens[key] for row in task.rows]
     starts = np.zeros(len(tokens) + 1, dtype=np.int64)
@@ -129,14 +129,14 @@ def token_batch(task: BatchTask, key: str, pad_id: int) -> TokenBatch:
     ids = np.concatenate([row_tokens.ids for row_tokens in tokens])
     types = np.concatenate([row_tokens.type_ids for row_tokens in tokens])
     indices = np.minimum(np.arange(task.size), len(tokens) - 1)
-    return TokenizedTexts(ids, types, starts, pad_id).batch(indices, length=task.length)
+    return TokenizedTexts(ids, types, starts, padding).batch(indices, length=task.length)
 
 
 def run_batch(cascade: Cascade, task: BatchTask) -> tuple[Logits, StageDecision]:
     """(n, num_labels) unscaled logits, and the routing decision of each row by its own threshold."""
     number, rows, threshold, earlier = task.stage, task.rows, None, list[Floats]()
     stage = cascade.stages[number]
-    logits = stage.run(token_batch(task, stage.tokenizer.key, stage.tokenizer.pad_id))[: len(rows)]
+    logits = stage.run(token_batch(task, stage.tokenizer.key, stage.tokenizer.padding))[: len(rows)]
     score = Score() if task.shadow else cascade.score  # of a shadow row only the predicted label is needed
     if not task.shadow and number < len(cascade.stages) - 1:
         threshold = np.array([row.request.thresholds[number] for row in rows])

@@ -21,9 +21,7 @@ from cascadebert.inference.tokenizer import resolve_max_length
 from cascadebert.persistence.checkpoint_config import read_config, resolve_checkpoint
 from cascadebert.persistence.folder import atomic_directory, ensure_writable_directory
 from cascadebert.training.checkpoints import (
-    check_tokenizer,
     checkpoint_fingerprint,
-    copy_tokenizer,
     display_name,
     fingerprint,
 )
@@ -41,6 +39,7 @@ from cascadebert.training.distillation.trainer import (
     HiddenStateObjective,
     train_students,
 )
+from cascadebert.training.tokenizer_files import check_tokenizer, copy_tokenizer
 from cascadebert.training.trainer import log, use_bf16
 
 with extra("train"):

@@ -16,8 +16,8 @@ from cascadebert.errors import DataError, extra
 from cascadebert.inference.batching import TokenizedTexts
 from cascadebert.inference.tokenizer import StageTokenizer
 from cascadebert.progress import progress_bar
-from cascadebert.training.checkpoints import copy_tokenizer
 from cascadebert.training.config import DistillConfig
+from cascadebert.training.tokenizer_files import copy_tokenizer
 from cascadebert.types import Ints
 
 with extra("train"):
@@ -59,7 +59,7 @@ def tokenize_corpus(corpus: Corpus, source: Path, config: DistillConfig, folder:
     ids = np.memmap(folder / "ids.bin", dtype=np.int32, mode="r")
     types = np.memmap(folder / "types.bin", dtype=np.int8, mode="r")
     assert len(ids) == len(types) == starts[-1]
-    return TokenizedTexts(ids, types, starts, encoder.pad_id)
+    return TokenizedTexts(ids, types, starts, encoder.padding)
 
 
 def _write(
