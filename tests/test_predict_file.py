@@ -12,13 +12,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from cascadebert import Cascade, CascadeError
+from cascadebert import Cascade, CascadeError, Target, assemble
 from cascadebert.data.files import read_table
 from cascadebert.errors import DataError
 from cascadebert.inference import predict_file as predict_file_module
 from cascadebert.inference.predict_file import predict_file
 from killing import run_killed
-from samples import sentences
+from samples import reviews, sentences, write_csv
 
 
 @pytest.fixture(scope="module")
@@ -194,3 +194,28 @@ def test_a_run_that_goes_on_keeps_the_batch_sizes_it_began_with(make_cascade, tm
     for _ in range(2):
         found = predict_file_module._begin_or_resume(cascade, tmp_path, "job", measure=False)
         assert [stage.batch_tokens for stage in found.stages] == [512, 512]
+
+
+def test_truncated_texts_are_counted_and_the_remedy_is_named(run, saved, tmp_path):
+    (tmp_path / "in.csv").write_text("text\na good film\n" + "really good " * 200 + "\nbad\n", "utf-8")
+    code, values, said = run(
+        "predict", saved, tmp_path / "in.csv", "--output", tmp_path / "out.csv", "--json"
+    )
+    assert code == 0 and values["truncated"] == 1
+    assert "1 of 3 texts (33.3 %) have more than 64 tokens and were cut. The stages cannot read more." in said
+
+
+def test_assembling_says_which_share_is_truncated_and_what_max_length_could_be(make_model, tmp_path):
+    texts, labels = reviews(60, seed=5)
+    texts[3] = texts[4] = "really good " * 30
+    write_csv(tmp_path / "data.csv", texts, labels)
+    stages = [make_model(layers=i, hidden=16 * i, seed=i) for i in (1, 3)]
+    cascade = assemble(
+        stages, data=tmp_path / "data.csv", target=Target(speedup=1.5), output=tmp_path / "c", engine="torch",
+        max_length=32,
+    )  # fmt: skip
+    (notice,) = [line for line in cascade.operating_point.metrics.notices if "tokens" in line]
+    assert notice.startswith("2 of 60 texts (3.3 %) have more than 32 tokens and were cut.")
+    assert "--max-length of up to 64" in notice
+    predictions = cascade.predict(["good", "really good " * 30])
+    assert predictions.truncated.tolist() == [False, True]

@@ -31,6 +31,7 @@ class Predictions:
         probabilities: (n, num_labels) of the stage at which the text exited; each row sums to 1.
         confidences: (n,) in [0, 1], compared with the threshold of that stage.
         stages: (n,) number of that stage, counted from 1.
+        truncated: (n,) True for a text of which that stage read a part only, up to its maximum length.
         label_names: the labels, in the order of the columns of `probabilities`.
     """
 
@@ -38,6 +39,7 @@ class Predictions:
     probabilities: Floats
     confidences: Floats
     stages: Ints
+    truncated: Bools
     label_names: tuple[str, ...]
 
     @property

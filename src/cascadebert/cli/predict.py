@@ -27,6 +27,7 @@ def predict(
 ) -> None:
     """Add label, confidence and stage to every row of a file; resumes after an interruption."""
     from cascadebert.inference.predict_file import predict_file
+    from cascadebert.inference.stage import truncation_notices
 
     columns, cascade = o.columns_of(text_column), engine.load(folder)
     result = predict_file(cascade, source, output, columns=columns, rejects=rejects, overwrite=overwrite)
@@ -34,5 +35,7 @@ def predict(
     typer.echo(f"{result.n:,} predictions written to {output}; exits by stage: {exits}")
     if result.rejected:
         print_notices([f"{result.rejected:,} rows are invalid and were written to {rejects}"])
+    print_notices(truncation_notices(cascade.stages, result.truncated, result.n))
     values = {"output": output, "n": result.n, "exit_rates": result.exit_rates, "rejects": result.rejected}
+    values["truncated"] = result.truncated
     print_json(values, uncertified_reason=cascade.uncertified_reason)

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import chain
 
 import numpy as np
 from numpy.typing import NDArray
 
 from cascadebert.inference.engines.base import TokenBatch
-from cascadebert.types import Ints, PaddingSide
+from cascadebert.types import Bools, Ints, PaddingSide
 
 FINE, MIDDLE, COARSE = 2, 4, 8
 FINE_UP_TO, MIDDLE_UP_TO = 32, 64
@@ -49,6 +49,8 @@ class TokenizedTexts:
     type_ids: NDArray[np.int8]  # (total,) 1 in the second text of a pair
     starts: Ints  # (n + 1,) first token of each text; the last entry is the total
     padding: Padding
+    truncated: Bools = field(default_factory=lambda: np.zeros(0, dtype=np.bool_))
+    """(n,) True for texts that were cut to the maximum length; empty where that is not known."""
 
     def __len__(self) -> int:
         return len(self.starts) - 1
@@ -80,7 +82,10 @@ class TokenizedTexts:
 
 
 def concatenate_tokens(
-    ids: Sequence[Sequence[int]], type_ids: Sequence[Sequence[int]] | None, padding: Padding
+    ids: Sequence[Sequence[int]],
+    type_ids: Sequence[Sequence[int]] | None,
+    padding: Padding,
+    truncated: Bools | None = None,
 ) -> TokenizedTexts:
     """Concatenate the tokens of each text; without `type_ids` all types are 0."""
     lengths = np.fromiter((len(tokens) for tokens in ids), dtype=np.int64, count=len(ids))
@@ -89,7 +94,9 @@ def concatenate_tokens(
     types = np.zeros(len(flat), dtype=np.int8)
     if type_ids is not None:
         types = np.fromiter(chain.from_iterable(type_ids), dtype=np.int8, count=len(flat))
-    return TokenizedTexts(flat, types, starts, padding)
+    return TokenizedTexts(
+        flat, types, starts, padding, np.zeros(len(ids), np.bool_) if truncated is None else truncated
+    )
 
 
 def length_batches(padded_lengths: Ints, *, tokens: int) -> Iterator[Ints]:

@@ -121,15 +121,17 @@ class Cascade:
         self.check_input_kind(texts)
         n, label_names = len(texts), self.label_names
         probabilities, confidences = np.empty((n, len(label_names))), np.empty(n)
-        exits, active, cache = np.empty(n, dtype=np.int64), np.arange(n), TokenCache(texts)
+        exits, truncated = np.empty(n, dtype=np.int64), np.empty(n, dtype=np.bool_)
+        active, cache = np.arange(n), TokenCache(texts)
         earlier: list[Floats] = []  # probabilities of the active texts at earlier stages, for a learned score
         thresholds = (*self.operating_point.thresholds, None)
         stages = zip(self.stages, self.temperatures, thresholds, strict=True)
         for number, (stage, temperature, threshold) in enumerate(stages, start=1):
             if not active.size:
                 break
+            tokens, indices = cache.get(stage, active)
             decision = decide(
-                stage.logits(*cache.get(stage, active)),
+                stage.logits(tokens, indices),
                 temperature=temperature,
                 score=self.score,
                 threshold=threshold,
@@ -139,10 +141,11 @@ class Cascade:
             done = active[exiting]
             probabilities[done] = decision.probabilities[exiting]
             confidences[done] = decision.confidences[exiting]
-            exits[done] = number
+            exits[done], truncated[done] = number, tokens.truncated[indices[exiting]]
             active = active[deferred]
             earlier = [array[deferred] for array in (*earlier, decision.probabilities)]
-        return Predictions(probabilities.argmax(axis=1), probabilities, confidences, exits, label_names)
+        labels = probabilities.argmax(axis=1)
+        return Predictions(labels, probabilities, confidences, exits, truncated, label_names)
 
     def predict_proba(self, texts: Texts) -> Floats:
         """(n, num_labels) probabilities of the stage at which each text exits; each row sums to 1."""

@@ -41,6 +41,7 @@ class FilePredictions:
 
     exit_counts: tuple[int, ...]  # (num_stages,) rows that exited at each stage
     rejected: int  # rows that could not be classified
+    truncated: int  # classified rows of which the stage read a part only
 
     @property
     def n(self) -> int:
@@ -190,9 +191,12 @@ def _predict_chunk(cascade: Cascade, chunk: Chunk, layout: _Layout, report: Path
         cells = predictions.labels, np.round(predictions.confidences, 6), predictions.stages
         added = {name: column.tolist() for name, column in zip(ADDED_COLUMNS, cells, strict=True)}
         write_table(layout.output_table(chunk, valid, added), report.with_suffix(layout.suffix))
-    exits = np.bincount(predictions.stages - 1, minlength=len(cascade.stages)).tolist()
+    counts = {
+        "exits": np.bincount(predictions.stages - 1, minlength=len(cascade.stages)).tolist(),
+        "truncated": int(predictions.truncated.sum()),
+    }
     rejected = [[source, number, reason] for number, reason in rejects]
-    write_text_atomically(report, json.dumps({"exits": exits, "rejects": rejected}))
+    write_text_atomically(report, json.dumps(counts | {"rejects": rejected}))
 
 
 def _finish(layout: _Layout, work: Path, output: Path, rejects: Path | None) -> FilePredictions:
@@ -211,7 +215,8 @@ def _finish(layout: _Layout, work: Path, output: Path, rejects: Path | None) -> 
         write_table(Table(columns, rejects.name), rejects)
     shutil.rmtree(work)
     exits = np.sum([report["exits"] for report in reports], axis=0)
-    return FilePredictions(tuple(exits.tolist()), len(rejected))
+    truncated = sum(report["truncated"] for report in reports)
+    return FilePredictions(tuple(exits.tolist()), len(rejected), truncated)
 
 
 def _reports(work: Path) -> list[Path]:

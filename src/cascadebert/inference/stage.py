@@ -13,7 +13,7 @@ from cascadebert.errors import StageError
 from cascadebert.inference.batching import TokenizedTexts, length_batches
 from cascadebert.inference.engines.base import Engine, TokenBatch
 from cascadebert.inference.engines.load import load_engine
-from cascadebert.inference.tokenizer import StageTokenizer, resolve_max_length
+from cascadebert.inference.tokenizer import StageTokenizer, max_length_limit, resolve_max_length
 from cascadebert.persistence.checkpoint_config import (
     config_int,
     config_label_names,
@@ -134,12 +134,14 @@ class Stage:
 
     def predict(self, texts: Texts) -> Predictions:
         """Predictions of this stage alone, for n texts or pairs of texts."""
-        probabilities = softmax(self.logits(self.encode(texts)))
+        tokens = self.encode(texts)
+        probabilities = softmax(self.logits(tokens))
         return Predictions(
             label_ids=probabilities.argmax(axis=1),
             probabilities=probabilities,
             confidences=max_probability(probabilities),
             stages=np.ones(len(texts), dtype=np.int64),
+            truncated=tokens.truncated,
             label_names=self.label_names,
         )
 
@@ -156,6 +158,21 @@ class Stage:
                 f"Expected: {', '.join(names)}."
             )
         return replace(self, label_names=tuple(names), columns=tuple(own.index(name) for name in names))
+
+
+def truncation_notices(stages: Sequence[Stage], truncated: int, n: int) -> tuple[str, ...]:
+    """A notice if some of n texts were cut to the stages' maximum length, and what that could be."""
+    if not truncated:
+        return ()
+    length = max(stage.tokenizer.max_length for stage in stages)
+    limits = [max_length_limit(read_config(stage.path), stage.path) for stage in stages]
+    longest = min((limit for limit in limits if limit is not None), default=None)
+    remedy = "The stages cannot read more."
+    if longest is None or longest > length:
+        limit = "" if longest is None else f" of up to {longest}"
+        remedy = f"Give fit or assemble a larger --max-length{limit} to have more of them read."
+    share = f"{truncated:,} of {n:,} texts ({100 * truncated / n:.1f} %)"
+    return (f"{share} have more than {length} tokens and were cut. {remedy}",)
 
 
 def run_in_parallel(run: Callable[[Ints], object], batches: Sequence[Ints], streams: int) -> None:

@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from tokenizers import Encoding, Tokenizer
 
 from cascadebert.errors import DataError, StageError
@@ -58,11 +59,15 @@ class StageTokenizer:
         types = None
         if self._token_types and has_types:
             types = [encoding.type_ids for encoding in encodings]
-        return concatenate_tokens([encoding.ids for encoding in encodings], types, self.padding)
+        ids = [encoding.ids for encoding in encodings]
+        full = [len(row) >= self.max_length for row in ids]  # what is cut has the maximum length
+        truncated = [f and bool(encoding.overflowing) for f, encoding in zip(full, encodings, strict=True)]
+        return concatenate_tokens(ids, types, self.padding, np.array(truncated, dtype=np.bool_))
 
     def truncates(self, texts: Texts) -> list[bool]:
         """For each text or pair, whether it exceeds the maximum length."""
-        return [bool(encoding.overflowing) for encoding in self._tokenizer.encode_batch(list(texts))]
+        truncated: list[bool] = self.encode(texts).truncated.tolist()
+        return truncated
 
     def head_and_tail(self, texts: Texts) -> list[str]:
         """Texts that exceed the maximum length, cut to their first and last words that fit together.
@@ -108,14 +113,19 @@ def resolve_max_length(config: dict[str, Any], requested: int | None, path: Path
 
     Raises StageError if more is requested than the model reads.
     """
-    limit = config_int(config, "max_position_embeddings", path, default=0)
-    if not limit:
-        return requested or DEFAULT_MAX_LENGTH  # relative positions: no limit
-    if config.get("model_type") in ("roberta", "xlm-roberta", "camembert"):
-        limit -= int(config.get("pad_token_id", 1)) + 1  # positions are counted from behind the padding id
-    limit -= limit % COARSE
+    limit = max_length_limit(config, path)
+    if limit is None:
+        return requested or DEFAULT_MAX_LENGTH
     if requested is None:
         return min(DEFAULT_MAX_LENGTH, limit)
     if not 4 <= requested <= limit:
         raise StageError(f"{path}: a maximum length of 4 to {limit} tokens is possible, not {requested}")
     return requested
+
+
+def max_length_limit(config: dict[str, Any], path: Path) -> int | None:
+    """The longest text in tokens that the model reads; None for relative positions, which have no limit."""
+    limit = config_int(config, "max_position_embeddings", path, default=0)
+    if config.get("model_type") in ("roberta", "xlm-roberta", "camembert"):
+        limit -= int(config.get("pad_token_id", 1)) + 1  # positions are counted from behind the padding id
+    return limit - limit % COARSE if limit else None

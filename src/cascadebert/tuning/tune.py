@@ -17,7 +17,7 @@ from cascadebert.evaluation.evaluate import leave_out, report_on_logits, scaled_
 from cascadebert.inference.batching import TokenizedTexts
 from cascadebert.inference.cascade import Cascade
 from cascadebert.inference.engines.load import load_engine
-from cascadebert.inference.stage import Stage
+from cascadebert.inference.stage import Stage, truncation_notices
 from cascadebert.persistence.folder import UsedRows, read_used_rows, update_folder
 from cascadebert.persistence.schema import MeasuredTiming, TunedOn
 from cascadebert.thresholds.confidence import Score, fit_temperature, histogram
@@ -71,7 +71,7 @@ class SelectionInputs:
     cost_unit: CostUnit
     outputs: StageOutputs
     arrays: TuningArrays  # losses are 1 where the prediction is not the label (or not the last stage's)
-    notices: tuple[str, ...]  # on the score
+    notices: tuple[str, ...]  # on the score and on truncation
 
     def metrics(
         self, selection: ThresholdSelection, target: Target | None, notices: tuple[str, ...]
@@ -312,7 +312,9 @@ def selection_inputs(
     cascade = replace(cascade, score=scored.score)
     outputs = StageOutputs(scored.confidences, predictions, cached.labels, cascade.label_names)
     arrays = TuningArrays(scored.confidences, losses, costs.rows, costs.last_stage_cost)
-    return SelectionInputs(cascade, cached, metric, cost_unit, outputs, arrays, scored.notices)
+    truncated = cached.encoded[-1].truncated
+    notices = (*scored.notices, *truncation_notices(cascade.stages, int(truncated.sum()), len(truncated)))
+    return SelectionInputs(cascade, cached, metric, cost_unit, outputs, arrays, notices)
 
 
 def measure_operating_point(inputs: SelectionInputs, point: OperatingPoint) -> TuningResult:

@@ -51,10 +51,12 @@ class EarlyExitPredictor:
 
     def predict(self, texts: Texts) -> Predictions:
         """Predictions whose `stages` are the layers after which the texts exited."""
-        layers, logits = run_early_exit(self.model, self.tokenizer.encode(texts), self.rule)
+        tokens = self.tokenizer.encode(texts)
+        layers, logits = run_early_exit(self.model, tokens, self.rule)
         probabilities = softmax(logits)
         labels, confidences = probabilities.argmax(axis=1), max_probability(probabilities)
-        return Predictions(labels, probabilities, confidences, layers, self.model.label_names)
+        names = self.model.label_names
+        return Predictions(labels, probabilities, confidences, layers, tokens.truncated, names)
 
 
 def run_early_exit(
