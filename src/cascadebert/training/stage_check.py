@@ -16,6 +16,7 @@ from cascadebert.inference.batching import length_batches
 from cascadebert.inference.engines.load import load_engine, stage_kind
 from cascadebert.inference.engines.torch import load_classifier
 from cascadebert.inference.stage import BATCH_TOKENS, Stage
+from cascadebert.inference.tokenizer import StageTokenizer
 from cascadebert.training.tokenizer_files import check_vocabulary, open_tokenizer
 from cascadebert.types import Logits, PaddingSide, Texts
 
@@ -64,7 +65,7 @@ def check_stage(stage: Stage, files: StageFiles, texts: Texts) -> Stage:
     first difference.
     """
     tokenizer = open_tokenizer(files.tokenizer)
-    _check_tokens(stage, tokenizer, _sample(texts, MAX_TOKENIZED))
+    check_tokens(stage.name, stage.tokenizer, tokenizer, _sample(texts, MAX_TOKENIZED))
     if stage_kind(stage.path).own_engine is not None:  # transformers cannot run it
         return stage
     model = load_classifier(files.model).eval()
@@ -97,23 +98,28 @@ def _encode(
     return dict(tokenizer(*parts, truncation=True, max_length=max_length))
 
 
-def _check_tokens(stage: Stage, tokenizer: PreTrainedTokenizerBase, texts: Texts) -> None:
-    """Compare token ids and types; texts without tokens are refused wherever they are met."""
+def check_tokens(
+    name: str, own: StageTokenizer, tokenizer: PreTrainedTokenizerBase, texts: Sequence[Any]
+) -> None:
+    """Raise StageError if a stage's tokenizer gives a text other token ids or types than transformers' own.
+
+    Texts without tokens are refused wherever they are met.
+    """
     for text in texts:
-        tokens = _encode(tokenizer, text, stage.tokenizer.max_length)
+        tokens = _encode(tokenizer, text, own.max_length)
         ids = tokens["input_ids"]
         if not ids:
             continue
-        own = stage.encode([text])  # type: ignore[arg-type]
+        row = own.encode([text])
         types = tokens.get("token_type_ids") or [0] * len(ids)
         for kind, given, expected in (
-            ("ids", own.ids.tolist(), ids),
-            ("types", own.type_ids.tolist(), types),
+            ("ids", row.ids.tolist(), ids),
+            ("types", row.type_ids.tolist(), types),
         ):
             if given != expected:
                 raise StageError(
-                    f"{stage.name}: its tokenizer.json gives other token {kind} than transformers for the "
-                    f"text {''.join(text)!r:.60}: {expected[:12]} expected, {given[:12]} given. Save the "
+                    f"{name}: its tokenizer.json gives other token {kind} than transformers for the text "
+                    f"{''.join(text)!r:.60}: {expected[:12]} expected, {given[:12]} given. Save the "
                     "checkpoint again with a fast tokenizer."
                 )
 
