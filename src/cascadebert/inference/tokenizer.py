@@ -8,9 +8,9 @@ from typing import Any
 
 from tokenizers import Encoding, Tokenizer
 
-from cascadebert.errors import DataError, StageError
+from cascadebert.errors import DataError, StageError, reason
 from cascadebert.inference.batching import COARSE, TokenizedTexts, concatenate_tokens
-from cascadebert.persistence.checkpoint_config import config_int, read_config
+from cascadebert.persistence.checkpoint_config import config_int, config_pad_id, read_config
 from cascadebert.types import Texts
 
 DEFAULT_MAX_LENGTH = 128
@@ -25,9 +25,14 @@ class StageTokenizer:
             raise StageError(f"{path}: no tokenizer.json. Save the checkpoint with its fast tokenizer.")
         content = file.read_bytes()
         self.max_length = max_length
-        self.pad_id = int(read_config(path).get("pad_token_id") or 0)  # 0 as in BERT
+        self.pad_id = config_pad_id(read_config(path), path)
         self.key = f"{hashlib.sha256(content).hexdigest()}-{max_length}"  # equal keys give equal tokens
-        self._tokenizer = Tokenizer.from_buffer(content)
+        try:
+            self._tokenizer = Tokenizer.from_buffer(content)
+        except Exception as error:  # tokenizers raises no type of its own
+            raise StageError(
+                f"{file} is damaged, or was not downloaded completely ({reason(error)}). Download it again."
+            ) from error
         self._tokenizer.no_padding()
         self._tokenizer.enable_truncation(max_length)
         self.vocab_size = self._tokenizer.get_vocab_size()
@@ -48,6 +53,13 @@ class StageTokenizer:
         )
         types = [encoding.type_ids for encoding in encodings] if has_types else None
         return concatenate_tokens([encoding.ids for encoding in encodings], types, self.pad_id)
+
+    def without_tokens(self, texts: Texts) -> list[int]:
+        """Indices of the texts or pairs of which no token is left: none if special tokens are added."""
+        if not len(texts) or self._tokenizer.num_special_tokens_to_add(not isinstance(texts[0], str)):
+            return []
+        encodings = self._tokenizer.encode_batch_fast(list(texts))
+        return [i for i, encoding in enumerate(encodings) if not encoding.ids]
 
     def truncates(self, texts: Texts) -> list[bool]:
         """For each text or pair, whether it exceeds the maximum length."""

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from cascadebert.errors import StageError, extra
+from cascadebert.errors import StageError, extra, reason
 from cascadebert.inference.engines.load import stage_kind
 from cascadebert.inference.engines.torch import load_classifier, quiet_transformers
 from cascadebert.persistence.checkpoint_config import config_label_names, read_config
@@ -78,6 +78,7 @@ def copy_tokenizer(source: Path, target: Path) -> None:
 
 def weight_files(source: Path) -> list[Path]:
     """The files of a checkpoint's weights. Raises StageError if there are none in safetensors."""
+    read_config(source)  # reports what is no checkpoint
     files = sorted([*source.glob("model*.safetensors"), *source.glob("model*.safetensors.index.json")])
     if not files:
         raise StageError(
@@ -90,14 +91,18 @@ def weight_files(source: Path) -> list[Path]:
 def count_flops(path: Path, **config: Any) -> Flops:
     """Floating-point operations per text as a function of its tokens; `config` is that of `load_classifier`.
 
-    Those of a static stage are known; those of others are counted by torch as the model runs.
+    Those of a static stage are known; those of others are counted by torch as the model runs. Raises
+    StageError if it does not run.
     """
     known_flops = stage_kind(path).known_flops
     if known_flops is not None:
         return known_flops(config.get("num_labels") or len(config_label_names(read_config(path), path)))
     model = load_classifier(path, **config).eval().requires_grad_(False)
-    model.set_attn_implementation("eager")
-    return flops_polynomial(lambda ids: model(input_ids=ids))
+    try:
+        model.set_attn_implementation("eager")
+        return flops_polynomial(lambda ids: model(input_ids=ids))
+    except Exception as error:  # what a model's own code raises for a configuration that it cannot run
+        raise StageError(f"{path}: the model does not run ({reason(error)})") from error
 
 
 def flops_polynomial(run: Callable[[torch.Tensor], object], device: str = "cpu") -> Flops:

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from cascadebert.atomic import atomic_file
-from cascadebert.errors import StageError, extra
+from cascadebert.errors import StageError, extra, reason, show_paths_as
 from cascadebert.inference.cascade import Cascade
 from cascadebert.inference.engines.base import ENGINE_FILE
 from cascadebert.inference.engines.load import stage_kind
@@ -70,8 +70,17 @@ def export_onnx(path: Path) -> None:
                 verbose=False,
                 dynamo=True,
             )
-    except (torch.onnx.errors.OnnxExporterError, RuntimeError) as error:
-        raise StageError(f"{path}: torch cannot export this model ({error}). Use --engine torch.") from error
+    except Exception as error:  # what a model's own code raises when it is traced
+        raise StageError(
+            f"{path}: torch cannot export this model ({reason(_cause(error))}).\nUse --engine torch."
+        ) from error
+
+
+def _cause(error: BaseException) -> BaseException:
+    """The first error of a chain; the exporter's own tell about its steps only."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return error
 
 
 @contextlib.contextmanager
@@ -89,5 +98,6 @@ def exported_for(path: str | Path, cascade: Cascade) -> Iterator[Path]:
     with tempfile.TemporaryDirectory() as temporary:
         copy = Path(temporary) / Path(path).name
         shutil.copytree(folder, copy)
-        write_engine_file(copy, engine)
-        yield copy
+        with show_paths_as({copy: str(path), folder: str(path)}):
+            write_engine_file(copy, engine)
+            yield copy
