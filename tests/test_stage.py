@@ -97,7 +97,7 @@ def test_a_large_checkpoint_with_a_small_configuration_is_refused(make_model, fa
 def test_an_encoder_without_a_head_is_no_fine_tuned_stage_but_a_start_for_training(make_model):
     encoder = make_model(labels=None)
     with pytest.raises(
-        StageError, match="saved as BertModel, and never fine-tuned as a classifier.*`cascadebert fit`"
+        StageError, match=r"saved as BertModel, and never fine-tuned as a classifier.*`cascadebert fit`"
     ):
         load_classifier(encoder)
     assert load_classifier(encoder, num_labels=3).config.num_labels == 3

@@ -178,8 +178,8 @@ def _check_shapes(path: Path, num_labels: int, mismatched: Sequence[tuple[str, A
                 "labels. Name as many in id2label, and leave out num_labels."
             )
         raise StageError(
-            f"{path}: the shape of {len(mismatched)} weights is not that of config.json, such as {name}: "
-            f"{list(saved)} instead of {list(expected)}. Weights and config.json belong together."
+            f"{path}: config.json does not fit the weights: {name} is {list(saved)}, not {list(expected)}. "
+            "A stage must be complete: its weights and its own config.json belong together."
         )
 
 
