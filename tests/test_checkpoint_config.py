@@ -96,9 +96,9 @@ JUNK = st.sampled_from(
 )
 ENTRIES = """
     vocab_size hidden_size num_hidden_layers num_attention_heads intermediate_size hidden_act layer_norm_eps
-    max_position_embeddings type_vocab_size pad_token_id bos_token_id problem_type num_labels id2label label2id
-    architectures model_type dtype torch_dtype is_decoder is_encoder_decoder add_cross_attention use_cache
-    return_dict output_hidden_states output_attentions tie_word_embeddings classifier_dropout
+    max_position_embeddings type_vocab_size pad_token_id bos_token_id problem_type num_labels id2label
+    label2id architectures model_type dtype torch_dtype is_decoder is_encoder_decoder add_cross_attention
+    use_cache return_dict output_hidden_states output_attentions tie_word_embeddings classifier_dropout
     hidden_dropout_prob pruned_heads name_or_path unknown
 """.split()
 NAMES = st.lists(st.text("ab _1", min_size=1, max_size=3), min_size=1, max_size=4)

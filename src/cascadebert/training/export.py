@@ -8,6 +8,7 @@ import shutil
 import tempfile
 import warnings
 from collections.abc import Iterator
+from io import StringIO
 from pathlib import Path
 
 from cascadebert.atomic import atomic_file
@@ -36,16 +37,15 @@ def write_engine_file(path: Path, engine: str) -> None:
 
 @contextlib.contextmanager
 def _quiet_exporter() -> Iterator[None]:
-    """Suppress what torch's exporter logs and warns about its own internals."""
-    exporter_log = logging.getLogger("torch.onnx")
-    level = exporter_log.level
-    exporter_log.setLevel(logging.ERROR)
+    """Suppress what torch's exporter logs, warns and prints about its own internals."""
+    level = logging.root.manager.disable
+    logging.disable(logging.WARNING)
     try:
-        with quiet_transformers(), warnings.catch_warnings():
+        with quiet_transformers(), warnings.catch_warnings(), contextlib.redirect_stderr(StringIO()):
             warnings.simplefilter("ignore")
             yield
     finally:
-        exporter_log.setLevel(level)
+        logging.disable(level)
 
 
 def export_onnx(path: Path) -> None:

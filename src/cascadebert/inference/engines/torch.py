@@ -12,6 +12,7 @@ import functools
 import inspect
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from types import NoneType
 from typing import Any
 
 import numpy as np
@@ -23,7 +24,7 @@ from cascadebert.types import Logits, Texts
 
 with extra("train"):
     import torch
-    from transformers import AutoModelForSequenceClassification, PreTrainedModel
+    from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrainedModel
     from transformers.utils import logging as transformers_logging
 
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -110,9 +111,14 @@ def load_classifier(path: Path, **config: Any) -> PreTrainedModel:
     training); without it the head must be in the checkpoint. Raises StageError if the folder does not open,
     weights are missing or unexpected, or the depth differs from the configuration's.
     """
-    read_config(path)  # reports what is no checkpoint, or a quantized one
+    given = read_config(path)  # reports what is no checkpoint, or a quantized one
+    for name, plain in PLAIN_OUTPUTS.items():
+        if not isinstance(given.get(name, plain), (type(plain), NoneType)):
+            kind = type(plain).__name__
+            raise StageError(f"{path}: config.json says {name}: {given[name]!r:.40}; expected a {kind}")
     try:
         with quiet_transformers():
+            AutoConfig.from_pretrained(path, local_files_only=True)  # also checks what is replaced below
             loaded, info = AutoModelForSequenceClassification.from_pretrained(
                 path,
                 dtype=torch.float32,
