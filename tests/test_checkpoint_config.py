@@ -285,3 +285,15 @@ def test_folders_that_are_no_checkpoint_are_told_what_they_are(saved, make_model
         words = ("--stage", folder, "--stage", make_model(layers=2), "--data", data, "--target-speedup", 1.1)
         code, _, said = run("assemble", *words, "--output", tmp_path / "c", "--engine", "torch")
         assert code == 2 and f"{folder}: " in said and message in said and "pickle" not in said
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"num_hidden_layers": "1"}, {"vocab_size": None}, {"_attn_implementation": "flash_attention_2"}],
+)
+def test_the_command_line_reports_a_refused_configuration_in_one_line(make_model, tmp_path, run, changes):
+    folder = edited(make_model(layers=1), tmp_path / "model", changes)
+    data = write_csv(tmp_path / "rows.csv", *reviews(20, seed=1))
+    words = ("--stage", folder, "--stage", make_model(layers=2), "--data", data, "--target-speedup", 1.1)
+    code, _, said = run("assemble", *words, "--output", tmp_path / "c", "--engine", "torch")
+    assert code == 2 and said.startswith(f"error: {folder}: ") and said.count("\n") == 1

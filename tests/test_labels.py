@@ -175,7 +175,17 @@ def test_every_verb_that_reads_labels_of_existing_stages_takes_a_map(unnamed, tm
     data, folder = unnamed / "words.csv", shutil.copytree(unnamed / "cascade", tmp_path / "cascade")
     target = ("--data", data, "--max-accuracy-drop", 0.5)
     words = {
-        "assemble": ("--stage", unnamed / "1", "--stage", unnamed / "2", *target, "--output", tmp_path / "c"),
+        "assemble": (
+            "--stage",
+            unnamed / "1",
+            "--stage",
+            unnamed / "2",
+            *target,
+            "--output",
+            tmp_path / "c",
+            "--engine",
+            "torch",
+        ),
         "tune": (folder, *target),
         "bench": (folder, data, "--repeats", 1),
     }[verb]

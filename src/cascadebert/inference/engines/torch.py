@@ -204,8 +204,9 @@ def load_pipeline(path: Path, *, max_length: int) -> Callable[[Texts, int], list
     """
     from transformers import pipeline  # slow to import
 
+    model = load_classifier(path)
     with quiet_transformers():
-        classify = pipeline("text-classification", model=str(path), dtype=torch.float32)
+        classify = pipeline("text-classification", model=model, tokenizer=str(path))
     label_ids = {name: int(i) for i, name in (classify.model.config.id2label or {}).items()}
 
     def predict(texts: Texts, batch_size: int) -> list[int]:
