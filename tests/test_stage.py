@@ -96,7 +96,9 @@ def test_a_large_checkpoint_with_a_small_configuration_is_refused(make_model, fa
 
 def test_an_encoder_without_a_head_is_no_fine_tuned_stage_but_a_start_for_training(make_model):
     encoder = make_model(labels=None)
-    with pytest.raises(StageError, match="weights are missing, such as classifier"):
+    with pytest.raises(
+        StageError, match=r"saved as BertModel, and never fine-tuned as a classifier.*`cascadebert fit`"
+    ):
         load_classifier(encoder)
     assert load_classifier(encoder, num_labels=3).config.num_labels == 3
 
@@ -133,9 +135,12 @@ def test_other_labels_are_refused_with_both_lists_shown(make_model):
         Stage.from_pretrained(make_model()).with_labels(("bad", "good"))
 
 
-def test_unnamed_labels_are_numbers(make_model, tmp_path):
+def test_unnamed_labels_keep_the_checkpoints_names_and_are_numbers_too(make_model, tmp_path):
     labels = {"id2label": {"0": "LABEL_0", "1": "LABEL_1"}}
-    assert Stage.from_pretrained(edited(make_model(), tmp_path / "a", **labels)).label_names == ("0", "1")
+    stage = Stage.from_pretrained(edited(make_model(), tmp_path / "a", **labels))
+    assert stage.label_names == ("LABEL_0", "LABEL_1")
+    turned = stage.with_labels(("1", "0"))
+    assert turned.label_names == ("1", "0") and turned.columns == (1, 0)
 
 
 @pytest.mark.parametrize("kind", ["multi_label_classification", "regression"])

@@ -31,6 +31,7 @@ DECODERS = (
     "biogpt bloom falcon gemma gemma2 gemma3_text gpt2 gpt_neo gpt_neox llama mistral modernbert-decoder "
     "openai-gpt opt phi qwen2 qwen3 stablelm"
 ).split()
+DEBERTAS = ("deberta", "deberta-v2")
 ENCODER_DECODERS = ("bart", "mbart", "mt5", "t5")
 
 
@@ -73,15 +74,19 @@ def configuration(family: str, layers: int, hidden: int, spread: float) -> PreTr
         **{"mask_token_id": 4, "decoder_start_token_id": 2},
     }
     special = {
-        "deberta-v2": {"type_vocab_size": 0, "position_biased_input": False, "norm_rel_ebd": "layer_norm"},
         "funnel": {"block_sizes": [1] * layers},
         "gpt_neo": {"attention_types": [[["global"], layers]]},
         "longformer": {"attention_window": 8},
         "mobilebert": {"intra_bottleneck_size": 16, "num_feedforward_networks": 1},
         "squeezebert": {"embedding_size": hidden},
         "xmod": {"languages": ["en_XX"], "default_language": "en_XX"},
-        **dict.fromkeys(("deberta", "deberta-v2"), {"relative_attention": True, "pos_att_type": ["c2p", "p2c"]}),
-        **dict.fromkeys(("roberta", "xlm-roberta"), {"type_vocab_size": 1}),
+        **{name: {"relative_attention": True, "pos_att_type": ["c2p", "p2c"]} for name in DEBERTAS},
+        **{name: {"type_vocab_size": 1} for name in ("roberta", "xlm-roberta")},
+    }
+    special["deberta-v2"] |= {
+        "type_vocab_size": 0,
+        "position_biased_input": False,
+        "norm_rel_ebd": "layer_norm",
     }
     known = {*inspect.signature(kind).parameters, *kind.attribute_map}
     usual = {name: value for name, value in sizes.items() if name in known}

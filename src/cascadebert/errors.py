@@ -6,8 +6,13 @@ without a traceback and exits with 2.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
+
+_ESCAPE_CODE = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
+_MOST_CHARACTERS = 300
 
 
 class CascadeError(Exception):
@@ -53,3 +58,33 @@ Install it with: pip install 'cascadebert[train]'
         raise MissingExtra(
             f"{missing} is not installed. Install it with: pip install 'cascadebert[{name}]'"
         ) from error
+
+
+def reason(error: BaseException) -> str:
+    r"""Type and message of another library's error in one line, cut, without terminal escape codes.
+
+    >>> reason(ValueError("\x1b[1mfirst\x1b[0m\n second"))
+    'ValueError: first second'
+    """
+    text = " ".join(_ESCAPE_CODE.sub("", str(error)).split())
+    text = text if len(text) <= _MOST_CHARACTERS else f"{text[:_MOST_CHARACTERS]} ..."
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+
+
+@contextmanager
+def show_paths_as(names: Mapping[Path, str]) -> Iterator[None]:
+    """Replace the paths of copies and downloads in errors of the block by the user's own names.
+
+    >>> with show_paths_as({Path("/tmp/copy"): "my-model"}):
+    ...     raise StageError("/tmp/copy: no tokenizer")
+    Traceback (most recent call last):
+    cascadebert.errors.StageError: my-model: no tokenizer
+    """
+    try:
+        yield
+    except CascadeError as error:
+        message = str(error)
+        for path in sorted(names, key=lambda path: -len(str(path))):
+            message = message.replace(str(path), names[path])
+        error.args = (message,)
+        raise

@@ -19,6 +19,7 @@ def evaluate(
     *,
     text_column: o.TextColumns = None,
     label_column: o.LabelColumn = None,
+    label_map: o.LabelMap = None,
     report: Annotated[
         Path | None, o.option("Page to write: the verdict and its evidence.", "OUT.html")
     ] = None,
@@ -37,7 +38,7 @@ def evaluate(
 
     if report is not None:
         ensure_report_writable(report)
-    columns, cascade = o.columns_of(text_column, label_column), engine.load(folder)
+    columns, cascade = o.columns_of(text_column, label_column, label_map=label_map), engine.load(folder)
     if report is None and baseline is None:
         quality, overlap = evaluate_cascade(cascade, data, columns=columns)
         used = ", ".join(f"{count:,} were used to {purpose}" for purpose, count in overlap.items() if count)

@@ -13,6 +13,7 @@ import typer
 
 from cascadebert.cli.render import JSON_ENABLED, print_notices
 from cascadebert.data.dataset import Columns
+from cascadebert.data.labels import read_label_map
 from cascadebert.errors import CascadeError
 from cascadebert.thresholds.operating_point import Target
 from cascadebert.types import CostUnit, ScoreChoice
@@ -32,6 +33,7 @@ def option(description: str, metavar: str | None = None, panel: str | None = Non
 
 _STAGES = "Checkpoint: folder or Hub repository; repeat it, from small to large."
 _TEXT = "Name of the text column; repeat it for sentence pairs."
+_LABEL_MAP = "JSON object, or CSV of two columns without header: label of the data, name in the stages."
 _SPEEDUP = "At least X times cheaper than the last stage alone."
 _DROP = "Accuracy at most D below the last stage's (0.01 is one point)."
 _AGREEMENT = "At least the fraction A of the predictions equal the last stage's; needs no labels."
@@ -49,6 +51,7 @@ Overwrite: TypeAlias = Annotated[bool, typer.Option("--overwrite", help="Replace
 Json: TypeAlias = Annotated[bool, typer.Option("--json", help="Print one line of JSON at the end.")]
 TextColumns: TypeAlias = Annotated[list[str] | None, option(_TEXT, "NAME", DATA, "--text-column")]
 LabelColumn: TypeAlias = Annotated[str | None, option("Name of the label column.", "NAME", DATA)]
+LabelMap: TypeAlias = Annotated[Path | None, option(_LABEL_MAP, "FILE", DATA)]
 
 
 @dataclass(frozen=True)
@@ -104,9 +107,14 @@ class BuildOptions(TuningOptions):
     score: Annotated[ScoreChoice, option(_SCORE, "NAME", SELECTION)] = "max_probability"
 
 
-def columns_of(text: list[str] | None, label: str | None = None, group: str | None = None) -> Columns:
-    """Columns named by `--text-column`, `--label-column` and `--group-column`."""
-    return Columns(tuple(text or ()), label, group)
+def columns_of(
+    text: list[str] | None,
+    label: str | None = None,
+    group: str | None = None,
+    label_map: Path | None = None,
+) -> Columns:
+    """Columns and labels named by `--text-column`, `--label-column`, `--group-column` and `--label-map`."""
+    return Columns(tuple(text or ()), label, group, None if label_map is None else read_label_map(label_map))
 
 
 def as_command(verb: Callable[..., None]) -> Callable[..., None]:

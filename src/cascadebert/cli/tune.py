@@ -27,6 +27,7 @@ def tune(
     max_false_negative_rate: Annotated[list[str] | None, o.option(MISSED, "LABEL=R", GUARANTEE)] = None,
     text_column: o.TextColumns = None,
     label_column: o.LabelColumn = None,
+    label_map: o.LabelMap = None,
     tuning: o.TuningOptions,
 ) -> None:
     """Select new thresholds for a saved cascade; an infeasible target changes nothing (exit code 1).
@@ -43,7 +44,7 @@ def tune(
     if guarantees and confidence_level is None:
         names = "--min-early-exit-accuracy and --max-false-negative-rate"
         raise CascadeError(f"{names} are guarantees: add --confidence-level")
-    options = {**vars(tuning), "columns": o.columns_of(text_column, label_column)}
+    options = {**vars(tuning), "columns": o.columns_of(text_column, label_column, label_map=label_map)}
     try:
         if confidence_level is None:
             result = tune_folder(folder, data, target=target.build(), **options)

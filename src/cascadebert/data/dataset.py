@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import math
 import re
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
@@ -15,19 +16,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cascadebert.data.files import FORMATS, SURROGATE, Table, read_table
+from cascadebert.data.labels import near_matches, read_ids, same_labels, shorten, whole_number
 from cascadebert.errors import DataError, extra
 from cascadebert.types import Ints, Texts
 
 if TYPE_CHECKING:
     import datasets
 
+log = logging.getLogger("cascadebert")
 DataSource: TypeAlias = "str | Path | datasets.Dataset | Examples"
 Hashes = NDArray[np.uint64]
 _PAIRS = (("sentence1", "sentence2"), ("premise", "hypothesis"), ("question", "sentence"))
 USUAL_TEXT_COLUMNS = (*_PAIRS, ("question1", "question2"), ("text",), ("sentence",))
 MAX_CHARACTERS = 131_072  # Python's csv reader stops here by default, and no encoder reads as far
 
-_WHOLE_NUMBER = re.compile(r"[+-]?(0|[1-9]\d*)(\.0*)?")
 _DIGITS = re.compile(r"[+-]?\d+")
 _FRACTION = re.compile(r"[+-]?(\d+\.\d*|\.\d+|\d+(\.\d*)?[eE][+-]?\d+)")
 
@@ -40,11 +42,13 @@ class Columns:
         text: one name, or two for pairs of texts.
         label: name of the label column.
         group: name of a column whose equal values are never split apart.
+        label_map: the stages' name for labels of the data, where the data has another.
     """
 
     text: tuple[str, ...] = ()
     label: str | None = None
     group: str | None = None
+    label_map: Mapping[str, str] | None = None
 
     def __post_init__(self) -> None:
         if len(self.text) > 2:
@@ -61,6 +65,7 @@ class Examples:
     source: str = "data"
     label_column: str = "label"
     label_order: tuple[str, ...] | None = None  # as declared by the source, if it does
+    rows: tuple[int, ...] | None = None  # n row numbers in the source; None for 1 to n
 
     def __len__(self) -> int:
         return len(self.texts)
@@ -72,7 +77,28 @@ class Examples:
             texts=[self.texts[i] for i in indices],
             labels=None if self.labels is None else tuple(self.labels[i] for i in indices),
             groups=None if self.groups is None else tuple(self.groups[i] for i in indices),
+            rows=tuple(self.row(i) for i in indices.tolist()),
         )
+
+    def row(self, index: int) -> int:
+        """The row number of an example in its source, counted from 1."""
+        return index + 1 if self.rows is None else self.rows[index]
+
+    def match_labels(self, names: Sequence[str]) -> Examples:
+        """These examples with the labels' names in existing stages, which the data may give as ids.
+
+        Raises DataError if a label is neither a name nor an id.
+        """
+        found = set(self.labels or ())
+        if self.labels is None or found <= set(names):
+            return self
+        by_id = read_ids(found, names)
+        if not by_id:
+            raise self._unknown_label(names, " Map the data's labels to these names with --label-map FILE.")
+        if not same_labels(names, [str(i) for i in range(len(names))]):
+            read = [f"{label} = {by_id[label]}" for label in sorted(found)]
+            log.warning("%s: labels are read as the stages' ids: %s", self.source, shorten(read))
+        return replace(self, labels=tuple(by_id[label] for label in self.labels))
 
     def label_ids(self, label_names: Sequence[str]) -> Ints:
         """(n,) positions of the labels in `label_names`.
@@ -82,13 +108,18 @@ class Examples:
         if self.labels is None:
             raise DataError(f"{self.source} has no labels. Name their column with --label-column.")
         ids = {name: i for i, name in enumerate(label_names)}
-        for row, label in enumerate(self.labels, start=1):
-            if label not in ids:
-                raise DataError(
-                    f"{self.source}, row {row}, column '{self.label_column}': unknown label {label!r}. "
-                    f"Known: {shorten(label_names)}."
-                )
+        if not ids.keys() >= set(self.labels):
+            raise self._unknown_label(label_names)
         return np.array([ids[label] for label in self.labels], dtype=np.int64)
+
+    def _unknown_label(self, names: Sequence[str], advice: str = "") -> DataError:
+        labels = self.labels or ()
+        unknown = {label: i for i, label in reversed(list(enumerate(labels))) if label not in names}
+        label, index = min(unknown.items(), key=lambda item: item[1])
+        return DataError(
+            f"{self.source}, row {self.row(index)}, column '{self.label_column}': unknown label {label!r}. "
+            f"Known: {shorten(names)}.{near_matches(sorted(unknown), names)}{advice}"
+        )
 
     def hashes(self, *, labels: bool = False) -> Hashes:
         """(n,) 64-bit fingerprints of the texts, with the labels if requested.
@@ -154,6 +185,7 @@ def load_examples(
     cells = table.columns.get(label_column)
     if cells is not None and (labels or not all(map(_is_missing, cells))):
         names = _checked(table, label_column, _label if order is None else _declared_label)
+        names = tuple((columns.label_map or {}).get(name, name) for name in names)
         if order is None:
             _check_not_mixed(table, label_column, names)
     if columns.group is not None and columns.group in table.columns:
@@ -225,16 +257,6 @@ def label_names(*parts: Examples | None) -> tuple[str, ...]:
             f"train a classifier (found: {', '.join(names) or 'none'})"
         )
     return tuple(sorted(names, key=lambda name: (int(name), name) if _DIGITS.fullmatch(name) else (0, name)))
-
-
-def shorten(names: Sequence[str], most: int = 12) -> str:
-    """A comma-separated list for a message, cut after `most` names.
-
-    >>> shorten(["a", "b", "c"], most=2)
-    'a, b and 1 more'
-    """
-    more = f" and {len(names) - most} more" if len(names) > most else ""
-    return ", ".join(names[:most]) + more
 
 
 def _load_hub(name: str, default_split: str) -> datasets.Dataset:
@@ -328,11 +350,10 @@ def _label(cell: Any) -> str:
     if not isinstance(cell, (str, int, float)):
         raise ValueError(f"expected one label (a string or a whole number), found {type(cell).__name__}")
     name = _utf8(str(cell).strip())
-    if _WHOLE_NUMBER.fullmatch(name):
-        return str(int(name.partition(".")[0]))
-    if _FRACTION.fullmatch(name):
+    number = whole_number(name)
+    if _FRACTION.fullmatch(number):
         raise ValueError(f"the label {name} has a fraction: a classifier needs whole numbers or names")
-    return name
+    return number
 
 
 def _declared_label(cell: Any) -> str:
@@ -344,8 +365,7 @@ def _declared_label(cell: Any) -> str:
 def _group(cell: Any) -> str:
     if _is_missing(cell):
         raise ValueError("no group")
-    name = str(cell)
-    return name.partition(".")[0] if _WHOLE_NUMBER.fullmatch(name) else name
+    return whole_number(str(cell))
 
 
 def _check_not_mixed(table: Table, column: str, names: Iterable[str]) -> None:

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from cascadebert.data.dataset import Examples, label_names, shorten
+from cascadebert.data.dataset import Examples, label_names
+from cascadebert.data.labels import shorten
 from cascadebert.errors import DataError
 from cascadebert.types import Bools, Ints
 

@@ -9,16 +9,15 @@ from functools import partial
 import numpy as np
 from numpy.typing import NDArray
 
-from cascadebert.data.dataset import Columns, DataSource, Examples, load_examples
+from cascadebert.data.dataset import Columns, DataSource, Examples
 from cascadebert.environment import peak_memory_mb
 from cascadebert.errors import MissingExtra
 from cascadebert.evaluation.cost_model import measure_latency
-from cascadebert.evaluation.evaluate import exit_rates
+from cascadebert.evaluation.evaluate import exit_rates, load_for
 from cascadebert.evaluation.metrics import paired_difference
 from cascadebert.inference.batch_size import with_tuned_batch_sizes
 from cascadebert.inference.cascade import Cascade, TokenCache
 from cascadebert.inference.stage import Stage
-from cascadebert.persistence.checkpoint_config import config_label_names, read_config
 from cascadebert.thresholds.select import speedup
 from cascadebert.timing import interleaved
 from cascadebert.types import Floats, Interval, Ints, LinearLatency, Texts
@@ -73,9 +72,7 @@ def benchmark(
 
     With labels the result also holds accuracies. Raises DataError if a row or a label cannot be used.
     """
-    examples = load_examples(data, columns=columns, labels=False, split="validation")
-    if examples.labels is not None:
-        examples.label_ids(cascade.label_names)  # reports an unknown label before anything is timed
+    examples = load_for(cascade, data, columns=columns, labels=False)
     texts, num_stages = examples.texts, len(cascade.stages)
     exits, memory = cascade.predict(texts).stages, peak_memory_mb()
     cascade = with_tuned_batch_sizes(cascade, measure=True)
@@ -147,7 +144,7 @@ def _contestants(cascade: Cascade, texts: Texts) -> list[_Contestant]:
     except MissingExtra:
         return contestants
     pipeline = load_pipeline(last.path, max_length=last.tokenizer.max_length)
-    label_names = np.array(config_label_names(read_config(last.path), last.path))
+    label_names = np.array(last.label_names)[np.argsort(last.columns or range(last.num_labels))]
 
     def predict_in_pipeline(sample_texts: Texts, batch_size: int) -> Labels:
         return label_names[pipeline(sample_texts, batch_size)]

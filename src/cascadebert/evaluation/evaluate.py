@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -14,6 +15,7 @@ from cascadebert.evaluation.cost_model import counted_costs
 from cascadebert.evaluation.metrics import expected_calibration_error, inversion_score_or_none, macro_f1
 from cascadebert.inference.batching import TokenizedTexts
 from cascadebert.inference.cascade import Cascade
+from cascadebert.inference.tokenizer import StageTokenizer
 from cascadebert.persistence.folder import read_used_rows
 from cascadebert.thresholds.confidence import max_probability, scale_logits, softmax
 from cascadebert.thresholds.risk_control import StageOutputs
@@ -47,13 +49,14 @@ def evaluate(predictor: Predictor, data: DataSource, *, columns: Columns | None 
     Raises:
         DataError: if a row has no label, or a label that the predictor does not know.
     """
-    examples = load_examples(data, columns=columns, split="validation")
     if isinstance(predictor, Cascade):
+        examples = load_for(predictor, data, columns=columns)
         labels = examples.label_ids(predictor.label_names)
         logits, encoded = predictor.stage_logits(examples.texts), predictor.encode(examples.texts)
         return report_on_logits(predictor, logits, encoded, labels)
+    examples = load_examples(data, columns=columns, split="validation")
     predictions = predictor.predict(examples.texts)
-    labels = examples.label_ids(predictions.label_names)
+    labels = examples.match_labels(predictions.label_names).label_ids(predictions.label_names)
     confidences = max_probability(predictions.probabilities)
     return Report(**_metrics(predictions.label_ids, confidences, labels))
 
@@ -62,9 +65,31 @@ def evaluate_cascade(
     cascade: Cascade, data: str | Path, *, columns: Columns | None = None
 ) -> tuple[Report, dict[str, int]]:
     """Report of a saved cascade, and how many of the rows were used to train, tune and certify it."""
-    examples = load_examples(data, columns=columns, split="validation")
+    examples = load_for(cascade, data, columns=columns)
     assert cascade.path is not None
     return evaluate(cascade, examples), read_used_rows(cascade.path).count_overlap(examples.hashes())
+
+
+def load_for(
+    cascade: Cascade, data: DataSource, *, columns: Columns | None = None, labels: bool = True
+) -> Examples:
+    """Examples for a cascade, with its names for their labels; without `labels` these may be absent.
+
+    Raises DataError, with the row, if a cell cannot be used, a label is unknown or a text has no tokens.
+    """
+    examples = load_examples(data, columns=columns, labels=labels, split="validation")
+    check_tokens(examples, (stage.tokenizer for stage in cascade.stages))
+    return examples.match_labels(cascade.label_names)
+
+
+def check_tokens(examples: Examples, tokenizers: Iterable[StageTokenizer]) -> None:
+    """Raise DataError with the first row of which a tokenizer leaves no token."""
+    for tokenizer in tokenizers:
+        for index in tokenizer.without_tokens(examples.texts)[:1]:
+            raise DataError(
+                f"{examples.source}, row {examples.row(index)}: no tokens in {examples.texts[index]!r:.40}. "
+                "Fix or remove the row."
+            )
 
 
 def leave_out(examples: Examples, hashes: Hashes, reason: str) -> tuple[Examples, tuple[str, ...]]:

@@ -165,6 +165,11 @@ class Cascade:
         cache, indices = TokenCache(texts), np.arange(len(texts))
         return [cache.get(stage, indices)[0] for stage in self.stages]
 
+    def without_tokens(self, texts: Texts) -> list[int]:
+        """Indices of the texts or pairs of which a stage's tokenizer leaves no token."""
+        tokenizers = {stage.tokenizer.key: stage.tokenizer for stage in self.stages}.values()
+        return sorted({i for tokenizer in tokenizers for i in tokenizer.without_tokens(texts)})
+
     def check_input_kind(self, texts: Texts) -> None:
         """Check that pairs are given only where the cascade was made for pairs, and single texts otherwise.
 

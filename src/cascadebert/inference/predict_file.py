@@ -179,6 +179,11 @@ def _predict_chunk(cascade: Cascade, chunk: Chunk, layout: _Layout, report: Path
     # the report is written last: a chunk that has one is complete
     source = chunk.table.source
     texts, valid, invalid = check_texts(chunk.table, layout.text_columns)
+    empty = set(cascade.without_tokens(texts))
+    invalid |= {valid[i]: "no tokens in its text" for i in empty}
+    kept = [i for i in range(len(valid)) if i not in empty]
+    good: list[Any] = [texts[i] for i in kept]
+    valid = [valid[i] for i in kept]
     rejects = sorted([*chunk.bad, *((chunk.numbers[index], reason) for index, reason in invalid.items())])
     if rejects and strict:
         number, reason = rejects[0]
@@ -186,7 +191,7 @@ def _predict_chunk(cascade: Cascade, chunk: Chunk, layout: _Layout, report: Path
             f"{source}, row {number}, {reason}. Fix or remove the row, or write such rows to a file of their "
             "own with --rejects FILE."
         )
-    predictions = cascade.predict(texts)
+    predictions = cascade.predict(good)
     if valid:
         cells = predictions.labels, np.round(predictions.confidences, 6), predictions.stages
         added = {name: column.tolist() for name, column in zip(ADDED_COLUMNS, cells, strict=True)}

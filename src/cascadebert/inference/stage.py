@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from cascadebert.data.labels import same_labels, shorten, without_prefix
 from cascadebert.errors import StageError
 from cascadebert.inference.batching import TokenizedTexts, length_batches
 from cascadebert.inference.engines.base import Engine, TokenBatch
@@ -130,6 +131,11 @@ class Stage:
     def run(self, batch: TokenBatch) -> Logits:
         """(rows, num_labels) logits of one padded batch."""
         logits = self.engine.logits(batch)
+        if logits.shape[1:] != (self.num_labels,):
+            raise StageError(
+                f"{self.path}: the model gives {logits.shape[-1]} logits, but its config.json names "
+                f"{self.num_labels} labels ({shorten(self.label_names)}). Name as many in id2label."
+            )
         return logits if self.columns is None else logits[:, list(self.columns)]
 
     def predict(self, texts: Texts) -> Predictions:
@@ -152,12 +158,14 @@ class Stage:
             StageError: if the labels are not the same; the message shows both lists.
         """
         own = config_label_names(read_config(self.path), self.path)
-        if sorted(own) != sorted(names):
+        if not same_labels(own, names):
             raise StageError(
-                f"the labels of {self.name} are not the expected ones. Its config.json: {', '.join(own)}. "
-                f"Expected: {', '.join(names)}."
+                f"the labels of {self.name} are not the expected ones. Its config.json: {shorten(own)}. "
+                f"Expected: {shorten(names)}."
             )
-        return replace(self, label_names=tuple(names), columns=tuple(own.index(name) for name in names))
+        plain = without_prefix(own)
+        columns = tuple(plain.index(name) for name in without_prefix(names))
+        return replace(self, label_names=tuple(names), columns=columns)
 
 
 def truncation_notices(stages: Sequence[Stage], truncated: int, n: int) -> tuple[str, ...]:

@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 from tokenizers import Encoding, Tokenizer
 
-from cascadebert.errors import DataError, StageError
+from cascadebert.errors import DataError, StageError, reason
 from cascadebert.inference.batching import COARSE, Padding, TokenizedTexts, concatenate_tokens
-from cascadebert.persistence.checkpoint_config import config_int, read_config
+from cascadebert.persistence.checkpoint_config import config_int, config_pad_id, read_config
 from cascadebert.types import PaddingSide, Texts
 
 DEFAULT_MAX_LENGTH = 128
@@ -34,11 +34,16 @@ class StageTokenizer:
         settings = _read_settings(path)
         inputs, side = settings.get("model_input_names"), settings.get("truncation_side") or "right"
         self._token_types = not inputs or "token_type_ids" in inputs
-        self.padding = Padding(int(read_config(path).get("pad_token_id") or 0), padding_side)  # 0 as in BERT
+        self.padding = Padding(config_pad_id(read_config(path), path), padding_side)
         # equal keys give equal tokens
         parts = (hashlib.sha256(content).hexdigest(), max_length, side, self._token_types, self.padding)
         self.key = "-".join(map(str, parts))
-        self._tokenizer = Tokenizer.from_buffer(content)
+        try:
+            self._tokenizer = Tokenizer.from_buffer(content)
+        except Exception as error:  # tokenizers raises no type of its own
+            raise StageError(
+                f"{file} is damaged, or was not downloaded completely ({reason(error)}). Download it again."
+            ) from error
         self._tokenizer.no_padding()
         self._tokenizer.enable_truncation(max_length, direction=side)
         self.vocab_size = self._tokenizer.get_vocab_size()
@@ -63,6 +68,13 @@ class StageTokenizer:
         full = [len(row) >= self.max_length for row in ids]  # what is cut has the maximum length
         truncated = [f and bool(encoding.overflowing) for f, encoding in zip(full, encodings, strict=True)]
         return concatenate_tokens(ids, types, self.padding, np.array(truncated, dtype=np.bool_))
+
+    def without_tokens(self, texts: Texts) -> list[int]:
+        """Indices of the texts or pairs of which no token is left: none if special tokens are added."""
+        if not len(texts) or self._tokenizer.num_special_tokens_to_add(not isinstance(texts[0], str)):
+            return []
+        encodings = self._tokenizer.encode_batch_fast(list(texts))
+        return [i for i, encoding in enumerate(encodings) if not encoding.ids]
 
     def truncates(self, texts: Texts) -> list[bool]:
         """For each text or pair, whether it exceeds the maximum length."""

@@ -21,8 +21,9 @@ import numpy as np
 from pydantic import ValidationError
 
 from cascadebert.data.dataset import Hashes
+from cascadebert.data.labels import shorten, without_prefix
 from cascadebert.errors import FolderError
-from cascadebert.persistence.checkpoint_config import config_label_names, read_config
+from cascadebert.persistence.checkpoint_config import check_downloaded, config_label_names, read_config
 from cascadebert.persistence.model_card import render_card
 from cascadebert.persistence.schema import SCHEMA_VERSION, CascadeSpec, StageSpec
 
@@ -78,10 +79,10 @@ def read_folder(path: Path, *, check_files: bool = True, skip_last_stage: bool =
         _check_stage(path, entry, check_files)
     if not skip_last_stage:
         labels = config_label_names(read_config(path / spec.stages[-1].path), path)
-        if labels != spec.label_names:
+        if without_prefix(labels) != without_prefix(spec.label_names):
             raise FolderError(
-                f"{path}: the label order of {SPEC_FILE} ({', '.join(spec.label_names)}) is not that of the "
-                f"last stage ({', '.join(labels)})"
+                f"{path}: the label order of {SPEC_FILE} ({shorten(spec.label_names)}) is not that of the "
+                f"last stage ({shorten(labels)})"
             )
     return spec
 
@@ -111,6 +112,7 @@ def _check_stage(path: Path, entry: StageSpec, check_files: bool) -> None:
     folder, saved = path / entry.path, entry.sha256
     if Path(entry.path).name != entry.path or not folder.is_dir():
         raise FolderError(f"{path}: the stage folder {entry.path!r} is missing")
+    check_downloaded(folder)
     current = file_hashes(folder) if check_files else saved
     for name in sorted({*current, *saved}):
         if current.get(name) != saved.get(name):

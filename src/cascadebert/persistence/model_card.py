@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from cascadebert.data.dataset import shorten
+from cascadebert.data.labels import shorten
 from cascadebert.persistence.schema import CascadeSpec
 
 # a paragraph behind a comment of one word belongs to the card if the value of that name is known

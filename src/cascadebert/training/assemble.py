@@ -11,11 +11,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from cascadebert.data.dataset import Columns, Examples, load_examples, shorten
+from cascadebert.data.dataset import Columns, Examples, load_examples
 from cascadebert.environment import versions
-from cascadebert.errors import StageError
+from cascadebert.errors import StageError, show_paths_as
+from cascadebert.evaluation.evaluate import check_tokens
 from cascadebert.inference.cascade import Cascade
 from cascadebert.inference.engines.load import resolve_engine
+from cascadebert.inference.engines.static import MODEL_TYPE
 from cascadebert.inference.stage import Stage
 from cascadebert.persistence.checkpoint_config import config_label_names, read_config, resolve_checkpoint
 from cascadebert.persistence.folder import UsedRows, ensure_writable_directory, file_hashes, write_folder
@@ -94,11 +96,12 @@ def assemble(
     resolved = resolve_engine(engine, precision)
     config = BuildConfig(target, cost_unit, score, *resolved, max_length, overwrite)
     examples = load_examples(data, columns=columns, labels=needs_labels(target), split="validation")
-    sources = [resolve_checkpoint(stage) for stage in stages]
+    sources = [_resolve(name) for name in names]
     ensure_writable_directory(output, overwrite=overwrite, sources=sources)
-    weights = [weight_files(source) for source in sources]
-    check_stages(names, sources)
-    _check_labels(examples, config_label_names(read_config(sources[-1]), sources[-1]), names[-1])
+    with show_paths_as(dict(zip(sources, names, strict=True))):
+        weights = [weight_files(source) for source in sources]
+        check_stages(names, sources)
+        examples = examples.match_labels(config_label_names(read_config(sources[-1]), sources[-1]))
     with tempfile.TemporaryDirectory(dir=output.absolute().parent, prefix=f".{output.name}-") as temporary:
         copies = [Path(temporary) / f"stage-{number}" for number in range(1, len(sources) + 1)]
         for source, files, copy in zip(sources, weights, copies, strict=True):
@@ -110,7 +113,17 @@ def assemble(
         used = UsedRows(empty, examples.hashes(), empty)
         provenance = {"made_by": "assemble", "rows": {"tune": len(examples)}}
         made = [StageFiles(*files) for files in zip(names, copies, sources, sources, strict=True)]
-        return build_cascade(made, examples, config, output, used, provenance)
+        with show_paths_as(dict(zip(copies, names, strict=True))):
+            return build_cascade(made, examples, config, output, used, provenance)
+
+
+def _resolve(name: str) -> Path:
+    if name == MODEL_TYPE and not Path(name).is_dir():
+        raise StageError(
+            f"a {MODEL_TYPE} stage is trained, which `assemble` does not do. Make the cascade with `fit`, or "
+            f"give the folder of a trained one, such as my-cascade/stage-1."
+        )
+    return resolve_checkpoint(name)
 
 
 def build_cascade(
@@ -131,6 +144,7 @@ def build_cascade(
     InfeasibleTarget if no thresholds meet the target; nothing is written.
     """
     stages = _load_stages(made, tuning_set, config)
+    check_tokens(tuning_set, (stage.tokenizer for stage in stages))
     cascade = Cascade(stages, (1.0,) * len(stages), OperatingPoint((1.0,) * (len(stages) - 1)))
     log.info("tuning on %d examples", len(tuning_set))
     cascade, cached, parity_notices = calibrated_outputs(cascade, tuning_set)
@@ -187,13 +201,3 @@ def _stage_specs(cascade: Cascade) -> tuple[StageSpec, ...]:
         )
         for number, (stage, temperature) in stages
     )
-
-
-def _check_labels(examples: Examples, names: tuple[str, ...], stage: str) -> None:
-    labels = sorted(set(examples.labels or ()))
-    if not set(labels) <= set(names):
-        raise StageError(
-            f"the labels of {examples.source} are not those of the stages. {examples.source}, column "
-            f"'{examples.label_column}': {shorten(labels)}. {stage}: {shorten(names)}. "
-            "Write the stages' names into the data."
-        )

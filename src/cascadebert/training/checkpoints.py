@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from cascadebert.errors import StageError, extra
+from cascadebert.errors import StageError, extra, reason
 from cascadebert.inference.engines.load import stage_kind
 from cascadebert.inference.engines.torch import load_classifier
 from cascadebert.persistence.checkpoint_config import config_label_names, read_config
@@ -43,6 +43,7 @@ def checkpoint_fingerprint(path: Path) -> str:
 
 def weight_files(source: Path) -> list[Path]:
     """The files of a checkpoint's weights. Raises StageError if there are none in safetensors."""
+    read_config(source)  # reports what is no checkpoint
     files = sorted([*source.glob("model*.safetensors"), *source.glob("model*.safetensors.index.json")])
     if not files:
         raise StageError(
@@ -55,17 +56,21 @@ def weight_files(source: Path) -> list[Path]:
 def count_flops(path: Path, **config: Any) -> Flops:
     """Floating-point operations per text as a function of its tokens; `config` is that of `load_classifier`.
 
-    Those of a static stage are known; those of others are counted by torch as the model runs.
+    Those of a static stage are known; those of others are counted by torch as the model runs. Raises
+    StageError if it does not run.
     """
     known_flops = stage_kind(path).known_flops
     if known_flops is not None:
         return known_flops(config.get("num_labels") or len(config_label_names(read_config(path), path)))
-    return _model_flops(load_classifier(path, **config))
+    return _model_flops(load_classifier(path, **config), path)
 
 
-def _model_flops(model: PreTrainedModel) -> Flops:
-    model.eval().requires_grad_(False).set_attn_implementation("eager")
-    return flops_polynomial(lambda ids: model(input_ids=ids))
+def _model_flops(model: PreTrainedModel, path: Path) -> Flops:
+    try:
+        model.eval().requires_grad_(False).set_attn_implementation("eager")
+        return flops_polynomial(lambda ids: model(input_ids=ids))
+    except Exception as error:  # what a model's own code raises for a configuration that it cannot run
+        raise StageError(f"{path}: the model does not run ({reason(error)})") from error
 
 
 def flops_polynomial(run: Callable[[torch.Tensor], object], device: str = "cpu") -> Flops:
@@ -98,7 +103,7 @@ def check_stages(names: Sequence[str], sources: Sequence[Path], **config: Any) -
         if stage_kind(source).known_flops is None:
             model = load_classifier(source, **config)
             check_vocabulary(name, tokenizer, model)
-            counted = _model_flops(model)
+            counted = _model_flops(model, source)
         else:
             counted = count_flops(source, **config)
         flops.append(float(counted.cost_of(np.array([32]))[0]))

@@ -8,10 +8,11 @@ import shutil
 import tempfile
 import warnings
 from collections.abc import Iterator
+from io import StringIO
 from pathlib import Path
 
 from cascadebert.atomic import atomic_file
-from cascadebert.errors import StageError, extra
+from cascadebert.errors import StageError, extra, reason, show_paths_as
 from cascadebert.inference.cascade import Cascade
 from cascadebert.inference.engines.base import ENGINE_FILE
 from cascadebert.inference.engines.load import stage_kind
@@ -36,16 +37,15 @@ def write_engine_file(path: Path, engine: str) -> None:
 
 @contextlib.contextmanager
 def _quiet_exporter() -> Iterator[None]:
-    """Suppress what torch's exporter logs and warns about its own internals."""
-    exporter_log = logging.getLogger("torch.onnx")
-    level = exporter_log.level
-    exporter_log.setLevel(logging.ERROR)
+    """Suppress what torch's exporter logs, warns and prints about its own internals."""
+    level = logging.root.manager.disable
+    logging.disable(logging.WARNING)
     try:
-        with quiet_transformers(), warnings.catch_warnings():
+        with quiet_transformers(), warnings.catch_warnings(), contextlib.redirect_stderr(StringIO()):
             warnings.simplefilter("ignore")
             yield
     finally:
-        exporter_log.setLevel(level)
+        logging.disable(level)
 
 
 def export_onnx(path: Path) -> None:
@@ -70,8 +70,17 @@ def export_onnx(path: Path) -> None:
                 verbose=False,
                 dynamo=True,
             )
-    except (torch.onnx.errors.OnnxExporterError, RuntimeError) as error:
-        raise StageError(f"{path}: torch cannot export this model ({error}). Use --engine torch.") from error
+    except Exception as error:  # what a model's own code raises when it is traced
+        raise StageError(
+            f"{path}: torch cannot export this model ({reason(_cause(error))}).\nUse --engine torch."
+        ) from error
+
+
+def _cause(error: BaseException) -> BaseException:
+    """The first error of a chain; the exporter's own tell about its steps only."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return error
 
 
 @contextlib.contextmanager
@@ -89,5 +98,6 @@ def exported_for(path: str | Path, cascade: Cascade) -> Iterator[Path]:
     with tempfile.TemporaryDirectory() as temporary:
         copy = Path(temporary) / Path(path).name
         shutil.copytree(folder, copy)
-        write_engine_file(copy, engine)
-        yield copy
+        with show_paths_as({copy: str(path), folder: str(path)}):
+            write_engine_file(copy, engine)
+            yield copy

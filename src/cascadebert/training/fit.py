@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -14,11 +14,12 @@ import numpy as np
 from cascadebert.atomic import work_directory
 from cascadebert.data.dataset import Columns, Examples, load_examples
 from cascadebert.data.splits import Splits, assign_folds, split_examples
-from cascadebert.errors import CascadeError, DataError, StageError
+from cascadebert.errors import CascadeError, DataError, StageError, show_paths_as
+from cascadebert.evaluation.evaluate import check_tokens
 from cascadebert.inference.cascade import Cascade
 from cascadebert.inference.engines.load import resolve_engine
 from cascadebert.inference.engines.static import MODEL_TYPE
-from cascadebert.inference.tokenizer import resolve_max_length
+from cascadebert.inference.tokenizer import StageTokenizer, resolve_max_length
 from cascadebert.persistence.checkpoint_config import config_int, read_config, resolve_checkpoint
 from cascadebert.persistence.folder import UsedRows, ensure_writable_directory
 from cascadebert.thresholds.operating_point import Target
@@ -103,9 +104,11 @@ def fit(
     with tempfile.TemporaryDirectory() as temporary:
         sources = _resolve_sources(names, Path(temporary))
         ensure_writable_directory(output, overwrite=overwrite, sources=sources)
-        _check_stages(names, sources, splits, build, config)
-        work = work_directory(output)
-        folders, labels = _train_stages(sources, splits, parts.get("unlabeled"), reused, config, work)
+        with show_paths_as(dict(zip(sources, names, strict=True))):
+            _check_stages(names, sources, splits, build, config)
+            _check_tokens(sources, parts.values(), config)
+            work = work_directory(output)
+            folders, labels = _train_stages(sources, splits, parts.get("unlabeled"), reused, config, work)
         made = [
             StageFiles(name, folder, folder if name == MODEL_TYPE else source, folder)
             for name, source, folder in zip(names, sources, folders, strict=True)
@@ -265,6 +268,17 @@ def _check_stages(
             f"speed-up {speedup:g}x cannot be reached: with every text exiting at stage 1 it is about "
             f"{highest:.1f}x by {build.cost_unit}. Ask for less, or give a smaller first stage."
         )
+
+
+def _check_tokens(sources: Sequence[Path], parts: Iterable[Examples], config: FitConfig) -> None:
+    """Detect rows without tokens, where the tokenizers need no conversion before they can be asked."""
+    tokenizers = [
+        StageTokenizer(source, max_length=resolve_max_length(read_config(source), config.max_length, source))
+        for source in sources
+        if (source / "tokenizer.json").is_file()
+    ]
+    for part in parts:
+        check_tokens(part, tokenizers)
 
 
 def _load_difficulty(

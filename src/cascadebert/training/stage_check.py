@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from cascadebert.data.dataset import shorten
+from cascadebert.data.labels import shorten
 from cascadebert.errors import StageError, extra
 from cascadebert.inference.batching import length_batches
 from cascadebert.inference.engines.load import load_engine, stage_kind

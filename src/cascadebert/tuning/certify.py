@@ -13,9 +13,9 @@ from typing import Any
 
 import numpy as np
 
-from cascadebert.data.dataset import Columns, DataSource, Examples, load_examples
+from cascadebert.data.dataset import Columns, DataSource, Examples
 from cascadebert.errors import CascadeError, DataError
-from cascadebert.evaluation.evaluate import stage_outputs
+from cascadebert.evaluation.evaluate import load_for, stage_outputs
 from cascadebert.persistence.folder import UsedRows, read_used_rows, update_folder
 from cascadebert.thresholds.operating_point import (
     Certificate,
@@ -99,7 +99,7 @@ def certify_folder(
     delta = _delta(guarantees, confidence_level)
     label_free = all(guarantee.name == "min_agreement" for guarantee in guarantees)
     cascade, used = load_local_cascade(path, engine, precision), read_used_rows(path)
-    examples = load_examples(data, columns=columns, labels=not label_free, split="validation")
+    examples = load_for(cascade, data, columns=columns, labels=not label_free)
     tuning_set, certification_set, notices = split_rows(examples, used)
     _check_sample_size(guarantees, delta, certification_set)
     cascade, cached, parity_notices = calibrated_outputs(cascade, tuning_set)

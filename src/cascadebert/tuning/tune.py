@@ -9,11 +9,12 @@ from typing import Any, Literal
 
 import numpy as np
 
-from cascadebert.data.dataset import Columns, DataSource, Examples, load_examples, shorten
+from cascadebert.data.dataset import Columns, DataSource, Examples
+from cascadebert.data.labels import shorten
 from cascadebert.environment import machine
 from cascadebert.errors import FolderError, MissingExtra, StageError
 from cascadebert.evaluation.cost_model import LatencyModel, counted_costs, measure_latency
-from cascadebert.evaluation.evaluate import leave_out, report_on_logits, scaled_probabilities
+from cascadebert.evaluation.evaluate import leave_out, load_for, report_on_logits, scaled_probabilities
 from cascadebert.inference.batching import TokenizedTexts
 from cascadebert.inference.cascade import Cascade
 from cascadebert.inference.engines.load import load_engine
@@ -199,7 +200,7 @@ def _tuning_set(
     cascade: Cascade, data: DataSource, target: Target, columns: Columns | None
 ) -> tuple[Examples, tuple[str, ...]]:
     """The examples without those trained on (stages are overconfident there) or reserved, and notices."""
-    examples = load_examples(data, columns=columns, labels=needs_labels(target), split="validation")
+    examples = load_for(cascade, data, columns=columns, labels=needs_labels(target))
     if cascade.path is None:
         return examples, ()
     used = read_used_rows(cascade.path)

@@ -8,10 +8,11 @@ from pathlib import Path
 
 import numpy as np
 
-from cascadebert.data.dataset import Columns, DataSource, Examples, load_examples
+from cascadebert.data.dataset import Columns, DataSource, Examples
+from cascadebert.data.labels import same_labels, shorten, without_prefix
 from cascadebert.errors import CascadeError
 from cascadebert.evaluation.cost_model import measure_latency
-from cascadebert.evaluation.evaluate import leave_out, report_on_logits
+from cascadebert.evaluation.evaluate import leave_out, load_for, report_on_logits
 from cascadebert.evaluation.report.verdict import ReportInputs, Verdict, WallClock, compute_verdict
 from cascadebert.inference.batch_size import with_tuned_batch_sizes
 from cascadebert.inference.cascade import Cascade
@@ -58,8 +59,7 @@ def build_report(
     baseline's labels differ.
     """
     rival = None if baseline is None else load_baseline(baseline, cascade)
-    examples = load_examples(data, columns=columns, split="validation")
-    examples.label_ids(cascade.label_names)  # reports an unknown label by its row in the file
+    examples = load_for(cascade, data, columns=columns)
     unused, overlap, notices = unused_examples(examples, cascade, rival)
     texts, labels = unused.texts, unused.label_ids(cascade.label_names)
     encoded, logits = cascade.encode(texts), cascade.stage_logits(texts)
@@ -102,10 +102,10 @@ def load_baseline(path: str | Path, cascade: Cascade) -> Cascade:
         stage = Stage.from_pretrained(folder, engine=engine, precision=precision, max_length=limit)
         return Cascade((stage.with_labels(cascade.label_names),), (1.0,), OperatingPoint(()))
     rival = Cascade.from_pretrained(folder)
-    if sorted(rival.label_names) != sorted(cascade.label_names):
+    if not same_labels(rival.label_names, cascade.label_names):
         raise CascadeError(
-            f"{path} has other labels than the cascade: {', '.join(rival.label_names)}; "
-            f"expected {', '.join(cascade.label_names)}."
+            f"{path} has other labels than the cascade: {shorten(rival.label_names)}; "
+            f"expected {shorten(cascade.label_names)}."
         )
     return rival
 
@@ -155,7 +155,8 @@ def _predict(rival: Cascade, cascade: Cascade, texts: Texts) -> tuple[str, Ints]
     kind, name = "classifier", rival.stages[-1].name
     if rival.path is not None:
         kind, name = "cascade", rival.path.name
-    ids = np.array([cascade.label_names.index(label) for label in rival.label_names], dtype=np.int64)
+    own = without_prefix(cascade.label_names)
+    ids = np.array([own.index(label) for label in without_prefix(rival.label_names)], dtype=np.int64)
     return f"the baseline {kind} ({name})", ids[rival.predict(texts).label_ids]
 
 

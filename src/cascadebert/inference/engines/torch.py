@@ -10,24 +10,32 @@ from __future__ import annotations
 import contextlib
 import functools
 import inspect
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from types import NoneType
 from typing import Any
 
 import numpy as np
 
-from cascadebert.errors import StageError, extra
+from cascadebert.errors import StageError, extra, reason
 from cascadebert.inference.engines.base import TokenBatch, check_precision
+from cascadebert.persistence.checkpoint_config import read_config
 from cascadebert.types import Logits, Texts
 
 with extra("train"):
     import torch
-    from transformers import AutoModelForSequenceClassification, PreTrainedModel
+    from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrainedModel
     from transformers.utils import logging as transformers_logging
 
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 BUFFERS = ("position_ids", "token_type_ids", "inv_freq")
 POOLER = "pooler"
+PLAIN_OUTPUTS = {
+    "return_dict": True,
+    "output_hidden_states": False,
+    "output_attentions": False,
+    "chunk_size_feed_forward": 0,  # chunks save memory, and fail where they do not divide the length
+}  # settings of a configuration that change the form of the outputs, not the logits
 
 # fuses small operations, for any number of rows and any length
 compile_module = functools.partial(torch.compile, dynamic=True)
@@ -103,18 +111,25 @@ def load_classifier(path: Path, **config: Any) -> PreTrainedModel:
     training); without it the head must be in the checkpoint. Raises StageError if the folder does not open,
     weights are missing or unexpected, or the depth differs from the configuration's.
     """
+    given = read_config(path)  # reports what is no checkpoint, or a quantized one
+    for name, plain in PLAIN_OUTPUTS.items():
+        if not isinstance(given.get(name, plain), (type(plain), NoneType)):
+            kind = type(plain).__name__
+            raise StageError(f"{path}: config.json says {name}: {given[name]!r:.40}; expected a {kind}")
     try:
         with quiet_transformers():
+            AutoConfig.from_pretrained(path, local_files_only=True)  # also checks what is replaced below
             loaded, info = AutoModelForSequenceClassification.from_pretrained(
                 path,
                 dtype=torch.float32,
                 output_loading_info=True,
                 local_files_only=True,
-                ignore_mismatched_sizes=bool(config),
+                ignore_mismatched_sizes=True,  # reported below
+                **PLAIN_OUTPUTS,
                 **config,
             )
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
-        raise StageError(f"{path}: not a classifier that transformers can open ({error})") from error
+    except Exception as error:  # transformers and the libraries below it raise many types
+        raise StageError(f"{path}: not a classifier that transformers can open ({reason(error)})") from error
     model: PreTrainedModel = loaded
     _check_complete(path, model, info, new_head=bool(config))
     return model
@@ -127,9 +142,14 @@ def layer_lists(model: torch.nn.Module) -> dict[str, torch.nn.ModuleList]:
 
 def _check_complete(path: Path, model: PreTrainedModel, info: dict[str, Any], *, new_head: bool) -> None:
     prefix, config = f"{model.base_model_prefix}.", model.config
-    missing = [*sorted(info["missing_keys"]), *sorted(str(key[0]) for key in info["mismatched_keys"])]
+    missing = sorted(info["missing_keys"])
+    mismatched = sorted(info["mismatched_keys"], key=lambda entry: str(entry[0]))
     if new_head:
         missing = [key for key in missing if key.startswith(prefix) and not key.startswith(prefix + POOLER)]
+        mismatched = [entry for entry in mismatched if entry[0].startswith(prefix)]
+    else:
+        _check_has_head(path, model, missing)
+    _check_shapes(path, config.num_labels or 0, mismatched)
     encoder = {name for name, _ in model.base_model.named_children()} - {POOLER}
     unexpected = [
         key
@@ -142,6 +162,35 @@ def _check_complete(path: Path, model: PreTrainedModel, info: dict[str, Any], *,
                 f"{path}: {len(keys)} weights are {problem}, such as {keys[0]}. A stage must be complete: "
                 "its weights and its own config.json belong together."
             )
+    _check_depth(path, model)
+
+
+def _check_has_head(path: Path, model: PreTrainedModel, missing: Sequence[str]) -> None:
+    prefix = f"{model.base_model_prefix}."
+    head = {name for name, _ in model.named_parameters() if not name.startswith(prefix)}
+    if head and head <= set(missing) and all(key in head or POOLER in key for key in missing):
+        made_for = ", ".join(model.config.architectures or ()) or "an encoder"
+        raise StageError(
+            f"{path}: no weights of a classification head, such as {min(head)}: it was saved as {made_for}, "
+            "and never fine-tuned as a classifier. Train it with `cascadebert fit`."
+        )
+
+
+def _check_shapes(path: Path, num_labels: int, mismatched: Sequence[tuple[str, Any, Any]]) -> None:
+    for name, saved, expected in mismatched:
+        if saved[1:] == expected[1:] and expected[0] == num_labels:
+            raise StageError(
+                f"{path}: the head gives {saved[0]} logits ({name}), but its config.json names {num_labels} "
+                "labels. Name as many in id2label, and leave out num_labels."
+            )
+        raise StageError(
+            f"{path}: config.json does not fit the weights: {name} is {list(saved)}, not {list(expected)}. "
+            "A stage must be complete: its weights and its own config.json belong together."
+        )
+
+
+def _check_depth(path: Path, model: PreTrainedModel) -> None:
+    config = model.config
     depth = max((len(layers) for layers in layer_lists(model.base_model).values()), default=0)
     runs_layers_once = not hasattr(config, "num_hidden_groups")  # unlike ALBERT
     if runs_layers_once and depth != config.num_hidden_layers:
@@ -155,8 +204,9 @@ def load_pipeline(path: Path, *, max_length: int) -> Callable[[Texts, int], list
     """
     from transformers import pipeline  # slow to import
 
+    model = load_classifier(path)
     with quiet_transformers():
-        classify = pipeline("text-classification", model=str(path), dtype=torch.float32)
+        classify = pipeline("text-classification", model=model, tokenizer=str(path))
     label_ids = {name: int(i) for i, name in (classify.model.config.id2label or {}).items()}
 
     def predict(texts: Texts, batch_size: int) -> list[int]:
