@@ -1,20 +1,18 @@
-"""Random checkpoints of five families, a few kilobytes each, with a word-piece vocabulary."""
+"""Random checkpoints of many families, some kilobytes each, with a word-piece vocabulary."""
 
 from __future__ import annotations
 
+import inspect
 from pathlib import Path
 
 import torch
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 from transformers import (
+    CONFIG_MAPPING,
     AutoModel,
     AutoModelForSequenceClassification,
-    BertConfig,
-    DistilBertConfig,
-    ElectraConfig,
-    ModernBertConfig,
+    PreTrainedConfig,
     PreTrainedTokenizerFast,
-    RobertaConfig,
 )
 from transformers.utils import logging
 
@@ -22,6 +20,18 @@ from samples import BAD, GOOD, PLAIN, SPECIAL
 
 LETTERS = tuple("abcdefghijklmnopqrstuvwxyz0123456789.,!?")
 VOCABULARY = (*SPECIAL, *GOOD, *BAD, *PLAIN, *LETTERS, *(f"##{letter}" for letter in LETTERS))
+POSITIONS = 66
+ENCODERS = (
+    "albert bert big_bird camembert convbert data2vec-text deberta deberta-v2 distilbert electra ernie esm "
+    "eurobert flaubert fnet funnel gte ibert jina_embeddings_v3 layoutlm longformer luke megatron-bert "
+    "mobilebert modernbert mpnet mra nomic_bert nystromformer rembert roberta roberta-prelayernorm roformer "
+    "squeezebert xlm xlm-roberta xlm-roberta-xl xlnet xmod yoso"
+).split()
+DECODERS = (
+    "biogpt bloom falcon gemma gemma2 gemma3_text gpt2 gpt_neo gpt_neox llama mistral modernbert-decoder "
+    "openai-gpt opt phi qwen2 qwen3 stablelm"
+).split()
+ENCODER_DECODERS = ("bart", "mbart", "mt5", "t5")
 
 
 def tokenizer() -> PreTrainedTokenizerFast:
@@ -44,31 +54,38 @@ def tokenizer() -> PreTrainedTokenizerFast:
     )
 
 
-def configuration(family: str, layers: int, hidden: int, spread: float) -> object:
+def configuration(family: str, layers: int, hidden: int, spread: float) -> PreTrainedConfig:
     """The configuration of a family at a tiny size."""
-    heads, wide, words = 2, 2 * hidden, len(VOCABULARY)
-    usual = {
-        "vocab_size": words,
-        "hidden_size": hidden,
-        "num_hidden_layers": layers,
-        "num_attention_heads": heads,
-        "intermediate_size": wide,
-        "max_position_embeddings": 66,
-        "pad_token_id": 0,
-        "initializer_range": spread,
+    kind = CONFIG_MAPPING[family]
+    sizes = {
+        "vocab_size": len(VOCABULARY),
+        "max_position_embeddings": POSITIONS,
+        **dict.fromkeys(("num_hidden_layers", "encoder_layers", "decoder_layers"), layers),
+        **dict.fromkeys(("hidden_size", "word_embed_proj_dim", "true_hidden_size"), hidden),
+        **dict.fromkeys(("intermediate_size", "hidden_dim", "d_ff", "d_inner", "ffn_dim"), 2 * hidden),
+        **dict.fromkeys(("encoder_ffn_dim", "decoder_ffn_dim"), 2 * hidden),
+        **dict.fromkeys(("num_attention_heads", "decoder_attention_heads", "num_key_value_heads"), 2),
+        **dict.fromkeys(("head_dim", "d_head"), hidden // 2),
+        **dict.fromkeys(("embedding_size", "input_embedding_size", "output_embedding_size"), 8),
+        **dict.fromkeys(("entity_vocab_size", "entity_emb_size", "max_2d_position_embeddings"), 8),
+        **dict.fromkeys(("initializer_range", "init_std", "embed_init_std"), spread),
+        **{"pad_token_id": 0, "bos_token_id": 2, "eos_token_id": 3, "cls_token_id": 2, "sep_token_id": 3},
+        **{"mask_token_id": 4, "decoder_start_token_id": 2},
     }
-    special = {"bos_token_id": 2, "eos_token_id": 3, "cls_token_id": 2, "sep_token_id": 3}
-    made = {
-        "bert": lambda: BertConfig(**usual),
-        "roberta": lambda: RobertaConfig(**usual, type_vocab_size=1),
-        "electra": lambda: ElectraConfig(**usual, embedding_size=8),
-        "distilbert": lambda: DistilBertConfig(
-            vocab_size=words, dim=hidden, n_layers=layers, n_heads=heads, hidden_dim=wide,
-            max_position_embeddings=66, pad_token_id=0, initializer_range=spread,
-        ),
-        "modernbert": lambda: ModernBertConfig(**usual, **special),
-    }  # fmt: skip
-    return made[family]()
+    special = {
+        "deberta-v2": {"type_vocab_size": 0, "position_biased_input": False, "norm_rel_ebd": "layer_norm"},
+        "funnel": {"block_sizes": [1] * layers},
+        "gpt_neo": {"attention_types": [[["global"], layers]]},
+        "longformer": {"attention_window": 8},
+        "mobilebert": {"intra_bottleneck_size": 16, "num_feedforward_networks": 1},
+        "squeezebert": {"embedding_size": hidden},
+        "xmod": {"languages": ["en_XX"], "default_language": "en_XX"},
+        **dict.fromkeys(("deberta", "deberta-v2"), {"relative_attention": True, "pos_att_type": ["c2p", "p2c"]}),
+        **dict.fromkeys(("roberta", "xlm-roberta"), {"type_vocab_size": 1}),
+    }
+    known = {*inspect.signature(kind).parameters, *kind.attribute_map}
+    usual = {name: value for name, value in sizes.items() if name in known}
+    return kind(**{**usual, **special.get(family, {})})
 
 
 def checkpoint(
