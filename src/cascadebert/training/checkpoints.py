@@ -13,7 +13,7 @@ import numpy as np
 
 from cascadebert.errors import StageError, extra
 from cascadebert.inference.engines.load import stage_kind
-from cascadebert.inference.engines.torch import load_classifier, quiet_transformers
+from cascadebert.inference.engines.torch import load_classifier, max_positions, quiet_transformers
 from cascadebert.persistence.checkpoint_config import config_label_names, read_config
 from cascadebert.persistence.folder import file_hashes
 from cascadebert.types import Flops
@@ -23,11 +23,10 @@ with extra("train"):
     from torch.utils.flop_counter import FlopCounterMode
     from transformers import AutoTokenizer
 
-VOCABULARY_FILES = ("tokenizer.json", "vocab.txt", "vocab.json", "tokenizer.model", "spiece.model")
-TOKENIZER_FILES = (
-    *VOCABULARY_FILES,
-    *"tokenizer_config.json special_tokens_map.json added_tokens.json merges.txt".split(),
-)
+VOCABULARY_FILES = ("tokenizer.json", "vocab*", "*.model", "*.tokenizer", "*.vocab")
+TOKENIZER_SETTINGS = "tokenizer_config.json special_tokens_map.json added_tokens.json merges.txt".split()
+WEIGHTS = ("model*.safetensors", "model*.safetensors.index.json")
+PICKLED_WEIGHTS = ("pytorch_model*.bin", "pytorch_model*.bin.index.json")
 COUNTED_LENGTHS = (8, 16, 24)
 
 
@@ -46,13 +45,21 @@ def checkpoint_fingerprint(path: Path) -> str:
     return fingerprint(file_hashes(path, lambda file: file.is_file() and file.name != "README.md"))
 
 
+def has_tokenizer(source: Path) -> bool:
+    """True if some file holds a vocabulary."""
+    return any(any(source.glob(pattern)) for pattern in VOCABULARY_FILES)
+
+
 def check_tokenizer(source: Path) -> None:
     """Raise StageError if no file holds a vocabulary: transformers would make up an empty tokenizer."""
-    if not any((source / name).is_file() for name in VOCABULARY_FILES):
+    if not has_tokenizer(source):
         raise StageError(
-            f"{source}: no tokenizer (of {', '.join(VOCABULARY_FILES)}). Save the checkpoint with the "
+            f"{source}: no tokenizer (such as tokenizer.json). Save the checkpoint with the "
             "tokenizer that it was trained with."
         )
+    if not (source / "tokenizer.json").is_file() and any(source.glob("*.model")):
+        with extra("train"):
+            import sentencepiece  # noqa: F401  (without it transformers takes the file for another format)
 
 
 def copy_tokenizer(source: Path, target: Path) -> None:
@@ -61,9 +68,9 @@ def copy_tokenizer(source: Path, target: Path) -> None:
     Raises StageError if there is no tokenizer, or none with a fast form.
     """
     check_tokenizer(source)
-    for name in TOKENIZER_FILES:
-        if (source / name).is_file():
-            shutil.copyfile(source / name, target / name)
+    for pattern in (*VOCABULARY_FILES, *TOKENIZER_SETTINGS):
+        for file in source.glob(pattern):
+            shutil.copyfile(file, target / file.name)
     if (target / "tokenizer.json").is_file():
         return
     try:
@@ -77,14 +84,35 @@ def copy_tokenizer(source: Path, target: Path) -> None:
 
 
 def weight_files(source: Path) -> list[Path]:
-    """The files of a checkpoint's weights. Raises StageError if there are none in safetensors."""
-    files = sorted([*source.glob("model*.safetensors"), *source.glob("model*.safetensors.index.json")])
-    if not files:
-        raise StageError(
-            f"{source}: no model.safetensors. Save the checkpoint again with transformers' save_pretrained "
-            "(weights in pickle files are not kept)."
-        )
-    return files
+    """The files of a checkpoint's weights: in safetensors, else as torch saved them.
+
+    Raises StageError if there are none.
+    """
+    for patterns in (WEIGHTS, PICKLED_WEIGHTS):
+        files = sorted(file for pattern in patterns for file in source.glob(pattern))
+        if files:
+            return files
+    raise StageError(
+        f"{source}: no weights (model.safetensors or pytorch_model.bin). Save the checkpoint again with "
+        "transformers' save_pretrained."
+    )
+
+
+def copy_checkpoint(source: Path, target: Path) -> None:
+    """Copy configuration, weights and tokenizer of a fine-tuned classifier into an empty folder.
+
+    Weights in safetensors are copied as they are. Others are read as tensors only, never as code, and
+    written in safetensors. Raises StageError if something is missing.
+    """
+    files = weight_files(source)
+    if files[0].name.startswith("model"):
+        for file in files:
+            shutil.copyfile(file, target / file.name)
+    else:
+        with quiet_transformers():
+            load_classifier(source).save_pretrained(target)
+    shutil.copyfile(source / "config.json", target / "config.json")
+    copy_tokenizer(source, target)
 
 
 def count_flops(path: Path, **config: Any) -> Flops:
@@ -98,6 +126,11 @@ def count_flops(path: Path, **config: Any) -> Flops:
     model = load_classifier(path, **config).eval().requires_grad_(False)
     model.set_attn_implementation("eager")
     return flops_polynomial(lambda ids: model(input_ids=ids))
+
+
+def read_max_positions(path: Path, **config: Any) -> int | None:
+    """The most tokens that a checkpoint's position tables hold; None if it has none."""
+    return None if stage_kind(path).own_engine else max_positions(load_classifier(path, **config).eval())
 
 
 def flops_polynomial(run: Callable[[torch.Tensor], object], device: str = "cpu") -> Flops:

@@ -20,14 +20,16 @@ from cascadebert.inference.engines.load import resolve_engine
 from cascadebert.inference.engines.static import MODEL_TYPE
 from cascadebert.inference.stage import Stage
 from cascadebert.inference.tokenizer import resolve_max_length
-from cascadebert.persistence.checkpoint_config import config_int, read_config, resolve_checkpoint
+from cascadebert.persistence.checkpoint_config import config_int, read_config
 from cascadebert.persistence.folder import UsedRows, ensure_writable_directory
 from cascadebert.thresholds.operating_point import Target
 from cascadebert.training.assemble import BuildConfig, build_cascade
-from cascadebert.training.checkpoints import check_stages
+from cascadebert.training.checkpoints import check_stages, read_max_positions
 from cascadebert.training.config import FitConfig
 from cascadebert.training.difficulty import DifficultyLabels, label_difficulty
+from cascadebert.training.export import check_export
 from cascadebert.training.losses import NO_LABEL
+from cascadebert.training.open_stage import open_checkpoint
 from cascadebert.training.static_model import create_static_checkpoint
 from cascadebert.training.train_stage import TrainingData, stage_config, train_stage
 from cascadebert.training.trainer import log
@@ -130,7 +132,11 @@ def _resolve_sources(names: Sequence[str], temporary: Path) -> list[Path]:
     """The checkpoint folder of each stage; that of a static first stage is made from the last stage."""
     if MODEL_TYPE in names[1:] or list(names) == [MODEL_TYPE]:
         raise StageError(f"a {MODEL_TYPE} stage is the first of two or more; given: {', '.join(names)}")
-    sources = [resolve_checkpoint(name) for name in names if name != MODEL_TYPE]
+    sources = [
+        open_checkpoint(name, temporary / str(number))
+        for number, name in enumerate(names)
+        if name != MODEL_TYPE
+    ]
     if len(sources) < len(names):
         sources.insert(0, create_static_checkpoint(sources[-1], temporary / MODEL_TYPE))
     return sources
@@ -238,7 +244,9 @@ def _check_stages(
     widths, depths = set(), []
     for source in sources:
         checkpoint = read_config(source)
-        resolve_max_length(checkpoint, config.max_length, source)
+        limit = read_max_positions(source, num_labels=len(splits.label_names))
+        resolve_max_length(checkpoint, config.max_length, source, limit)
+        check_export(source, build.engine, num_labels=len(splits.label_names))
         widths.add(config_int(checkpoint, "hidden_size", source))
         depths.append(float(config_int(checkpoint, "num_hidden_layers", source)))
     if config.dar_weight:

@@ -19,6 +19,7 @@ from cascadebert.persistence.checkpoint_config import read_config
 from cascadebert.training.checkpoints import checkpoint_fingerprint, copy_tokenizer, fingerprint
 from cascadebert.training.config import FitConfig
 from cascadebert.training.losses import Objective
+from cascadebert.training.stage_limits import set_limits
 from cascadebert.training.trainer import (
     Inputs,
     Loss,
@@ -90,8 +91,10 @@ def train_stage(
         set_seed(config.seed)
         model = load_with_labels(source, data.label_names)
         copy_tokenizer(source, folder)
+        if stage_kind(source).own_engine is None:
+            set_limits(model, folder)
         model.config.save_pretrained(folder)
-        max_length = resolve_max_length(read_config(source), config.max_length, source)
+        max_length = resolve_max_length(read_config(folder), config.max_length, source)
         tokens = StageTokenizer(folder, max_length=max_length).encode(data.texts)
         use_eager_attention(model)
         token_types = takes_token_types(model)
