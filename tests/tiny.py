@@ -31,7 +31,6 @@ DECODERS = (
     "biogpt bloom falcon gemma gemma2 gemma3_text gpt2 gpt_neo gpt_neox llama mistral modernbert-decoder "
     "openai-gpt opt phi qwen2 qwen3 stablelm"
 ).split()
-DEBERTAS = ("deberta", "deberta-v2")
 ENCODER_DECODERS = ("bart", "mbart", "mt5", "t5")
 
 
@@ -73,20 +72,22 @@ def configuration(family: str, layers: int, hidden: int, spread: float) -> PreTr
         **{"pad_token_id": 0, "bos_token_id": 2, "eos_token_id": 3, "cls_token_id": 2, "sep_token_id": 3},
         **{"mask_token_id": 4, "decoder_start_token_id": 2},
     }
+    relative = {"relative_attention": True, "pos_att_type": ["c2p", "p2c"]}
     special = {
+        "deberta": relative,
+        "deberta-v2": {
+            **relative,
+            **{"type_vocab_size": 0, "position_biased_input": False, "norm_rel_ebd": "layer_norm"},
+        },
         "funnel": {"block_sizes": [1] * layers},
         "gpt_neo": {"attention_types": [[["global"], layers]]},
         "longformer": {"attention_window": 8},
         "mobilebert": {"intra_bottleneck_size": 16, "num_feedforward_networks": 1},
+        "roberta": {"type_vocab_size": 1},
         "squeezebert": {"embedding_size": hidden},
+        "t5": {"decoder_start_token_id": 2},
+        "xlm-roberta": {"type_vocab_size": 1},
         "xmod": {"languages": ["en_XX"], "default_language": "en_XX"},
-        **{name: {"relative_attention": True, "pos_att_type": ["c2p", "p2c"]} for name in DEBERTAS},
-        **{name: {"type_vocab_size": 1} for name in ("roberta", "xlm-roberta")},
-    }
-    special["deberta-v2"] |= {
-        "type_vocab_size": 0,
-        "position_biased_input": False,
-        "norm_rel_ebd": "layer_norm",
     }
     known = {*inspect.signature(kind).parameters, *kind.attribute_map}
     usual = {name: value for name, value in sizes.items() if name in known}
@@ -101,12 +102,15 @@ def checkpoint(
     hidden: int = 16,
     seed: int = 0,
     labels: tuple[str, ...] | None = ("negative", "positive"),
+    **settings: object,
 ) -> Path:
     """Save a random checkpoint once and return its folder; `labels=None` makes a bare encoder.
 
+    `settings` replace entries of the configuration.
     Weights of classifiers are drawn wide, so that answers of random models differ from row to row.
     """
-    name = f"{family}-{layers}-{hidden}-{seed}-{'-'.join(labels or ('encoder',))}"
+    changes = [f"{key}={value}" for key, value in settings.items()]
+    name = "-".join(map(str, (family, layers, hidden, seed, *(labels or ("encoder",)), *changes)))
     folder = root / name
     if folder.is_dir():
         return folder
@@ -114,6 +118,7 @@ def checkpoint(
     torch.manual_seed(seed)
     spread = 0.05 if labels is None else 0.4
     config = configuration(family, layers, hidden, spread)
+    config.update(settings)
     if labels is None:
         model = AutoModel.from_config(config)
     else:

@@ -80,19 +80,16 @@ class Stage:
                 precision is not available.
         """
         path = resolve_checkpoint(path_or_repo)
-        config = read_config(path)
+        config, loaded = read_config(path), load_engine(path, engine=engine, precision=precision)
+        length = resolve_max_length(config, max_length, path, loaded.max_length)
         return cls(
             name=Path(str(path_or_repo)).name,
             path=path,
             label_names=config_label_names(config, path),
             layers=config_int(config, "num_hidden_layers", path),
             hidden=config_int(config, "hidden_size", path),
-            tokenizer=StageTokenizer(
-                path,
-                max_length=resolve_max_length(config, max_length, path),
-                padding_side=padding_side,
-            ),
-            engine=load_engine(path, engine=engine, precision=precision),
+            tokenizer=StageTokenizer(path, max_length=length, padding_side=padding_side),
+            engine=loaded,
         )
 
     @property

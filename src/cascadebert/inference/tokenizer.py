@@ -16,6 +16,7 @@ from cascadebert.persistence.checkpoint_config import config_int, config_pad_id,
 from cascadebert.types import PaddingSide, Texts
 
 DEFAULT_MAX_LENGTH = 128
+LIMIT_KEY = "model_max_length"  # in a stage's config.json: the most tokens that the model reads
 
 
 class StageTokenizer:
@@ -120,14 +121,18 @@ def _head_and_tail(text: str, tokens: Encoding, half: int) -> str:
     return f"{text[: tokens.offsets[head - 1][1]]} {text[tokens.offsets[tail][0] :]}"
 
 
-def resolve_max_length(config: dict[str, Any], requested: int | None, path: Path) -> int:
+def resolve_max_length(
+    config: dict[str, Any], requested: int | None, path: Path, limit: int | None = None
+) -> int:
     """The maximum length in tokens: as requested, else 128 or the most that the model reads.
 
-    Raises StageError if more is requested than the model reads.
+    `limit` is what the model itself says that it reads, if it was asked; a stage keeps it in its config.json.
+    Raises StageError if more is requested.
     """
-    limit = max_length_limit(config, path)
-    if limit is None:
+    limit = limit or max_length_limit(config, path)
+    if not limit:
         return requested or DEFAULT_MAX_LENGTH
+    limit -= limit % COARSE
     if requested is None:
         return min(DEFAULT_MAX_LENGTH, limit)
     if not 4 <= requested <= limit:
@@ -136,8 +141,7 @@ def resolve_max_length(config: dict[str, Any], requested: int | None, path: Path
 
 
 def max_length_limit(config: dict[str, Any], path: Path) -> int | None:
-    """The longest text in tokens that the model reads; None for relative positions, which have no limit."""
-    limit = config_int(config, "max_position_embeddings", path, default=0)
-    if config.get("model_type") in ("roberta", "xlm-roberta", "camembert"):
-        limit -= int(config.get("pad_token_id", 1)) + 1  # positions are counted from behind the padding id
+    """The longest text in tokens that a stage reads; None for relative positions, which have no limit."""
+    limit = config_int(config, LIMIT_KEY, path, default=0)
+    limit = limit or config_int(config, "max_position_embeddings", path, default=0)
     return limit - limit % COARSE if limit else None

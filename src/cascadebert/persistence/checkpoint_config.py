@@ -16,7 +16,7 @@ from cascadebert.errors import StageError
 CHECKPOINT_FILES = ["*.json", "*.safetensors", "*.onnx", "*.txt", "*.model", "*.npz", "*.md", "stage-*/*"]
 PICKLED_WEIGHTS = ["pytorch_model*.bin"]
 ALIASES = {
-    "num_hidden_layers": ("n_layers", "num_layers", "n_layer"),
+    "num_hidden_layers": ("n_layers", "num_layers", "n_layer", "encoder_layers"),
     "hidden_size": ("dim", "d_model", "n_embd", "emb_dim"),
     "max_position_embeddings": ("n_positions",),
 }  # names of the same sizes in other model families

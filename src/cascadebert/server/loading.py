@@ -42,6 +42,7 @@ class _UnavailableEngine:
     """Stands in for the engine of a stage that failed to load; always raises StageError."""
 
     streams = 1
+    max_length: int | None = None
 
     def __init__(self, stage: Stage, reason: str) -> None:
         self.name, self.precision = stage.engine.name, stage.engine.precision

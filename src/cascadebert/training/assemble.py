@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -13,25 +12,26 @@ import numpy as np
 
 from cascadebert.data.dataset import Columns, Examples, load_examples
 from cascadebert.environment import versions
-from cascadebert.errors import StageError, show_paths_as
+from cascadebert.errors import show_paths_as
 from cascadebert.evaluation.evaluate import check_tokens
 from cascadebert.inference.cascade import Cascade
 from cascadebert.inference.engines.load import resolve_engine
-from cascadebert.inference.engines.static import MODEL_TYPE
 from cascadebert.inference.stage import Stage
-from cascadebert.persistence.checkpoint_config import config_label_names, read_config, resolve_checkpoint
+from cascadebert.persistence.checkpoint_config import config_label_names, read_config
 from cascadebert.persistence.folder import UsedRows, ensure_writable_directory, file_hashes, write_folder
 from cascadebert.persistence.schema import SCHEMA_VERSION, CascadeSpec, StageSpec
 from cascadebert.thresholds.operating_point import OperatingPoint, Target
 from cascadebert.training.checkpoints import (
     check_stages,
+    copy_checkpoint,
     count_flops,
     display_name,
     weight_files,
 )
 from cascadebert.training.export import write_engine_file
+from cascadebert.training.open_stage import opened_classifiers
 from cascadebert.training.stage_check import StageFiles, check_stage
-from cascadebert.training.tokenizer_files import copy_tokenizer
+from cascadebert.training.stage_limits import write_limits
 from cascadebert.training.trainer import log
 from cascadebert.tuning.tune import calibrated_outputs, needs_labels, select_operating_point, spec_fields
 from cascadebert.types import CostUnit, ScoreChoice
@@ -96,34 +96,30 @@ def assemble(
     resolved = resolve_engine(engine, precision)
     config = BuildConfig(target, cost_unit, score, *resolved, max_length, overwrite)
     examples = load_examples(data, columns=columns, labels=needs_labels(target), split="validation")
-    sources = [_resolve(name) for name in names]
-    ensure_writable_directory(output, overwrite=overwrite, sources=sources)
-    with show_paths_as(dict(zip(sources, names, strict=True))):
-        weights = [weight_files(source) for source in sources]
+    with opened_classifiers(names) as sources, show_paths_as(dict(zip(sources, names, strict=True))):
+        ensure_writable_directory(output, overwrite=overwrite, sources=sources)
+        for source in sources:
+            weight_files(source)
         check_stages(names, sources)
         examples = examples.match_labels(config_label_names(read_config(sources[-1]), sources[-1]))
+        return _build_of_copies(sources, names, examples, config, output)
+
+
+def _build_of_copies(
+    sources: Sequence[Path], names: Sequence[str], examples: Examples, config: BuildConfig, output: Path
+) -> Cascade:
     with tempfile.TemporaryDirectory(dir=output.absolute().parent, prefix=f".{output.name}-") as temporary:
         copies = [Path(temporary) / f"stage-{number}" for number in range(1, len(sources) + 1)]
-        for source, files, copy in zip(sources, weights, copies, strict=True):
+        for source, copy in zip(sources, copies, strict=True):
             copy.mkdir()
-            for file in (source / "config.json", *files):
-                shutil.copyfile(file, copy / file.name)
-            copy_tokenizer(source, copy)
+            copy_checkpoint(source, copy)
+            write_limits(copy)
         empty = np.empty(0, dtype=np.uint64)
         used = UsedRows(empty, examples.hashes(), empty)
         provenance = {"made_by": "assemble", "rows": {"tune": len(examples)}}
         made = [StageFiles(*files) for files in zip(names, copies, sources, sources, strict=True)]
         with show_paths_as(dict(zip(copies, names, strict=True))):
             return build_cascade(made, examples, config, output, used, provenance)
-
-
-def _resolve(name: str) -> Path:
-    if name == MODEL_TYPE and not Path(name).is_dir():
-        raise StageError(
-            f"a {MODEL_TYPE} stage is trained, which `assemble` does not do. Make the cascade with `fit`, or "
-            f"give the folder of a trained one, such as my-cascade/stage-1."
-        )
-    return resolve_checkpoint(name)
 
 
 def build_cascade(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,10 +13,10 @@ import numpy as np
 
 from cascadebert.errors import StageError, extra, reason
 from cascadebert.inference.engines.load import stage_kind
-from cascadebert.inference.engines.torch import load_classifier
+from cascadebert.inference.engines.torch import load_classifier, max_positions, quiet_transformers
 from cascadebert.persistence.checkpoint_config import config_label_names, read_config
 from cascadebert.persistence.folder import file_hashes
-from cascadebert.training.tokenizer_files import check_vocabulary, open_tokenizer
+from cascadebert.training.tokenizer_files import check_vocabulary, copy_tokenizer, open_tokenizer
 from cascadebert.types import Flops
 
 with extra("train"):
@@ -23,6 +24,8 @@ with extra("train"):
     from torch.utils.flop_counter import FlopCounterMode
     from transformers import PreTrainedModel
 
+WEIGHTS = ("model*.safetensors", "model*.safetensors.index.json")
+PICKLED_WEIGHTS = ("pytorch_model*.bin", "pytorch_model*.bin.index.json")
 COUNTED_LENGTHS = (8, 16, 24)
 
 
@@ -42,15 +45,36 @@ def checkpoint_fingerprint(path: Path) -> str:
 
 
 def weight_files(source: Path) -> list[Path]:
-    """The files of a checkpoint's weights. Raises StageError if there are none in safetensors."""
+    """The files of a checkpoint's weights: in safetensors, else as torch saved them.
+
+    Raises StageError if there are none.
+    """
     read_config(source)  # reports what is no checkpoint
-    files = sorted([*source.glob("model*.safetensors"), *source.glob("model*.safetensors.index.json")])
-    if not files:
-        raise StageError(
-            f"{source}: no model.safetensors. Save the checkpoint again with transformers' save_pretrained "
-            "(weights in pickle files are not kept)."
-        )
-    return files
+    for patterns in (WEIGHTS, PICKLED_WEIGHTS):
+        files = sorted(file for pattern in patterns for file in source.glob(pattern))
+        if files:
+            return files
+    raise StageError(
+        f"{source}: no weights (model.safetensors or pytorch_model.bin). Save the checkpoint again with "
+        "transformers' save_pretrained."
+    )
+
+
+def copy_checkpoint(source: Path, target: Path) -> None:
+    """Copy configuration, weights and tokenizer of a fine-tuned classifier into an empty folder.
+
+    Weights in safetensors are copied as they are. Others are read as tensors only, never as code, and
+    written in safetensors. Raises StageError if something is missing.
+    """
+    files = weight_files(source)
+    if files[0].name.startswith("model"):
+        for file in files:
+            shutil.copyfile(file, target / file.name)
+    else:
+        with quiet_transformers():
+            load_classifier(source).save_pretrained(target)
+    shutil.copyfile(source / "config.json", target / "config.json")
+    copy_tokenizer(source, target)
 
 
 def count_flops(path: Path, **config: Any) -> Flops:
@@ -71,6 +95,11 @@ def _model_flops(model: PreTrainedModel, path: Path) -> Flops:
         return flops_polynomial(lambda ids: model(input_ids=ids))
     except Exception as error:  # what a model's own code raises for a configuration that it cannot run
         raise StageError(f"{path}: the model does not run ({reason(error)})") from error
+
+
+def read_max_positions(path: Path, **config: Any) -> int | None:
+    """The most tokens that a checkpoint's position tables hold; None if it has none."""
+    return None if stage_kind(path).own_engine else max_positions(load_classifier(path, **config).eval())
 
 
 def flops_polynomial(run: Callable[[torch.Tensor], object], device: str = "cpu") -> Flops:

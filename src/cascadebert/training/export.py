@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import inspect
 import logging
 import shutil
 import tempfile
@@ -10,19 +11,35 @@ import warnings
 from collections.abc import Iterator
 from io import StringIO
 from pathlib import Path
+from typing import Any
 
 from cascadebert.atomic import atomic_file
 from cascadebert.errors import StageError, extra, reason, show_paths_as
 from cascadebert.inference.cascade import Cascade
 from cascadebert.inference.engines.base import ENGINE_FILE
 from cascadebert.inference.engines.load import stage_kind
-from cascadebert.inference.engines.torch import load_classifier, quiet_transformers, takes_token_types
-from cascadebert.persistence.checkpoint_config import resolve_checkpoint
+from cascadebert.inference.engines.torch import (
+    load_classifier,
+    plain_token,
+    quiet_transformers,
+    takes_token_types,
+)
+from cascadebert.persistence.checkpoint_config import read_config, resolve_checkpoint
 from cascadebert.persistence.folder import SPEC_FILE
 
 with extra("train"):
     import onnxscript  # noqa: F401  (torch's exporter needs it)
     import torch
+    from transformers import PreTrainedModel
+
+EXPORTED = frozenset(
+    "albert bart bert big_bird biogpt bloom camembert data2vec-text deberta deberta-v2 distilbert electra "
+    "ernie esm eurobert falcon gemma gemma2 gemma3_text gpt2 gpt_neo gpt_neox gte jina_embeddings_v3 llama "
+    "mbart megatron-bert mistral mobilebert modernbert modernbert-decoder mpnet mt5 nomic_bert opt phi qwen2 "
+    "qwen3 rembert roberta roberta-prelayernorm roformer squeezebert stablelm t5 xlm xlm-roberta "
+    "xlm-roberta-xl".split()
+)
+"""Families whose export the tests run: they are not tried before training."""
 
 
 def write_engine_file(path: Path, engine: str) -> None:
@@ -53,16 +70,35 @@ def export_onnx(path: Path) -> None:
 
     Raises StageError if torch cannot export the model.
     """
-    model = load_classifier(path).eval().requires_grad_(False)
-    names = ["input_ids", "attention_mask"] + ["token_type_ids"] * takes_token_types(model)
+    with atomic_file(path / ENGINE_FILE) as file:
+        _export(load_classifier(path), file, path)
+
+
+def check_export(source: Path, engine: str, **config: Any) -> None:
+    """Raise StageError if the engine needs an export that torch cannot make, by trying it.
+
+    `config` is that of `load_classifier`. Families in `EXPORTED` are known to work.
+    """
+    family = read_config(source).get("model_type")
+    if engine == "torch" or stage_kind(source).own_engine is not None or family in EXPORTED:
+        return
+    with tempfile.TemporaryDirectory() as temporary:
+        _export(load_classifier(source, **config), Path(temporary) / ENGINE_FILE, source)
+
+
+def _export(model: PreTrainedModel, file: Path, path: Path) -> None:
+    model.eval().requires_grad_(False)
+    model.config.use_cache = False  # of decoders; a text is read once
+    reads_mask = "attention_mask" in inspect.signature(model.forward).parameters  # unlike FNet
+    names = ["input_ids"] + ["attention_mask"] * reads_mask + ["token_type_ids"] * takes_token_types(model)
     any_shape = {0: torch.export.Dim.DYNAMIC, 1: torch.export.Dim.DYNAMIC}
     try:
-        with atomic_file(path / ENGINE_FILE) as file, _quiet_exporter():
+        with _quiet_exporter():
             torch.onnx.export(
                 model,
                 (),
                 file,
-                kwargs={name: torch.ones(2, 9, dtype=torch.int64) for name in names},
+                kwargs={name: torch.full((2, 9), plain_token(model)) for name in names},
                 dynamic_shapes=dict.fromkeys(names, any_shape),
                 input_names=names,
                 output_names=["logits"],
@@ -72,7 +108,8 @@ def export_onnx(path: Path) -> None:
             )
     except Exception as error:  # what a model's own code raises when it is traced
         raise StageError(
-            f"{path}: torch cannot export this model ({reason(_cause(error))}).\nUse --engine torch."
+            f"{path}: torch cannot export this model, of the family {model.config.model_type} "
+            f"({reason(_cause(error))}).\nUse --engine torch."
         ) from error
 
 

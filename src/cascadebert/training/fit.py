@@ -20,14 +20,16 @@ from cascadebert.inference.cascade import Cascade
 from cascadebert.inference.engines.load import resolve_engine
 from cascadebert.inference.engines.static import MODEL_TYPE
 from cascadebert.inference.tokenizer import StageTokenizer, resolve_max_length
-from cascadebert.persistence.checkpoint_config import config_int, read_config, resolve_checkpoint
+from cascadebert.persistence.checkpoint_config import config_int, read_config
 from cascadebert.persistence.folder import UsedRows, ensure_writable_directory
 from cascadebert.thresholds.operating_point import Target
 from cascadebert.training.assemble import BuildConfig, build_cascade
-from cascadebert.training.checkpoints import check_stages
+from cascadebert.training.checkpoints import check_stages, read_max_positions
 from cascadebert.training.config import FitConfig
 from cascadebert.training.difficulty import DifficultyLabels, label_difficulty
+from cascadebert.training.export import check_export
 from cascadebert.training.losses import NO_LABEL
+from cascadebert.training.open_stage import open_checkpoint
 from cascadebert.training.stage_check import StageFiles
 from cascadebert.training.static_model import create_static_checkpoint
 from cascadebert.training.train_stage import TrainingData, open_trained, stage_config, train_stage
@@ -109,10 +111,7 @@ def fit(
             _check_tokens(sources, parts.values(), config)
             work = work_directory(output)
             folders, labels = _train_stages(sources, splits, parts.get("unlabeled"), reused, config, work)
-        made = [
-            StageFiles(name, folder, folder if name == MODEL_TYPE else source, folder)
-            for name, source, folder in zip(names, sources, folders, strict=True)
-        ]
+        made = [_stage_files(*files) for files in zip(names, sources, folders, strict=True)]
     files = [work / f"difficulty-{i + 1}.npz" for i in range(len(labels))]
     for difficulty_labels, file in zip(labels, files, strict=True):
         difficulty_labels.save(file)
@@ -132,6 +131,10 @@ def fit(
     return cascade
 
 
+def _stage_files(name: str, source: Path, folder: Path) -> StageFiles:
+    return StageFiles(name, folder, tokenizer=folder if name == MODEL_TYPE else source, model=folder)
+
+
 def _stage_recipe(config: FitConfig, folder: Path) -> dict[str, float]:
     recipe = stage_config(config, folder)
     return {"epochs": recipe.epochs, "learning_rate": recipe.learning_rate}
@@ -141,7 +144,11 @@ def _resolve_sources(names: Sequence[str], temporary: Path) -> list[Path]:
     """The checkpoint folder of each stage; that of a static first stage is made from the last stage."""
     if MODEL_TYPE in names[1:] or list(names) == [MODEL_TYPE]:
         raise StageError(f"a {MODEL_TYPE} stage is the first of two or more; given: {', '.join(names)}")
-    sources = [resolve_checkpoint(name) for name in names if name != MODEL_TYPE]
+    sources = [
+        open_checkpoint(name, temporary / str(number))
+        for number, name in enumerate(names)
+        if name != MODEL_TYPE
+    ]
     if len(sources) < len(names):
         sources.insert(0, create_static_checkpoint(sources[-1], temporary / MODEL_TYPE))
     return sources
@@ -249,7 +256,9 @@ def _check_stages(
     widths, depths = set(), []
     for source in sources:
         checkpoint = read_config(source)
-        resolve_max_length(checkpoint, config.max_length, source)
+        limit = read_max_positions(source, num_labels=len(splits.label_names))
+        resolve_max_length(checkpoint, config.max_length, source, limit)
+        check_export(source, build.engine, num_labels=len(splits.label_names))
         widths.add(config_int(checkpoint, "hidden_size", source))
         depths.append(float(config_int(checkpoint, "num_hidden_layers", source)))
     if config.dar_weight:

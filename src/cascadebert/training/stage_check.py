@@ -69,6 +69,7 @@ def check_stage(stage: Stage, files: StageFiles, texts: Texts) -> Stage:
     if stage_kind(stage.path).own_engine is not None:  # transformers cannot run it
         return stage
     model = load_classifier(files.model).eval()
+    model.__dict__.pop("forward", None)  # as its class runs it
     check_vocabulary(stage.name, tokenizer, model)
     texts, expected = _run_one_by_one(model, tokenizer, _sample(texts, MAX_RUN), stage.tokenizer.max_length)
     if expected.shape[-1] != stage.num_labels:

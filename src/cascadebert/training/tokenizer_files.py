@@ -14,16 +14,24 @@ with extra("train"):
     from tokenizers import Tokenizer
     from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
-VOCABULARY_FILES = ("tokenizer.json", "vocab.txt", "vocab.json", "tokenizer.model", "spiece.model")
+VOCABULARY_FILES = ("tokenizer.json", "vocab*", "*.model", "*.tokenizer", "*.vocab")
+
+
+def has_tokenizer(source: Path) -> bool:
+    """True if some file holds a vocabulary."""
+    return any(any(source.glob(pattern)) for pattern in VOCABULARY_FILES)
 
 
 def check_tokenizer(source: Path) -> None:
     """Raise StageError if no file holds a vocabulary: transformers would make up an empty tokenizer."""
-    if not any((source / name).is_file() for name in VOCABULARY_FILES):
+    if not has_tokenizer(source):
         raise StageError(
-            f"{source}: no tokenizer (of {', '.join(VOCABULARY_FILES)}). Save the checkpoint with the "
-            "tokenizer that it was trained with."
+            f"{source}: no tokenizer (such as tokenizer.json). Save the checkpoint with the tokenizer that "
+            "it was trained with."
         )
+    if not (source / "tokenizer.json").is_file() and any(source.glob("*.model")):
+        with extra("train"):
+            import sentencepiece  # noqa: F401  (without it transformers takes the file for another format)
 
 
 def open_tokenizer(source: Path) -> PreTrainedTokenizerBase:

@@ -20,6 +20,7 @@ from cascadebert.persistence.checkpoint_config import read_config
 from cascadebert.training.checkpoints import checkpoint_fingerprint, fingerprint
 from cascadebert.training.config import FitConfig
 from cascadebert.training.losses import Objective
+from cascadebert.training.stage_limits import set_limits
 from cascadebert.training.tokenizer_files import copy_tokenizer, open_tokenizer
 from cascadebert.training.trainer import (
     Inputs,
@@ -92,8 +93,10 @@ def train_stage(
         set_seed(config.seed)
         model = load_with_labels(source, data.label_names)
         padding_side = copy_tokenizer(source, folder)
+        if stage_kind(source).own_engine is None:
+            set_limits(model, folder)
         model.config.save_pretrained(folder)
-        max_length = resolve_max_length(read_config(source), config.max_length, source)
+        max_length = resolve_max_length(read_config(folder), config.max_length, source)
         tokenizer = StageTokenizer(folder, max_length=max_length, padding_side=padding_side)
         tokens = tokenizer.encode(data.texts)
         use_eager_attention(model)

@@ -29,6 +29,7 @@ class Engine(Protocol):
     name: str
     precision: str  # of its matrix products, such as "float32"
     device: str  # "cpu" or "cuda"
+    max_length: int | None  # most tokens that the model reads, if it says so
     streams: int  # batches that are best run at the same time, each in a thread of its own
 
     def logits(self, batch: TokenBatch) -> Logits:

@@ -29,6 +29,7 @@ class OnnxRuntimeEngine:
 
     name = "onnxruntime"
     device = "cpu"
+    max_length: int | None = None
 
     def __init__(self, path: Path, *, precision: str = "auto") -> None:
         self.precision = resolve_precision(precision)

@@ -47,6 +47,7 @@ class OpenVinoEngine:
 
     name = "openvino"
     device = "cpu"
+    max_length: int | None = None
 
     def __init__(self, path: Path, *, precision: str = "auto") -> None:
         self.precision = resolve_precision(precision)

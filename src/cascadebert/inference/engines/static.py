@@ -25,6 +25,7 @@ class StaticEngine:
     name = "static"
     precision = "float32"
     device = "cpu"
+    max_length: int | None = None
     streams = 1
 
     def __init__(self, path: Path) -> None:

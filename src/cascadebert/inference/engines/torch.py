@@ -24,7 +24,9 @@ from cascadebert.types import Logits, Texts
 
 with extra("train"):
     import torch
+    from torch.utils._python_dispatch import TorchDispatchMode
     from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrainedModel
+    from transformers.modeling_outputs import SequenceClassifierOutput
     from transformers.utils import logging as transformers_logging
 
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -65,6 +67,7 @@ class TorchEngine:
         self.precision = resolve_precision(precision)
         self.device = "cuda" if has_cuda() else "cpu"
         model = load_classifier(path).eval()
+        self.max_length = max_positions(model)
         model.to(self.device, PRECISIONS[self.precision])
         compiles = self.device == "cuda" and self.precision == "bfloat16"
         self._model: Callable[..., Any] = compile_module(model) if compiles else model
@@ -132,6 +135,8 @@ def load_classifier(path: Path, **config: Any) -> PreTrainedModel:
         raise StageError(f"{path}: not a classifier that transformers can open ({reason(error)})") from error
     model: PreTrainedModel = loaded
     _check_complete(path, model, info, new_head=bool(config))
+    if model.config.is_encoder_decoder:
+        model.forward = functools.partial(_classify_at_last_end, model)
     return model
 
 
@@ -190,11 +195,83 @@ def _check_shapes(path: Path, num_labels: int, mismatched: Sequence[tuple[str, A
 
 
 def _check_depth(path: Path, model: PreTrainedModel) -> None:
-    config = model.config
-    depth = max((len(layers) for layers in layer_lists(model.base_model).values()), default=0)
+    config, depths = model.config, {len(layers) for layers in layer_lists(model.base_model).values()}
     runs_layers_once = not hasattr(config, "num_hidden_groups")  # unlike ALBERT
-    if runs_layers_once and depth != config.num_hidden_layers:
+    if runs_layers_once and config.num_hidden_layers not in depths:
+        depth = max(depths, default=0)
         raise StageError(f"{path}: config.json says {config.num_hidden_layers} layers, the model has {depth}")
+
+
+class _TableReads(TorchDispatchMode):
+    """Records, for every table that one row of tokens is looked up in, its size and the highest index."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.highest: dict[int, int] = {}
+        self.sizes: dict[int, int] = {}
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is torch.ops.aten.embedding.default and args[1].numel() == args[1].shape[-1]:
+            table, indices = args[:2]
+            self.highest[table.data_ptr()] = int(indices.max())
+            self.sizes[table.data_ptr()] = len(table)
+        return func(*args, **(kwargs or {}))
+
+
+@torch.inference_mode()
+def max_positions(model: PreTrainedModel) -> int | None:
+    """The most tokens that a model's position tables hold; None if it has none.
+
+    The model is run on one row of 4 tokens and one of 8: where the highest index that is looked up in a table
+    grows with them, the table holds positions. This finds, too, where the model starts to count.
+    """
+    reads = []
+    for length in (4, 8):
+        ids = torch.full((1, length), plain_token(model), device=model.device)
+        with _TableReads() as read:
+            model(input_ids=ids, attention_mask=torch.ones_like(ids))
+        reads.append(read)
+    short, long = reads
+    limits = [
+        long.sizes[table] - (highest - 7)  # the first index that is used
+        for table, highest in long.highest.items()
+        if highest - short.highest.get(table, highest) == 4
+    ]
+    return min(limits, default=None)
+
+
+def plain_token(model: PreTrainedModel) -> int:
+    """A token id that is not padding: the end token, which encoder-decoders need, where there is one."""
+    config = model.config.get_text_config()
+    end = getattr(config, "eos_token_id", None)
+    ends = end if isinstance(end, list) else [end]
+    return next(int(i) for i in (*ends, 0, 1) if i is not None and i != config.pad_token_id)
+
+
+def _classify_at_last_end(
+    model: PreTrainedModel, input_ids: torch.Tensor, attention_mask: torch.Tensor | None = None
+) -> SequenceClassifierOutput:
+    """The forward of an encoder-decoder (BART, T5), for rows of different numbers of end tokens too.
+
+    That of `transformers` gives the same logits row by row, but raises where the numbers in a batch differ:
+    as soon as one text contains the end token itself.
+    """
+    ends = input_ids == model.config.eos_token_id
+    if not torch.compiler.is_exporting() and not bool(ends.any(dim=1).all()):
+        raise StageError(
+            f"a {model.config.model_type} model reads its answer at the end token; a text has none"
+        )
+    shift = getattr(model, "_shift_right", None)  # T5; BART does this itself
+    hidden = model.base_model(
+        input_ids=input_ids,
+        attention_mask=attention_mask,
+        decoder_input_ids=shift(input_ids) if shift else None,
+        use_cache=False,
+    )[0]
+    rows, positions = (torch.arange(size, device=hidden.device) for size in input_ids.shape)
+    last = (positions * ends).argmax(dim=1)
+    head: Callable[[torch.Tensor], torch.Tensor] = model.get_submodule("classification_head")
+    return SequenceClassifierOutput(logits=head(hidden[rows, last]))
 
 
 def load_pipeline(path: Path, *, max_length: int) -> Callable[[Texts, int], list[int]]:
