@@ -274,7 +274,7 @@ def test_folders_that_are_no_checkpoint_are_told_what_they_are(saved, make_model
     data = write_csv(tmp_path / "rows.csv", *reviews(20, seed=1))
     expected = {
         saved: f"a saved cascade, not one classifier. Give one of its stages, such as {saved}/stage-1.",
-        adapter: "an adapter without its model.",
+        adapter: "an adapter",
         empty: "no config.json (the folder is empty)",
         files: "no config.json (found: notes.md)",
         make_model(

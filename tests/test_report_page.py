@@ -25,6 +25,7 @@ from cascadebert.thresholds.operating_point import (
     OperatingPoint,
     TuningMetrics,
 )
+from cascadebert.training.baseline import opened_baseline
 from samples import reviews, write_csv
 
 BASELINE = "the baseline classifier (bert-2-32-9-negative-positive)"
@@ -68,7 +69,9 @@ def rows(tmp_path_factory):
 def judged(saved, rows, make_model):
     """A verdict on a saved cascade beside a classifier of its own."""
     rival = make_model(layers=2, hidden=32, seed=9)
-    return build_report(Cascade.from_pretrained(saved), rows, baseline=rival, repeats=2)
+    cascade = Cascade.from_pretrained(saved)
+    with opened_baseline(rival, cascade) as baseline:
+        return build_report(cascade, rows, baseline=baseline, repeats=2)
 
 
 @pytest.mark.slow

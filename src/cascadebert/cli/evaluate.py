@@ -50,9 +50,9 @@ def evaluate(
     with ExitStack() as stack:
         rival = None
         if baseline is not None:
-            from cascadebert.training.export import exported_for
+            from cascadebert.training.baseline import opened_baseline
 
-            rival = stack.enter_context(exported_for(baseline, cascade))
+            rival = stack.enter_context(opened_baseline(baseline, cascade))
         result = build_report(cascade, data, columns=columns, baseline=rival)
     print_notices(result.notices)
     print_report(result.report)

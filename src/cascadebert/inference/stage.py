@@ -80,17 +80,14 @@ class Stage:
                 precision is not available.
         """
         path = resolve_checkpoint(path_or_repo)
-        config, loaded = read_config(path), load_engine(path, engine=engine, precision=precision)
+        config = read_config(path)
+        label_names = config_label_names(config, path)
+        layers, hidden = (config_int(config, name, path) for name in ("num_hidden_layers", "hidden_size"))
+        resolve_max_length(config, None, path)  # reports what config.json gets wrong before a model is built
+        loaded = load_engine(path, engine=engine, precision=precision)
         length = resolve_max_length(config, max_length, path, loaded.max_length)
-        return cls(
-            name=Path(str(path_or_repo)).name,
-            path=path,
-            label_names=config_label_names(config, path),
-            layers=config_int(config, "num_hidden_layers", path),
-            hidden=config_int(config, "hidden_size", path),
-            tokenizer=StageTokenizer(path, max_length=length, padding_side=padding_side),
-            engine=loaded,
-        )
+        tokenizer = StageTokenizer(path, max_length=length, padding_side=padding_side)
+        return cls(Path(str(path_or_repo)).name, path, label_names, layers, hidden, tokenizer, loaded)
 
     @property
     def num_labels(self) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,13 +24,10 @@ from cascadebert.thresholds.operating_point import OperatingPoint, Target
 from cascadebert.training.checkpoints import (
     check_stages,
     copy_checkpoint,
-    count_flops,
-    display_name,
     weight_files,
 )
-from cascadebert.training.export import write_engine_file
 from cascadebert.training.open_stage import opened_classifiers
-from cascadebert.training.stage_check import StageFiles, check_stage
+from cascadebert.training.stage_check import StageFiles, load_checked
 from cascadebert.training.stage_limits import write_limits
 from cascadebert.training.trainer import log
 from cascadebert.tuning.tune import calibrated_outputs, needs_labels, select_operating_point, spec_fields
@@ -172,12 +169,14 @@ def _load_stages(
     stages: list[Stage] = []
     for number, files in enumerate(made, start=1):
         log.info("stage %d/%d: preparing for %s, %s", number, len(made), config.engine, config.precision)
-        write_engine_file(files.folder, config.engine)
-        stage = Stage.from_pretrained(
-            files.folder, engine=config.engine, precision=config.precision, max_length=config.max_length
+        stage = load_checked(
+            files,
+            tuning_set.texts,
+            engine=config.engine,
+            precision=config.precision,
+            max_length=config.max_length,
         )
-        stage = replace(stage, name=display_name(files.name), flops=count_flops(files.folder))
-        stages.append(check_stage(stage, files, tuning_set.texts))
+        stages.append(stage)
     return tuple(stage.with_labels(stages[-1].label_names) for stage in stages)
 
 

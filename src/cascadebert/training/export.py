@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import inspect
 import logging
-import shutil
 import tempfile
 import warnings
 from collections.abc import Iterator
@@ -14,8 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from cascadebert.atomic import atomic_file
-from cascadebert.errors import StageError, extra, reason, show_paths_as
-from cascadebert.inference.cascade import Cascade
+from cascadebert.errors import StageError, extra, reason
 from cascadebert.inference.engines.base import ENGINE_FILE
 from cascadebert.inference.engines.load import stage_kind
 from cascadebert.inference.engines.torch import (
@@ -24,8 +22,7 @@ from cascadebert.inference.engines.torch import (
     quiet_transformers,
     takes_token_types,
 )
-from cascadebert.persistence.checkpoint_config import read_config, resolve_checkpoint
-from cascadebert.persistence.folder import SPEC_FILE
+from cascadebert.persistence.checkpoint_config import read_config
 
 with extra("train"):
     import onnxscript  # noqa: F401  (torch's exporter needs it)
@@ -118,23 +115,3 @@ def _cause(error: BaseException) -> BaseException:
     while error.__cause__ is not None:
         error = error.__cause__
     return error
-
-
-@contextlib.contextmanager
-def exported_for(path: str | Path, cascade: Cascade) -> Iterator[Path]:
-    """The folder of a fine-tuned classifier (or saved cascade) with the file that the cascade's engine runs.
-
-    If the file is missing it is exported in a temporary copy; the folder itself is not changed. Raises
-    StageError if the classifier cannot be exported, MissingExtra if the exporter is not installed.
-    """
-    folder, engine = resolve_checkpoint(path), cascade.stages[-1].engine.name
-    has_file = any((folder / name).is_file() for name in (SPEC_FILE, ENGINE_FILE))
-    if engine == "torch" or has_file or stage_kind(folder).own_engine is not None:
-        yield folder
-        return
-    with tempfile.TemporaryDirectory() as temporary:
-        copy = Path(temporary) / Path(path).name
-        shutil.copytree(folder, copy)
-        with show_paths_as({copy: str(path), folder: str(path)}):
-            write_engine_file(copy, engine)
-            yield copy

@@ -17,6 +17,8 @@ from cascadebert.inference.engines.load import load_engine, stage_kind
 from cascadebert.inference.engines.torch import load_classifier
 from cascadebert.inference.stage import BATCH_TOKENS, Stage
 from cascadebert.inference.tokenizer import StageTokenizer
+from cascadebert.training.checkpoints import count_flops, display_name
+from cascadebert.training.export import write_engine_file
 from cascadebert.training.tokenizer_files import check_vocabulary, open_tokenizer
 from cascadebert.types import Logits, PaddingSide, Texts
 
@@ -53,6 +55,16 @@ class StageFiles:
     folder: Path
     tokenizer: Path
     model: Path
+
+
+def load_checked(
+    files: StageFiles, texts: Texts, *, engine: str, precision: str, max_length: int | None
+) -> Stage:
+    """Load a stage on an engine, for which it is exported where needed, after `check_stage`."""
+    write_engine_file(files.folder, engine)
+    stage = Stage.from_pretrained(files.folder, engine=engine, precision=precision, max_length=max_length)
+    stage = replace(stage, name=display_name(files.name), flops=count_flops(files.folder))
+    return check_stage(stage, files, texts)
 
 
 def check_stage(stage: Stage, files: StageFiles, texts: Texts) -> Stage:

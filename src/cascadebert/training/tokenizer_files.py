@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 from cascadebert.atomic import write_text_atomically
-from cascadebert.errors import StageError, extra
+from cascadebert.errors import StageError, extra, reason
 from cascadebert.inference.engines.torch import quiet_transformers
 from cascadebert.types import PaddingSide
 
@@ -44,7 +44,7 @@ def open_tokenizer(source: Path) -> PreTrainedTokenizerBase:
         with quiet_transformers():
             tokenizer = AutoTokenizer.from_pretrained(source, local_files_only=True)
     except Exception as error:  # tokenizers of each family fail in their own ways on what they cannot read
-        raise StageError(f"{source}: no tokenizer that transformers can open ({error})") from error
+        raise StageError(f"{source}: no tokenizer that transformers can open ({reason(error)})") from error
     if getattr(tokenizer, "backend_tokenizer", None) is None:
         raise StageError(f"{source}: its tokenizer has no fast form (tokenizer.json)")
     return tokenizer

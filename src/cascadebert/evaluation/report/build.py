@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 
@@ -16,10 +15,8 @@ from cascadebert.evaluation.evaluate import leave_out, load_for, report_on_logit
 from cascadebert.evaluation.report.verdict import ReportInputs, Verdict, WallClock, compute_verdict
 from cascadebert.inference.batch_size import with_tuned_batch_sizes
 from cascadebert.inference.cascade import Cascade
-from cascadebert.inference.engines.base import ENGINE_FILE
 from cascadebert.inference.stage import Stage
-from cascadebert.persistence.checkpoint_config import resolve_checkpoint
-from cascadebert.persistence.folder import SPEC_FILE, read_used_rows
+from cascadebert.persistence.folder import read_used_rows
 from cascadebert.thresholds.operating_point import OperatingPoint
 from cascadebert.timing import interleaved
 from cascadebert.types import Ints, Report, Texts
@@ -45,22 +42,26 @@ def build_report(
     cascade: Cascade,
     data: DataSource,
     *,
-    baseline: str | Path | None = None,
+    baseline: Cascade | None = None,
     columns: Columns | None = None,
     repeats: int = REPEATS,
 ) -> CascadeReport:
     """Decide whether a saved cascade pays off on labeled data, less the examples that it was made from.
 
     Accuracy, calibration and errors are measured on all remaining examples; wall-clock times on up to 4,096
-    of them, spread over the data, in `repeats` interleaved runs after one warm-up. `baseline` is another
-    saved cascade or a fine-tuned classifier to compare with.
+    of them, spread over the data, in `repeats` interleaved runs after one warm-up. `baseline` is compared
+    with it: another saved cascade, or a classifier as a cascade of one stage (see `opened_baseline`).
 
     Raises DataError if no example is left, or a label is missing or unknown, and CascadeError if the
     baseline's labels differ.
     """
-    rival = None if baseline is None else load_baseline(baseline, cascade)
+    if baseline is not None and not same_labels(baseline.label_names, cascade.label_names):
+        raise CascadeError(
+            f"the baseline has other labels than the cascade: {shorten(baseline.label_names)}; expected "
+            f"{shorten(cascade.label_names)}."
+        )
     examples = load_for(cascade, data, columns=columns)
-    unused, overlap, notices = unused_examples(examples, cascade, rival)
+    unused, overlap, notices = unused_examples(examples, cascade, baseline)
     texts, labels = unused.texts, unused.label_ids(cascade.label_names)
     encoded, logits = cascade.encode(texts), cascade.stage_logits(texts)
     inputs = ReportInputs(
@@ -72,8 +73,8 @@ def build_report(
         label_names=cascade.label_names,
         lengths=encoded[-1].lengths,
         seconds=measure_latency(cascade.stages, texts, encoded).costs(encoded),
-        clock=_clock(cascade, rival, texts, repeats),
-        baseline=None if rival is None else _predict(rival, cascade, texts),
+        clock=_clock(cascade, baseline, texts, repeats),
+        baseline=None if baseline is None else _predict(baseline, cascade, texts),
         allowed_drop=allowed_drop(cascade.operating_point),
     )
     return CascadeReport(
@@ -81,33 +82,10 @@ def build_report(
         verdict=compute_verdict(inputs),
         report=report_on_logits(cascade, logits, encoded, labels),
         overlap=overlap,
-        notices=(*notices, *_baseline_notices(cascade, rival)),
+        notices=(*notices, *_baseline_notices(cascade, baseline)),
         source=unused.source,
         data_sha256=unused.sha256(),
     )
-
-
-def load_baseline(path: str | Path, cascade: Cascade) -> Cascade:
-    """Another saved cascade, or a fine-tuned classifier as a cascade of one stage.
-
-    A classifier runs on the cascade's engine and precision if its folder has the files for it, else on torch,
-    with the maximum length of the cascade's last stage. Raises CascadeError if its labels differ.
-    """
-    folder = resolve_checkpoint(path)
-    if not (folder / SPEC_FILE).is_file():
-        last = cascade.stages[-1]
-        runnable = last.engine.name == "torch" or (folder / ENGINE_FILE).is_file()
-        engine, precision = (last.engine.name, last.engine.precision) if runnable else ("torch", "auto")
-        limit = last.tokenizer.max_length
-        stage = Stage.from_pretrained(folder, engine=engine, precision=precision, max_length=limit)
-        return Cascade((stage.with_labels(cascade.label_names),), (1.0,), OperatingPoint(()))
-    rival = Cascade.from_pretrained(folder)
-    if not same_labels(rival.label_names, cascade.label_names):
-        raise CascadeError(
-            f"{path} has other labels than the cascade: {shorten(rival.label_names)}; "
-            f"expected {shorten(cascade.label_names)}."
-        )
-    return rival
 
 
 def unused_examples(
