@@ -100,7 +100,7 @@ def test_damaged_weights_are_refused(cascade, tmp_path):
     for name in ("config.json", "tokenizer.json"):
         (tmp_path / name).write_bytes((cascade.stages[0].path / name).read_bytes())
     (tmp_path / "model.safetensors").write_bytes(b"none")
-    with pytest.raises(StageError, match="not the weights of a static stage"):
+    with pytest.raises(StageError, match="damaged, or was not downloaded completely"):
         Stage.from_pretrained(tmp_path)
 
 
