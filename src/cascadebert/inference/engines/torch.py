@@ -195,11 +195,12 @@ def _check_shapes(path: Path, num_labels: int, mismatched: Sequence[tuple[str, A
 
 
 def _check_depth(path: Path, model: PreTrainedModel) -> None:
-    config, depths = model.config, {len(layers) for layers in layer_lists(model.base_model).values()}
+    config, depths = model.config, {len(layers) for layers in layer_lists(model.base_model).values()} or {0}
     runs_layers_once = not hasattr(config, "num_hidden_groups")  # unlike ALBERT
     if runs_layers_once and config.num_hidden_layers not in depths:
-        depth = max(depths, default=0)
-        raise StageError(f"{path}: config.json says {config.num_hidden_layers} layers, the model has {depth}")
+        raise StageError(
+            f"{path}: config.json says {config.num_hidden_layers} layers, the model has {max(depths)}"
+        )
 
 
 class _TableReads(TorchDispatchMode):
