@@ -12,16 +12,21 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from cascadebert.atomic import atomic_file
 from cascadebert.errors import StageError, extra
 from cascadebert.inference.cascade import Cascade
-from cascadebert.inference.engines.base import ENGINE_FILE
-from cascadebert.inference.engines.load import stage_kind
+from cascadebert.inference.engines.base import ENGINE_FILE, TokenBatch
+from cascadebert.inference.engines.load import load_engine, stage_kind
 from cascadebert.inference.engines.torch import (
     load_classifier,
+    max_positions,
+    model_inputs,
     plain_token,
     quiet_transformers,
     takes_token_types,
+    token_table,
 )
 from cascadebert.persistence.checkpoint_config import read_config, resolve_checkpoint
 from cascadebert.persistence.folder import SPEC_FILE
@@ -31,11 +36,12 @@ with extra("train"):
     import torch
     from transformers import PreTrainedModel
 
+CHECKED_LENGTH, TOLERANCE = 1024, 1e-2
 EXPORTED = frozenset(
     "albert bart bert big_bird biogpt bloom camembert data2vec-text deberta deberta-v2 distilbert electra "
     "ernie esm eurobert falcon gemma gemma2 gemma3_text gpt2 gpt_neo gpt_neox gte jina_embeddings_v3 llama "
-    "mbart megatron-bert mistral mobilebert modernbert modernbert-decoder mpnet mt5 nomic_bert opt phi qwen2 qwen3 "
-    "rembert roberta roberta-prelayernorm roformer squeezebert stablelm t5 xlm xlm-roberta "
+    "mbart megatron-bert mistral mobilebert modernbert modernbert-decoder mpnet mt5 nomic_bert opt phi qwen2 "
+    "qwen3 rembert roberta roberta-prelayernorm roformer squeezebert stablelm t5 xlm xlm-roberta "
     "xlm-roberta-xl".split()
 )
 """Families whose export the tests run: they are not tried before training."""
@@ -49,6 +55,7 @@ def write_engine_file(path: Path, engine: str) -> None:
         (path / ENGINE_FILE).unlink(missing_ok=True)
     elif stage_kind(path).own_engine is None and not (path / ENGINE_FILE).is_file():
         export_onnx(path)
+        check_logits(path, engine)
 
 
 @contextlib.contextmanager
@@ -72,6 +79,29 @@ def export_onnx(path: Path) -> None:
     """
     with atomic_file(path / ENGINE_FILE) as file:
         _export(load_classifier(path), file, path)
+
+
+def check_logits(path: Path, engine: str) -> None:
+    """Compare an engine's logits with torch's: of rows of two lengths, and of one as long as the model reads.
+
+    Raises StageError, and removes the file, if they differ: OpenVINO computes FNet's transform otherwise.
+    """
+    model, exported = load_classifier(path).eval(), load_engine(path, engine=engine, precision="float32")
+    token, rng = plain_token(model), np.random.default_rng(0)
+    size, longest = len(token_table(model)), max_positions(model) or CHECKED_LENGTH
+    for rows, length in ((2, 12), (1, min(longest, CHECKED_LENGTH))):
+        mask = np.arange(length) < np.array([[length], [length - 5]][:rows])
+        ids = np.where(mask, rng.integers(0, size, mask.shape), model.config.pad_token_id or 0)
+        ids[:, 0] = token
+        batch = TokenBatch(ids, mask.astype(np.int64), np.zeros_like(ids))
+        with torch.inference_mode():
+            wanted = model(**model_inputs(batch, takes_token_types(model))).logits.numpy()
+        if not np.allclose(exported.logits(batch), wanted, rtol=TOLERANCE, atol=TOLERANCE):
+            (path / ENGINE_FILE).unlink()
+            raise StageError(
+                f"{path}: at {length} tokens {engine} computes other logits than torch for this "
+                f"{model.config.model_type} model. Use --engine torch."
+            )
 
 
 def check_export(source: Path, engine: str, **config: Any) -> None:

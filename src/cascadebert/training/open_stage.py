@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib.util import find_spec
@@ -15,6 +16,7 @@ from cascadebert.persistence.checkpoint_config import read_config, resolve_check
 from cascadebert.training.checkpoints import copy_tokenizer, has_tokenizer
 
 with extra("train"):
+    import torch
     from safetensors.torch import load_file
 
 ADAPTER_CONFIG, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
@@ -36,12 +38,28 @@ def opened_classifiers(names: Sequence[str | Path]) -> Iterator[list[Path]]:
 def open_checkpoint(name: str | Path, temporary: Path) -> Path:
     """The folder of a checkpoint; that of an adapter is made in `temporary`, merged into its base model.
 
-    Raises StageError if there is no such checkpoint, or an adapter cannot be merged.
+    Raises StageError if there is none, its weights are not only tensors, or an adapter cannot be
+    merged.
     """
     path = resolve_checkpoint(name)
     if (path / ADAPTER_CONFIG).is_file():
         return _merge_adapter(path, temporary / path.name)
+    _check_pickles(path)
     return path
+
+
+def _check_pickles(path: Path) -> None:
+    """Raise StageError if weights that torch saved hold anything but tensors: nothing else is opened."""
+    if any(path.glob("model*.safetensors")):
+        return
+    for file in path.glob("pytorch_model*.bin"):
+        try:
+            torch.load(file, map_location="cpu", weights_only=True)
+        except Exception as error:  # of any kind, as the file may hold anything
+            raise StageError(
+                f"{file}: not weights that torch opens without running code in the file. Save the checkpoint "
+                "again with transformers' save_pretrained."
+            ) from error
 
 
 def _check_head(path: Path) -> None:
@@ -69,7 +87,8 @@ def _merge_adapter(path: Path, output: Path) -> Path:
     config, tensors = PeftConfig.from_pretrained(str(path)), load_file(path / ADAPTER_WEIGHTS)
     base = _base_model(path, config.base_model_name_or_path)
     model = load_classifier(base, **_head_settings(path, config, tensors))
-    with quiet_transformers():
+    with quiet_transformers(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # what does not fit is detected here
         adapted = PeftModel.from_pretrained(model, str(path))
     if set(get_peft_model_state_dict(adapted)) != set(tensors):
         raise StageError(f"{path}: the tensors of {ADAPTER_WEIGHTS} are not those that {base} takes")

@@ -130,6 +130,11 @@ def layer_lists(model: torch.nn.Module) -> dict[str, torch.nn.ModuleList]:
     return {name: part for name, part in model.named_modules() if isinstance(part, torch.nn.ModuleList)}
 
 
+def _count(layers: torch.nn.ModuleList) -> int:
+    """The number of layers, of all blocks where a list holds lists."""
+    return sum(_count(part) if isinstance(part, torch.nn.ModuleList) else 1 for part in layers)
+
+
 def _check_complete(path: Path, model: PreTrainedModel, info: dict[str, Any], *, new_head: bool) -> None:
     prefix, config = f"{model.base_model_prefix}.", model.config
     missing = [*sorted(info["missing_keys"]), *sorted(str(key[0]) for key in info["mismatched_keys"])]
@@ -147,7 +152,7 @@ def _check_complete(path: Path, model: PreTrainedModel, info: dict[str, Any], *,
                 f"{path}: {len(keys)} weights are {problem}, such as {keys[0]}. A stage must be complete: "
                 "its weights and its own config.json belong together."
             )
-    depths = {len(layers) for layers in layer_lists(model.base_model).values()}
+    depths = {_count(layers) for layers in layer_lists(model.base_model).values()}
     depth, runs_layers_once = (
         max(depths, default=0),
         not hasattr(config, "num_hidden_groups"),
@@ -192,6 +197,12 @@ def max_positions(model: PreTrainedModel) -> int | None:
         if highest - short.highest.get(table, highest) == 4
     ]
     return min(limits, default=None)
+
+
+def token_table(model: PreTrainedModel) -> torch.Tensor:
+    """(tokens, width) the embeddings of tokens."""
+    table: torch.Tensor = model.get_input_embeddings().get_parameter("weight")
+    return table
 
 
 def plain_token(model: PreTrainedModel) -> int:
