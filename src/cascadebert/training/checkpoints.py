@@ -13,7 +13,12 @@ import numpy as np
 
 from cascadebert.errors import StageError, extra
 from cascadebert.inference.engines.load import stage_kind
-from cascadebert.inference.engines.torch import load_classifier, max_positions, quiet_transformers
+from cascadebert.inference.engines.torch import (
+    load_classifier,
+    max_positions,
+    plain_token,
+    quiet_transformers,
+)
 from cascadebert.persistence.checkpoint_config import config_label_names, read_config
 from cascadebert.persistence.folder import file_hashes
 from cascadebert.types import Flops
@@ -125,7 +130,8 @@ def count_flops(path: Path, **config: Any) -> Flops:
         return known_flops(config.get("num_labels") or len(config_label_names(read_config(path), path)))
     model = load_classifier(path, **config).eval().requires_grad_(False)
     model.set_attn_implementation("eager")
-    return flops_polynomial(lambda ids: model(input_ids=ids))
+    token = plain_token(model)
+    return flops_polynomial(lambda ids: model(input_ids=torch.full_like(ids, token)))
 
 
 def read_max_positions(path: Path, **config: Any) -> int | None:

@@ -17,6 +17,7 @@ from cascadebert.inference.engines.torch import (
     max_positions,
     plain_token,
     quiet_transformers,
+    token_table,
 )
 from cascadebert.inference.tokenizer import LIMIT_KEY
 from cascadebert.persistence.checkpoint_config import read_config
