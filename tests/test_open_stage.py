@@ -106,6 +106,16 @@ def test_an_adapter_whose_tensors_do_not_fit_is_refused(adapter, tmp_path, chang
         open_checkpoint(folder, tmp_path / "merged")
 
 
+def test_an_adapter_without_a_part_of_the_head_is_refused(adapter, make_model, tmp_path):
+    base = shutil.copytree(make_model(labels=None), tmp_path / "base")
+    weights = load_file(base / "model.safetensors")
+    kept = {name: tensor for name, tensor in weights.items() if "pooler" not in name}
+    save_file(kept, base / "model.safetensors", metadata={"format": "pt"})
+    folder, _ = adapter(base=base)
+    with pytest.raises(StageError, match=r"holds the weights bert.pooler.dense.weight.*modules_to_save"):
+        open_checkpoint(folder, tmp_path / "merged")
+
+
 def test_a_setfit_model_is_named_and_its_pickle_stays_closed(make_model, tmp_path):
     folder = shutil.copytree(make_model(labels=None), tmp_path / "setfit")
     (folder / "modules.json").write_text("[]")
