@@ -25,7 +25,16 @@ TOLERANCE = 2e-3  # of logits, relative to the largest
 ODD = (
     *("good", "x", "a", "Good FILM", "GOOD", "gööd", "g\u0301ood", "ﬁlm", "good\u00a0film", "good\u200bfilm"),
     *("  good  ", "\tgood\n", "good\r\nbad", "good.bad!ugly?", "¿good?", "…", "—", "'good'", '"bad"', "`x`"),
-    *("[CLS]", "[SEP] good", "[MASK] film", "[PAD]", "<s> good </s>", "<|endoftext|>", "##ood", "[UNK] [UNK]"),
+    *(
+        "[CLS]",
+        "[SEP] good",
+        "[MASK] film",
+        "[PAD]",
+        "<s> good </s>",
+        "<|endoftext|>",
+        "##ood",
+        "[UNK] [UNK]",
+    ),
     *("中文 good", "日本語", "한국어 film", "العربية", "עברית", "ไทย", "हिन्दी", "\U0001f600", "👩‍👧 good"),
     *("1234567890", "3.14", "$5.00", "a" * 300, "really good " * 100, "\\n\\t", "<b>good</b>", "a@b.c"),
 )
@@ -44,7 +53,7 @@ def stage_of(family: str, root: Path, engine: str, texts: Any) -> Stage:
 
 
 def expected_logits(source: Path, texts: Any) -> tuple[list[int], np.ndarray]:
-    """The texts that `transformers` answers, by position, and their logits, each run alone at its own length."""
+    """Positions of the texts that `transformers` answers, and logits of each alone at its own length."""
     tokenizer = AutoTokenizer.from_pretrained(source)
     model = AutoModelForSequenceClassification.from_pretrained(source).eval()
     answered, logits = [], []

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
 from functools import partial
 
 import numpy as np
 import pytest
-from transformers import AutoModelForSequenceClassification, AutoTokenizer
+import torch
+from safetensors.torch import load_file
 
 import cascadebert
 from cascadebert import Cascade, Target
@@ -79,14 +82,57 @@ def test_without_labels_the_target_is_agreement_with_the_last_stage(two, tmp_pat
         assemble(two, data=file, target=Target(max_accuracy_drop=0.1), output=tmp_path / "d")
 
 
-def test_a_checkpoint_with_weights_in_a_pickle_is_refused(two, labeled, tmp_path):
-    folder = tmp_path / "old"
-    model = AutoModelForSequenceClassification.from_pretrained(two[0])
-    model.config.save_pretrained(folder)
-    AutoTokenizer.from_pretrained(two[0]).save_pretrained(folder)
-    (folder / "pytorch_model.bin").write_bytes(b"\x80\x04.")
-    with pytest.raises(StageError, match=r"no model.safetensors"):
-        assemble([folder, two[1]], data=labeled, target=Target(speedup=1.5), output=tmp_path / "c")
+@pytest.fixture
+def old(two, tmp_path):
+    """A maker of a checkpoint with its weights as torch saves them, in one file or in several."""
+
+    def make(folder, *, shards=1):
+        shutil.copytree(two[0], folder)
+        weights = load_file(folder / "model.safetensors")
+        (folder / "model.safetensors").unlink()
+        if shards == 1:
+            torch.save(weights, folder / "pytorch_model.bin")
+            return folder
+        files = {name: f"pytorch_model-0000{i % 2 + 1}-of-00002.bin" for i, name in enumerate(weights)}
+        for file in set(files.values()):
+            torch.save({name: weights[name] for name in weights if files[name] == file}, folder / file)
+        index = {"metadata": {}, "weight_map": files}
+        (folder / "pytorch_model.bin.index.json").write_text(json.dumps(index))
+        return folder
+
+    return make
+
+
+@pytest.mark.parametrize("shards", [1, 2])
+def test_weights_that_torch_saved_become_safetensors(two, old, labeled, tmp_path, shards):
+    folder = old(tmp_path / "old", shards=shards)
+    cascade = assemble([folder, two[1]], data=labeled, target=Target(speedup=1.5), output=tmp_path / "c")
+    assert not list((tmp_path / "c" / "stage-1").glob("*.bin*"))
+    texts = sentences(20, seed=4)
+    wanted = Stage.from_pretrained(two[0], engine="torch").predict(texts)
+    assert np.array_equal(cascade.stages[0].predict(texts).probabilities, wanted.probabilities)
+
+
+class Code:
+    """Runs when it is unpickled."""
+
+    def __reduce__(self):
+        return os.mkdir, ("harm",)
+
+
+@pytest.mark.parametrize("content", ["code", "cut", "text"])
+def test_a_pickle_that_is_more_than_tensors_is_refused_unopened(
+    two, old, labeled, tmp_path, monkeypatch, content
+):
+    monkeypatch.chdir(tmp_path)
+    file = old(tmp_path / "old") / "pytorch_model.bin"
+    if content == "code":
+        torch.save({"weight": Code()}, file)
+    else:
+        file.write_bytes(file.read_bytes()[:2000] if content == "cut" else b"\x80\x02.")
+    with pytest.raises(StageError, match=r"pytorch_model.bin: not weights that torch opens without running"):
+        assemble([tmp_path / "old", two[1]], data=labeled, target=Target(speedup=1.5), output=tmp_path / "c")
+    assert not (tmp_path / "harm").exists() and not (tmp_path / "c").exists()
 
 
 @pytest.mark.slow

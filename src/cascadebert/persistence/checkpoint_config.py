@@ -157,6 +157,8 @@ def config_int(config: dict[str, Any], name: str, path: Path, default: int | Non
 
     Raises StageError if it is no whole number, or is absent and there is no default.
     """
+    if name == "num_hidden_layers" and isinstance(config.get("block_sizes"), list):
+        return sum(map(int, config["block_sizes"]))  # of Funnel
     for key in (name, *ALIASES.get(name, ())):
         if config.get(key) is not None:
             return _whole_number(config[key], key, path)

@@ -13,7 +13,12 @@ import numpy as np
 
 from cascadebert.errors import StageError, extra, reason
 from cascadebert.inference.engines.load import stage_kind
-from cascadebert.inference.engines.torch import load_classifier, max_positions, quiet_transformers
+from cascadebert.inference.engines.torch import (
+    load_classifier,
+    max_positions,
+    plain_token,
+    quiet_transformers,
+)
 from cascadebert.persistence.checkpoint_config import config_label_names, read_config
 from cascadebert.persistence.folder import file_hashes
 from cascadebert.training.tokenizer_files import check_vocabulary, copy_tokenizer, open_tokenizer
@@ -90,9 +95,10 @@ def count_flops(path: Path, **config: Any) -> Flops:
 
 
 def _model_flops(model: PreTrainedModel, path: Path) -> Flops:
+    token = plain_token(model)
     try:
         model.eval().requires_grad_(False).set_attn_implementation("eager")
-        return flops_polynomial(lambda ids: model(input_ids=ids))
+        return flops_polynomial(lambda ids: model(input_ids=torch.full_like(ids, token)))
     except Exception as error:  # what a model's own code raises for a configuration that it cannot run
         raise StageError(f"{path}: the model does not run ({reason(error)})") from error
 

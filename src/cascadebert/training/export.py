@@ -105,8 +105,8 @@ def _export(model: PreTrainedModel, file: Path, path: Path) -> None:
             )
     except Exception as error:  # what a model's own code raises when it is traced
         raise StageError(
-            f"{path}: torch cannot export this model, of the family {model.config.model_type} "
-            f"({reason(_cause(error))}).\nUse --engine torch."
+            f"{path}: {model.config.model_type} models run with --engine torch only: torch cannot export "
+            f"them.\n({reason(_cause(error))})"
         ) from error
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib.util import find_spec
@@ -16,7 +17,9 @@ from cascadebert.persistence.checkpoint_config import read_config, resolve_check
 from cascadebert.training.tokenizer_files import copy_tokenizer, has_tokenizer
 
 with extra("train"):
+    import torch
     from safetensors.torch import load_file
+    from transformers import PreTrainedModel
 
 ADAPTER_CONFIG, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 
@@ -37,7 +40,7 @@ def opened_classifiers(names: Sequence[str | Path]) -> Iterator[list[Path]]:
 def open_checkpoint(name: str | Path, temporary: Path) -> Path:
     """The folder of a checkpoint; that of an adapter is made in `temporary`, merged into its base model.
 
-    Raises StageError if there is no such checkpoint, or an adapter cannot be merged.
+    Raises StageError if there is none, its weights are not only tensors, or an adapter cannot be merged.
     """
     if str(name) == MODEL_TYPE and not Path(name).is_dir():
         raise StageError(
@@ -47,7 +50,22 @@ def open_checkpoint(name: str | Path, temporary: Path) -> Path:
     path = resolve_checkpoint(name)
     if (path / ADAPTER_CONFIG).is_file():
         return _merge_adapter(path, temporary / path.name)
+    _check_pickles(path)
     return path
+
+
+def _check_pickles(path: Path) -> None:
+    """Raise StageError if weights that torch saved hold anything but tensors: nothing else is opened."""
+    if any(path.glob("model*.safetensors")):
+        return
+    for file in path.glob("pytorch_model*.bin"):
+        try:
+            torch.load(file, map_location="cpu", weights_only=True)
+        except Exception as error:  # of any kind, as the file may hold anything
+            raise StageError(
+                f"{file}: not weights that torch opens without running code in the file. Save the checkpoint "
+                "again with transformers' save_pretrained."
+            ) from error
 
 
 def _check_head(path: Path) -> None:
@@ -59,8 +77,8 @@ def _check_head(path: Path) -> None:
         )
     if any((path / name).is_file() for name in ("head.safetensors", "pipeline.skops")):
         raise StageError(
-            f"{path}: a model2vec classifier, whose head has hidden layers: no stage runs it. Train a stage "
-            "of token embeddings with `cascadebert fit --stage static`, which is as fast."
+            f"{path}: a model2vec classifier, whose head no engine runs. Train a stage of token embeddings "
+            "with `cascadebert fit --stage static` instead."
         )
 
 
@@ -74,8 +92,14 @@ def _merge_adapter(path: Path, output: Path) -> Path:
         raise StageError(f"{path}: an adapter without {ADAPTER_WEIGHTS}. Save it again with peft.")
     config, tensors = PeftConfig.from_pretrained(str(path)), load_file(path / ADAPTER_WEIGHTS)
     base = _base_model(path, config.base_model_name_or_path)
-    model = load_classifier(base, **_head_settings(path, config, tensors))
-    with quiet_transformers():
+    model, unknown = _load_base(base, _head_settings(path, config, tensors))
+    if lost := unknown - {name.removeprefix("base_model.model.") for name in tensors}:
+        raise StageError(
+            f"{path}: neither the adapter nor {base} holds the weights {', '.join(sorted(lost))}. Train the "
+            "adapter again with them in modules_to_save."
+        )
+    with quiet_transformers(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # what does not fit is detected here
         adapted = PeftModel.from_pretrained(model, str(path))
     if set(get_peft_model_state_dict(adapted)) != set(tensors):
         raise StageError(f"{path}: the tensors of {ADAPTER_WEIGHTS} are not those that {base} takes")
@@ -83,6 +107,16 @@ def _merge_adapter(path: Path, output: Path) -> Path:
         adapted.merge_and_unload().save_pretrained(output)
     copy_tokenizer(path if has_tokenizer(path) else base, output)
     return output
+
+
+def _load_base(base: Path, settings: dict[str, Any]) -> tuple[PreTrainedModel, set[str]]:
+    """The base model, and the names of its weights that are drawn at random as the checkpoint lacks them."""
+    drawn = []
+    for seed in (0, 1):
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            drawn.append(dict((model := load_classifier(base, **settings)).named_parameters()))
+    return model, {name for name, weight in drawn[0].items() if not torch.equal(weight, drawn[1][name])}
 
 
 def _base_model(path: Path, name: str | None) -> Path:

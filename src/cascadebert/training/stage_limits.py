@@ -17,6 +17,7 @@ from cascadebert.inference.engines.torch import (
     max_positions,
     plain_token,
     quiet_transformers,
+    token_table,
 )
 from cascadebert.inference.tokenizer import LIMIT_KEY
 from cascadebert.persistence.checkpoint_config import read_config
@@ -35,11 +36,11 @@ def write_limits(folder: Path) -> None:
     if stage_kind(folder).own_engine is not None:
         return
     config, model = read_config(folder), load_classifier(folder)
-    size = len(_token_table(model))
+    size = len(token_table(model))
     set_limits(model, folder)
     found = {LIMIT_KEY: getattr(model.config, LIMIT_KEY, None)}
     found["pad_token_id"] = model.config.get_text_config().pad_token_id
-    if (rows := len(_token_table(model))) > size:
+    if (rows := len(token_table(model))) > size:
         found["vocab_size"] = rows
         for file in folder.glob("model*.safetensors*"):
             file.unlink()
@@ -63,19 +64,14 @@ def set_limits(model: PreTrainedModel, tokenizer: Path) -> None:
     if not _lacks_padding(model):
         return
     tokens = Tokenizer.from_file(str(tokenizer / "tokenizer.json")).get_vocab(with_added_tokens=True)
-    rows = len(_token_table(model))
+    rows = len(token_table(model))
     if max(tokens.values(), default=0) + 1 >= rows:
         rows += 1
         with torch.random.fork_rng():
             model.resize_token_embeddings(rows, mean_resizing=False)
         with torch.no_grad():
-            _token_table(model)[-1] = 0.0
+            token_table(model)[-1] = 0.0
     config.pad_token_id = rows - 1
-
-
-def _token_table(model: PreTrainedModel) -> torch.Tensor:
-    table: torch.Tensor = model.get_input_embeddings().get_parameter("weight")
-    return table
 
 
 @torch.inference_mode()

@@ -145,6 +145,11 @@ def layer_lists(model: torch.nn.Module) -> dict[str, torch.nn.ModuleList]:
     return {name: part for name, part in model.named_modules() if isinstance(part, torch.nn.ModuleList)}
 
 
+def _count(layers: torch.nn.ModuleList) -> int:
+    """The number of layers, of all blocks where a list holds lists."""
+    return sum(_count(part) if isinstance(part, torch.nn.ModuleList) else 1 for part in layers)
+
+
 def _check_complete(path: Path, model: PreTrainedModel, info: dict[str, Any], *, new_head: bool) -> None:
     prefix, config = f"{model.base_model_prefix}.", model.config
     missing = sorted(info["missing_keys"])
@@ -195,7 +200,7 @@ def _check_shapes(path: Path, num_labels: int, mismatched: Sequence[tuple[str, A
 
 
 def _check_depth(path: Path, model: PreTrainedModel) -> None:
-    config, depths = model.config, {len(layers) for layers in layer_lists(model.base_model).values()} or {0}
+    config, depths = model.config, {0} | {_count(layers) for layers in layer_lists(model.base_model).values()}
     runs_layers_once = not hasattr(config, "num_hidden_groups")  # unlike ALBERT
     if runs_layers_once and config.num_hidden_layers not in depths:
         raise StageError(
@@ -239,6 +244,12 @@ def max_positions(model: PreTrainedModel) -> int | None:
         if highest - short.highest.get(table, highest) == 4
     ]
     return min(limits, default=None)
+
+
+def token_table(model: PreTrainedModel) -> torch.Tensor:
+    """(tokens, width) the embeddings of tokens."""
+    table: torch.Tensor = model.get_input_embeddings().get_parameter("weight")
+    return table
 
 
 def plain_token(model: PreTrainedModel) -> int:
