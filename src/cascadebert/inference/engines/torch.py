@@ -152,13 +152,12 @@ def _check_complete(path: Path, model: PreTrainedModel, info: dict[str, Any], *,
                 f"{path}: {len(keys)} weights are {problem}, such as {keys[0]}. A stage must be complete: "
                 "its weights and its own config.json belong together."
             )
-    depths = {_count(layers) for layers in layer_lists(model.base_model).values()}
-    depth, runs_layers_once = (
-        max(depths, default=0),
-        not hasattr(config, "num_hidden_groups"),
-    )  # unlike ALBERT
+    depths = {_count(layers) for layers in layer_lists(model.base_model).values()} or {0}
+    runs_layers_once = not hasattr(config, "num_hidden_groups")  # unlike ALBERT
     if runs_layers_once and config.num_hidden_layers not in depths:
-        raise StageError(f"{path}: config.json says {config.num_hidden_layers} layers, the model has {depth}")
+        raise StageError(
+            f"{path}: config.json says {config.num_hidden_layers} layers, the model has {max(depths)}"
+        )
 
 
 class _TableReads(TorchDispatchMode):
