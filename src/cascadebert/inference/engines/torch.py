@@ -200,7 +200,8 @@ def _check_shapes(path: Path, num_labels: int, mismatched: Sequence[tuple[str, A
 
 
 def _check_depth(path: Path, model: PreTrainedModel) -> None:
-    config, depths = model.config, {0} | {_count(layers) for layers in layer_lists(model.base_model).values()}
+    config = model.config
+    depths = {_count(layers) for layers in layer_lists(model.base_model).values()} or {0}
     runs_layers_once = not hasattr(config, "num_hidden_groups")  # unlike ALBERT
     if runs_layers_once and config.num_hidden_layers not in depths:
         raise StageError(

@@ -16,7 +16,7 @@ from cascadebert.data.dataset import Columns
 from cascadebert.environment import versions
 from cascadebert.errors import CascadeError, extra
 from cascadebert.inference.batching import TokenizedTexts
-from cascadebert.inference.engines.torch import quiet_transformers
+from cascadebert.inference.engines.torch import max_positions, quiet_transformers
 from cascadebert.inference.tokenizer import resolve_max_length
 from cascadebert.persistence.checkpoint_config import read_config, resolve_checkpoint
 from cascadebert.persistence.folder import atomic_directory, ensure_writable_directory
@@ -131,7 +131,7 @@ def distill(
         students = [make_student(teacher, size, layers=range(size.layers)) for size in sizes]
         models = _write(students, [None] * len(sizes), source, output, overwrite, **facts)
         return DistilledModels(models, complete=False)
-    resolve_max_length(read_config(source), config.max_length, source)
+    resolve_max_length(read_config(source), config.max_length, source, max_positions(teacher))
     text = open_corpus(corpus, columns=columns)
     log.info("%s", text.description)
     work, passages, key = _tokenize(text, source, config, output)
