@@ -117,7 +117,7 @@ class _Connection(HttpToolsProtocol):
         self._update_timer()
 
     def _parse(self, data: bytes) -> None:
-        # httptools stops behind a head that offers another protocol; it is parsed once more without the offer.
+        # httptools stops behind a head that offers another protocol; it is parsed again without the offer.
         while True:
             try:
                 self.parser.feed_data(data)
