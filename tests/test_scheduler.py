@@ -298,15 +298,16 @@ def test_the_admission_limit_settles_where_one_response_in_100_reaches_95_percen
     assert np.mean(late[1000:]) == pytest.approx(0.01, abs=0.003)
 
 
-def test_the_admission_limit_ignores_large_requests_and_has_bounds():
+def test_the_admission_limit_ignores_large_requests_and_those_far_from_it_and_has_bounds():
     limit = AdmissionLimit(0.1)
     before = limit.seconds
     for _ in range(300):
-        limit.record(9.0, 0.0, cost=0.05)
+        limit.record(9.0, 0.05, cost=0.05)
+        limit.record(9.0, 0.02, cost=0.003)
     assert limit.seconds == before
-    for latency, bound in ((9.0, 0.01), (0.001, 0.09)):
+    for latency, bound in ((9.0, 0.01), (0.051, 0.09)):
         for _ in range(300):
-            limit.record(latency, 0.0, cost=0.003)
+            limit.record(latency, 0.05, cost=0.003)
         assert limit.seconds == pytest.approx(bound)
 
 

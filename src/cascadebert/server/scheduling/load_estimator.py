@@ -13,6 +13,7 @@ TOKENS_PER_CHARACTER, TOKENIZER_SECONDS_PER_TOKEN = 0.3, 1e-6
 # In latency targets: what latencies may reach, bounds of the admission limit, excess before any is observed.
 GOAL, MIN_LIMIT, MAX_LIMIT, PRIOR_EXCESS = 0.95, 0.1, 0.9, 0.35
 WINDOW, QUANTILE = 300, 0.99
+NEAR_LIMIT = 0.5
 SMALL_REQUEST = 0.125  # in latency targets
 
 
@@ -80,8 +81,8 @@ class AdmissionLimit:
     """Admission limit: the longest estimated delay with which 99 % of responses meet the latency target.
 
     Estimated delays are means; by how much latencies exceed them depends on traffic and machine. The limit is
-    95 % of the target less the 99th percentile of the last 300 such excesses: it admits a burst that can be
-    answered in time, and falls with the first late responses of an overload.
+    95 % of the target less the 99th percentile of such excesses, of the last 300 requests admitted near the
+    limit: it admits a burst that can be answered in time, and falls as soon as an overload makes some late.
 
     >>> limit = AdmissionLimit(0.1)
     >>> round(limit.seconds, 6)
@@ -106,9 +107,10 @@ class AdmissionLimit:
     def record(self, latency: float, delay: float, *, cost: float) -> None:
         """Record a response and the delay estimated on its arrival.
 
-        Requests whose own `cost` in seconds is so large that waiting matters little are left out.
+        Left out are requests that were not admitted near the limit, as they tell little about it, and those
+        whose own `cost` in seconds is so large that waiting matters little.
         """
-        if cost > SMALL_REQUEST * self._target:
+        if delay < NEAR_LIMIT * self.seconds or cost > SMALL_REQUEST * self._target:
             return
         del self._sorted[bisect_left(self._sorted, self._excesses.popleft())]
         self._excesses.append(latency - delay)
