@@ -81,6 +81,34 @@ def saved(make_model: MakeModel, tmp_path_factory: pytest.TempPathFactory) -> Pa
     return root / "cascade"
 
 
+@pytest.fixture(scope="session")
+def cascade(make_cascade):
+    """An unsaved cascade of two random stages."""
+    return make_cascade(2, thresholds=(0.7,))
+
+
+@pytest.fixture(scope="session")
+def known(saved: Path):
+    """The saved cascade, with its kind of input and the accuracy of its stages."""
+    from cascadebert.inference.cascade import Cascade
+
+    return Cascade.from_pretrained(saved)
+
+
+@pytest.fixture(scope="session")
+def client(cascade):
+    """A client of a server of `cascade` with a real dispatcher, without a network."""
+    from starlette.testclient import TestClient
+
+    from cascadebert.server.http.app import make_app
+    from cascadebert.server.scheduling.dispatcher import BatchDispatcher
+    from serving import SMALL
+
+    app = make_app(BatchDispatcher(cascade, SMALL), cascade, SMALL)
+    with TestClient(app, raise_server_exceptions=False) as client:
+        yield client
+
+
 @pytest.fixture
 def run(capfd, monkeypatch):
     """Run the command line as the shell does; gives exit code, JSON of the last line, all that was said."""

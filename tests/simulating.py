@@ -16,7 +16,7 @@ TOKENIZE_SECONDS = 5e-5
 
 
 class SimulatedLoad:
-    """Open-loop Poisson arrivals of requests.
+    """Arrivals of requests: open-loop Poisson ones, or of clients that wait for their answers.
 
     Args:
         tracker: admits the requests.
@@ -65,12 +65,20 @@ class SimulatedLoad:
 
     def run(self, rate, seconds):
         """Offer `rate` requests per second for a time, and return the time when all are completed."""
-        arrivals = np.cumsum(self.rng.exponential(1 / rate, int(rate * seconds)))
-        events = [(float(at), i, None) for i, at in enumerate(arrivals)]
+        return self.run_arrivals(np.cumsum(self.rng.exponential(1 / rate, int(rate * seconds))).tolist())
+
+    def run_clients(self, clients, *, requests):
+        """Let clients send so many requests each, the next one as soon as one is answered or refused."""
+        return self.run_arrivals([0.0] * clients, then=clients * (requests - 1))
+
+    def run_arrivals(self, arrivals, then=0):
+        """Offer requests at given times and `then` so many more, one for each that ends."""
+        events = [(at, i, None) for i, at in enumerate(arrivals)]
         heapq.heapify(events)
         free, at, number = self.workers, 0.0, len(events)
         while events:
             at, _, task = heapq.heappop(events)
+            ended = self.rejected + self.failed + len(self.latencies)
             if task is None:
                 self.arrive(at)
             else:
@@ -80,6 +88,10 @@ class SimulatedLoad:
                 number, free = number + 1, free - 1
                 heapq.heappush(events, (at + self.seconds(task), number, task))
             self.record(at)
+            again = min(then, self.rejected + self.failed + len(self.latencies) - ended)
+            for _ in range(again):
+                number, then = number + 1, then - 1
+                heapq.heappush(events, (at, number, None))
         return at
 
     def record(self, at):

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import gzip
+import json
 import re
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
+from openapi_spec_validator import validate
 from starlette.testclient import TestClient
 
-from cascadebert.errors import DataError
-from cascadebert.inference.cascade import Cascade
+from cascadebert.data.dataset import check_texts
+from cascadebert.data.files import read_table
+from cascadebert.errors import CascadeError, DataError
+from cascadebert.server.config import ServerConfig
 from cascadebert.server.http.app import make_app
+from cascadebert.server.http.operations import OPERATIONS, openapi_document
 from cascadebert.server.http.schemas import ClassifyResponse
 from cascadebert.server.scheduling.dispatcher import BatchDispatcher
 from cascadebert.server.types import (
@@ -22,26 +29,6 @@ from cascadebert.server.types import (
 )
 from samples import sentences
 from serving import JSON, SMALL, check_error, post, row_result, scripted
-
-
-@pytest.fixture(scope="module")
-def cascade(make_cascade):
-    return make_cascade(2, thresholds=(0.7,))
-
-
-@pytest.fixture(scope="module")
-def known(saved):
-    """A saved cascade, with its kind of input and the accuracy of its stages."""
-    return Cascade.from_pretrained(saved)
-
-
-@pytest.fixture(scope="module")
-def client(cascade):
-    """A client of a server with a real dispatcher."""
-    app = make_app(BatchDispatcher(cascade, SMALL), cascade, SMALL)
-    with TestClient(app, raise_server_exceptions=False) as client:
-        yield client
-
 
 # ---- /predict
 
@@ -69,7 +56,6 @@ def test_a_batch_gets_a_list_of_lists_in_its_order(client, cascade):
         (["a", "b"], [("a", "b")], True),
         ([["a"]], ["a"], False),
         ([["a", "b"], ["c", "d"]], [("a", "b"), ("c", "d")], False),
-        (["a", ""], [("a", "")], True),
     ],
 )
 def test_inputs_mean_what_they_mean_to_text_embeddings_inference(cascade, inputs, texts, single):
@@ -112,10 +98,72 @@ def test_other_schemas_are_rejected(client, body):
     check_error(post(client, body), 422, "Validation")
 
 
-def test_unknown_fields_are_ignored_as_in_text_embeddings_inference_and_empty_texts_are_rejected(client):
+def test_unknown_fields_are_ignored_as_in_text_embeddings_inference(client):
     assert post(client, {"inputs": "a", "prompt_name": None}).status_code == 200
-    for inputs in ("", [""], [["a"], [""]], ["", ""]):
+
+
+@pytest.mark.parametrize("text", ["", " ", "\n\t", "\u00a0\u2003", "\x1c"])
+def test_the_server_rejects_the_empty_texts_that_files_have_no_text_for(client, tmp_path, text):
+    data = tmp_path / "rows.jsonl"
+    data.write_text(json.dumps({"text": text}) + "\n")
+    table = read_table(data)
+    assert list(check_texts(table, ("text",))[2].values()) == ["column 'text': empty text"]
+    for inputs in (text, [text], [["a"], [text]], ["a", text], [["a", "b"], [text, "a"]]):
         check_error(post(client, {"inputs": inputs}), 400, "Empty")
+    for texts in ([text], ["a", text], [["a", text]]):
+        assert f"text {len(texts)}" in check_error(
+            post(client, {"texts": texts}, "/v1/classify"), 400, "Empty"
+        )
+
+
+@pytest.mark.parametrize("path", ["/", "/invocations"])
+def test_other_paths_of_text_embeddings_inference_predict_alike(client, path):
+    for inputs in ("a film", [["a film"], ["b"]]):
+        expected = post(client, {"inputs": inputs})
+        assert post(client, {"inputs": inputs}, path).json() == expected.json()
+
+
+def test_vertex_instances_are_predicted_each_by_itself(client):
+    instances = [
+        {"inputs": "a film"},
+        {"inputs": [["dull"], ["great"]], "raw_scores": True},
+        {"inputs": ["great"]},
+    ]
+    expected = [post(client, instance).json() for instance in instances]
+    response = post(client, {"instances": instances, "parameters": {}}, "/vertex")
+    assert response.json() == {"predictions": expected}
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        ({}, "instances: Field required"),
+        ({"instances": []}, "instances"),
+        ({"instances": [{"inputs": "a"}, {"inputs": 3}]}, "instances.1.inputs: expected a string, a pair"),
+        ({"instances": [{}]}, "instances.0.inputs: Field required"),
+        ({"instances": [{"inputs": [["a"]] * 5}] * 2}, "10 texts exceed"),
+        (
+            {"instances": [{"inputs": [["a"]] * 2}, {"inputs": "film " * 78, "truncate": False}]},
+            "text 3 has more than",
+        ),
+    ],
+)
+def test_bad_vertex_requests_name_their_instance_or_text(client, body, message):
+    assert message in check_error(post(client, body, "/vertex"), 422, "Validation")
+
+
+def test_parameters_of_the_inference_api_give_its_list_of_lists(cascade):
+    client, _ = scripted(cascade, RequestResult((row_result(),), 0, None))
+
+    def scores(parameters):
+        (predictions,) = post(client, {"inputs": "a", "parameters": parameters}).json()
+        return [prediction["score"] for prediction in predictions]
+
+    assert scores({}) == [0.75, 0.25]
+    assert scores({"top_k": 1, "function_to_apply": "softmax"}) == [0.75]
+    assert scores({"top_k": 9, "function_to_apply": "none"}) == [2.0, -1.0]
+    for wrong in ({"top_k": 0}, {"function_to_apply": "sigmoid"}, []):
+        check_error(post(client, {"inputs": "a", "parameters": wrong}), 422, "Validation")
 
 
 def test_a_text_that_is_too_long_is_truncated_or_rejected_as_requested(client, cascade):
@@ -206,8 +254,11 @@ def test_options_out_of_range_are_rejected(client, change):
 
 def test_pairs_are_rejected_by_a_cascade_of_single_texts(known):
     client, dispatcher = scripted(known, RequestResult((row_result(),), 0, None))
-    assert "single text" in check_error(post(client, {"inputs": ["a", "b"]}), 422, "Tokenizer")
-    check_error(post(client, {"inputs": [["a"], ["b", "c"]]}), 422, "Tokenizer")
+    for inputs in (["a", "b"], [["a"], ["b", "c"]]):
+        error = check_error(post(client, {"inputs": inputs}), 422, "Tokenizer")
+        assert "expects a single text" in error and error.endswith('two texts are [["a"], ["b"]]')
+    error = check_error(post(client, {"texts": [["b", "c"]]}, "/v1/classify"), 422, "Tokenizer")
+    assert error.endswith('two texts are ["a", "b"]')
     assert dispatcher.submitted == []
 
 
@@ -235,6 +286,36 @@ def test_chunked_bodies_are_limited_while_they_are_read(client):
     check_error(client.post("/predict", content=chunks(), headers=JSON), 413, "Validation")
     complete = iter([b'{"inputs"', b':"a"}'])
     assert client.post("/predict", content=complete, headers=JSON).is_success
+
+
+@pytest.mark.parametrize("path", ["/predict", "/v1/classify"])
+def test_gzip_bodies_are_read(client, path):
+    body = json.dumps({"inputs": "a film"} if path == "/predict" else {"texts": ["a film"]}).encode()
+    expected = post(client, body, path).json()
+    split = gzip.compress(body[:5]) + gzip.compress(body[5:])
+    for packed, encoding in ((gzip.compress(body), "gzip"), (split, "X-GZIP"), (body, "identity")):
+        assert post(client, packed, path, **{"content-encoding": encoding}).json() == expected
+
+
+@pytest.mark.parametrize(
+    ("body", "encoding", "status", "message"),
+    [
+        (gzip.compress(b'{"inputs":"' + b"a" * 20_000 + b'"}'), "gzip", 413, "20,000 bytes"),
+        (gzip.compress(gzip.compress(b" " * 50_000_000)), "gzip", 413, "20,000 bytes"),
+        (gzip.compress(b'{"inputs":"a"}')[:-9], "gzip", 400, "not valid gzip"),
+        (b'{"inputs":"a"}', "gzip", 400, "not valid gzip"),
+        (b"", "gzip", 400, "not valid"),
+        (b"\x1f\x8b\x08\x00" + b"\xff" * 30, "gzip", 400, "not valid gzip"),
+        (b'{"inputs":"a"}', "br", 415, "`Content-Encoding: br`"),
+        (b'{"inputs":"a"}', "gzip, gzip", 415, "`Content-Encoding: gzip, gzip`"),
+    ],
+)
+def test_bodies_that_cannot_be_unpacked_are_rejected_and_the_size_is_limited(
+    client, body, encoding, status, message
+):
+    response = post(client, body, **{"content-encoding": encoding})
+    assert message in check_error(response, status, "Validation")
+    assert (response.headers.get("accept-encoding") == "gzip") == (status == 415)
 
 
 @pytest.mark.parametrize(
@@ -302,9 +383,12 @@ def test_a_body_with_another_content_type_is_rejected(client):
 def test_the_token_is_required_except_on_public_paths(cascade):
     config = replace(SMALL, token="right")
     client, _ = scripted(cascade, RequestResult((row_result(),), 0, None), config=config)
-    for path in ("/", "/health", "/ready", "/openapi.json"):
-        assert client.get(path).is_success
+    for path in ("/", "/health", "/ready", "/ping", "/openapi.json"):
+        assert client.get(path).is_success and client.head(path).is_success
+    for path in ("/", "/predict", "/invocations", "/vertex", "/v1/classify", "/health"):
+        check_error(post(client, {"inputs": "a"}, path), 401, "Validation")
     for path in ("/info", "/metrics", "/nothing"):
+        assert client.head(path).status_code == 401
         assert client.get(path).headers["www-authenticate"] == "Bearer"
         check_error(client.get(path), 401, "Validation")
     for wrong in ({}, "right", "Bearer", "Bearer ", "Bearer wrong", "Basic right", "Bearer right right"):
@@ -316,6 +400,45 @@ def test_the_token_is_required_except_on_public_paths(cascade):
     assert "right" not in client.get("/info", headers={"authorization": "Bearer right"}).text
 
 
+# ---- cross-origin requests
+
+ORIGIN = {"origin": "http://localhost:3000"}
+PREFLIGHT = {
+    **ORIGIN,
+    "access-control-request-method": "POST",
+    "access-control-request-headers": "authorization,content-encoding,content-type",
+}
+
+
+def test_without_origins_no_page_of_another_site_may_use_the_server(cascade):
+    client, _ = scripted(cascade, RequestResult((row_result(),), 0, None))
+    check_error(client.options("/predict", headers=PREFLIGHT), 405, "Validation")
+    for response in (post(client, {"inputs": "a"}, **ORIGIN), client.get("/health", headers=ORIGIN)):
+        assert not any(name.startswith("access-control") for name in response.headers)
+
+
+def test_pages_of_given_origins_pass_preflights_and_read_results_and_errors(cascade):
+    config = replace(SMALL, token="right", cors_origins=("http://localhost:3000", "https://a.example"))
+    client, _ = scripted(cascade, RequestResult((row_result(),), 0, None), config=config)
+    for path in ("/predict", "/v1/classify", "/info"):
+        assert client.options(path, headers=PREFLIGHT).is_success
+    headers = {**ORIGIN, "authorization": "Bearer right"}
+    for response in (post(client, {"inputs": "a"}, **headers), post(client, {"inputs": "a"}, **ORIGIN)):
+        assert response.headers["access-control-allow-origin"] == "http://localhost:3000"
+        assert "X-Cascade-Degraded" in response.headers["access-control-expose-headers"]
+    check_error(response, 401, "Validation")
+    other = PREFLIGHT | {"origin": "https://b.example"}
+    assert "access-control-allow-origin" not in client.options("/predict", headers=other).headers
+    any_origin, _ = scripted(cascade, None, config=replace(SMALL, cors_origins=("*",)))
+    assert any_origin.get("/health", headers=other).headers["access-control-allow-origin"] == "*"
+
+
+@pytest.mark.parametrize("origin", ["localhost:3000", "http://a.example/", "null", "", "https://*.example"])
+def test_an_origin_that_no_browser_sends_is_rejected(origin):
+    with pytest.raises(CascadeError, match="--cors-origin"):
+        ServerConfig(cors_origins=(origin,))
+
+
 # ---- endpoints about the server
 
 
@@ -324,15 +447,47 @@ def test_health_readiness_and_openapi(cascade):
     assert client.get("/health").json() == {"status": "ok"}
     assert client.get("/ready").json() == {"status": "ready"}
     dispatcher.ready = False
-    response = client.get("/ready")
-    check_error(response, 503, "Unhealthy")
-    assert response.headers["retry-after"] == "1"
+    for path in ("/ready", "/ping"):
+        response = client.get(path)
+        check_error(response, 503, "Unhealthy")
+        assert response.headers["retry-after"] == "1"
     document = client.get("/openapi.json").json()
-    assert set(document["paths"]) == {"/predict", "/v1/classify", "/health", "/ready", "/info", "/metrics"}
     assert document["components"]["schemas"]["PredictRequest"]["examples"]
     assert {"200", "400", "413", "422", "424", "429", "503", "504"} <= set(
         document["paths"]["/predict"]["post"]["responses"]
     )
+
+
+@pytest.mark.parametrize("token", [True, False])
+def test_the_openapi_document_is_valid_and_says_which_paths_need_the_token(token):
+    document = openapi_document(token=token)
+    validate(document)
+    assert document["components"]["securitySchemes"]["bearer"]["scheme"] == "bearer"
+    security = [{"bearer": []}] if token else [{}, {"bearer": []}]
+    paths = document["paths"]
+    for path, method in (("/predict", "post"), ("/", "post"), ("/info", "get"), ("/metrics", "get")):
+        assert paths[path][method]["security"] == security
+    for path in ("/", "/health", "/ping"):
+        assert "security" not in paths[path]["get"]
+
+
+def test_the_documentation_has_every_path_and_the_other_way_round():
+    text = (Path(__file__).parents[1] / "docs" / "server.md").read_text("utf-8")
+    documented = set(re.findall(r"^\| `(GET|POST) (/\S*)`", text, re.MULTILINE))
+    assert documented == {(operation.method, operation.path) for operation in OPERATIONS}
+
+
+@pytest.mark.parametrize("path", sorted({o.path for o in OPERATIONS}))
+def test_methods_are_those_of_the_table_and_head_where_there_is_get(client, path):
+    methods = {o.method for o in OPERATIONS if o.path == path}
+    response = client.delete(path)
+    check_error(response, 405, "Validation")
+    allowed = methods | {"HEAD"} if "GET" in methods else methods
+    assert set(response.headers["allow"].split(", ")) == allowed
+    if "GET" in methods:
+        head, get = client.head(path), client.get(path)
+        assert head.status_code == get.status_code == 200
+        assert head.headers["content-type"] == get.headers["content-type"]
 
 
 def test_info_describes_the_cascade_its_operating_points_and_queues(client):

@@ -21,6 +21,7 @@ from cascadebert.thresholds.operating_point import Certificate
 TOKEN = "CASCADEBERT_TOKEN"
 LATENCY_MS = 1000 * ServerConfig.latency_target
 LATENCY = "Target latency under load; requests without a deadline expire after ten times this."
+CORS = "Origin whose web pages may use the server, such as http://localhost:3000; repeat it. *: any."
 
 log = logging.getLogger("cascadebert")
 
@@ -31,6 +32,7 @@ def serve(
     host: Annotated[str, o.option("Address to listen on.", "ADDRESS")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0: a free one.")] = 8000,
     latency_target_ms: Annotated[float, o.option(LATENCY, "MS", "Server")] = LATENCY_MS,
+    cors_origin: Annotated[list[str] | None, o.option(CORS, "ORIGIN", "Server")] = None,
     config: ServerConfig,
     engine: o.EngineOptions,
 ) -> None:
@@ -47,7 +49,8 @@ def serve(
     from cascadebert.server.scheduling.dispatcher import BatchDispatcher
 
     configure_logging(timestamps=True)
-    config = replace(config, latency_target=latency_target_ms / 1000, token=_token())
+    origins = tuple(cors_origin or ())
+    config = replace(config, latency_target=latency_target_ms / 1000, token=_token(), cors_origins=origins)
     listener = listen(host, port)
     cascade = open_cascade(folder, config, engine=engine.engine, precision=engine.precision)
     monitor = QualityMonitor(Reference.from_cascade(cascade), config) if config.shadow_rate else None

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field, fields
 from typing import Any, Literal
 
 from cascadebert.errors import CascadeError
 
 SERVER, OVERLOAD, MONITORING = "Server", "Overload and failure", "Quality monitoring"
+ORIGIN = r"[a-z][a-z0-9+.-]*://[a-z0-9._-]+(:\d+)?|[a-z]+://\[[0-9a-f:]+\](:\d+)?"
 DEADLINE_FACTOR = 10  # default deadline, in latency targets
 
 
@@ -54,6 +56,7 @@ class ServerConfig:
         "On a quality alarm, only log it, or also switch to the most conservative operating point.",
     )
     token: str | None = None  # bearer token that requests must carry; None disables authentication
+    cors_origins: tuple[str, ...] = ()  # whose pages may send requests and read responses
     seed: int = 0  # of the selection of texts for shadow evaluation
 
     def __post_init__(self) -> None:
@@ -63,6 +66,10 @@ class ServerConfig:
                 continue
             if not isinstance(value, bool) and value <= 0:
                 raise CascadeError(f"{option.name} must be above 0, not {value}")
+        for origin in self.cors_origins:
+            if origin != "*" and not re.fullmatch(ORIGIN, origin):
+                expected = "scheme, host and port without a path, such as http://localhost:3000, or *"
+                raise CascadeError(f"an origin (--cors-origin) must be {expected}; not {origin!r}")
         if not 0 <= self.shadow_rate <= 1:
             raise CascadeError(f"shadow_rate must be a fraction between 0 and 1, not {self.shadow_rate}")
         if self.max_client_batch_size > self.max_queue_size:

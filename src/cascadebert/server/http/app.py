@@ -5,20 +5,22 @@ from __future__ import annotations
 import asyncio
 import base64
 import hashlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.routing import Route, Router
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from cascadebert.inference.cascade import Cascade
 from cascadebert.server.config import ServerConfig
 from cascadebert.server.http.handlers import Handlers
 from cascadebert.server.http.info import server_info
 from cascadebert.server.http.middleware import ServerMiddleware
-from cascadebert.server.http.schemas import openapi_document
+from cascadebert.server.http.operations import OPERATIONS, openapi_document
 from cascadebert.server.monitoring.metrics import Metrics
 from cascadebert.server.monitoring.monitor import QualityMonitor
 from cascadebert.server.scheduling.dispatcher import BatchDispatcher
@@ -29,7 +31,8 @@ def make_app(
     dispatcher: BatchDispatcher, cascade: Cascade, config: ServerConfig, monitor: QualityMonitor | None = None
 ) -> ServerMiddleware:
     """Build an ASGI application; it starts the dispatcher on startup and drains it on shutdown."""
-    metrics = Metrics(cascade, dispatcher.state, None if monitor is None else monitor.state)
+    paths = {operation.path for operation in OPERATIONS}
+    metrics = Metrics(cascade, dispatcher.state, None if monitor is None else monitor.state, paths)
     handlers = Handlers(dispatcher, cascade, config, metrics)
 
     @asynccontextmanager
@@ -50,18 +53,32 @@ def make_app(
     def prometheus(_: Request) -> Response:
         return Response(metrics.text(), media_type="text/plain; version=0.0.4")
 
-    routes = [
-        Route("/predict", handlers, methods=["POST"]),
-        Route("/v1/classify", handlers, methods=["POST"]),
-        Route("/health", JSONResponse({"status": "ok"}), methods=["GET"]),
-        Route("/ready", ready),
-        Route("/info", info),
-        Route("/metrics", prometheus),
-        Route("/openapi.json", JSONResponse(openapi_document()), methods=["GET"]),
-        Route("/", _page(), methods=["GET"]),
-    ]
+    answers: dict[str, Callable[..., Any]] = {
+        "/": _Root(_page(), handlers),
+        "/health": JSONResponse({"status": "ok"}),
+        "/ready": ready,
+        "/ping": ready,
+        "/info": info,
+        "/metrics": prometheus,
+        "/openapi.json": JSONResponse(openapi_document(token=config.token is not None)),
+    }
+    methods: dict[str, list[str]] = {path: [] for path in paths}
+    for operation in OPERATIONS:
+        methods[operation.path].append(operation.method)
+    routes = [Route(path, answers.get(path, handlers), methods=methods[path]) for path in methods]
     app = ServerMiddleware(Router(routes, redirect_slashes=False, lifespan=lifespan), config, metrics)
     return app
+
+
+class _Root:
+    """The page for GET, predictions for POST."""
+
+    def __init__(self, page: ASGIApp, handlers: ASGIApp) -> None:
+        self._page, self._handlers = page, handlers
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        app = self._handlers if scope["method"] == "POST" else self._page
+        await app(scope, receive, send)
 
 
 def _page() -> HTMLResponse:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
+from itertools import islice
 from typing import Any
 
 from starlette.types import Receive, Scope, Send
@@ -11,7 +13,7 @@ from cascadebert.errors import DataError
 from cascadebert.inference.cascade import Cascade
 from cascadebert.server.config import ServerConfig
 from cascadebert.server.http.messages import ClientDisconnected, HTTPError, encode_json, read_body, send_json
-from cascadebert.server.http.schemas import ClassifyRequest, PredictRequest, parse
+from cascadebert.server.http.schemas import ClassifyRequest, PredictRequest, VertexRequest, as_text, parse
 from cascadebert.server.monitoring.metrics import Metrics
 from cascadebert.server.scheduling.dispatcher import BatchDispatcher
 from cascadebert.server.types import RequestOptions, RequestResult, RowResult, ServerError, StageResult
@@ -19,7 +21,7 @@ from cascadebert.types import Texts
 
 
 class Handlers:
-    """ASGI application of `/predict` and `/v1/classify`; Starlette's requests and responses cost more."""
+    """ASGI application of the paths that predict; Starlette's requests and responses cost more."""
 
     def __init__(
         self, dispatcher: BatchDispatcher, cascade: Cascade, config: ServerConfig, metrics: Metrics
@@ -32,7 +34,7 @@ class Handlers:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle a request whose path the router has checked."""
         body = await read_body(scope, receive, self._config.max_bytes)
-        handler = self._predict if scope["path"] == "/predict" else self._classify
+        handler = {"/v1/classify": self._classify, "/vertex": self._vertex}.get(scope["path"], self._predict)
         content, result = await handler(body, receive)
         headers = [(b"x-cascade-operating-point", b"%d" % result.operating_point)]
         if result.uncertified_reason is not None:
@@ -42,23 +44,41 @@ class Handlers:
         await send_json(send, encode_json(content), headers=tuple(headers))
 
     async def _predict(self, body: bytes, receive: Receive) -> tuple[object, RequestResult]:
-        request = parse(PredictRequest, body)
-        inputs = request.inputs
-        is_batch = isinstance(inputs, list) and isinstance(inputs[0], list)
-        texts = [_text(item) for item in (inputs if is_batch else [inputs])]
-        self._check_texts(texts)
-        if not all(any(text) for text in texts):
-            raise HTTPError("inputs: a text is empty", 400, "Empty")
-        if request.truncate is False or request.truncation_direction.lower() == "left":
-            await self._check_lengths(texts, left=request.truncate is not False)
+        contents, result = await self._predict_all([parse(PredictRequest, body)], receive)
+        return contents[0], result
+
+    async def _vertex(self, body: bytes, receive: Receive) -> tuple[object, RequestResult]:
+        contents, result = await self._predict_all(parse(VertexRequest, body).instances, receive)
+        return {"predictions": contents}, result
+
+    async def _predict_all(
+        self, requests: Sequence[PredictRequest], receive: Receive
+    ) -> tuple[list[object], RequestResult]:
+        texts = [text for request in requests for text in request.texts]
+        self._check_texts(texts, two_texts='[["a"], ["b"]]')
+        first = 1
+        for request in requests:
+            left = request.truncate is not False
+            if request.truncate is False or request.truncation_direction.lower() == "left":
+                await self._check_lengths(request.texts, first, left=left)
+            first += len(request.texts)
         result = await self._run(texts, RequestOptions(), receive)
-        predictions = [self._scores(row, request.raw_scores) for row in result.rows]
-        return predictions if is_batch else predictions[0], result
+        rows = iter(result.rows)
+        return [
+            self._content(request, list(islice(rows, len(request.texts)))) for request in requests
+        ], result
+
+    def _content(self, request: PredictRequest, rows: Sequence[RowResult]) -> object:
+        parameters = request.parameters
+        raw = request.raw_scores or (parameters is not None and parameters.function_to_apply == "none")
+        top_k = None if parameters is None else parameters.top_k
+        predictions = [self._scores(row, raw)[:top_k] for row in rows]
+        return predictions if request.is_batch or parameters is not None else predictions[0]
 
     async def _classify(self, body: bytes, receive: Receive) -> tuple[object, RequestResult]:
         request = parse(ClassifyRequest, body)
-        texts = [_text(item) for item in request.texts]
-        self._check_texts(texts)
+        texts = [as_text(item) for item in request.texts]
+        self._check_texts(texts, two_texts='["a", "b"]')
         num_stages = len(self._cascade.stages)
         if request.max_stage is not None and request.max_stage > num_stages:
             raise HTTPError(f"max_stage: expected 1 to {num_stages}, the number of stages")
@@ -73,7 +93,8 @@ class Handlers:
         }
         return content, result
 
-    def _check_texts(self, texts: list[Any]) -> None:
+    def _check_texts(self, texts: list[Any], *, two_texts: str) -> None:
+        # `two_texts`: how two texts are written in such a request
         config, spec = self._config, self._cascade.spec
         if len(texts) > config.max_client_batch_size:
             limit = f"the maximum of {config.max_client_batch_size:,} per request"
@@ -82,19 +103,24 @@ class Handlers:
         for number, text in enumerate(texts, start=1):
             if isinstance(text, tuple) != pair:
                 expected, actual = ("a pair", "a single text") if pair else ("a single text", "a pair")
-                raise DataError(f"text {number}: the cascade expects {expected}, got {actual}")
-            length = sum(map(len, text)) if pair else len(text)
+                hint = "" if pair else f"; two texts are {two_texts}"
+                raise DataError(f"text {number}: the cascade expects {expected}, got {actual}{hint}")
+            parts = text if pair else (text,)
+            if not all(map(str.strip, parts)):
+                raise HTTPError(f"text {number} is empty", 400, "Empty")
+            length = sum(map(len, parts))
             if length > config.max_characters:
                 limit = f"the maximum of {config.max_characters:,}"
                 raise HTTPError(f"text {number}: {length:,} characters exceed {limit}")
 
-    async def _check_lengths(self, texts: Texts, *, left: bool) -> None:
+    async def _check_lengths(self, texts: Texts, first: int, *, left: bool) -> None:
+        # `first` is the number of the first of the texts in the request
         loop = asyncio.get_running_loop()
         for tokenizer in {stage.tokenizer.key: stage.tokenizer for stage in self._cascade.stages}.values():
             truncated = await loop.run_in_executor(None, tokenizer.truncates, texts)
             if any(truncated):
                 reason = "it cannot be truncated on the left" if left else "`truncate` is false"
-                length = f"text {truncated.index(True) + 1} has more than {tokenizer.max_length} tokens"
+                length = f"text {truncated.index(True) + first} has more than {tokenizer.max_length} tokens"
                 raise HTTPError(f"{length}, the maximum of a stage, and {reason}")
 
     async def _run(self, texts: Texts, options: RequestOptions, receive: Receive) -> RequestResult:
@@ -141,11 +167,6 @@ class Handlers:
 def _timing(result: StageResult, seconds: float) -> dict[str, object]:
     milliseconds = round(1000 * seconds, 3)
     return {"stage": result.stage, "confidence": float(result.confidence), "milliseconds": milliseconds}
-
-
-def _text(item: Any) -> Any:
-    # Schemas allow a string, or a list of one or two.
-    return item if isinstance(item, str) else item[0] if len(item) == 1 else tuple(item)
 
 
 async def _wait_for_disconnect(receive: Receive) -> None:

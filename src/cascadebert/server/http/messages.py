@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import gzip
+import io
 import json
 import math
+import zlib
 
 from anyio import fail_after
 from starlette.types import Receive, Scope, Send
@@ -11,6 +14,7 @@ from starlette.types import Receive, Scope, Send
 from cascadebert.server.types import ServerError
 
 BODY_SECONDS = 15.0
+IDENTITY, GZIP = (b"", b"identity"), (b"gzip", b"x-gzip")  # RFC 9110, 8.4.1.3
 
 Headers = tuple[tuple[bytes, bytes], ...]
 CLOSE: Headers = ((b"connection", b"close"),)
@@ -64,14 +68,20 @@ def header(scope: Scope, name: bytes) -> bytes:
 
 
 async def read_body(scope: Scope, receive: Receive, max_bytes: int) -> bytes:
-    """Read a JSON body.
+    """Read a JSON body, which may be compressed by gzip.
 
-    Raises HTTPError 415 for another content type, 413 as soon as the body exceeds `max_bytes`, 408 if it does
-    not arrive in time; ClientDisconnected if the connection is closed.
+    Raises HTTPError 415 for another content type or encoding, 413 as soon as the body exceeds `max_bytes`,
+    also unpacked, 408 if it does not arrive in time, 400 if it cannot be unpacked; ClientDisconnected if the
+    connection is closed.
     """
     media_type = header(scope, b"content-type").split(b";")[0].strip().lower()
     if media_type != b"application/json" and not media_type.endswith(b"+json"):
         raise HTTPError("expected a JSON body with `Content-Type: application/json`", 415)
+    encoding = header(scope, b"content-encoding").strip().lower()
+    if encoding not in IDENTITY + GZIP:
+        name = encoding[:40].decode("latin-1")
+        error = f"expected a body that is compressed by gzip or not at all, got `Content-Encoding: {name}`"
+        raise HTTPError(error, 415, headers=((b"accept-encoding", b"gzip"),))
     length, body, more_body = header(scope, b"content-length"), bytearray(), True
     too_large = length.isdigit() and (len(length) > 18 or int(length) > max_bytes)
     try:
@@ -86,6 +96,15 @@ async def read_body(scope: Scope, receive: Receive, max_bytes: int) -> bytes:
         raise HTTPError(
             f"the body did not arrive within {BODY_SECONDS:g} seconds", 408, headers=CLOSE
         ) from error
-    if too_large:
+    content = bytes(body) if too_large or encoding in IDENTITY else _gunzip(bytes(body), max_bytes + 1)
+    if too_large or len(content) > max_bytes:
         raise HTTPError(f"the body exceeds the maximum of {max_bytes:,} bytes", 413, headers=CLOSE)
-    return bytes(body)
+    return content
+
+
+def _gunzip(body: bytes, size: int) -> bytes:
+    # At most `size` bytes of the content: a small body can unpack to gigabytes.
+    try:
+        return gzip.GzipFile(fileobj=io.BytesIO(body)).read(size)
+    except (OSError, EOFError, zlib.error) as error:
+        raise HTTPError("the body is not valid gzip, as its `Content-Encoding` says", 400) from error

@@ -1,4 +1,4 @@
-"""ASGI middleware: bearer authentication, request metrics, and errors as JSON."""
+"""ASGI middleware: cross-origin requests, bearer authentication, request metrics, and errors as JSON."""
 
 from __future__ import annotations
 
@@ -9,22 +9,27 @@ from pathlib import Path
 from traceback import extract_tb
 
 from starlette.exceptions import HTTPException
+from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from cascadebert.errors import DataError
 from cascadebert.server.config import ServerConfig
 from cascadebert.server.http.messages import CLOSE, ClientDisconnected, HTTPError, header, send_json
+from cascadebert.server.http.operations import OPERATIONS
 from cascadebert.server.monitoring.metrics import Metrics
 from cascadebert.server.types import DeadlineExceeded, Overloaded, ServiceUnavailable, StageUnavailable
 from cascadebert.timing import now
 
 log = logging.getLogger("cascadebert")
 
-PUBLIC_PATHS = ("/", "/health", "/ready", "/openapi.json")  # show nothing of the model and of the traffic
+PUBLIC = {(method, o.path) for o in OPERATIONS if o.public for method in (o.method, "HEAD")}
+CORS_METHODS = ("GET", "HEAD", "POST")
+CORS_HEADERS = ("Authorization", "Content-Encoding")  # and those that every page may send
+CORS_EXPOSED = ("Retry-After", "X-Cascade-Operating-Point", "X-Cascade-Uncertified", "X-Cascade-Degraded")
 
 
 class ServerMiddleware:
-    """The application: `app` behind authentication, metrics and error handling.
+    """The application: `app` behind cross-origin rules, authentication, metrics and error handling.
 
     While `closing` is true, every response closes its connection.
     """
@@ -32,13 +37,19 @@ class ServerMiddleware:
     def __init__(self, app: ASGIApp, config: ServerConfig, metrics: Metrics) -> None:
         self._app, self._metrics, self._probe_every = app, metrics, config.probe_every
         self._token = None if config.token is None else config.token.encode()
+        self._handler: ASGIApp = self._handle
+        if config.cors_origins:  # outside of authentication: preflights have no token, and pages read errors
+            self._handler = CORSMiddleware(
+                self._handle, config.cors_origins, CORS_METHODS, CORS_HEADERS, expose_headers=CORS_EXPOSED
+            )
         self.closing = False
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one request."""
-        if scope["type"] != "http":
-            await self._app(scope, receive, send)
-            return
+        app = self._handler if scope["type"] == "http" else self._app
+        await app(scope, receive, send)
+
+    async def _handle(self, scope: Scope, receive: Receive, send: Send) -> None:
         start, status = now(), 0
         scope["app"] = self  # so that the router raises HTTPException for unknown paths and methods
 
@@ -65,7 +76,7 @@ class ServerMiddleware:
             self._metrics.count_request(scope["path"], status, now() - start)
 
     def _authenticate(self, scope: Scope) -> None:
-        if self._token is None or scope["path"] in PUBLIC_PATHS:
+        if self._token is None or (scope["method"], scope["path"]) in PUBLIC:
             return
         scheme, _, token = header(scope, b"authorization").partition(b" ")
         if scheme.lower() != b"bearer" or not hmac.compare_digest(token.strip(), self._token):

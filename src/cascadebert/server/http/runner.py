@@ -10,10 +10,10 @@ import socket
 import sys
 from collections.abc import Callable
 from http import HTTPStatus
-from typing import Any
 
+import httptools
 import uvicorn
-from uvicorn.protocols.http.auto import AutoHTTPProtocol
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from cascadebert.errors import CascadeError
 from cascadebert.server.http.messages import HTTPError
@@ -92,22 +92,68 @@ class _Server(uvicorn.Server):
         await super().shutdown(sockets)
 
 
-class _Connection(AutoHTTPProtocol):  # type: ignore[misc, valid-type]  # depends on what is installed
-    """Connection that limits the head of requests in time and size, and whose own errors are JSON too."""
+class _Connection(HttpToolsProtocol):
+    """Connection that limits the head of requests in time and size, and whose own errors are JSON.
 
-    def connection_made(self, transport: Any) -> None:
+    It ignores offers to speak another protocol (`Upgrade: h2c` of Java and `curl --http2`), as RFC 9110 (7.8)
+    allows, and answers a request whose client has closed its sending side.
+    """
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn's
         super().connection_made(transport)
         self._timer: asyncio.TimerHandle | None = None
-        self._head_bytes: int | None = None  # stays None with h11, which limits heads itself
+        self._head_bytes = 0
         self._update_timer()
 
     def data_received(self, data: bytes) -> None:
-        if self._head_bytes is not None:
-            self._head_bytes += len(data)
-        super().data_received(data)
-        if (self._head_bytes or 0) > MAX_HEAD_BYTES and not self.transport.is_closing():
+        self._head_bytes += len(data)
+        self._unset_keepalive_if_required()
+        try:
+            self._parse(data)
+        except httptools.HttpParserError:
+            self.send_400_response("the request is not valid HTTP/1.1")
+        if self._head_bytes > MAX_HEAD_BYTES and not self.transport.is_closing():
             self._reject(431, f"the head of the request exceeds {MAX_HEAD_BYTES:,} bytes")
         self._update_timer()
+
+    def _parse(self, data: bytes) -> None:
+        # httptools stops behind a head that offers another protocol; it is parsed again without the offer.
+        while True:
+            try:
+                self.parser.feed_data(data)
+                return
+            except httptools.HttpParserUpgrade as stopped:
+                if self.parser.get_method() == b"CONNECT":  # for proxies
+                    raise httptools.HttpParserError from stopped
+                data = self._head_without_offer() + data[stopped.args[0] :]
+                self.parser = httptools.HttpRequestParser(self)
+                self.parser.set_dangerous_leniencies(lenient_data_after_close=True)  # as uvicorn does
+
+    def _head_without_offer(self) -> bytes:
+        method, version = self.parser.get_method(), self.parser.get_http_version().encode()
+        lines = [b"%s %s HTTP/%s" % (method, self.url, version)]
+        for name, value in self.headers:
+            if name == b"connection":
+                options = [option.strip() for option in value.split(b",")]
+                value = b", ".join(option for option in options if option.lower() != b"upgrade")
+            if name != b"upgrade":
+                lines.append(name + b": " + value)
+        return b"\r\n".join([*lines, b"", b""])
+
+    def on_headers_complete(self) -> None:
+        if not self.parser.should_upgrade():
+            super().on_headers_complete()
+
+    def on_message_complete(self) -> None:
+        if not self.parser.should_upgrade():
+            super().on_message_complete()
+
+    def eof_received(self) -> bool:  # type: ignore[override]  # uvicorn always closes
+        """Keep the connection for a response if the last request was complete; then close it."""
+        if not self._busy or self.cycle.more_body:
+            return False
+        self.cycle.keep_alive = False
+        return True
 
     def on_message_begin(self) -> None:
         self._head_bytes = 0
@@ -117,7 +163,6 @@ class _Connection(AutoHTTPProtocol):  # type: ignore[misc, valid-type]  # depend
         self._head_bytes = 0
 
     def on_body(self, body: bytes) -> None:
-        assert self._head_bytes is not None
         self._head_bytes -= len(body)
         super().on_body(body)
 

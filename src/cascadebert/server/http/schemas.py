@@ -1,18 +1,16 @@
-"""Schemas of requests and responses, and the OpenAPI document that is made of them.
+"""Schemas of requests and responses.
 
-Those of `/predict` are the ones of Hugging Face text-embeddings-inference 1.9.
+Those of `/predict` and `/vertex` are the ones of Hugging Face text-embeddings-inference 1.9, and `parameters`
+those of the Hugging Face Inference API.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, Field, TypeAdapter, ValidationError
+from pydantic import BaseModel, Field, ValidationError
 from pydantic.config import JsonDict
-from pydantic.json_schema import JsonSchemaMode
 
-from cascadebert import __version__
 from cascadebert.server.http.messages import HTTPError
 
 MIN_DEADLINE_MS, MAX_DEADLINE_MS = 0.001, 3_600_000.0
@@ -22,11 +20,18 @@ INPUTS = "a string, a pair [string, string], or a batch [[string], ...] or [[str
 
 Direction = Literal["Right", "Left", "right", "left"]
 ErrorType = Literal["Unhealthy", "Backend", "Overloaded", "Validation", "Tokenizer", "Empty"]
-Text = Annotated[str, Field(json_schema_extra={"minLength": 1})]  # the handler checks it: error type Empty
+Text = Annotated[str, Field(json_schema_extra={"pattern": r"\S"})]  # the handler checks it: error type Empty
 OneOrTwo = Annotated[list[Text], Field(min_length=1, max_length=2, fail_fast=True)]
-Two = Annotated[list[str], Field(min_length=2, max_length=2, fail_fast=True)]
+Two = Annotated[list[Text], Field(min_length=2, max_length=2, fail_fast=True)]
 Item = TypeVar("Item")
 NonEmpty = Annotated[list[Item], Field(min_length=1, fail_fast=True)]
+
+
+class Parameters(BaseModel, strict=True, frozen=True):
+    """Parameters of the Hugging Face Inference API."""
+
+    top_k: int | None = Field(None, ge=1, description="Return only the labels with the highest scores.")
+    function_to_apply: Literal["softmax", "none"] | None = Field(None, description='"none" returns logits.')
 
 
 class PredictRequest(BaseModel, strict=True, frozen=True, json_schema_extra=PREDICT):
@@ -38,12 +43,31 @@ class PredictRequest(BaseModel, strict=True, frozen=True, json_schema_extra=PRED
     raw_scores: bool = Field(False, description="Return logits instead of probabilities.")
     truncate: bool | None = Field(None, description="`false` rejects texts that are too long.")
     truncation_direction: Direction = Field("Right", description='"Left" rejects texts that are too long.')
+    parameters: Parameters | None = Field(
+        None, description="If present, the response is a list of lists, as of the Hugging Face Inference API."
+    )
+
+    @property
+    def is_batch(self) -> bool:
+        """True if the inputs are a list of texts or pairs."""
+        return isinstance(self.inputs, list) and isinstance(self.inputs[0], list)
+
+    @property
+    def texts(self) -> list[Any]:
+        """The inputs as strings and pairs (tuples)."""
+        return [as_text(item) for item in (self.inputs if self.is_batch else [self.inputs])]
+
+
+class VertexRequest(BaseModel, strict=True, frozen=True):
+    """Body of `POST /vertex`."""
+
+    instances: NonEmpty[PredictRequest]
 
 
 class ClassifyRequest(BaseModel, strict=True, frozen=True, extra="forbid", json_schema_extra=CLASSIFY):
     """Body of `POST /v1/classify`."""
 
-    texts: NonEmpty[str] | NonEmpty[Two] = Field(description="Texts, or pairs of texts.")
+    texts: NonEmpty[Text] | NonEmpty[Two] = Field(description="Texts, or pairs of texts.")
     max_stage: int | None = Field(None, ge=1, description="The last stage that may predict, from 1.")
     deadline_ms: float | None = Field(None, ge=MIN_DEADLINE_MS, le=MAX_DEADLINE_MS)
     explain: bool = Field(False, description="Return the results of every stage that ran.")
@@ -57,6 +81,12 @@ class Prediction(BaseModel):
 
 
 PredictResponse = list[Prediction] | list[list[Prediction]]  # of one text, or of a batch
+
+
+class VertexResponse(BaseModel):
+    """Response of `POST /vertex`; one prediction per instance."""
+
+    predictions: list[PredictResponse]
 
 
 class StageResultSchema(BaseModel):
@@ -106,7 +136,12 @@ class ErrorResponse(BaseModel):
     error_type: ErrorType = Field(examples=["Validation"])
 
 
-Model = TypeVar("Model", PredictRequest, ClassifyRequest)
+Model = TypeVar("Model", PredictRequest, VertexRequest, ClassifyRequest)
+
+
+def as_text(item: Any) -> Any:
+    """Convert a string, or a list of one or two, to a string or a pair (tuple)."""
+    return item if isinstance(item, str) else item[0] if len(item) == 1 else tuple(item)
 
 
 def parse(model: type[Model], body: bytes) -> Model:
@@ -119,56 +154,9 @@ def parse(model: type[Model], body: bytes) -> Model:
         return model.model_validate_json(body)
     except ValidationError as validation_error:
         error = validation_error.errors(include_url=False, include_input=False)[0]
-    field = ".".join(str(part) for part in error["loc"])
     if error["type"] == "json_invalid":
         raise HTTPError(f"the body is not valid JSON: {error['msg']}", 400)
-    if model is PredictRequest and field.startswith("inputs") and error["type"] != "missing":
-        raise HTTPError(f"inputs: expected {INPUTS}")
-    raise HTTPError(f"{field or 'the body'}: {error['msg']}"[:300])
-
-
-ERRORS = {
-    400: "The body is not valid JSON, or a text is empty.",
-    401: "The token is missing or wrong.",
-    408: "The body did not arrive in time.",
-    413: "The body is too large.",
-    415: "The content type is not JSON.",
-    422: "The body does not match the schema or exceeds a limit.",
-    424: "A stage failed on this request.",
-    429: "The queue is full or the expected wait too long; `Retry-After` holds the seconds to wait.",
-    503: "The server is not ready, or a required stage is unavailable.",
-    504: "The deadline passed before the result was complete.",
-}
-# Path, summary, type of the body (None for GET), type of the response (None if it is not JSON), errors.
-OPERATIONS: tuple[tuple[str, str, Any, Any, Iterable[int]], ...] = (
-    ("/predict", "Predict as text-embeddings-inference does", PredictRequest, PredictResponse, ERRORS),
-    ("/v1/classify", "Predict with details of the cascade", ClassifyRequest, ClassifyResponse, ERRORS),
-    ("/health", "Liveness of the process", None, dict[str, str], ()),
-    ("/ready", "Readiness for requests", None, dict[str, str], (503,)),
-    ("/info", "Cascade, operating points, queues and quality monitoring", None, Any, (401,)),
-    ("/metrics", "Prometheus metrics", None, None, (401,)),
-)
-
-
-def openapi_document() -> dict[str, Any]:
-    """Build the OpenAPI document; plain JSON values."""
-    types = {ErrorResponse, *(kind for operation in OPERATIONS for kind in operation[2:4])} - {None}
-    mode: JsonSchemaMode = "validation"
-    adapters = [(kind, mode, TypeAdapter(kind)) for kind in types]
-    schemas, components = TypeAdapter.json_schemas(adapters, ref_template="#/components/schemas/{model}")
-
-    def content(kind: Any) -> dict[str, Any]:
-        return {"content": {"application/json": {"schema": schemas[kind, mode]}}}
-
-    paths = {}
-    for path, summary, body, response, errors in OPERATIONS:
-        success = {"description": "Success."} | ({} if response is None else content(response))
-        failures = {str(error): {"description": ERRORS[error]} | content(ErrorResponse) for error in errors}
-        operation = {"summary": summary, "responses": {"200": success} | failures}
-        if body is not None:
-            operation["requestBody"] = {"required": True} | content(body)
-        paths[path] = {"get" if body is None else "post": operation}
-    description = "Small text classifiers first, large ones only for uncertain texts."
-    header = {"title": "cascadebert", "version": __version__, "description": description}
-    components = {"schemas": dict(sorted(components["$defs"].items()))}
-    return {"openapi": "3.1.0", "info": header, "paths": paths, "components": components}
+    field, inputs, _ = ".".join(str(part) for part in error["loc"]).partition("inputs")
+    if inputs and error["type"] != "missing":
+        raise HTTPError(f"{field}inputs: expected {INPUTS}")
+    raise HTTPError(f"{field + inputs or 'the body'}: {error['msg']}"[:300])

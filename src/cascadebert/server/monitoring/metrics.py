@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
 from operator import attrgetter
@@ -17,7 +17,6 @@ from cascadebert.inference.cascade import Cascade
 from cascadebert.server.monitoring.monitor import MonitorState
 from cascadebert.server.types import DispatcherState, RequestResult
 
-PATHS = ("/", "/predict", "/v1/classify", "/health", "/ready", "/info", "/metrics", "/openapi.json")
 BUCKETS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
 
 COUNTER, GAUGE = CounterMetricFamily, GaugeMetricFamily
@@ -53,14 +52,19 @@ ALARM: Table = ((COUNTER, "alarms", "Number of quality alarms.", "count"),)
 
 
 class Metrics(Collector):
-    """Counts requests, and reads the state of the dispatcher and of the monitor, if there is one."""
+    """Counts requests, and reads the state of the dispatcher and of the monitor, if there is one.
+
+    Requests of other `paths` share one label.
+    """
 
     def __init__(
         self,
         cascade: Cascade,
         dispatcher_state: Callable[[], DispatcherState],
         monitor_state: Callable[[], MonitorState] | None,
+        paths: Collection[str],
     ) -> None:
+        self._paths = paths
         self._dispatcher_state, self._monitor_state = dispatcher_state, monitor_state
         certificate = cascade.operating_point.certificate if cascade.uncertified_reason is None else None
         self._guarantees = () if certificate is None else certificate.guarantees
@@ -78,8 +82,8 @@ class Metrics(Collector):
         self._registry.register(self)
 
     def count_request(self, path: str, status: int, seconds: float) -> None:
-        """Count a request; unknown paths share one label."""
-        known = path if path in PATHS else "other"
+        """Count a request."""
+        known = path if path in self._paths else "other"
         self._requests.labels(known, status).inc()
         self._duration.labels(known).observe(seconds)
         if status == 504:

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left, insort
+from collections import deque
 from collections.abc import Sequence
 
 DECAY = 0.98
 PRIOR_TOKENS = 1024
 TOKENS_PER_CHARACTER, TOKENIZER_SECONDS_PER_TOKEN = 0.3, 1e-6
 
-MAX_FRACTION, MIN_FRACTION = 0.5, 0.1  # bounds of the admission limit, in latency targets
-LATE_RATE, LEARNING_RATE = 0.005, 0.005
+# In latency targets: what latencies may reach, bounds of the admission limit, excess before any is observed.
+GOAL, MIN_LIMIT, MAX_LIMIT, PRIOR_EXCESS = 0.95, 0.1, 0.9, 0.35
+WINDOW, QUANTILE = 300, 0.99
+NEAR_LIMIT = 0.5
 SMALL_REQUEST = 0.125  # in latency targets
 
 
@@ -74,26 +78,40 @@ class LoadEstimator:
 
 
 class AdmissionLimit:
-    """Adaptive admission limit: at most 0.5 % of responses miss the latency target.
+    """Admission limit: the longest estimated delay with which 99 % of responses meet the latency target.
 
-    Each late response lowers the limit on the estimated delay, each other one raises it by a 199th of that
-    (stochastic approximation of a quantile: Robbins and Monro 1951), between a tenth and half of the target.
-    Estimated delays are means; how far latencies scatter about them depends on traffic and machine.
+    Estimated delays are means; by how much latencies exceed them depends on traffic and machine. The limit is
+    95 % of the target less the 99th percentile of such excesses, of the last 300 requests admitted near the
+    limit: it admits a burst that can be answered in time, and falls as soon as an overload makes some late.
 
     >>> limit = AdmissionLimit(0.1)
-    >>> for latency in (0.12, 0.12, 0.04):
-    ...     limit.record(latency, cost=0.002)
     >>> round(limit.seconds, 6)
-    0.049008
+    0.06
+    >>> for _ in range(300):
+    ...     limit.record(latency=0.05, delay=0.04, cost=0.002)
+    >>> round(limit.seconds, 6)
+    0.085
     """
 
     def __init__(self, latency_target: float) -> None:
-        self._target, self.seconds = latency_target, MAX_FRACTION * latency_target
+        self._target = latency_target
+        self._excesses = deque([PRIOR_EXCESS * latency_target] * WINDOW)
+        self._sorted = list(self._excesses)
 
-    def record(self, latency: float, *, cost: float) -> None:
-        """Record a response, unless its own `cost` in seconds is so large that waiting matters little."""
-        if cost > SMALL_REQUEST * self._target:
+    @property
+    def seconds(self) -> float:
+        """The current limit."""
+        limit = GOAL * self._target - self._sorted[int(QUANTILE * WINDOW)]
+        return min(max(limit, MIN_LIMIT * self._target), MAX_LIMIT * self._target)
+
+    def record(self, latency: float, delay: float, *, cost: float) -> None:
+        """Record a response and the delay estimated on its arrival.
+
+        Left out are requests that were not admitted near the limit, as they tell little about it, and those
+        whose own `cost` in seconds is so large that waiting matters little.
+        """
+        if delay < NEAR_LIMIT * self.seconds or cost > SMALL_REQUEST * self._target:
             return
-        step = LEARNING_RATE * self._target * (LATE_RATE - (latency > self._target))
-        limit = max(self.seconds + step, MIN_FRACTION * self._target)
-        self.seconds = min(limit, MAX_FRACTION * self._target)
+        del self._sorted[bisect_left(self._sorted, self._excesses.popleft())]
+        self._excesses.append(latency - delay)
+        insort(self._sorted, latency - delay)

@@ -152,17 +152,19 @@ class RequestTracker:
         last = (options.max_stage or len(available)) - 1
         seconds = self._config.default_deadline if options.deadline is None else options.deadline
         tokens = self.load.expected_tokens(characters)
-        cost = tokens * self.load.remaining_costs(available)[0] / self._plan.workers
-        request = Request(
-            texts, characters, last, now, now + seconds, point, self._operating_points[point], cost
+        cost, delay = (
+            tokens * self.load.remaining_costs(available)[0] / self._plan.workers,
+            self.estimated_delay,
         )
+        thresholds = self._operating_points[point]
+        request = Request(texts, characters, last, now, now + seconds, point, thresholds, cost, delay)
         if not count:
             request.future.set_result(RequestResult((), point, self._why_uncertified(request)))
             return request.future
         if self.health[0].reason is not None:
             raise self._unavailable(0)
         if self.requests:
-            self._check_load(count, cost, seconds)
+            self._check_load(count, cost, delay, seconds)
         shadowed = np.zeros(count, dtype=np.bool_)
         if self._monitor is not None and 0 < last == len(available) - 1 and all(available):
             shadowed, request.weight = self._monitor.sample_arrivals(count)
@@ -176,8 +178,8 @@ class RequestTracker:
         self.scheduler.tokenize(list(request.rows))
         return request.future
 
-    def _check_load(self, count: int, cost: float, seconds: float) -> None:
-        delay, limit = self.estimated_delay, self.admission.seconds
+    def _check_load(self, count: int, cost: float, delay: float, seconds: float) -> None:
+        limit = self.admission.seconds
         retry_after = max(MIN_RETRY_SECONDS, delay - limit / 2)
         if self._inflight + count > self._config.max_queue_size:
             message = f"{self._inflight} texts are queued or running, no room for {count} more"
@@ -241,7 +243,7 @@ class RequestTracker:
             if exits_here or task.stage == request.last:
                 self._complete(row, degraded=False)
                 if not request.unfinished:
-                    self.admission.record(now - request.arrived, cost=request.cost)
+                    self.admission.record(now - request.arrived, request.delay, cost=request.cost)
             else:
                 deferred.append(row)
         self.load.record_batch(task.stage, task.tokens, seconds, deferred=task.length * len(deferred))

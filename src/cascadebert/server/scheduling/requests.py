@@ -40,6 +40,7 @@ class Request:
     operating_point: int
     thresholds: tuple[float, ...]  # (num_stages - 1,) of that point
     cost: float  # seconds that its texts are expected to take by themselves
+    delay: float  # seconds of queueing that were expected on arrival
     weight: float = 1.0  # of its shadow results
     future: Future[RequestResult] = field(default_factory=Future)
     rows: list[Row] = field(default_factory=list)  # one per text
