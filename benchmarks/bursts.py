@@ -82,7 +82,7 @@ def checkpoint(layers: int) -> Path:
 
     set_seed(layers)
     folder, tokenizer = BUILD / f"{layers}-layers", AutoTokenizer.from_pretrained(minilm())
-    size = {"hidden_size": 64, "num_attention_heads": 2, "intermediate_size": 256}
+    size: dict[str, Any] = {"hidden_size": 64, "num_attention_heads": 2, "intermediate_size": 256}
     config = BertConfig(vocab_size=len(tokenizer), num_hidden_layers=layers, **size)
     BertForSequenceClassification(config).save_pretrained(folder)
     tokenizer.save_pretrained(folder)

@@ -37,7 +37,7 @@ JSON = {"content-type": "application/json"}
 def row_result(stage: int = 1, *, degraded: bool = False, high: float = 0.75) -> RowResult:
     """Result of a text that exited at `stage`."""
     results = [StageResult(i, np.array([1 - high, high]), high, 0.001 * i) for i in range(1, stage + 1)]
-    return RowResult(tuple(results), np.array([-1.0, 2.0]), degraded)
+    return RowResult(tuple(results), np.array([-1.0, 2.0]), degraded, False)
 
 
 class ScriptedDispatcher:

@@ -46,7 +46,9 @@ class SimulatedLoad:
             lengths = np.clip(self.rng.gamma(2.5, 9.0, len(task.rows)), 3, 64).astype(int)
             ids = np.zeros(64, np.int32)
             padded = (-(-lengths // 2) * 2).tolist()
-            tokens = [Tokens(ids[:n], ids[:n], w) for n, w in zip(lengths.tolist(), padded, strict=True)]
+            tokens = [
+                Tokens(ids[:n], ids[:n], w, False) for n, w in zip(lengths.tolist(), padded, strict=True)
+            ]
             self.tracker.tokenized(task, tokens, at)
             return
         n = len(task.rows)

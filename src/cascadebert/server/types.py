@@ -32,6 +32,7 @@ class RowResult(NamedTuple):
     stage_results: tuple[StageResult, ...]  # in order; the last one is the prediction
     logits: Floats  # (num_labels,) of the stage that predicted, before scaling
     degraded: bool  # a later stage was required but unavailable
+    truncated: bool  # the stage that predicted read a part of the text only
 
 
 @dataclass(frozen=True)

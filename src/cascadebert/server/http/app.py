@@ -40,6 +40,7 @@ def make_app(
         await asyncio.to_thread(dispatcher.start)
         yield
         await asyncio.to_thread(dispatcher.drain, config.shutdown_timeout)
+        handlers.log_truncation()
 
     def ready(_: Request) -> Response:
         if not dispatcher.state().ready or app.closing:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Sequence
 from itertools import islice
 from typing import Any
@@ -11,6 +12,7 @@ from starlette.types import Receive, Scope, Send
 
 from cascadebert.errors import DataError
 from cascadebert.inference.cascade import Cascade
+from cascadebert.inference.stage import truncation_notices
 from cascadebert.server.config import ServerConfig
 from cascadebert.server.http.messages import ClientDisconnected, HTTPError, encode_json, read_body, send_json
 from cascadebert.server.http.schemas import ClassifyRequest, PredictRequest, VertexRequest, as_text, parse
@@ -18,6 +20,8 @@ from cascadebert.server.monitoring.metrics import Metrics
 from cascadebert.server.scheduling.dispatcher import BatchDispatcher
 from cascadebert.server.types import RequestOptions, RequestResult, RowResult, ServerError, StageResult
 from cascadebert.types import Texts
+
+log = logging.getLogger(__name__)
 
 
 class Handlers:
@@ -30,6 +34,7 @@ class Handlers:
         self._labels, self._operating_points = cascade.label_names, dispatcher.state().operating_points
         report = None if cascade.spec is None else cascade.spec.measured
         self._accuracies = () if report is None else tuple(stage.accuracy for stage in report.stages)
+        self._texts = self._truncated = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle a request whose path the router has checked."""
@@ -139,7 +144,20 @@ class Handlers:
             disconnect.cancel()
             future.cancel()  # and with it the dispatcher's, if it is not done
         self._metrics.count_result(result)
+        self._count_truncated(result)
         return result
+
+    def _count_truncated(self, result: RequestResult) -> None:
+        known = self._truncated
+        self._texts += len(result.rows)
+        self._truncated += sum(row.truncated for row in result.rows)
+        if self._truncated and not known:
+            self.log_truncation()
+
+    def log_truncation(self) -> None:
+        """Log the share of texts that were cut, if any, and what the maximum length could be."""
+        for notice in truncation_notices(self._cascade.stages, self._truncated, self._texts):
+            log.warning("%s", notice)
 
     def _scores(self, row: RowResult, raw: bool) -> list[dict[str, object]]:
         # Highest first; of equal ones the later label, as text-embeddings-inference has it.
@@ -152,6 +170,7 @@ class Handlers:
         best = int(last.probabilities.argmax())
         score = float(last.probabilities[best])
         values: dict[str, object] = {"label": self._labels[best], "score": score, "degraded": row.degraded}
+        values["truncated"] = row.truncated
         if row.degraded:
             values["known_accuracy"] = self._accuracies[last.stage - 1] if self._accuracies else None
         if explain:

@@ -104,6 +104,9 @@ class ClassifiedRow(BaseModel):
     label: str = Field(examples=["positive"])
     score: float = Field(examples=[0.98], description="Probability of the label.")
     degraded: bool = Field(examples=[False], description="A later stage was required but unavailable.")
+    truncated: bool = Field(
+        examples=[False], description="The text has more tokens than the stage reads, and was cut."
+    )
     known_accuracy: float | None = Field(
         None, description="Of the stage of a degraded row, on the tuning set; null if unknown."
     )

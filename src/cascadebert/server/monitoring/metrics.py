@@ -75,6 +75,7 @@ class Metrics(Collector):
         duration = "Time from the head of a request to its response."
         self._duration = Histogram("request_duration_seconds", duration, ["path"], buckets=BUCKETS, **options)
         self._texts = counter("texts", "Number of texts with a prediction.")
+        self._truncated = counter("truncated_texts", "Number of texts cut to the maximum length of a stage.")
         self._degraded = counter("degraded_texts", "Number of texts predicted without a required stage.")
         self._uncertified = counter("uncertified_requests", "Number of requests outside the certificate.")
         self._expired = counter("deadline_exceeded", "Number of requests past their deadline.")
@@ -92,6 +93,7 @@ class Metrics(Collector):
     def count_result(self, result: RequestResult) -> None:
         """Count the texts of a result."""
         self._texts.inc(len(result.rows))
+        self._truncated.inc(sum(row.truncated for row in result.rows))
         self._degraded.inc(sum(row.degraded for row in result.rows))
         self._uncertified.inc(result.uncertified_reason is not None)
 

@@ -105,10 +105,8 @@ class RequestTracker:
 
     def state(self, now: float, *, accepting: bool) -> DispatcherState:
         """A snapshot."""
-        stages = []
-        for queue, health, name, exits in zip(
-            self.scheduler.queues, self.health, self._names, self._exits, strict=True
-        ):
+        stages, queues = [], self.scheduler.queues
+        for queue, health, name, exits in zip(queues, self.health, self._names, self._exits, strict=True):
             first, reason = queue.first(), health.reason
             age = 0.0 if first is None else now - first[1].entered
             stages.append(StageState(name, queue.size, age, reason is None, reason, exits))
@@ -354,7 +352,8 @@ class RequestTracker:
 
     def _complete(self, row: Row, *, degraded: bool) -> None:
         assert row.logits is not None
-        row.result = RowResult(tuple(row.stage_results), row.logits, degraded)
+        truncated = row.tokens[self._keys[row.stage_results[-1].stage - 1]].truncated
+        row.result = RowResult(tuple(row.stage_results), row.logits, degraded, truncated)
         self._leave(row)
         self._exits[row.stage_results[-1].stage - 1] += 1
         row.request.unfinished -= 1

@@ -26,6 +26,7 @@ class Tokens(NamedTuple):
     ids: NDArray[np.int32]
     type_ids: NDArray[np.int8]
     length: int  # padded
+    truncated: bool
 
 
 @dataclass(slots=True, eq=False)
@@ -116,9 +117,15 @@ def tokenize(cascade: Cascade, task: TokenizeTask) -> list[Tokens]:
     texts = task.request.texts
     selected = texts if len(task.rows) == len(texts) else [texts[row.index] for row in task.rows]
     encoded = cascade.stages[task.stage].encode(selected)  # type: ignore[arg-type]  # all texts, or all pairs
-    spans = zip(pairwise(encoded.starts.tolist()), encoded.padded_lengths.tolist(), strict=True)
+    rows = zip(
+        pairwise(encoded.starts.tolist()),
+        encoded.padded_lengths.tolist(),
+        encoded.truncated.tolist(),
+        strict=True,
+    )
     return [
-        Tokens(encoded.ids[start:end], encoded.type_ids[start:end], length) for (start, end), length in spans
+        Tokens(encoded.ids[start:end], encoded.type_ids[start:end], length, truncated)
+        for (start, end), length, truncated in rows
     ]
 
 
