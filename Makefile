@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: setup demo test test-fast check format docs bench clean
+.PHONY: setup demo test test-fast check format docs families bench clean
 
 setup: $(STAMP)
 
@@ -37,6 +37,11 @@ format: setup
 
 docs: setup
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --site-dir build/site
+
+# Every family of models on every engine against transformers; some ten minutes.
+families: setup
+	$(BIN)/python benchmarks/families.py
+	$(BIN)/python benchmarks/tables.py
 
 # Real data and a real encoder; some seven hours on two cores. DATA is the folder of data sets (see benchmarks/main.py).
 DATA ?= ../shared/data

@@ -23,6 +23,7 @@ from table_cascades import (
     summary_table,
 )
 from table_cells import ROOT
+from table_models import families_table
 from table_paper import (
     paper_dar_table,
     paper_headline_table,
@@ -83,6 +84,7 @@ PAGES: dict[str, dict[str, Callable[[], str]]] = {
         "demo results": demo_table,
     },
     "docs/guarantees.md": {"coverage": coverage_table},
+    "docs/models.md": {"families": families_table},
     "docs/evaluation.md": {"ece interval": ece_table},
     "docs/paper.md": {
         "paper headline": paper_headline_table,
