@@ -67,6 +67,8 @@ class Stage:
     ) -> Stage:
         """Open a fine-tuned classifier from a folder or the Hugging Face Hub.
 
+        Its tokenizer.json is used as it is; `fit` and `assemble` compare all with transformers.
+
         Args:
             path_or_repo: a folder with config.json, model.safetensors and tokenizer.json, or a repository.
             engine: "openvino", "onnxruntime", "torch" or "auto" (see `load_engine`).

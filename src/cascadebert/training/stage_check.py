@@ -84,10 +84,11 @@ def check_stage(stage: Stage, files: StageFiles, texts: Texts) -> Stage:
     model.__dict__.pop("forward", None)  # as its class runs it
     check_vocabulary(stage.name, tokenizer, model)
     texts, expected = _run_one_by_one(model, tokenizer, _sample(texts, MAX_RUN), stage.tokenizer.max_length)
-    if expected.shape[-1] != stage.num_labels:
+    names = tuple(str(name) for _, name in sorted((model.config.id2label or {}).items()))
+    if expected.shape[-1] != stage.num_labels or names != stage.label_names:
         raise StageError(
-            f"{stage.name}: the model gives {expected.shape[-1]} logits, its config.json names "
-            f"{stage.num_labels} labels ({shorten(stage.label_names)})"
+            f"{stage.name}: the model gives {expected.shape[-1]} logits for {shorten(names)}; its "
+            f"config.json is read as {stage.num_labels} labels ({shorten(stage.label_names)})"
         )
     stage = _find_padding(stage, texts, expected)
     _check_engine(stage, texts, expected)
@@ -162,10 +163,10 @@ def _find_padding(stage: Stage, texts: Texts, expected: Logits) -> Stage:
     engine = load_engine(stage.path, engine="torch", precision="float32")
     differences = []
     for side in SIDES:
-        padded = with_padding(replace(stage, engine=engine), side)
+        padded = _with_padding(replace(stage, engine=engine), side)
         difference = _largest_difference(padded, texts, expected)
         if difference <= TOLERANCE:
-            return with_padding(stage, side)
+            return _with_padding(stage, side)
         differences.append(f"{side} {difference:.2g}")
     raise StageError(
         f"{stage.name}: its logits differ from those of transformers for the same text alone, by padding: "
@@ -173,10 +174,9 @@ def _find_padding(stage: Stage, texts: Texts, expected: Logits) -> Stage:
     )
 
 
-def with_padding(stage: Stage, side: PaddingSide) -> Stage:
+def _with_padding(stage: Stage, side: PaddingSide) -> Stage:
     """The stage with another padding side."""
-    max_length = stage.tokenizer.max_length
-    tokenizer = type(stage.tokenizer)(stage.path, max_length=max_length, padding_side=side)
+    tokenizer = StageTokenizer(stage.path, max_length=stage.tokenizer.max_length, padding_side=side)
     return replace(stage, tokenizer=tokenizer)
 
 
@@ -203,7 +203,7 @@ def _check_engine(stage: Stage, texts: Texts, expected: Logits) -> None:
         return
     engine = load_engine(stage.path, engine=stage.engine.name, precision="float32")
     difference = _largest_difference(replace(stage, engine=engine), texts, expected)
-    if difference > TOLERANCE:
+    if not difference <= TOLERANCE:  # nor where it is no number
         raise StageError(
             f"{stage.name}: on {engine.name} its logits differ from those of transformers by up to "
             f"{difference:.2g} of the largest; {TOLERANCE:g} is allowed. Use --engine torch."
