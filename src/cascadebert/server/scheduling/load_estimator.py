@@ -83,8 +83,8 @@ class AdmissionLimit:
 
     Estimated delays are means; by how much latencies exceed them depends on traffic and machine. The limit is
     95 % of the target less the 99th percentile of such excesses, of the last 300 requests that were admitted
-    near the limit and answered within the last 20 targets: it admits a burst that can be answered in time, falls
-    as soon as an overload makes some late, and forgets what a pause of the machine did. Times are in seconds.
+    near the limit and answered within the last 20 targets. So it admits a burst that can be answered in time,
+    falls as soon as an overload makes some late, and forgets a pause of the machine. Times are in seconds.
 
     >>> limit = AdmissionLimit(0.1)
     >>> round(limit.at(0.0), 6)
