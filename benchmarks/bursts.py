@@ -4,8 +4,8 @@
 has just started (cold), then four times more (warm); on a quiet machine, and beside one endless loop per core
 (busy). Then requests of 16 texts arrive at twice the rate at which four clients that wait get answers
 (overload), where latencies of the accepted ones must stay near the target. The cascade is two random encoders
-of 1 and 2 layers, so small that bursts fit the target on two cores, on SST-2's validation texts. NAME tells one
-state of the code from another in the result, results/server/bursts.json.
+of 1 and 2 layers, so small that bursts fit the target on two cores, on SST-2's validation texts. NAME tells
+one state of the code from another in the result, results/server/bursts.json.
 
     python benchmarks/bursts.py NAME --data ../shared/data
 """
