@@ -290,25 +290,26 @@ def test_no_task_is_lost_among_batches(cascade):
 
 def test_the_admission_limit_settles_where_one_response_in_100_reaches_95_percent_of_the_target():
     rng, limit, late = np.random.default_rng(0), AdmissionLimit(0.1), []
-    for _ in range(20_000):
-        delay = limit.seconds
+    for i in range(20_000):
+        delay = limit.at(0.005 * i)
         latency = delay + 0.03 + rng.exponential(0.005)
         late.append(latency > 0.095)
-        limit.record(latency, delay, cost=0.003)
+        limit.record(latency, delay, cost=0.003, now=0.005 * i)
     assert np.mean(late[1000:]) == pytest.approx(0.01, abs=0.003)
 
 
-def test_the_admission_limit_ignores_large_requests_and_those_far_from_it_and_has_bounds():
+def test_the_admission_limit_ignores_large_requests_and_those_far_from_it_has_bounds_and_forgets():
     limit = AdmissionLimit(0.1)
-    before = limit.seconds
+    before = limit.at(0.0)
     for _ in range(300):
-        limit.record(9.0, 0.05, cost=0.05)
-        limit.record(9.0, 0.02, cost=0.003)
-    assert limit.seconds == before
+        limit.record(9.0, 0.05, cost=0.05, now=1.0)
+        limit.record(9.0, 0.02, cost=0.003, now=1.0)
+    assert limit.at(1.0) == before
     for latency, bound in ((9.0, 0.01), (0.051, 0.09)):
         for _ in range(300):
-            limit.record(latency, 0.05, cost=0.003)
-        assert limit.seconds == pytest.approx(bound)
+            limit.record(latency, 0.05, cost=0.003, now=1.0)
+        assert limit.at(1.0) == pytest.approx(bound)
+    assert limit.at(3.1) == before
 
 
 @pytest.mark.parametrize("clients", [1, 50])

@@ -10,8 +10,9 @@ DECAY = 0.98
 PRIOR_TOKENS = 1024
 TOKENS_PER_CHARACTER, TOKENIZER_SECONDS_PER_TOKEN = 0.3, 1e-6
 
-# In latency targets: what latencies may reach, bounds of the admission limit, excess before any is observed.
-GOAL, MIN_LIMIT, MAX_LIMIT, PRIOR_EXCESS = 0.95, 0.1, 0.9, 0.35
+# In latency targets: what latencies may reach, bounds of the admission limit, excess where none is observed,
+# and for how long one counts.
+GOAL, MIN_LIMIT, MAX_LIMIT, PRIOR_EXCESS, MAX_AGE = 0.95, 0.1, 0.9, 0.35, 20
 WINDOW, QUANTILE = 300, 0.99
 NEAR_LIMIT = 0.5
 SMALL_REQUEST = 0.125  # in latency targets
@@ -81,37 +82,43 @@ class AdmissionLimit:
     """Admission limit: the longest estimated delay with which 99 % of responses meet the latency target.
 
     Estimated delays are means; by how much latencies exceed them depends on traffic and machine. The limit is
-    95 % of the target less the 99th percentile of such excesses, of the last 300 requests admitted near the
-    limit: it admits a burst that can be answered in time, and falls as soon as an overload makes some late.
+    95 % of the target less the 99th percentile of such excesses, of the last 300 requests that were admitted
+    near the limit and answered within the last 20 targets. So it admits a burst that can be answered in time,
+    falls as soon as an overload makes some late, and forgets a pause of the machine. Times are in seconds.
 
     >>> limit = AdmissionLimit(0.1)
-    >>> round(limit.seconds, 6)
+    >>> round(limit.at(0.0), 6)
     0.06
     >>> for _ in range(300):
-    ...     limit.record(latency=0.05, delay=0.04, cost=0.002)
-    >>> round(limit.seconds, 6)
-    0.085
+    ...     limit.record(latency=0.05, delay=0.04, cost=0.002, now=1.0)
+    >>> round(limit.at(1.0), 6), round(limit.at(4.0), 6)
+    (0.085, 0.06)
     """
 
     def __init__(self, latency_target: float) -> None:
         self._target = latency_target
-        self._excesses = deque([PRIOR_EXCESS * latency_target] * WINDOW)
-        self._sorted = list(self._excesses)
+        self._observed = deque[tuple[float, float]]()  # time and excess, the oldest first
+        self._sorted = [PRIOR_EXCESS * latency_target] * WINDOW  # of these, filled up with the prior
 
-    @property
-    def seconds(self) -> float:
-        """The current limit."""
+    def at(self, now: float) -> float:
+        """The limit at a time."""
+        while self._observed and self._observed[0][0] < now - MAX_AGE * self._target:
+            self._replace(self._observed.popleft()[1], PRIOR_EXCESS * self._target)
         limit = GOAL * self._target - self._sorted[int(QUANTILE * WINDOW)]
         return min(max(limit, MIN_LIMIT * self._target), MAX_LIMIT * self._target)
 
-    def record(self, latency: float, delay: float, *, cost: float) -> None:
+    def record(self, latency: float, delay: float, *, cost: float, now: float) -> None:
         """Record a response and the delay estimated on its arrival.
 
         Left out are requests that were not admitted near the limit, as they tell little about it, and those
         whose own `cost` in seconds is so large that waiting matters little.
         """
-        if delay < NEAR_LIMIT * self.seconds or cost > SMALL_REQUEST * self._target:
+        if delay < NEAR_LIMIT * self.at(now) or cost > SMALL_REQUEST * self._target:
             return
-        del self._sorted[bisect_left(self._sorted, self._excesses.popleft())]
-        self._excesses.append(latency - delay)
-        insort(self._sorted, latency - delay)
+        full = len(self._observed) == WINDOW
+        self._replace(self._observed.popleft()[1] if full else PRIOR_EXCESS * self._target, latency - delay)
+        self._observed.append((now, latency - delay))
+
+    def _replace(self, old: float, new: float) -> None:
+        del self._sorted[bisect_left(self._sorted, old)]
+        insort(self._sorted, new)

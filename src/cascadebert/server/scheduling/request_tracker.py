@@ -117,7 +117,7 @@ class RequestTracker:
             uncertified_reason=self._uncertified_reason,
             switches=self._load_state.switches,
             estimated_delay=self.estimated_delay,
-            admission_delay_limit=self.admission.seconds,
+            admission_delay_limit=self.admission.at(now),
             inflight_texts=self._inflight,
             stages=tuple(stages),
             shadow_backlog=self.shadow.unresolved,
@@ -130,7 +130,7 @@ class RequestTracker:
         count, previous = len(self._operating_points), self._load_state.operating_point
         if count == 1 or not (self._config.adaptive or pinned):
             return
-        delay, limit = self.estimated_delay, SWITCH_FRACTION * self.admission.seconds
+        delay, limit = self.estimated_delay, SWITCH_FRACTION * self.admission.at(now)
         self._load_state = next_state(self._load_state, delay, now, points=count, limit=limit, pinned=pinned)
         point = self._load_state.operating_point
         if point != previous:
@@ -162,7 +162,7 @@ class RequestTracker:
         if self.health[0].reason is not None:
             raise self._unavailable(0)
         if self.requests:
-            self._check_load(count, cost, delay, seconds)
+            self._check_load(request, count, seconds)
         shadowed = np.zeros(count, dtype=np.bool_)
         if self._monitor is not None and 0 < last == len(available) - 1 and all(available):
             shadowed, request.weight = self._monitor.sample_arrivals(count)
@@ -176,13 +176,13 @@ class RequestTracker:
         self.scheduler.tokenize(list(request.rows))
         return request.future
 
-    def _check_load(self, count: int, cost: float, delay: float, seconds: float) -> None:
-        limit = self.admission.seconds
+    def _check_load(self, request: Request, count: int, seconds: float) -> None:
+        delay, limit = request.delay, self.admission.at(request.arrived)
         retry_after = max(MIN_RETRY_SECONDS, delay - limit / 2)
         if self._inflight + count > self._config.max_queue_size:
             message = f"{self._inflight} texts are queued or running, no room for {count} more"
             raise Overloaded(message, retry_after)
-        if delay > limit or delay + cost > seconds:
+        if delay > limit or delay + request.cost > seconds:
             raise Overloaded(f"a request would wait {delay:.3f} seconds", retry_after)
 
     def take(self, now: float) -> Task | None:
@@ -241,7 +241,7 @@ class RequestTracker:
             if exits_here or task.stage == request.last:
                 self._complete(row, degraded=False)
                 if not request.unfinished:
-                    self.admission.record(now - request.arrived, request.delay, cost=request.cost)
+                    self.admission.record(now - request.arrived, request.delay, cost=request.cost, now=now)
             else:
                 deferred.append(row)
         self.load.record_batch(task.stage, task.tokens, seconds, deferred=task.length * len(deferred))
