@@ -117,30 +117,27 @@ def test_the_server_rejects_the_empty_texts_that_files_have_no_text_for(client, 
 
 
 @pytest.mark.parametrize("path", ["/", "/invocations"])
-def test_other_paths_of_text_embeddings_inference_predict_alike(client, path):
-    for inputs in ("a film", [["a film"], ["b"]]):
-        expected = post(client, {"inputs": inputs})
-        assert post(client, {"inputs": inputs}, path).json() == expected.json()
+def test_other_paths_of_text_embeddings_inference_predict_alike(cascade, path):
+    client, dispatcher = scripted(cascade, RequestResult((row_result(), row_result(2)), 0, None))
+    body = {"inputs": [["a film"], ["b"]]}
+    assert post(client, body, path).json() == post(client, body).json()
+    assert dispatcher.submitted[0] == dispatcher.submitted[1]
 
 
-def test_vertex_instances_are_predicted_each_by_itself(client):
+def test_vertex_instances_are_predicted_each_by_itself(cascade):
+    rows = tuple(row_result(high=high) for high in (0.6, 0.7, 0.8, 0.9))
+    client, dispatcher = scripted(cascade, RequestResult(rows, 0, None))
     instances = [
         {"inputs": "a film"},
         {"inputs": [["dull"], ["great"]], "raw_scores": True},
-        {"inputs": ["great"]},
+        {"inputs": ["fine"]},
     ]
-    expected = [post(client, instance).json() for instance in instances]
-    response = post(client, {"instances": instances, "parameters": {}}, "/vertex")
-    assert list(response.json()) == ["predictions"]
-    for given, alone in zip(response.json()["predictions"], expected, strict=True):
-        # with other texts in its batch, torch's last digit may be another
-        assert json.loads(json.dumps(given), parse_float=rounded) == json.loads(
-            json.dumps(alone), parse_float=rounded
-        )
-
-
-def rounded(number):
-    return round(float(number), 5)
+    one, batch, other = post(client, {"instances": instances, "parameters": {}}, "/vertex").json()[
+        "predictions"
+    ]
+    assert dispatcher.submitted[0][0] == ["a film", "dull", "great", "fine"]
+    assert (one[0]["score"], other[0]["score"]) == (0.6, 0.9)
+    assert [[prediction["score"] for prediction in row] for row in batch] == [[2.0, -1.0]] * 2
 
 
 @pytest.mark.parametrize(
