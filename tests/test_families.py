@@ -15,7 +15,7 @@ import cascadebert
 import tiny
 from cascadebert import FitConfig, Target, fit
 from cascadebert.errors import StageError
-from cascadebert.inference.batching import concatenate_tokens
+from cascadebert.inference.batching import Padding, concatenate_tokens
 from cascadebert.inference.engines.torch import load_classifier, max_positions
 from cascadebert.inference.stage import Stage
 from cascadebert.inference.tokenizer import StageTokenizer
@@ -117,9 +117,10 @@ def test_a_decoder_without_padding_pads_with_a_row_that_no_text_uses(
     assert config["pad_token_id"] == config["vocab_size"] - 1 >= stage.tokenizer.vocab_size
     assert (config["vocab_size"] == read_config(source)["vocab_size"]) == bool(spare)
     texts = [*ENDINGS, *sentences(20, seed=3)]
-    found, wanted = stage.logits(stage.encode(texts)), alone(source, token_ids(source, texts))
+    rows = token_ids(stage.path, texts)
+    found, wanted = stage.logits(stage.encode(texts)), alone(source, rows)
     assert found == pytest.approx(wanted, abs=1e-5)
-    assert alone(stage.path, token_ids(source, texts)) == pytest.approx(wanted, abs=1e-6)
+    assert alone(stage.path, rows) == pytest.approx(wanted, abs=1e-6)
 
 
 def edited(source, target, **changes):
@@ -186,7 +187,7 @@ def test_an_encoder_decoder_reads_rows_with_any_number_of_end_tokens(make_model,
     assert stage.logits(stage.encode(texts)) == pytest.approx(
         alone(folder, token_ids(folder, texts)), abs=1e-5
     )
-    without = concatenate_tokens([[5, 6]], None, 0)
+    without = concatenate_tokens([[5, 6]], None, Padding())
     with pytest.raises(StageError, match="a text has none"):
         stage.logits(without)
 

@@ -20,8 +20,8 @@ from cascadebert import Target
 from cascadebert.errors import MissingExtra, StageError
 from cascadebert.inference.stage import Stage
 from cascadebert.inference.tokenizer import StageTokenizer
-from cascadebert.training.checkpoints import check_tokenizer, copy_tokenizer
 from cascadebert.training.open_stage import open_checkpoint, opened_classifiers
+from cascadebert.training.tokenizer_files import check_tokenizer, copy_tokenizer
 from samples import reviews, sentences, write_csv
 
 TEXTS = sentences(20, seed=7)

@@ -179,7 +179,7 @@ def test_an_engine_that_answers_otherwise_is_refused(entered, make_model, tmp_pa
 
     shutil.copytree(other, tmp_path / "other")
     export_onnx(tmp_path / "other")
-    from cascadebert.training import assemble as module
+    from cascadebert.training import stage_check as module
 
     def wrong_file(folder, engine):
         shutil.copyfile(tmp_path / "other" / "model.onnx", folder / "model.onnx")
@@ -189,3 +189,9 @@ def test_an_engine_that_answers_otherwise_is_refused(entered, make_model, tmp_pa
         context.setattr(module, "write_engine_file", wrong_file)
         with pytest.raises(StageError, match="on openvino its logits differ"):
             entered(source, engine="openvino")
+
+
+@pytest.mark.parametrize("pairs", [False, True], ids=["single", "pair"])
+def test_token_types_without_a_table_are_read_where_the_tokenizer_gives_them(entered, make_model, pairs):
+    source = make_model("xlnet", layers=2)
+    assert_as_transformers(entered(source, pairs=pairs), source, pairs=pairs)

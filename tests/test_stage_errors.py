@@ -76,7 +76,7 @@ def test_logits_of_another_number_than_labels_are_refused_by_every_engine(make_m
 
 def test_the_path_of_a_temporary_copy_is_never_shown(make_model, rows, tmp_path, monkeypatch):
     monkeypatch.setattr(
-        "cascadebert.training.assemble.write_engine_file",
+        "cascadebert.training.stage_check.write_engine_file",
         lambda folder, engine: (_ for _ in ()).throw(StageError(f"{folder}/model.onnx: no")),
     )
     stages = [make_model(layers=1), make_model(layers=3, hidden=48)]

@@ -34,7 +34,7 @@ DECODERS = (
 ENCODER_DECODERS = ("bart", "mbart", "mt5", "t5")
 
 
-def tokenizer() -> PreTrainedTokenizerFast:
+def tokenizer(*, token_types: bool = True) -> PreTrainedTokenizerFast:
     """Word pieces over the tiny vocabulary, with BERT's frame for singles and pairs."""
     made = Tokenizer(models.WordPiece({t: i for i, t in enumerate(VOCABULARY)}, unk_token="[UNK]"))
     made.normalizer = normalizers.BertNormalizer(lowercase=True)
@@ -51,6 +51,7 @@ def tokenizer() -> PreTrainedTokenizerFast:
         cls_token="[CLS]",
         sep_token="[SEP]",
         mask_token="[MASK]",
+        model_input_names=["input_ids", *["token_type_ids"] * token_types, "attention_mask"],
     )
 
 
@@ -82,7 +83,10 @@ def configuration(family: str, layers: int, hidden: int, spread: float) -> PreTr
         "funnel": {"block_sizes": [1] * layers},
         "gpt_neo": {"attention_types": [[["global"], layers]]},
         "longformer": {"attention_window": 8},
-        "mobilebert": {"intra_bottleneck_size": 16, "num_feedforward_networks": 1},
+        "mobilebert": {
+            **{"intra_bottleneck_size": 16, "num_feedforward_networks": 1},
+            "initializer_range": spread / 4,  # it does not normalize: wider weights lose all digits
+        },
         "roberta": {"type_vocab_size": 1},
         "squeezebert": {"embedding_size": hidden},
         "t5": {"decoder_start_token_id": 2},
@@ -126,5 +130,6 @@ def checkpoint(
         config.label2id = {label: i for i, label in enumerate(labels)}
         model = AutoModelForSequenceClassification.from_config(config)
     model.save_pretrained(folder)
-    tokenizer().save_pretrained(folder)
+    types = getattr(config, "type_vocab_size", 2 if family == "xlnet" else 0)
+    tokenizer(token_types=types > 1).save_pretrained(folder)
     return folder

@@ -99,6 +99,11 @@ class StageTokenizer:
         return shortened
 
 
+def gives_token_types(path: Path) -> bool:
+    """True if a checkpoint's tokenizer says that its model is given token types."""
+    return "token_type_ids" in (_read_settings(path).get("model_input_names") or ())
+
+
 def _read_settings(path: Path) -> dict[str, Any]:
     file = path / "tokenizer_config.json"
     try:

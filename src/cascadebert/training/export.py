@@ -22,6 +22,7 @@ from cascadebert.inference.engines.torch import (
     quiet_transformers,
     takes_token_types,
 )
+from cascadebert.inference.tokenizer import gives_token_types
 from cascadebert.persistence.checkpoint_config import read_config
 
 with extra("train"):
@@ -87,7 +88,8 @@ def _export(model: PreTrainedModel, file: Path, path: Path) -> None:
     model.eval().requires_grad_(False)
     model.config.use_cache = False  # of decoders; a text is read once
     reads_mask = "attention_mask" in inspect.signature(model.forward).parameters  # unlike FNet
-    names = ["input_ids"] + ["attention_mask"] * reads_mask + ["token_type_ids"] * takes_token_types(model)
+    types = takes_token_types(model, given=gives_token_types(path))
+    names = ["input_ids"] + ["attention_mask"] * reads_mask + ["token_type_ids"] * types
     any_shape = {0: torch.export.Dim.DYNAMIC, 1: torch.export.Dim.DYNAMIC}
     try:
         with _quiet_exporter():

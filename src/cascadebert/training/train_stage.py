@@ -15,7 +15,7 @@ from cascadebert.inference.batching import TokenizedTexts
 from cascadebert.inference.engines.load import stage_kind
 from cascadebert.inference.engines.torch import load_classifier, quiet_transformers, takes_token_types
 from cascadebert.inference.stage import Stage
-from cascadebert.inference.tokenizer import StageTokenizer, resolve_max_length
+from cascadebert.inference.tokenizer import StageTokenizer, gives_token_types, resolve_max_length
 from cascadebert.persistence.checkpoint_config import read_config
 from cascadebert.training.checkpoints import checkpoint_fingerprint, fingerprint
 from cascadebert.training.config import FitConfig
@@ -100,7 +100,7 @@ def train_stage(
         tokenizer = StageTokenizer(folder, max_length=max_length, padding_side=padding_side)
         tokens = tokenizer.encode(data.texts)
         use_eager_attention(model)
-        token_types = takes_token_types(model)
+        token_types = takes_token_types(model, given=gives_token_types(folder))
         train_classifier(model, tokens, token_types, data, config, loss, checkpoints, description)
         with quiet_transformers():
             model.save_pretrained(folder)

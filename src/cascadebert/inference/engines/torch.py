@@ -19,6 +19,7 @@ import numpy as np
 
 from cascadebert.errors import StageError, extra, reason
 from cascadebert.inference.engines.base import TokenBatch, check_precision
+from cascadebert.inference.tokenizer import gives_token_types
 from cascadebert.persistence.checkpoint_config import read_config
 from cascadebert.types import Logits, Texts
 
@@ -71,7 +72,7 @@ class TorchEngine:
         model.to(self.device, PRECISIONS[self.precision])
         compiles = self.device == "cuda" and self.precision == "bfloat16"
         self._model: Callable[..., Any] = compile_module(model) if compiles else model
-        self._token_types = takes_token_types(model)
+        self._token_types = takes_token_types(model, given=gives_token_types(path))
 
     @torch.inference_mode()
     def logits(self, batch: TokenBatch) -> Logits:
@@ -81,10 +82,14 @@ class TorchEngine:
         return np.asarray(outputs.logits.float().cpu().numpy())
 
 
-def takes_token_types(model: PreTrainedModel) -> bool:
-    """True if the model tells the two texts of a pair apart by token types."""
+def takes_token_types(model: PreTrainedModel, *, given: bool = False) -> bool:
+    """True if the model tells the two texts of a pair apart by token types.
+
+    One without a table of types may still read them (XLNet, GPT-2): where they are `given` by its tokenizer.
+    """
     accepted = "token_type_ids" in inspect.signature(model.forward).parameters
-    return accepted and getattr(model.config, "type_vocab_size", 0) > 1
+    types = getattr(model.config, "type_vocab_size", None)
+    return accepted and (given if types is None else types > 1)
 
 
 def model_inputs(batch: TokenBatch, token_types: bool) -> dict[str, torch.Tensor]:
