@@ -131,7 +131,7 @@ def test_a_setfit_model_is_named_and_its_pickle_stays_closed(make_model, tmp_pat
 @pytest.mark.parametrize("name", ["head.safetensors", "pipeline.skops"])
 def test_a_model2vec_classifier_is_named(make_model, tmp_path, name):
     folder = shutil.copytree(make_model(labels=None), tmp_path / "model2vec")
-    (folder / name).touch()
+    save_file({"weight": torch.zeros(2)}, folder / name)
     with pytest.raises(StageError, match=r"a model2vec classifier.*fit --stage static"):
         with opened_classifiers([folder]):
             pass
