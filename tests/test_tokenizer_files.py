@@ -12,7 +12,7 @@ from transformers import AutoTokenizer
 
 from cascadebert.errors import StageError
 from cascadebert.inference.tokenizer import StageTokenizer
-from cascadebert.training.stage_check import ODD_TEXTS, check_tokens
+from cascadebert.training.stage_check import ODD_TEXTS, compare_tokens
 from cascadebert.training.tokenizer_files import copy_tokenizer, open_tokenizer
 
 SINGLE = [*ODD_TEXTS, "A Really Good film"]
@@ -72,7 +72,7 @@ def test_edited_settings_give_the_tokens_of_transformers_or_are_refused(make_mod
             copy_tokenizer(source, target)
             own = StageTokenizer(target, max_length=16)
             for texts in (SINGLE, PAIRS):
-                check_tokens("stage", own, open_tokenizer(source), texts)
+                compare_tokens("stage", own, open_tokenizer(source), texts)
         except StageError:
             return
         assert expected is not None

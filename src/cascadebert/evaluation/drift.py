@@ -16,7 +16,7 @@ from cascadebert.evaluation.drift_statistics import (
     DriftResult,
     compare_outputs,
 )
-from cascadebert.evaluation.evaluate import check_tokens, stage_outputs
+from cascadebert.evaluation.evaluate import check_has_tokens, stage_outputs
 from cascadebert.inference.cascade import Cascade
 from cascadebert.persistence.folder import read_used_rows
 
@@ -50,7 +50,7 @@ def detect_drift(
         for source in (reference, new)
     ]
     for sample in samples:
-        check_tokens(sample, (stage.tokenizer for stage in cascade.stages))
+        check_has_tokens(sample, (stage.tokenizer for stage in cascade.stages))
         try:
             cascade.check_input_kind(sample.texts)
         except DataError as error:

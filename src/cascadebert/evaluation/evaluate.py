@@ -78,11 +78,11 @@ def load_for(
     Raises DataError, with the row, if a cell cannot be used, a label is unknown or a text has no tokens.
     """
     examples = load_examples(data, columns=columns, labels=labels, split="validation")
-    check_tokens(examples, (stage.tokenizer for stage in cascade.stages))
+    check_has_tokens(examples, (stage.tokenizer for stage in cascade.stages))
     return examples.match_labels(cascade.label_names)
 
 
-def check_tokens(examples: Examples, tokenizers: Iterable[StageTokenizer]) -> None:
+def check_has_tokens(examples: Examples, tokenizers: Iterable[StageTokenizer]) -> None:
     """Raise DataError with the first row of which a tokenizer leaves no token."""
     for tokenizer in tokenizers:
         for index in tokenizer.without_tokens(examples.texts)[:1]:

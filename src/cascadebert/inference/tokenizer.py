@@ -32,9 +32,8 @@ class StageTokenizer:
             raise StageError(f"{path}: no tokenizer.json. Save the checkpoint with its fast tokenizer.")
         content = file.read_bytes()
         self.max_length = max_length
-        settings = _read_settings(path)
-        inputs, side = settings.get("model_input_names"), settings.get("truncation_side") or "right"
-        self._token_types = not inputs or "token_type_ids" in inputs
+        side, token_types = _read_settings(path)
+        self._token_types = token_types is not False
         self.padding = Padding(config_pad_id(read_config(path), path), padding_side)
         # equal keys give equal tokens
         parts = (hashlib.sha256(content).hexdigest(), max_length, side, self._token_types, self.padding)
@@ -101,18 +100,21 @@ class StageTokenizer:
 
 def gives_token_types(path: Path) -> bool:
     """True if a checkpoint's tokenizer says that its model is given token types."""
-    return "token_type_ids" in (_read_settings(path).get("model_input_names") or ())
+    return _read_settings(path)[1] is True
 
 
-def _read_settings(path: Path) -> dict[str, Any]:
+def _read_settings(path: Path) -> tuple[str, bool | None]:
+    """The side of truncation, and if the model is given token types; None where that is not said."""
     file = path / "tokenizer_config.json"
     try:
         settings = json.loads(file.read_text("utf-8-sig")) if file.is_file() else {}
-    except (OSError, ValueError) as error:
-        raise StageError(f"{file}: not readable ({error})") from error
-    if not isinstance(settings, dict):
-        raise StageError(f"{file}: expected a JSON object, found {type(settings).__name__}")
-    return settings
+        side, inputs = settings.get("truncation_side") or "right", settings.get("model_input_names")
+        token_types = None if inputs is None else "token_type_ids" in inputs
+    except (OSError, ValueError, TypeError, AttributeError) as error:
+        raise StageError(f"{file}: not the settings of a tokenizer ({reason(error)})") from error
+    if side in ("left", "right"):
+        return side, token_types
+    raise StageError(f"{file} says truncation_side: {side!r:.40}; expected left or right")
 
 
 def _head_and_tail(text: str, tokens: Encoding, half: int) -> str:

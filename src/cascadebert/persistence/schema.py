@@ -13,7 +13,7 @@ from cascadebert.thresholds.confidence import Score
 from cascadebert.thresholds.operating_point import OperatingPoint
 from cascadebert.types import Flops, Histogram, LinearLatency, PaddingSide, Report
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 
 
 class _Strict(BaseModel):
@@ -28,7 +28,7 @@ class StageSpec(_Strict):
     layers: int
     hidden: int
     max_length: int  # longest text in tokens
-    padding_side: PaddingSide = "right"  # "none": batches of texts of one exact length
+    padding_side: PaddingSide  # "none": batches of texts of one exact length
     temperature: float = Field(gt=0)  # its logits are divided by this
     flops: Flops | None  # of one text
     sha256: dict[str, str]  # of every file of the sub-folder

@@ -13,7 +13,7 @@ import numpy as np
 from cascadebert.data.dataset import Columns, Examples, load_examples
 from cascadebert.environment import versions
 from cascadebert.errors import show_paths_as
-from cascadebert.evaluation.evaluate import check_tokens
+from cascadebert.evaluation.evaluate import check_has_tokens
 from cascadebert.inference.cascade import Cascade
 from cascadebert.inference.engines.load import resolve_engine
 from cascadebert.inference.stage import Stage
@@ -137,7 +137,7 @@ def build_cascade(
     InfeasibleTarget if no thresholds meet the target; nothing is written.
     """
     stages = _load_stages(made, tuning_set, config)
-    check_tokens(tuning_set, (stage.tokenizer for stage in stages))
+    check_has_tokens(tuning_set, (stage.tokenizer for stage in stages))
     cascade = Cascade(stages, (1.0,) * len(stages), OperatingPoint((1.0,) * (len(stages) - 1)))
     log.info("tuning on %d examples", len(tuning_set))
     cascade, cached, parity_notices = calibrated_outputs(cascade, tuning_set)

@@ -148,7 +148,8 @@ def _predict_fold(
     if file.is_file():
         return np.asarray(np.load(file, allow_pickle=False))
     folder = train_stage(source, data, config, work=work, description=description)
-    label_ids = open_trained(folder, config).with_labels(data.label_names).predict(held_out.texts).label_ids
+    stage = open_trained(folder, config, held_out.texts).with_labels(data.label_names)
+    label_ids = stage.predict(held_out.texts).label_ids
     with atomic_file(file) as temporary:
         np.save(temporary, label_ids)
     shutil.rmtree(folder)

@@ -12,12 +12,15 @@ from io import StringIO
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from cascadebert.atomic import atomic_file
 from cascadebert.errors import StageError, extra, reason
-from cascadebert.inference.engines.base import ENGINE_FILE
-from cascadebert.inference.engines.load import stage_kind
+from cascadebert.inference.engines.base import ENGINE_FILE, TokenBatch
+from cascadebert.inference.engines.load import load_engine, stage_kind
 from cascadebert.inference.engines.torch import (
     load_classifier,
+    model_inputs,
     plain_token,
     quiet_transformers,
     takes_token_types,
@@ -37,7 +40,8 @@ EXPORTED = frozenset(
     "qwen3 rembert roberta roberta-prelayernorm roformer squeezebert stablelm t5 xlm xlm-roberta "
     "xlm-roberta-xl".split()
 )
-"""Families whose export the tests run: they are not tried before training."""
+"""Families that are known to be exported (`make families`): they are not tried before training."""
+PROBE_LENGTH, PROBE_TOLERANCE = 12, 1e-2
 
 
 def write_engine_file(path: Path, engine: str) -> None:
@@ -73,15 +77,25 @@ def export_onnx(path: Path) -> None:
 
 
 def check_export(source: Path, engine: str, **config: Any) -> None:
-    """Raise StageError if the engine needs an export that torch cannot make, by trying it.
+    """Raise StageError if the engine needs an export that torch cannot make, or runs it otherwise.
 
-    `config` is that of `load_classifier`. Families in `EXPORTED` are known to work.
+    `config` is that of `load_classifier`. Families in `EXPORTED` are known to work and are not tried.
     """
     family = read_config(source).get("model_type")
     if engine == "torch" or stage_kind(source).own_engine is not None or family in EXPORTED:
         return
+    model = load_classifier(source, **config)
     with tempfile.TemporaryDirectory() as temporary:
-        _export(load_classifier(source, **config), Path(temporary) / ENGINE_FILE, source)
+        folder = Path(temporary)
+        model.config.save_pretrained(folder)
+        _export(model, folder / ENGINE_FILE, source)
+        exported = load_engine(folder, engine=engine, precision="float32")
+    ids = np.full((1, PROBE_LENGTH), plain_token(model))
+    batch = TokenBatch(ids, np.ones_like(ids), np.zeros_like(ids))
+    with torch.inference_mode():
+        expected = model(**model_inputs(batch, takes_token_types(model))).logits.numpy()
+    if not np.allclose(exported.logits(batch), expected, rtol=PROBE_TOLERANCE, atol=PROBE_TOLERANCE):
+        raise StageError(f"{source}: {engine} computes other logits than torch for {family} models")
 
 
 def _export(model: PreTrainedModel, file: Path, path: Path) -> None:

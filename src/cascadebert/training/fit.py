@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -15,7 +15,7 @@ from cascadebert.atomic import work_directory
 from cascadebert.data.dataset import Columns, Examples, load_examples
 from cascadebert.data.splits import Splits, assign_folds, split_examples
 from cascadebert.errors import CascadeError, DataError, StageError, show_paths_as
-from cascadebert.evaluation.evaluate import check_tokens
+from cascadebert.evaluation.evaluate import check_has_tokens
 from cascadebert.inference.cascade import Cascade
 from cascadebert.inference.engines.load import resolve_engine
 from cascadebert.inference.engines.static import MODEL_TYPE
@@ -30,8 +30,9 @@ from cascadebert.training.difficulty import DifficultyLabels, label_difficulty
 from cascadebert.training.export import check_export
 from cascadebert.training.losses import NO_LABEL
 from cascadebert.training.open_stage import open_checkpoint
-from cascadebert.training.stage_check import StageFiles
+from cascadebert.training.stage_check import MAX_TOKENIZED, StageFiles, compare_tokens, sample_texts
 from cascadebert.training.static_model import create_static_checkpoint
+from cascadebert.training.tokenizer_files import copy_tokenizer, open_tokenizer
 from cascadebert.training.train_stage import TrainingData, open_trained, stage_config, train_stage
 from cascadebert.training.trainer import log
 from cascadebert.types import CostUnit, Logits, ScoreChoice, Texts
@@ -108,10 +109,24 @@ def fit(
         ensure_writable_directory(output, overwrite=overwrite, sources=sources)
         with show_paths_as(dict(zip(sources, names, strict=True))):
             _check_stages(names, sources, splits, build, config)
-            _check_tokens(sources, parts.values(), config)
-            work = work_directory(output)
-            folders, labels = _train_stages(sources, splits, parts.get("unlabeled"), reused, config, work)
-        made = [_stage_files(*files) for files in zip(names, sources, folders, strict=True)]
+            _check_tokens(names, sources, parts, config)
+            return _fit_stages(names, sources, splits, parts, reused, notices, build, output, config)
+
+
+def _fit_stages(
+    names: Sequence[str],
+    sources: Sequence[Path],
+    splits: Splits,
+    parts: Mapping[str, Examples],
+    reused: Sequence[DifficultyLabels],
+    notices: tuple[str, ...],
+    build: BuildConfig,
+    output: Path,
+    config: FitConfig,
+) -> Cascade:
+    """Train the stages, and build the cascade of them."""
+    work = work_directory(output)
+    folders, labels = _train_stages(sources, splits, parts.get("unlabeled"), reused, config, work)
     files = [work / f"difficulty-{i + 1}.npz" for i in range(len(labels))]
     for difficulty_labels, file in zip(labels, files, strict=True):
         difficulty_labels.save(file)
@@ -126,6 +141,7 @@ def fit(
         "data_sha256": {name: part.sha256() for name, part in parts.items()},
         "difficulty": [difficulty_labels.provenance for difficulty_labels in labels],
     }
+    made = [_stage_files(*given) for given in zip(names, sources, folders, strict=True)]
     cascade = build_cascade(made, splits.tune, build, output, used, provenance, notices, files)
     shutil.rmtree(work)
     return cascade
@@ -244,7 +260,7 @@ def _train_stages(
 
 
 def _teacher_logits(folder: Path, texts: Texts, config: FitConfig) -> Logits:
-    stage = open_trained(folder, config)
+    stage = open_trained(folder, config, texts)
     return stage.logits(stage.encode(texts))
 
 
@@ -279,15 +295,21 @@ def _check_stages(
         )
 
 
-def _check_tokens(sources: Sequence[Path], parts: Iterable[Examples], config: FitConfig) -> None:
-    """Detect rows without tokens, where the tokenizers need no conversion before they can be asked."""
-    tokenizers = [
-        StageTokenizer(source, max_length=resolve_max_length(read_config(source), config.max_length, source))
-        for source in sources
-        if (source / "tokenizer.json").is_file()
-    ]
-    for part in parts:
-        check_tokens(part, tokenizers)
+def _check_tokens(
+    names: Sequence[str], sources: Sequence[Path], parts: Mapping[str, Examples], config: FitConfig
+) -> None:
+    """Detect rows without tokens, and tokens other than those of transformers, before any training."""
+    for name, source in zip(names, sources, strict=True):
+        checkpoint = read_config(source)
+        with tempfile.TemporaryDirectory() as temporary:
+            folder = Path(temporary)
+            copy_tokenizer(source, folder)
+            shutil.copyfile(source / "config.json", folder / "config.json")
+            own = StageTokenizer(folder, max_length=resolve_max_length(checkpoint, config.max_length, source))
+        for part in parts.values():
+            check_has_tokens(part, [own])
+        texts = sample_texts(parts["train"].texts, MAX_TOKENIZED)
+        compare_tokens(name, own, open_tokenizer(source), texts)
 
 
 def _load_difficulty(

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 
 from cascadebert.data.labels import shorten
-from cascadebert.errors import StageError, extra
-from cascadebert.inference.batching import length_batches
+from cascadebert.errors import StageError, extra, reason
+from cascadebert.inference.batching import TokenizedTexts, length_batches
+from cascadebert.inference.engines.base import Engine, TokenBatch
 from cascadebert.inference.engines.load import load_engine, stage_kind
-from cascadebert.inference.engines.torch import load_classifier
+from cascadebert.inference.engines.torch import load_classifier, quiet_transformers
 from cascadebert.inference.stage import BATCH_TOKENS, Stage
 from cascadebert.inference.tokenizer import StageTokenizer
 from cascadebert.training.checkpoints import count_flops, display_name
@@ -24,11 +26,12 @@ from cascadebert.types import Logits, PaddingSide, Texts
 
 with extra("train"):
     import torch
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import PreTrainedTokenizerBase
 
 MAX_TOKENIZED, MAX_RUN = 1000, 24
 TOLERANCE = 1e-3  # of logits, relative to the largest; float32 on another engine differs by some 1e-5
-SIDES: tuple[PaddingSide, ...] = ("right", "left", "none")
+SIDES: tuple[PaddingSide, ...] = ("right", "left")
+Run: TypeAlias = Callable[[TokenBatch], Logits]
 ODD_TEXTS = (
     " leading and trailing space ",
     "UPPER CASE, Title Case and CamelCase",
@@ -68,34 +71,68 @@ def load_checked(
 
 
 def check_stage(stage: Stage, files: StageFiles, texts: Texts) -> Stage:
-    """The stage, padding as its model bears it, after a check that it answers as transformers does.
+    """The stage with the padding that its model tolerates, if it answers as transformers does.
 
     Up to 1,000 of the `texts` and some odd ones must get the tokens and token types of `AutoTokenizer`. 24 of
     them and the odd ones go one by one through the model itself in float32, at their exact lengths; the
-    stage's engine must give the same logits, and so labels, in float32 at padded lengths. A model whose
-    answers depend on padding at the right is padded at the left, or not at all. Raises StageError with the
-    first difference.
+    stage's engine must give the same logits in float32 at padded lengths. A model whose answers depend on
+    padding at the right is padded at the left, or not at all. Raises StageError with the first difference.
     """
     tokenizer = open_tokenizer(files.tokenizer)
-    check_tokens(stage.name, stage.tokenizer, tokenizer, _sample(texts, MAX_TOKENIZED))
+    compare_tokens(stage.name, stage.tokenizer, tokenizer, sample_texts(texts, MAX_TOKENIZED))
     if stage_kind(stage.path).own_engine is not None:  # transformers cannot run it
         return stage
-    model = load_classifier(files.model).eval()
-    model.__dict__.pop("forward", None)  # as its class runs it
-    check_vocabulary(stage.name, tokenizer, model)
-    texts, expected = _run_one_by_one(model, tokenizer, _sample(texts, MAX_RUN), stage.tokenizer.max_length)
-    names = tuple(str(name) for _, name in sorted((model.config.id2label or {}).items()))
-    if expected.shape[-1] != stage.num_labels or names != stage.label_names:
-        raise StageError(
-            f"{stage.name}: the model gives {expected.shape[-1]} logits for {shorten(names)}; its "
-            f"config.json is read as {stage.num_labels} labels ({shorten(stage.label_names)})"
-        )
-    stage = _find_padding(stage, texts, expected)
-    _check_engine(stage, texts, expected)
-    return stage
+    texts, expected = _reference(stage, files, tokenizer, sample_texts(texts, MAX_RUN))
+    engines = [_in_float32(stage, name) for name in dict.fromkeys(("torch", stage.engine.name))]
+    with _failures_reported(stage.name, "torch"):
+        side = find_padding(engines[0].logits, stage.tokenizer, texts)
+    own = StageTokenizer(stage.path, max_length=stage.tokenizer.max_length, padding_side=side)
+    for engine in engines:
+        with _failures_reported(stage.name, engine.name):
+            difference = _largest_difference(engine.logits, own.encode(texts), own.max_length, expected)
+        if not difference <= TOLERANCE:  # nor where it is no number
+            raise StageError(
+                f"{stage.name}: on {engine.name} its logits differ from those of transformers by up to "
+                f"{difference:.2g} of the largest; {TOLERANCE:g} is allowed. {_remedy(engine.name)}"
+            )
+    return replace(stage, tokenizer=own)
 
 
-def _sample(texts: Texts, count: int) -> list[Any]:
+@contextmanager
+def _failures_reported(stage: str, engine: str) -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:  # each engine raises its own
+        raise StageError(f"{stage}: {engine} cannot run it ({reason(error)}). {_remedy(engine)}") from error
+
+
+def _remedy(engine: str) -> str:
+    return "It cannot be a stage." if engine == "torch" else "Use --engine torch."
+
+
+def find_padding(run: Run, tokenizer: StageTokenizer, texts: Sequence[Any]) -> PaddingSide:
+    """The side of padding that does not change the logits that texts get at their exact lengths, else "none".
+
+    `run` gives the (rows, num_labels) logits of a batch.
+    """
+    empty = set(tokenizer.without_tokens(texts))
+    tokens = tokenizer.encode([text for i, text in enumerate(texts) if i not in empty])
+    alone = enumerate(tokens.lengths.tolist())
+    expected = np.concatenate([run(tokens.batch(np.array([i]), length=length)) for i, length in alone])
+    for side in SIDES:
+        padded = replace(tokens, padding=replace(tokens.padding, side=side))
+        if _largest_difference(run, padded, tokenizer.max_length, expected) <= TOLERANCE:
+            return side
+    return "none"
+
+
+def _in_float32(stage: Stage, engine: str) -> Engine:
+    if (stage.engine.name, stage.engine.precision) == (engine, "float32"):
+        return stage.engine
+    return load_engine(stage.path, engine=engine, precision="float32")
+
+
+def sample_texts(texts: Texts, count: int) -> list[Any]:
     """Up to `count` texts of all lengths, the longest included, and odd ones; of pairs likewise."""
     order = sorted(range(len(texts)), key=lambda i: len("".join(texts[i])))
     chosen = np.unique(np.linspace(0, len(order) - 1, min(len(order), count)).astype(int))
@@ -112,7 +149,7 @@ def _encode(
     return dict(tokenizer(*parts, truncation=True, max_length=max_length))
 
 
-def check_tokens(
+def compare_tokens(
     name: str, own: StageTokenizer, tokenizer: PreTrainedTokenizerBase, texts: Sequence[Any]
 ) -> None:
     """Raise StageError if a stage's tokenizer gives a text other token ids or types than transformers' own.
@@ -138,73 +175,53 @@ def check_tokens(
                 )
 
 
-@torch.inference_mode()
-def _run_one_by_one(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, texts: Sequence[Any], max_length: int
+def _reference(
+    stage: Stage, files: StageFiles, tokenizer: PreTrainedTokenizerBase, texts: Sequence[Any]
 ) -> tuple[list[Any], Logits]:
-    """The texts that transformers answers, and their (n, num_labels) logits, each text run alone."""
+    """The texts that transformers answers, and their (n, num_labels) logits, each text run alone.
+
+    Odd texts that it cannot run are left out. Raises StageError if it cannot run another one, or the model
+    has other labels than the stage.
+    """
+    model = load_classifier(files.model).eval()
+    model.__dict__.pop("forward", None)  # as its class runs it
+    check_vocabulary(stage.name, tokenizer, model)
+    names = tuple(str(name) for _, name in sorted((model.config.id2label or {}).items()))
     accepted = inspect.signature(model.forward).parameters
-    answered, logits, fault = list[Any](), list[Logits](), ""
-    for text in texts:
-        encoded = _encode(tokenizer, text, max_length)
+    rows = [(text, _encode(tokenizer, text, stage.tokenizer.max_length)) for text in texts]
+    rows = [row for row in rows if row[1]["input_ids"]]  # others are refused where they are met
+    rows.sort(key=lambda row: -len(row[1]["input_ids"]))  # BigBird changes its attention after a short text
+    answered, logits = list[Any](), list[Logits]()
+    for text, encoded in rows:
         inputs = {name: torch.tensor([ids]) for name, ids in encoded.items() if name in accepted}
         try:
-            logits.append(model(**inputs).logits[0].float().numpy())
+            with torch.inference_mode(), quiet_transformers():
+                logits.append(model(**inputs).logits[0].float().numpy())
             answered.append(text)
-        except (ValueError, IndexError, RuntimeError) as error:
-            fault = str(error)
-    if not answered:
-        raise StageError(f"transformers cannot run this model on any of {len(texts)} texts ({fault})")
+        except Exception as error:  # what a model's own code raises
+            if not set(text if isinstance(text, tuple) else (text,)) <= set(ODD_TEXTS):
+                raise StageError(
+                    f"{stage.name}: transformers itself cannot run the text {''.join(text)!r:.60} "
+                    f"({reason(error)})"
+                ) from error
+    if names != stage.label_names or len(logits[0]) != stage.num_labels:
+        raise StageError(
+            f"{stage.name}: the model gives {len(logits[0])} logits for {shorten(names)}; its config.json is "
+            f"read as {stage.num_labels} labels ({shorten(stage.label_names)})"
+        )
     return answered, np.stack(logits)
 
 
-def _find_padding(stage: Stage, texts: Texts, expected: Logits) -> Stage:
-    """The stage with the first kind of padding that does not change its answers in torch."""
-    engine = load_engine(stage.path, engine="torch", precision="float32")
-    differences = []
-    for side in SIDES:
-        padded = _with_padding(replace(stage, engine=engine), side)
-        difference = _largest_difference(padded, texts, expected)
-        if difference <= TOLERANCE:
-            return _with_padding(stage, side)
-        differences.append(f"{side} {difference:.2g}")
-    raise StageError(
-        f"{stage.name}: its logits differ from those of transformers for the same text alone, by padding: "
-        f"{', '.join(differences)} (of the largest). It cannot be a stage."
-    )
-
-
-def _with_padding(stage: Stage, side: PaddingSide) -> Stage:
-    """The stage with another padding side."""
-    tokenizer = StageTokenizer(stage.path, max_length=stage.tokenizer.max_length, padding_side=side)
-    return replace(stage, tokenizer=tokenizer)
-
-
-def _largest_difference(stage: Stage, texts: Texts, expected: Logits) -> float:
+def _largest_difference(run: Run, tokens: TokenizedTexts, limit: int, expected: Logits) -> float:
     """Largest difference of logits, relative to the largest logit.
 
-    The texts run in batches of one padded length, as in prediction, and padded to twice their length, where
-    a model that reads padding shows it.
+    The texts run in batches of one padded length, as in prediction, and padded to twice their length (up to
+    the `limit`), where a model that reads padding shows it.
     """
-    tokens = stage.encode(texts)
-    logits = [stage.logits(tokens)]
-    if stage.tokenizer.padding.side != "none":
-        own = tokens.padded_lengths
-        doubled = np.minimum(2 * own, np.maximum(stage.tokenizer.max_length, own))
-        logits.append(np.empty_like(expected))
-        for batch in length_batches(doubled, tokens=BATCH_TOKENS):
-            logits[1][batch] = stage.run(tokens.batch(batch, length=int(doubled[batch[0]])))
-    return max(float(np.abs(given - expected).max()) for given in logits) / float(np.abs(expected).max() + 1)
-
-
-def _check_engine(stage: Stage, texts: Texts, expected: Logits) -> None:
-    """Compare the stage's engine in float32 with transformers, logits and labels."""
-    if stage.engine.name == "torch":
-        return
-    engine = load_engine(stage.path, engine=stage.engine.name, precision="float32")
-    difference = _largest_difference(replace(stage, engine=engine), texts, expected)
-    if not difference <= TOLERANCE:  # nor where it is no number
-        raise StageError(
-            f"{stage.name}: on {engine.name} its logits differ from those of transformers by up to "
-            f"{difference:.2g} of the largest; {TOLERANCE:g} is allowed. Use --engine torch."
-        )
+    own, largest = tokens.padded_lengths, 0.0
+    doubled = own if tokens.padding.side == "none" else np.minimum(2 * own, np.maximum(limit, own))
+    for lengths in (own, doubled):
+        for batch in length_batches(lengths, tokens=BATCH_TOKENS):
+            logits = run(tokens.batch(batch, length=int(lengths[batch[0]])))
+            largest = np.maximum(largest, np.abs(logits - expected[batch]).max())  # keeps what is no number
+    return float(largest / (np.abs(expected).max() + 1))

@@ -8,7 +8,6 @@ from pathlib import Path
 from cascadebert.atomic import write_text_atomically
 from cascadebert.errors import StageError, extra, reason
 from cascadebert.inference.engines.torch import quiet_transformers
-from cascadebert.types import PaddingSide
 
 with extra("train"):
     from tokenizers import Tokenizer
@@ -50,8 +49,8 @@ def open_tokenizer(source: Path) -> PreTrainedTokenizerBase:
     return tokenizer
 
 
-def copy_tokenizer(source: Path, target: Path) -> PaddingSide:
-    """Store a tokenizer with the settings that take effect in transformers; return its padding side.
+def copy_tokenizer(source: Path, target: Path) -> None:
+    """Store a tokenizer with the settings that take effect in transformers.
 
     A tokenizer.json alone does not decide the tokens: transformers changes it by tokenizer_config.json and
     by the class of the tokenizer (lower case, prefix space, vocabulary files, frame of a pair). The stored
@@ -77,7 +76,6 @@ def copy_tokenizer(source: Path, target: Path) -> PaddingSide:
         "model_input_names": tokenizer.model_input_names,
     }
     write_text_atomically(file, json.dumps(settings, indent=2, ensure_ascii=False) + "\n")
-    return "left" if tokenizer.padding_side == "left" else "right"
 
 
 def check_vocabulary(name: str, tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel) -> None:

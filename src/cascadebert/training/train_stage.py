@@ -12,16 +12,23 @@ import numpy as np
 
 from cascadebert.errors import extra
 from cascadebert.inference.batching import TokenizedTexts
+from cascadebert.inference.engines.base import TokenBatch
 from cascadebert.inference.engines.load import stage_kind
-from cascadebert.inference.engines.torch import load_classifier, quiet_transformers, takes_token_types
+from cascadebert.inference.engines.torch import (
+    load_classifier,
+    model_inputs,
+    quiet_transformers,
+    takes_token_types,
+)
 from cascadebert.inference.stage import Stage
 from cascadebert.inference.tokenizer import StageTokenizer, gives_token_types, resolve_max_length
 from cascadebert.persistence.checkpoint_config import read_config
 from cascadebert.training.checkpoints import checkpoint_fingerprint, fingerprint
 from cascadebert.training.config import FitConfig
 from cascadebert.training.losses import Objective
+from cascadebert.training.stage_check import find_padding, sample_texts
 from cascadebert.training.stage_limits import set_limits
-from cascadebert.training.tokenizer_files import copy_tokenizer, open_tokenizer
+from cascadebert.training.tokenizer_files import copy_tokenizer
 from cascadebert.training.trainer import (
     Inputs,
     Loss,
@@ -32,12 +39,13 @@ from cascadebert.training.trainer import (
     use_bf16,
     use_eager_attention,
 )
-from cascadebert.types import Bools, Ints, Logits, PaddingSide, Texts
+from cascadebert.types import Bools, Ints, Logits, Texts
 
 with extra("train"):
     import torch
     from transformers import PreTrainedModel, set_seed
 
+PROBES = 8
 SORTED_BATCHES = 50
 
 
@@ -92,13 +100,12 @@ def train_stage(
     with unfinished_model(done) as (folder, checkpoints):
         set_seed(config.seed)
         model = load_with_labels(source, data.label_names)
-        padding_side = copy_tokenizer(source, folder)
+        copy_tokenizer(source, folder)
         if stage_kind(source).own_engine is None:
             set_limits(model, folder)
         model.config.save_pretrained(folder)
         max_length = resolve_max_length(read_config(folder), config.max_length, source)
-        tokenizer = StageTokenizer(folder, max_length=max_length, padding_side=padding_side)
-        tokens = tokenizer.encode(data.texts)
+        tokens = _encode(model, folder, max_length, data.texts)
         use_eager_attention(model)
         token_types = takes_token_types(model, given=gives_token_types(folder))
         train_classifier(model, tokens, token_types, data, config, loss, checkpoints, description)
@@ -107,12 +114,29 @@ def train_stage(
     return done
 
 
-def open_trained(folder: Path, config: FitConfig) -> Stage:
-    """A trained stage in torch, padding as in its training."""
-    side: PaddingSide = "left" if open_tokenizer(folder).padding_side == "left" else "right"
-    return Stage.from_pretrained(
-        folder, engine="torch", precision="float32", max_length=config.max_length, padding_side=side
-    )
+def _encode(model: PreTrainedModel, folder: Path, max_length: int, texts: Texts) -> TokenizedTexts:
+    """Tokens of the texts, with the padding that the model tolerates."""
+    tokenizer = StageTokenizer(folder, max_length=max_length)
+    tokens, types = tokenizer.encode(texts), takes_token_types(model, given=gives_token_types(folder))
+
+    @torch.inference_mode()
+    def run(batch: TokenBatch) -> Logits:
+        return np.asarray(model(**model_inputs(batch, types)).logits.float().cpu().numpy())
+
+    if stage_kind(folder).own_engine is not None:
+        return tokens
+    side = find_padding(run, tokenizer, sample_texts(texts, PROBES))
+    return replace(tokens, padding=replace(tokens.padding, side=side))
+
+
+def open_trained(folder: Path, config: FitConfig, texts: Texts) -> Stage:
+    """A trained stage in torch, with the padding that it tolerates for such texts."""
+    stage = Stage.from_pretrained(folder, engine="torch", precision="float32", max_length=config.max_length)
+    if stage_kind(folder).own_engine is not None:
+        return stage
+    side = find_padding(stage.engine.logits, stage.tokenizer, sample_texts(texts, PROBES))
+    own = StageTokenizer(folder, max_length=stage.tokenizer.max_length, padding_side=side)
+    return replace(stage, tokenizer=own)
 
 
 def stage_config(config: FitConfig, source: Path) -> FitConfig:
