@@ -35,7 +35,9 @@ class StageTokenizer:
         settings = _read_settings(path)
         inputs, side = settings.get("model_input_names"), settings.get("truncation_side") or "right"
         self._token_types = not inputs or "token_type_ids" in inputs
-        self.padding = Padding(config_pad_id(read_config(path), path), padding_side)
+        config = read_config(path)
+        self.limit = max_length_limit(config, path)  # kept: the folder may be gone when it is asked for
+        self.padding = Padding(config_pad_id(config, path), padding_side)
         # equal keys give equal tokens
         parts = (hashlib.sha256(content).hexdigest(), max_length, side, self._token_types, self.padding)
         self.key = "-".join(map(str, parts))
