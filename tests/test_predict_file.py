@@ -117,6 +117,16 @@ def test_half_finished_work_of_another_run_is_refused(cascade, tmp_path, monkeyp
         predict_file(cascade, source, tmp_path / "out.csv")
 
 
+def test_half_finished_work_of_another_version_is_refused(cascade, tmp_path, monkeypatch):
+    source = write_rows(tmp_path / "in.csv")
+    monkeypatch.setattr("cascadebert.inference.predict_file._finish", lambda *_: None)
+    monkeypatch.setattr("cascadebert.inference.predict_file.REPORT_VERSION", 1)
+    predict_file(cascade, source, tmp_path / "out.csv")
+    monkeypatch.undo()
+    with pytest.raises(CascadeError, match=r"unfinished work of another run .*version of cascadebert"):
+        predict_file(cascade, source, tmp_path / "out.csv")
+
+
 BAD = 'n,text\n0,fine\n1,\n2,"caf\udce9"\n3,great,film\n4,' + "a" * 200_000 + "\n5,dull\n"
 
 
@@ -202,7 +212,8 @@ def test_truncated_texts_are_counted_and_the_remedy_is_named(run, saved, tmp_pat
         "predict", saved, tmp_path / "in.csv", "--output", tmp_path / "out.csv", "--json"
     )
     assert code == 0 and values["truncated"] == 1
-    assert "1 of 3 texts (33.3 %) have more than 64 tokens and were cut. The stages cannot read more." in said
+    cut = "1 of 3 texts (33.3 %) have more tokens than the stage that answered reads (64), and were cut."
+    assert f"{cut} These stages cannot be given a larger --max-length." in said
 
 
 def test_assembling_says_which_share_is_truncated_and_what_max_length_could_be(make_model, tmp_path):
@@ -215,7 +226,9 @@ def test_assembling_says_which_share_is_truncated_and_what_max_length_could_be(m
         max_length=32,
     )  # fmt: skip
     (notice,) = [line for line in cascade.operating_point.metrics.notices if "tokens" in line]
-    assert notice.startswith("2 of 60 texts (3.3 %) have more than 32 tokens and were cut.")
-    assert "--max-length of up to 64" in notice
+    assert notice.startswith(
+        "2 of 60 texts (3.3 %) have more tokens than the last stage reads (32), and were cut."
+    )
+    assert notice.endswith("To read more, run fit or assemble with --max-length up to 64.")
     predictions = cascade.predict(["good", "really good " * 30])
     assert predictions.truncated.tolist() == [False, True]

@@ -132,6 +132,20 @@ def test_a_server_starts_without_its_last_stage_where_that_is_wanted(saved, tmp_
         assert up(client) == [True, False] and what in client.get("/info").text
 
 
+@pytest.mark.parametrize("lost", ["folder", "last stage"])
+def test_texts_that_are_cut_are_answered_and_logged_without_the_files(saved, tmp_path, caplog, lost):
+    folder = shutil.copytree(saved, tmp_path / "cascade")
+    if lost == "last stage":
+        shutil.rmtree(folder / "stage-2")
+    cascade = open_cascade(folder, DEGRADING)
+    shutil.rmtree(folder)
+    with caplog.at_level("WARNING", "cascadebert"), client_of(cascade, DEGRADING) as client:
+        (row,) = classify(client, ["really good " * 90])["rows"]
+    assert row["truncated"]
+    notices = [record.getMessage() for record in caplog.records if "were cut" in record.getMessage()]
+    assert len(notices) == 2  # at the first text and at shutdown
+
+
 def test_an_earlier_stage_has_to_be_whole_in_any_case(saved, tmp_path):
     shutil.copytree(saved, tmp_path / "cascade")
     shutil.rmtree(min(tmp_path.glob("cascade/stage-*")))

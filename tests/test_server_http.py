@@ -543,5 +543,5 @@ def test_truncated_texts_are_marked_counted_and_logged(cascade, caplog):
     assert [row["truncated"] for row in rows] == [False, True]
     assert "cascadebert_truncated_texts_total 2.0" in metrics
     first, last = (record.getMessage() for record in caplog.records if "tokens" in record.getMessage())
-    assert first.startswith("1 of 2 texts (50.0 %) have more than 64 tokens and were cut.")
+    assert first.startswith("1 of 2 texts (50.0 %) have more tokens than the stage that answered reads (64)")
     assert last.startswith("2 of 3 texts")

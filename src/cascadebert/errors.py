@@ -84,7 +84,8 @@ def show_paths_as(names: Mapping[Path, str]) -> Iterator[None]:
         yield
     except CascadeError as error:
         message = str(error)
-        for path in sorted(names, key=lambda path: -len(str(path))):
+        copies = [path for path in names if Path(names[path]) != path]  # the others are the user's own
+        for path in sorted(copies, key=lambda path: -len(str(path))):
             message = message.replace(str(path), names[path])
         error.args = (message,)
         raise

@@ -12,9 +12,9 @@ from pathlib import Path
 
 from cascadebert.atomic import write_text_atomically
 from cascadebert.environment import machine, versions
-from cascadebert.inference.batching import concatenate_tokens
 from cascadebert.inference.cascade import Cascade
 from cascadebert.inference.stage import Stage
+from cascadebert.inference.trial import trial_texts
 from cascadebert.timing import interleaved
 
 BUDGETS = (512, 1024, 2048, 4096, 8192)
@@ -53,7 +53,7 @@ def _measure_best(stage: Stage) -> int:
     length = min(TEXT_LENGTH, stage.tokenizer.max_length)
     for budget in BUDGETS:
         count = BATCHES_PER_STREAM * stage.engine.streams * budget // length
-        texts = concatenate_tokens([[1] * length] * count, None, stage.tokenizer.padding)
+        texts = trial_texts(stage.tokenizer, count, length)
         run = partial(replace(stage, batch_tokens=budget).logits, texts)
         rate = count / min(interleaved([run], repeats=REPEATS)[0])
         if rate < MIN_SPEEDUP * best_rate:

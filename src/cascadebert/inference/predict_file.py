@@ -33,6 +33,7 @@ ADDED_COLUMNS = ("label", "confidence", "stage")
 CHUNK_ROWS = 16_384
 MEASURE_FROM_ROWS = 10_000  # files from this size on are worth the time to measure batch sizes
 JOB_FILE = "job.json"
+REPORT_VERSION = 2  # of the form of a chunk's report
 
 
 @dataclass(frozen=True)
@@ -140,7 +141,16 @@ def _fingerprint(cascade: Cascade, source: Path, layout: _Layout) -> str:
     stages = None if cascade.spec is None else [(s.sha256, s.temperature) for s in cascade.spec.stages]
     engines = [(stage.engine.name, stage.engine.precision) for stage in cascade.stages]
     thresholds = cascade.operating_point.thresholds
-    parts = [inputs, stages, engines, thresholds, layout.text_columns, layout.suffix, CHUNK_ROWS]
+    parts = [
+        REPORT_VERSION,
+        inputs,
+        stages,
+        engines,
+        thresholds,
+        layout.text_columns,
+        layout.suffix,
+        CHUNK_ROWS,
+    ]
     return hashlib.sha256(json.dumps(parts, default=str).encode()).hexdigest()
 
 
@@ -153,7 +163,8 @@ def _begin_or_resume(cascade: Cascade, work: Path, job: str, *, measure: bool) -
     state = _read(file) if file.is_file() else {}
     if state.get("job") != job:
         raise CascadeError(
-            f"{work} is unfinished work of another run (its input, cascade or options were others). "
+            f"{work} is unfinished work of another run (its input, cascade, options or version of "
+            "cascadebert were others). "
             "Remove it to start afresh, or choose another --output."
         )
     stages = zip(cascade.stages, state["batch_tokens"], strict=True)

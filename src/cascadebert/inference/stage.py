@@ -14,7 +14,7 @@ from cascadebert.errors import StageError
 from cascadebert.inference.batching import TokenizedTexts, length_batches
 from cascadebert.inference.engines.base import Engine, TokenBatch
 from cascadebert.inference.engines.load import load_engine
-from cascadebert.inference.tokenizer import StageTokenizer, max_length_limit, resolve_max_length
+from cascadebert.inference.tokenizer import StageTokenizer, resolve_max_length
 from cascadebert.persistence.checkpoint_config import (
     config_int,
     config_label_names,
@@ -164,19 +164,21 @@ class Stage:
         return replace(self, label_names=tuple(names), columns=columns)
 
 
-def truncation_notices(stages: Sequence[Stage], truncated: int, n: int) -> tuple[str, ...]:
-    """A notice if some of n texts were cut to the stages' maximum length, and what that could be."""
+def truncation_notices(
+    stages: Sequence[Stage], truncated: int, n: int, reader: str = "the stage that answered"
+) -> tuple[str, ...]:
+    """A notice if `reader`, one of the stages, read a part only of some of n texts; how to read more."""
     if not truncated:
         return ()
-    length = max(stage.tokenizer.max_length for stage in stages)
-    limits = [max_length_limit(read_config(stage.path), stage.path) for stage in stages]
-    longest = min((limit for limit in limits if limit is not None), default=None)
-    remedy = "The stages cannot read more."
-    if longest is None or longest > length:
-        limit = "" if longest is None else f" of up to {longest}"
-        remedy = f"Give fit or assemble a larger --max-length{limit} to have more of them read."
+    lengths = sorted({stage.tokenizer.max_length for stage in stages})
+    limits = [stage.tokenizer.limit for stage in stages if stage.tokenizer.limit is not None]
+    remedy = "These stages cannot be given a larger --max-length."
+    if not limits or min(limits) > lengths[-1]:
+        most = f"up to {min(limits)}" if limits else "of more"
+        remedy = f"To read more, run fit or assemble with --max-length {most}."
     share = f"{truncated:,} of {n:,} texts ({100 * truncated / n:.1f} %)"
-    return (f"{share} have more than {length} tokens and were cut. {remedy}",)
+    read = " or ".join(map(str, lengths))
+    return (f"{share} have more tokens than {reader} reads ({read}), and were cut. {remedy}",)
 
 
 def run_in_parallel(run: Callable[[Ints], object], batches: Sequence[Ints], streams: int) -> None:

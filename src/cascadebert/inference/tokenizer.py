@@ -34,7 +34,9 @@ class StageTokenizer:
         self.max_length = max_length
         side, token_types = _read_settings(path)
         self._token_types = token_types is not False
-        self.padding = Padding(config_pad_id(read_config(path), path), padding_side)
+        config = read_config(path)
+        self.limit = max_length_limit(config, path)  # kept: the folder may be gone when it is asked for
+        self.padding = Padding(config_pad_id(config, path), padding_side)
         # equal keys give equal tokens
         parts = (hashlib.sha256(content).hexdigest(), max_length, side, self._token_types, self.padding)
         self.key = "-".join(map(str, parts))

@@ -313,9 +313,9 @@ def selection_inputs(
     cascade = replace(cascade, score=scored.score)
     outputs = StageOutputs(scored.confidences, predictions, cached.labels, cascade.label_names)
     arrays = TuningArrays(scored.confidences, losses, costs.rows, costs.last_stage_cost)
-    truncated = cached.encoded[-1].truncated
-    notices = (*scored.notices, *truncation_notices(cascade.stages, int(truncated.sum()), len(truncated)))
-    return SelectionInputs(cascade, cached, metric, cost_unit, outputs, arrays, notices)
+    truncated, last = cached.encoded[-1].truncated, cascade.stages[-1:]
+    cut = truncation_notices(last, int(truncated.sum()), len(truncated), "the last stage")
+    return SelectionInputs(cascade, cached, metric, cost_unit, outputs, arrays, (*scored.notices, *cut))
 
 
 def measure_operating_point(inputs: SelectionInputs, point: OperatingPoint) -> TuningResult:

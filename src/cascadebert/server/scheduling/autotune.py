@@ -13,9 +13,9 @@ from threading import Barrier
 import numpy as np
 
 from cascadebert.environment import cores
-from cascadebert.inference.batching import TokenizedTexts
 from cascadebert.inference.engines.base import TokenBatch
 from cascadebert.inference.stage import Stage
+from cascadebert.inference.trial import trial_texts
 from cascadebert.server.scheduling.length_buckets import LengthBuckets, find_length_buckets
 from cascadebert.timing import interleaved, now
 
@@ -111,10 +111,7 @@ def _trial_length(stage: Stage) -> int:
 
 
 def _trial_batch(stage: Stage, rows: int, length: int) -> TokenBatch:
-    # all tokens are equal: which ones they are does not change the time
-    ids, starts = np.ones(rows * length, np.int32), np.arange(rows + 1, dtype=np.int64) * length
-    texts = TokenizedTexts(ids, np.zeros(len(ids), np.int8), starts, stage.tokenizer.padding)
-    return texts.batch(np.arange(rows), length=length)
+    return trial_texts(stage.tokenizer, rows, length).batch(np.arange(rows), length=length)
 
 
 def _best_seconds(run: Callable[[], object]) -> float:

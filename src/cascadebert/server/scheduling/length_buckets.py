@@ -8,8 +8,9 @@ from itertools import groupby
 
 import numpy as np
 
-from cascadebert.inference.batching import TokenizedTexts, padded_length
+from cascadebert.inference.batching import padded_length
 from cascadebert.inference.stage import Stage
+from cascadebert.inference.trial import trial_texts
 
 STEP, SHORT, BLOCK, LONGEST = 8, 32, 16, 63
 PROBES = 8
@@ -79,9 +80,7 @@ def find_length_buckets(stage: Stage) -> LengthBuckets:
 
 def _equal_outputs(stage: Stage, length: int, group: Sequence[int]) -> bool:
     """True if random texts of a length get the same logits when padded to the longer lengths of a group."""
-    ids = np.random.default_rng(length).integers(stage.tokenizer.vocab_size, size=PROBES * length)
-    starts = np.arange(PROBES + 1, dtype=np.int64) * length
-    texts = TokenizedTexts(ids.astype(np.int32), np.zeros(len(ids), np.int8), starts, stage.tokenizer.padding)
+    texts = trial_texts(stage.tokenizer, PROBES, length, vary=True)
     every = np.arange(PROBES)
     expected = stage.run(texts.batch(every, length=length))
     longer = (stage.run(texts.batch(every, length=padded)) for padded in group if padded > length)
