@@ -19,6 +19,7 @@ from cascadebert.inference.stage import Stage
 from cascadebert.persistence.checkpoint_config import config_label_names, config_pad_id, read_config
 from cascadebert.persistence.folder import read_folder
 from cascadebert.training.checkpoints import count_flops
+from cascadebert.training.open_stage import open_checkpoint
 from samples import reviews, write_csv
 
 TEXTS = ["a fine film", "dull", "the story was not very bright and the scene was weak"]
@@ -265,6 +266,14 @@ def test_a_truncated_download_is_named(make_model, tmp_path, name, share):
         Stage.from_pretrained(tmp_path / "model")
 
 
+@pytest.mark.parametrize("name", ["tokenizer.json", "vocab.json"])
+def test_a_truncated_vocabulary_is_named_by_assemble_too(make_model, tmp_path, name):
+    shutil.copytree(make_model(layers=1), tmp_path / "model")
+    (tmp_path / "model" / name).write_text('{"version": ')
+    with pytest.raises(StageError, match=rf"{name} is damaged.*Download it again"):
+        open_checkpoint(tmp_path / "model", tmp_path)
+
+
 def test_folders_that_are_no_checkpoint_are_told_what_they_are(saved, make_model, tmp_path, run):
     adapter, empty, files = (tmp_path / name for name in ("adapter", "empty", "files"))
     for folder in (adapter, empty, files):
@@ -289,11 +298,11 @@ def test_folders_that_are_no_checkpoint_are_told_what_they_are(saved, make_model
 
 @pytest.mark.parametrize(
     "changes",
-    [{"num_hidden_layers": "1"}, {"vocab_size": None}, {"_attn_implementation": "flash_attention_2"}],
+    [{"num_attention_heads": "2"}, {"vocab_size": None}, {"_attn_implementation": "flash_attention_2"}],
 )
 def test_the_command_line_reports_a_refused_configuration_in_one_line(make_model, tmp_path, run, changes):
     folder = edited(make_model(layers=1), tmp_path / "model", changes)
     data = write_csv(tmp_path / "rows.csv", *reviews(20, seed=1))
     words = ("--stage", folder, "--stage", make_model(layers=2), "--data", data, "--target-speedup", 1.1)
     code, _, said = run("assemble", *words, "--output", tmp_path / "c", "--engine", "torch")
-    assert code == 2 and said.startswith(f"error: {folder}: ") and said.count("\n") == 1
+    assert code == 2 and said.startswith(f"error: {folder}: not a classifier") and said.count("\n") == 1

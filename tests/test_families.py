@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import shutil
 from functools import partial
@@ -16,11 +17,11 @@ import tiny
 from cascadebert import FitConfig, Target, fit
 from cascadebert.errors import StageError
 from cascadebert.inference.batching import Padding, concatenate_tokens
-from cascadebert.inference.engines.torch import load_classifier, max_positions
+from cascadebert.inference.engines.torch import load_classifier, load_pipeline, max_positions
 from cascadebert.inference.stage import Stage
 from cascadebert.inference.tokenizer import StageTokenizer
 from cascadebert.persistence.checkpoint_config import read_config
-from cascadebert.training.checkpoints import copy_checkpoint
+from cascadebert.training.checkpoints import copy_checkpoint, count_flops
 from cascadebert.training.export import export_onnx
 from cascadebert.training.stage_check import StageFiles, load_checked
 from cascadebert.training.stage_limits import write_limits
@@ -105,8 +106,10 @@ def test_without_torch_a_stage_reads_its_longest_input_too(make_model, tmp_path,
 
 
 @pytest.mark.parametrize("spare", [0, 3])
-@pytest.mark.parametrize("family", ["gpt2", "llama", "qwen2", "opt"])
-@pytest.mark.parametrize("pad", [None, -1])
+@pytest.mark.parametrize(
+    "family, pad",
+    [*itertools.product(["gpt2", "llama", "qwen2", "opt"], [None, -1]), ("gpt2", 5000)],
+)
 def test_a_decoder_without_padding_pads_with_a_row_that_no_text_uses(
     make_model, tmp_path, family, spare, pad
 ):
@@ -129,6 +132,53 @@ def edited(source, target, **changes):
     config = json.loads((target / "config.json").read_text())
     (target / "config.json").write_text(json.dumps({**config, **changes}))
     return target
+
+
+def test_a_padding_token_outside_the_table_is_refused_where_it_is_not_replaced(make_model, tmp_path):
+    source = edited(make_model("gpt2", layers=1), tmp_path / "source", pad_token_id=5000)
+    with pytest.raises(StageError, match="pad_token_id: 5000, but the model embeds"):
+        Stage.from_pretrained(source, engine="torch")
+
+
+def test_an_end_token_outside_the_table_changes_nothing(make_model, tmp_path):
+    source = make_model("gpt2", layers=1, pad_token_id=None, eos_token_id=50256)
+    stage = Stage.from_pretrained(staged(source, tmp_path / "stage", export=False), engine="torch")
+    texts = [*ENDINGS, *sentences(20, seed=3)]
+    wanted = alone(source, token_ids(stage.path, texts))
+    assert stage.logits(stage.encode(texts)) == pytest.approx(wanted, abs=1e-5)
+    assert count_flops(stage.path).token > 0
+
+
+def test_a_model_that_does_not_run_is_refused_when_it_is_measured(make_model, tmp_path):
+    source = edited(make_model("t5", layers=1), tmp_path / "source", eos_token_id=50256)
+    for opened in (write_limits, partial(Stage.from_pretrained, engine="torch")):
+        with pytest.raises(StageError, match=rf"{source}: the model does not run"):
+            opened(source)
+
+
+def test_a_longest_input_under_another_name_is_not_read(make_model, tmp_path):
+    for number, longest in enumerate((16, 1e30)):
+        changes = {"model_max_length": longest, "max_position_embeddings": 512}
+        source = edited(make_model("llama", layers=1), tmp_path / f"source-{number}", **changes)
+        stage = staged(source, tmp_path / f"stage-{number}", export=False)
+        for folder in (source, stage):
+            assert Stage.from_pretrained(folder, engine="torch").tokenizer.max_length == 128
+
+
+@pytest.mark.parametrize("pad", [None, 0])
+def test_a_pipeline_pads_batches_with_the_token_of_the_model(make_model, tmp_path, pad):
+    source = edited(make_model("gpt2", layers=1, pad_token_id=pad), tmp_path / "source")
+    edited_settings = json.loads((source / "tokenizer_config.json").read_text())
+    edited_settings.pop("pad_token")
+    (source / "tokenizer_config.json").write_text(json.dumps(edited_settings))
+    stage = staged(source, tmp_path / "stage", export=False)
+    texts = sentences(30, seed=3)
+    wanted = alone(stage, token_ids(stage, texts)).argmax(axis=1).tolist()
+    for side in ("left", "right"):
+        predict = load_pipeline(stage, max_length=64, padding_side=side)
+        assert predict(texts, 1) == wanted
+        if side == "right":
+            assert predict(texts, 8) == wanted
 
 
 @pytest.mark.parametrize("family", ["llama", "roberta"])

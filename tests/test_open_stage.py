@@ -93,6 +93,66 @@ def test_an_adapter_without_peft_or_its_base_model_says_what_is_missing(adapter,
         open_checkpoint(folder, tmp_path / "merged")
 
 
+@pytest.mark.parametrize("content", [None, "", 5])
+def test_an_adapter_that_names_no_base_model_does_not_take_the_current_folder(
+    adapter, make_model, tmp_path, monkeypatch, content
+):
+    folder, _ = adapter()
+    edit(folder, base_model_name_or_path=content)
+    monkeypatch.chdir(make_model(labels=None))
+    with pytest.raises(StageError, match=r"names no base model.*base_model_name_or_path|cannot merge"):
+        open_checkpoint(folder, tmp_path / "merged")
+
+
+def edit(folder, file="adapter_config.json", **changes):
+    """Replace entries of a JSON file."""
+    (folder / file).write_text(json.dumps({**json.loads((folder / file).read_text()), **changes}))
+
+
+@pytest.mark.parametrize(
+    "damage, message",
+    [
+        (lambda folder, make: edit(folder, r=3), "cannot merge"),
+        (lambda folder, make: edit(folder, target_modules=["no_such"]), "cannot merge"),
+        (lambda folder, make: edit(folder, peft_type="NO_SUCH"), "cannot merge"),
+        (lambda folder, make: edit(folder, base_model_name_or_path=str(make(hidden=32))), "cannot merge"),
+        (lambda folder, make: (folder / "adapter_config.json").write_text("{"), "cannot merge"),
+        (lambda folder, make: (folder / "adapter_config.json").write_text("{}"), "names no base model"),
+        (lambda folder, make: (folder / "config.json").write_text('{"id2label": {"x": "a"}}'), "id2label"),
+    ],
+    ids=["rank", "modules", "type", "size", "no JSON", "empty", "labels"],
+)
+def test_a_damaged_adapter_is_refused_with_the_reason(adapter, make_model, tmp_path, damage, message):
+    folder, _ = adapter()
+    damage(folder, make_model)
+    with pytest.raises(StageError, match=rf"{folder}: .*{message}"):
+        open_checkpoint(folder, tmp_path / "merged")
+
+
+@pytest.mark.parametrize("family", ["roberta", "electra", "distilbert"])
+def test_an_adapter_may_have_more_labels_than_its_model_is_wide(adapter, tmp_path, family):
+    targets = ["q_lin"] if family == "distilbert" else ["query"]
+    folder, wanted = adapter(family, labels=40, target_modules=targets)
+    stage = Stage.from_pretrained(open_checkpoint(folder, tmp_path / "merged"), engine="torch")
+    assert stage.logits(stage.encode(TEXTS[:1])) == pytest.approx(wanted[:1], abs=1e-4)
+
+
+DAMAGED_WEIGHTS = {
+    "empty": (lambda file: file.write_bytes(b""), "is damaged, or was not downloaded completely"),
+    "cut": (lambda file: file.write_bytes(file.read_bytes()[:900]), "is damaged, or was not downloaded"),
+    "code": (lambda file: torch.save({"a": reviews}, file), "without running code in the file"),
+}
+
+
+@pytest.mark.parametrize("damage, message", DAMAGED_WEIGHTS.values(), ids=DAMAGED_WEIGHTS)
+def test_damaged_weights_of_torch_are_told_from_weights_with_code(tmp_path, damage, message):
+    file = tmp_path / "pytorch_model.bin"
+    torch.save({"a": torch.zeros(300)}, file)
+    damage(file)
+    with pytest.raises(StageError, match=message):
+        open_checkpoint(tmp_path, tmp_path / "merged")
+
+
 @pytest.mark.parametrize("change", ["lost", "renamed"])
 def test_an_adapter_whose_tensors_do_not_fit_is_refused(adapter, tmp_path, change):
     folder, _ = adapter()
@@ -116,6 +176,13 @@ def test_an_adapter_without_a_part_of_the_head_is_refused(adapter, make_model, t
         open_checkpoint(folder, tmp_path / "merged")
 
 
+def test_a_setfit_model_of_the_hub_is_named_without_its_pickle(make_model, tmp_path):
+    folder = shutil.copytree(make_model(labels=None), tmp_path / "setfit")
+    (folder / "config_setfit.json").write_text('{"labels": null, "normalize_embeddings": false}')
+    with pytest.raises(StageError, match=r"a SetFit model"), opened_classifiers([folder]):
+        pass
+
+
 def test_a_setfit_model_is_named_and_its_pickle_stays_closed(make_model, tmp_path):
     folder = shutil.copytree(make_model(labels=None), tmp_path / "setfit")
     (folder / "modules.json").write_text("[]")
@@ -128,11 +195,14 @@ def test_a_setfit_model_is_named_and_its_pickle_stays_closed(make_model, tmp_pat
         pass
 
 
-@pytest.mark.parametrize("name", ["head.safetensors", "pipeline.skops"])
-def test_a_model2vec_classifier_is_named(make_model, tmp_path, name):
+@pytest.mark.parametrize("name", ["head.safetensors", "pipeline.skops", "config.json"])
+def test_a_model2vec_model_is_named(make_model, tmp_path, name):
     folder = shutil.copytree(make_model(labels=None), tmp_path / "model2vec")
-    save_file({"weight": torch.zeros(2)}, folder / name)
-    with pytest.raises(StageError, match=r"a model2vec classifier.*fit --stage static"):
+    if name == "config.json":
+        (folder / name).write_text('{"model_type": "model2vec", "architectures": ["StaticModel"]}')
+    else:
+        save_file({}, folder / name)
+    with pytest.raises(StageError, match=r"a model2vec model.*fit --stage static"):
         with opened_classifiers([folder]):
             pass
 

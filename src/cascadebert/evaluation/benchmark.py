@@ -143,7 +143,9 @@ def _contestants(cascade: Cascade, texts: Texts) -> list[_Contestant]:
         from cascadebert.inference.engines.torch import load_pipeline
     except MissingExtra:
         return contestants
-    pipeline = load_pipeline(last.path, max_length=last.tokenizer.max_length)
+    pipeline = load_pipeline(
+        last.path, max_length=last.tokenizer.max_length, padding_side=last.tokenizer.padding.side
+    )
     label_names = np.array(last.label_names)[np.argsort(last.columns or range(last.num_labels))]
 
     def predict_in_pipeline(sample_texts: Texts, batch_size: int) -> Labels:

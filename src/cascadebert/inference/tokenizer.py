@@ -16,7 +16,7 @@ from cascadebert.persistence.checkpoint_config import config_int, config_pad_id,
 from cascadebert.types import PaddingSide, Texts
 
 DEFAULT_MAX_LENGTH = 128
-LIMIT_KEY = "model_max_length"  # in a stage's config.json: the most tokens that the model reads
+LIMIT_KEY = "cascadebert_max_length"  # in a stage's config.json: the most tokens that the model reads
 
 
 class StageTokenizer:

@@ -22,6 +22,7 @@ ALIASES = {
 }  # names of the same sizes in other model families
 LABEL_COUNTS = {"bart": 3}  # where neither id2label nor num_labels is given; 2 in other families
 LFS_POINTER = b"version https://git-lfs.github.com/spec/"
+VOCABULARIES = ("tokenizer.json", "vocab.json")
 LARGE_FILES = (".safetensors", ".bin", ".onnx", ".json", ".model", ".txt")
 OTHER_FOLDERS = {
     "cascade.json": "a saved cascade, not one classifier. Give one of its stages, such as {path}/stage-1.",
@@ -52,7 +53,7 @@ def resolve_checkpoint(path_or_repo: str | Path) -> Path:
 
 
 def check_downloaded(path: Path) -> None:
-    """Raise StageError if a file of a folder is a Git LFS pointer, or its weights are cut off."""
+    """Raise StageError if a file of a folder is a Git LFS pointer, or weights or vocabulary are cut off."""
     for file in sorted(path.iterdir()):
         if file.suffix not in LARGE_FILES or not file.is_file():
             continue
@@ -61,15 +62,17 @@ def check_downloaded(path: Path) -> None:
                 raise StageError(
                     f"{file} is a Git LFS pointer, not the file itself. Run `git lfs pull` in {path}."
                 )
-        if file.suffix == ".safetensors":
-            _check_tensors(file)
+        _check_complete(file)
 
 
-def _check_tensors(file: Path) -> None:
+def _check_complete(file: Path) -> None:
     try:
-        with safe_open(file, framework="numpy"):  # reads the header and compares the size
-            pass
-    except SafetensorError as error:
+        if file.suffix == ".safetensors":
+            with safe_open(file, framework="numpy"):  # reads the header and compares the size
+                pass
+        elif file.name in VOCABULARIES:
+            json.loads(file.read_bytes())
+    except (SafetensorError, ValueError) as error:
         raise StageError(
             f"{file} is damaged, or was not downloaded completely ({error}). Download it again."
         ) from error

@@ -134,12 +134,12 @@ def check_stages(names: Sequence[str], sources: Sequence[Path], **config: Any) -
         raise StageError(f"a cascade needs two stages or more; given: {', '.join(names) or 'none'}")
     flops = []
     for name, source in zip(names, sources, strict=True):
-        tokenizer = open_tokenizer(source)
         if stage_kind(source).known_flops is None:
-            model = load_classifier(source, **config)
-            check_vocabulary(name, tokenizer, model)
+            model = load_classifier(source, **config)  # first: a tokenizer also fails over a bad config.json
+            check_vocabulary(name, open_tokenizer(source), model)
             counted = _model_flops(model, source)
         else:
+            open_tokenizer(source)
             counted = count_flops(source, **config)
         flops.append(float(counted.cost_of(np.array([32]))[0]))
     for i in range(len(names) - 1):

@@ -76,10 +76,10 @@ def set_limits(model: PreTrainedModel, tokenizer: Path) -> None:
 
 @torch.inference_mode()
 def _lacks_padding(model: PreTrainedModel) -> bool:
-    """True if the model's padding token is none that exists, or it has none and reads one row at a time."""
+    """True if the model's padding token is not in its table, or it has none and reads one row at a time."""
     padding = model.config.get_text_config().pad_token_id
     if padding is not None:
-        return bool(padding < 0)
+        return not 0 <= padding < len(token_table(model))
     ids = torch.full((2, 4), plain_token(model), device=model.device)
     try:
         model(input_ids=ids, attention_mask=torch.ones_like(ids))

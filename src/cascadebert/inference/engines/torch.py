@@ -21,7 +21,7 @@ from cascadebert.errors import StageError, extra, reason
 from cascadebert.inference.engines.base import TokenBatch, check_precision
 from cascadebert.inference.tokenizer import gives_token_types
 from cascadebert.persistence.checkpoint_config import read_config
-from cascadebert.types import Logits, Texts
+from cascadebert.types import Logits, PaddingSide, Texts
 
 with extra("train"):
     import torch
@@ -69,6 +69,12 @@ class TorchEngine:
         self.device = "cuda" if has_cuda() else "cpu"
         model = load_classifier(path).eval()
         self.max_length = max_positions(model)
+        padding, rows = model.config.get_text_config().pad_token_id, len(token_table(model))
+        if padding is not None and padding >= rows:
+            raise StageError(
+                f"{path}: config.json says pad_token_id: {padding}, but the model embeds {rows:,} tokens. "
+                "Correct it, or make the model a stage with fit or assemble, which do."
+            )
         model.to(self.device, PRECISIONS[self.precision])
         compiles = self.device == "cuda" and self.precision == "bfloat16"
         self._model: Callable[..., Any] = compile_module(model) if compiles else model
@@ -235,13 +241,17 @@ def max_positions(model: PreTrainedModel) -> int | None:
     """The most tokens that a model's position tables hold; None if it has none.
 
     The model is run on one row of 4 tokens and one of 8: where the highest index that is looked up in a table
-    grows with them, the table holds positions. This finds, too, where the model starts to count.
+    grows with them, the table holds positions. This finds, too, where the model starts to count. Raises
+    StageError if the model does not run.
     """
     reads = []
     for length in (4, 8):
         ids = torch.full((1, length), plain_token(model), device=model.device)
-        with _TableReads() as read:
-            model(input_ids=ids, attention_mask=torch.ones_like(ids))
+        try:
+            with _TableReads() as read:
+                model(input_ids=ids, attention_mask=torch.ones_like(ids))
+        except Exception as error:  # what a model's own code raises for a configuration that it cannot run
+            raise StageError(f"{model.name_or_path}: the model does not run ({reason(error)})") from error
         reads.append(read)
     short, long = reads
     limits = [
@@ -263,7 +273,8 @@ def plain_token(model: PreTrainedModel) -> int:
     config = model.config.get_text_config()
     end = getattr(config, "eos_token_id", None)
     ends = end if isinstance(end, list) else [end]
-    return next(int(i) for i in (*ends, 0, 1) if i is not None and i != config.pad_token_id)
+    rows = range(len(token_table(model)))
+    return next(int(i) for i in (*ends, 0, 1) if i in rows and i != config.pad_token_id)
 
 
 def _classify_at_last_end(
@@ -292,16 +303,25 @@ def _classify_at_last_end(
     return SequenceClassifierOutput(logits=head(hidden[rows, last]))
 
 
-def load_pipeline(path: Path, *, max_length: int) -> Callable[[Texts, int], list[int]]:
+def load_pipeline(
+    path: Path, *, max_length: int, padding_side: PaddingSide = "right"
+) -> Callable[[Texts, int], list[int]]:
     """The usual way to run a classifier, `transformers.pipeline` in float32: the baseline of benchmarks.
 
-    Returns a function of (texts or pairs, batch size) that gives label ids of the checkpoint's own.
+    Batches are padded at the right unless `padding_side` is "left", with the model's own padding token: the
+    tokenizer of a decoder may have none. Returns a function of (texts or pairs, batch size) that gives label
+    ids of the checkpoint's own.
     """
     from transformers import pipeline  # slow to import
 
     model = load_classifier(path)
     with quiet_transformers():
         classify = pipeline("text-classification", model=model, tokenizer=str(path))
+    tokenizer: Any = classify.tokenizer
+    tokenizer.padding_side = "left" if padding_side == "left" else "right"
+    if tokenizer.pad_token is None:
+        # past the setter, which takes tokens only: this row of the token table has none
+        vars(tokenizer)["pad_token_id"] = model.config.get_text_config().pad_token_id
     label_ids = {name: int(i) for i, name in (classify.model.config.id2label or {}).items()}
 
     def predict(texts: Texts, batch_size: int) -> list[int]:
