@@ -120,16 +120,9 @@ class Code:
         return os.mkdir, ("harm",)
 
 
-@pytest.mark.parametrize("content", ["code", "cut", "text"])
-def test_a_pickle_that_is_more_than_tensors_is_refused_unopened(
-    two, old, labeled, tmp_path, monkeypatch, content
-):
+def test_a_pickle_that_is_more_than_tensors_is_refused_unopened(two, old, labeled, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    file = old(tmp_path / "old") / "pytorch_model.bin"
-    if content == "code":
-        torch.save({"weight": Code()}, file)
-    else:
-        file.write_bytes(file.read_bytes()[:2000] if content == "cut" else b"\x80\x02.")
+    torch.save({"weight": Code()}, old(tmp_path / "old") / "pytorch_model.bin")
     with pytest.raises(StageError, match=r"pytorch_model.bin: not weights that torch opens without running"):
         assemble([tmp_path / "old", two[1]], data=labeled, target=Target(speedup=1.5), output=tmp_path / "c")
     assert not (tmp_path / "harm").exists() and not (tmp_path / "c").exists()

@@ -315,6 +315,7 @@ def load_pipeline(
     from transformers import pipeline  # slow to import
 
     model = load_classifier(path)
+    model.config.update({"use_cache": False, "use_mems_eval": False})  # no outputs but logits (XLNet, GPT-2)
     with quiet_transformers():
         classify = pipeline("text-classification", model=model, tokenizer=str(path))
     tokenizer: Any = classify.tokenizer
