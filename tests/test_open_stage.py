@@ -140,6 +140,7 @@ def test_an_adapter_may_have_more_labels_than_its_model_is_wide(adapter, tmp_pat
 DAMAGED_WEIGHTS = {
     "empty": (lambda file: file.write_bytes(b""), "is damaged, or was not downloaded completely"),
     "cut": (lambda file: file.write_bytes(file.read_bytes()[:900]), "is damaged, or was not downloaded"),
+    "short": (lambda file: file.write_bytes(b"\x80\x02."), "is damaged, or was not downloaded completely"),
     "code": (lambda file: torch.save({"a": reviews}, file), "without running code in the file"),
 }
 

@@ -198,16 +198,18 @@ def _check_has_head(path: Path, model: PreTrainedModel, missing: Sequence[str]) 
 
 
 def _check_shapes(path: Path, num_labels: int, mismatched: Sequence[tuple[str, Any, Any]]) -> None:
-    for name, saved, expected in mismatched:
-        if saved[1:] == expected[1:] and expected[0] == num_labels:
-            raise StageError(
-                f"{path}: the head gives {saved[0]} logits ({name}), but its config.json names {num_labels} "
-                "labels. Name as many in id2label, and leave out num_labels."
-            )
+    if not mismatched:
+        return
+    name, saved, expected = mismatched[0]
+    if saved[1:] == expected[1:] and expected[0] == num_labels:
         raise StageError(
-            f"{path}: config.json does not fit the weights: {name} is {list(saved)}, not {list(expected)}. "
-            "A stage must be complete: its weights and its own config.json belong together."
+            f"{path}: the head gives {saved[0]} logits ({name}), but its config.json names {num_labels} "
+            "labels. Name as many in id2label, and leave out num_labels."
         )
+    raise StageError(
+        f"{path}: config.json does not fit the weights: {name} is {list(saved)}, not {list(expected)}. "
+        "A stage must be complete: its weights and its own config.json belong together."
+    )
 
 
 def _check_depth(path: Path, model: PreTrainedModel) -> None:
@@ -315,6 +317,7 @@ def load_pipeline(
     from transformers import pipeline  # slow to import
 
     model = load_classifier(path)
+    model.config.update({"use_cache": False, "use_mems_eval": False})  # no outputs but logits (XLNet, GPT-2)
     with quiet_transformers():
         classify = pipeline("text-classification", model=model, tokenizer=str(path))
     tokenizer: Any = classify.tokenizer
