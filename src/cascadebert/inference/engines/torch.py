@@ -250,7 +250,7 @@ def max_positions(model: PreTrainedModel) -> int | None:
     for length in (4, 8):
         ids = torch.full((1, length), plain_token(model), device=model.device)
         try:
-            with _TableReads() as read:
+            with quiet_transformers(), _TableReads() as read:
                 model(input_ids=ids, attention_mask=torch.ones_like(ids))
         except Exception as error:  # what a model's own code raises for a configuration that it cannot run
             raise StageError(f"{model.name_or_path}: the model does not run ({reason(error)})") from error
