@@ -257,3 +257,18 @@ def test_without_the_sentencepiece_library_the_missing_package_is_named(pieces, 
     monkeypatch.setitem(__import__("sys").modules, "sentencepiece", None)
     with pytest.raises(MissingExtra, match=r"sentencepiece is not installed.*cascadebert\[train\]"):
         check_tokenizer(tmp_path)
+
+
+@pytest.mark.slow
+def test_an_adapter_is_trained_into_a_stage(make_model, adapter, tmp_path):
+    rows, (folder, _) = write_csv(tmp_path / "rows.csv", *reviews(160, seed=1)), adapter(labels=2)
+    cascade = cascadebert.fit(
+        rows,
+        stages=[make_model(layers=1, hidden=8), folder],
+        target=Target(speedup=1.1),
+        output=tmp_path / "c",
+        engine="torch",
+        config=cascadebert.FitConfig(epochs=1, max_length=32),
+    )
+    assert cascade.stages[1].name == folder.name
+    assert sorted(path.name for path in tmp_path.iterdir() if path.name.startswith("c")) == ["c"]

@@ -195,3 +195,16 @@ def test_an_engine_that_answers_otherwise_is_refused(entered, make_model, tmp_pa
 def test_token_types_without_a_table_are_read_where_the_tokenizer_gives_them(entered, make_model, pairs):
     source = make_model("xlnet", layers=2)
     assert_as_transformers(entered(source, pairs=pairs), source, pairs=pairs)
+
+
+@pytest.mark.parametrize(("max_length", "accepted"), [(32, True), (64, False)])
+def test_attention_that_changes_with_the_length_is_compared_as_transformers_starts(
+    entered, make_model, max_length, accepted
+):
+    # sparse beyond (5 + 2 * random blocks) * block size = 56 tokens, but never again after a shorter text
+    source = make_model("big_bird", layers=2, block_size=8, num_random_blocks=1)
+    if accepted:
+        assert_as_transformers(entered(source, max_length=max_length), source)
+    else:
+        with pytest.raises(StageError, match="its logits differ from those of transformers"):
+            entered(source, max_length=max_length)
