@@ -23,9 +23,5 @@ def families_table() -> str:
 
 
 def _cell(outcomes: Mapping[str, str], engine: str) -> str:
-    single, pair = (outcomes[f"{engine} {kind}"] for kind in ("single", "pair"))
-    return _short(single) if single == pair else f"{_short(single)}; pairs: {_short(pair)}"
-
-
-def _short(outcome: str) -> str:
-    return SIDES.get(outcome, "refused")
+    single, pair = (SIDES.get(outcomes[f"{engine} {kind}"], "refused") for kind in ("single", "pair"))
+    return single if single == pair else f"{single}; pairs: {pair}"
