@@ -95,7 +95,7 @@ def test_a_stage_reads_its_longest_input_as_transformers_does(make_model, tmp_pa
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("family", [name for name in BEHIND_PADDING if name != "longformer"])
+@pytest.mark.parametrize("family", ["mpnet", "roberta"])
 def test_without_torch_a_stage_reads_its_longest_input_too(make_model, tmp_path, family):
     folder = staged(make_model(family, layers=1, pad_token_id=1), tmp_path / "stage")
     stage = Stage.from_pretrained(folder, engine="openvino", precision="float32", max_length=64)
@@ -196,10 +196,7 @@ def test_a_padding_token_that_the_family_implies_is_written_down(make_model, tmp
 
 @pytest.mark.slow
 @pytest.mark.parametrize("engine", ["openvino", "onnxruntime"])
-@pytest.mark.parametrize(
-    "family",
-    ["gemma", "gpt2", "llama", "mistral", "modernbert-decoder", "opt", "qwen2", "qwen3", "t5", "bart"],
-)
+@pytest.mark.parametrize("family", ["gpt2", "bart"])  # the others: `make families`
 def test_decoders_answer_on_every_engine_as_transformers_does(exported, family, engine):
     source, folder = exported(family)
     texts = [*ENDINGS, *sentences(30, seed=2, most=40)]
@@ -242,7 +239,7 @@ def test_an_encoder_decoder_reads_rows_with_any_number_of_end_tokens(make_model,
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("family", ["longformer", "funnel", "xlnet"])
+@pytest.mark.parametrize("family", ["funnel"])
 @pytest.mark.parametrize("command", ["assemble", "fit"])
 def test_what_cannot_be_exported_is_refused_in_one_line_before_any_work(
     make_model, tmp_path, family, command
@@ -281,7 +278,7 @@ def test_what_cannot_be_exported_runs_in_torch(make_model, tmp_path, family):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("family", ["gpt2", "qwen2", "t5"])
+@pytest.mark.parametrize("family", ["gpt2", "t5"])
 def test_a_decoder_is_trained_into_a_stage(make_model, tmp_path, family):
     padding = {} if family == "t5" else {"pad_token_id": None}
     stages = [make_model(family, layers=1, **padding), make_model(layers=4, hidden=64)]
@@ -293,7 +290,7 @@ def test_a_decoder_is_trained_into_a_stage(make_model, tmp_path, family):
         target=Target(speedup=1.1),
         output=tmp_path / "c",
         config=config,
-        precision="float32",
+        engine="torch",
     )
     stage, texts = cascade.stages[0], [*ENDINGS, *sentences(20, seed=3)]
     found = stage.logits(stage.encode(texts))
