@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from cascadebert.errors import StageError
+from cascadebert.errors import StageError, reason
 from cascadebert.types import Ints, Logits
 
 ENGINE_FILE = "model.onnx"
@@ -52,7 +52,9 @@ def engine_file(path: Path, errors: tuple[type[Exception], ...]) -> Iterator[Pat
     try:
         yield file
     except errors as error:
-        raise StageError(f"{path}: {ENGINE_FILE} cannot be run ({error})") from error
+        raise StageError(
+            f"{path}: {ENGINE_FILE} cannot be run ({reason(error)}). Use --engine torch."
+        ) from error
 
 
 def check_precision(
