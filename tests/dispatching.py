@@ -98,3 +98,13 @@ def wait_until(condition, seconds=10.0):
             return
         pause.wait(0.01)
     raise AssertionError(f"the condition did not become true within {seconds:g} seconds")
+
+
+def same(answer, wanted):
+    """True if an answer is a prediction, to the last bit."""
+    last = [row.stage_results[-1] for row in answer.rows]
+    return (
+        [one.stage for one in last] == wanted.stages.tolist()
+        and np.array([one.probabilities for one in last]).tobytes() == wanted.probabilities.tobytes()
+        and np.array([one.confidence for one in last]).tobytes() == wanted.confidences.tobytes()
+    )

@@ -109,7 +109,7 @@ def fit(
         ensure_writable_directory(output, overwrite=overwrite, sources=sources)
         with show_paths_as(dict(zip(sources, names, strict=True))):
             _check_stages(names, sources, splits, build, config)
-            _check_tokens(names, sources, parts, config)
+            _check_tokenizers(names, sources, parts, config)
             return _fit_stages(names, sources, splits, parts, reused, notices, build, output, config)
 
 
@@ -295,7 +295,7 @@ def _check_stages(
         )
 
 
-def _check_tokens(
+def _check_tokenizers(
     names: Sequence[str], sources: Sequence[Path], parts: Mapping[str, Examples], config: FitConfig
 ) -> None:
     """Detect rows without tokens, and tokens other than those of transformers, before any training."""

@@ -1,4 +1,4 @@
-"""What a stage states about its model in config.json: the longest input, and the token that pads.
+"""Limits that a stage states in its config.json: the longest input, and the token that pads.
 
 A stage's folder is read without torch, so both are asked of the model itself when it becomes a stage.
 """
