@@ -28,7 +28,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cascadebert.cli.render import configure_logging
-from cascadebert.data.dataset import Columns, Examples, label_names, load_examples
+from cascadebert.data.columns import Columns
+from cascadebert.data.dataset import Examples, label_names, load_examples
 from cascadebert.evaluation.metrics import difficulty_inversion_score
 from cascadebert.inference.engines.torch import load_classifier
 from cascadebert.inference.stage import Stage

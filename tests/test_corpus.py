@@ -10,8 +10,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from cascadebert.data.columns import Columns
 from cascadebert.data.corpus import open_corpus, passages, sample
-from cascadebert.data.dataset import Columns
 from cascadebert.errors import DataError
 from cascadebert.inference.batching import Padding, concatenate_tokens
 from cascadebert.training.config import DistillConfig

@@ -11,8 +11,10 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
-from cascadebert.data.dataset import MAX_CHARACTERS, Columns, Examples, load_examples
-from cascadebert.data.files import Table
+from cascadebert.data.cells import MAX_CHARACTERS
+from cascadebert.data.columns import Columns
+from cascadebert.data.dataset import Examples, load_examples
+from cascadebert.data.table import Table
 from cascadebert.errors import DataError
 
 TEXTS = ["a good film", 'a "bad" film, really', "naïve ☃"]

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from cascadebert import Cascade, Target, assemble
-from cascadebert.data.dataset import Columns, Examples, load_examples
+from cascadebert.data.columns import Columns
+from cascadebert.data.dataset import Examples, load_examples
 from cascadebert.data.labels import read_label_map
 from cascadebert.errors import DataError
 from samples import reviews, write_csv

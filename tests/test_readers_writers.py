@@ -12,7 +12,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cascadebert.data.files import FORMATS, Table, ensure_writable_file, read_table, write_table
+from cascadebert.data.files import FORMATS, read_table
+from cascadebert.data.table import Table
+from cascadebert.data.writers import ensure_writable_file, write_table
 from cascadebert.errors import DataError
 
 NASTY = ("a", "é", "☃", '"', "'", ",", ";", " ", "\\", "\x85", "\u2028", "\udce9")

@@ -10,7 +10,8 @@ import pytest
 from transformers import AutoTokenizer
 
 from cascadebert import Cascade, FitConfig, Target, distill, evaluate, fit
-from cascadebert.data.dataset import Columns, label_names, load_examples
+from cascadebert.data.columns import Columns
+from cascadebert.data.dataset import label_names, load_examples
 from cascadebert.data.splits import assign_folds, split_examples
 from cascadebert.inference.tokenizer import StageTokenizer
 from conftest import shared_data

@@ -10,7 +10,7 @@ import pytest
 from openapi_spec_validator import validate
 from starlette.testclient import TestClient
 
-from cascadebert.data.dataset import check_texts
+from cascadebert.data.cells import check_texts
 from cascadebert.data.files import read_table
 from cascadebert.server.http.app import make_app
 from cascadebert.server.http.operations import OPERATIONS, openapi_document

@@ -12,8 +12,8 @@ from hypothesis import example, given, reject, settings
 from hypothesis import strategies as st
 
 from cascadebert.data.dataset import Examples, label_names, load_examples
-from cascadebert.data.files import Table
 from cascadebert.data.splits import Splits, assign_folds, assign_splits, group_ids, split_examples
+from cascadebert.data.table import Table
 from cascadebert.errors import DataError
 
 QUICK = settings(max_examples=60, deadline=None, database=None)

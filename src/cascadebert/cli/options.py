@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias, get_origin
 import typer
 
 from cascadebert.cli.render import JSON_ENABLED, print_notices
-from cascadebert.data.dataset import Columns
+from cascadebert.data.columns import Columns
 from cascadebert.data.labels import read_label_map
 from cascadebert.errors import CascadeError
 from cascadebert.thresholds.operating_point import Target

@@ -1,1 +1,1 @@
-"""Columns, readers, writers, splits and corpora."""
+"""Files, tables, columns, labels, splits and corpora."""

@@ -11,8 +11,9 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from cascadebert.data.dataset import Columns, find_text_columns
-from cascadebert.data.files import SURROGATE, check_format, check_not_utf16, parse_json_line, read_parquet
+from cascadebert.data.columns import Columns, find_text_columns
+from cascadebert.data.files import check_format, check_not_utf16, parse_json_line, read_parquet
+from cascadebert.data.table import SURROGATE
 from cascadebert.errors import DataError
 
 _Item = TypeVar("_Item")

@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import math
 import re
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
-from cascadebert.data.files import FORMATS, SURROGATE, Table, read_table
+from cascadebert.data.cells import check_group, check_texts, checked, is_missing, raise_first, utf8
+from cascadebert.data.columns import Columns, find_text_columns, require_column
+from cascadebert.data.files import FORMATS, read_table
 from cascadebert.data.labels import near_matches, read_ids, same_labels, shorten, whole_number
+from cascadebert.data.memory import dataset_table
+from cascadebert.data.table import Table
 from cascadebert.errors import DataError, extra
 from cascadebert.types import Ints, Texts
 
@@ -26,33 +28,8 @@ if TYPE_CHECKING:
 log = logging.getLogger("cascadebert")
 DataSource: TypeAlias = "str | Path | datasets.Dataset | Examples"
 Hashes = NDArray[np.uint64]
-_PAIRS = (("sentence1", "sentence2"), ("premise", "hypothesis"), ("question", "sentence"))
-USUAL_TEXT_COLUMNS = (*_PAIRS, ("question1", "question2"), ("text",), ("sentence",))
-MAX_CHARACTERS = 131_072  # Python's csv reader stops here by default, and no encoder reads as far
-
 _DIGITS = re.compile(r"[+-]?\d+")
 _FRACTION = re.compile(r"[+-]?(\d+\.\d*|\.\d+|\d+(\.\d*)?[eE][+-]?\d+)")
-
-
-@dataclass(frozen=True)
-class Columns:
-    """Names of the columns to use; by default the usual names.
-
-    Attributes:
-        text: one name, or two for pairs of texts.
-        label: name of the label column.
-        group: name of a column whose equal values are never split apart.
-        label_map: the stages' name for labels of the data, where the data has another.
-    """
-
-    text: tuple[str, ...] = ()
-    label: str | None = None
-    group: str | None = None
-    label_map: Mapping[str, str] | None = None
-
-    def __post_init__(self) -> None:
-        if len(self.text) > 2:
-            raise DataError(f"at most two text columns (a pair) can be named; given: {', '.join(self.text)}")
 
 
 @dataclass(frozen=True)
@@ -171,7 +148,7 @@ def load_examples(
         is_file = path.suffix.lower() in FORMATS or path.is_file()
         source = read_table(path) if is_file else _load_hub(title, split)
     label_column = columns.label or "label"
-    table, order = (source, None) if isinstance(source, Table) else _to_table(source, title, label_column)
+    table, order = (source, None) if isinstance(source, Table) else dataset_table(source, title, label_column)
     text_columns = find_text_columns(table.columns, columns, table.source)
     if labels or columns.label is not None:
         require_column(table.columns, label_column, table.source, "--label-column")
@@ -180,62 +157,17 @@ def load_examples(
     if len(table) == 0:
         raise DataError(f"{table.source} is empty: expected at least one row")
     texts, _, faults = check_texts(table, text_columns)
-    _raise_first(table, faults)
+    raise_first(table, faults)
     names = keys = None
     cells = table.columns.get(label_column)
-    if cells is not None and (labels or not all(map(_is_missing, cells))):
-        names = _checked(table, label_column, _label if order is None else _declared_label)
+    if cells is not None and (labels or not all(map(is_missing, cells))):
+        names = checked(table, label_column, _label if order is None else _declared_label)
         names = tuple((columns.label_map or {}).get(name, name) for name in names)
         if order is None:
             _check_not_mixed(table, label_column, names)
     if columns.group is not None and columns.group in table.columns:
-        keys = _checked(table, columns.group, _group)
+        keys = checked(table, columns.group, check_group)
     return Examples(texts, names, keys, table.source, label_column, order)
-
-
-def find_text_columns(available: Collection[str], columns: Columns, source: str) -> tuple[str, ...]:
-    """The text columns of a table: those named, otherwise the first usual name or pair.
-
-    `source` names the table in errors. Raises DataError if a named column, or every usual one, is missing.
-
-    >>> find_text_columns(["idx", "premise", "hypothesis", "label"], Columns(), "nli.csv")
-    ('premise', 'hypothesis')
-    >>> find_text_columns(["review", "stars"], Columns(), "reviews.csv")
-    Traceback (most recent call last):
-    cascadebert.errors.DataError: reviews.csv has no column 'text' (columns found: review, stars). \
-Name it with --text-column review.
-    """
-    usual = (names for names in USUAL_TEXT_COLUMNS if set(names) <= set(available))
-    text_columns = columns.text or next(usual, ("text",))
-    for name in text_columns:
-        require_column(available, name, source, "--text-column")
-    return text_columns
-
-
-def require_column(available: Collection[str], name: str, source: str, option: str) -> None:
-    """Raise DataError with the available columns and the option to use, if `name` is not among them."""
-    if name not in available:
-        usual = {"label", *chain(*USUAL_TEXT_COLUMNS)}
-        example = next((column for column in available if column not in usual), "NAME")
-        raise DataError(
-            f"{source} has no column '{name}' (columns found: {', '.join(available) or 'none'}). "
-            f"Name it with {option} {example}."
-        )
-
-
-def check_texts(table: Table, names: Sequence[str]) -> tuple[Texts, list[int], dict[int, str]]:
-    """Check one text column, or two for pairs; a missing column counts as empty.
-
-    Returns the good texts or pairs, their positions in the table, and the faults of the others by position.
-    """
-    columns, faults = [], dict[int, str]()
-    for name in names:
-        cells, column_faults = _check_column(table, name, _text)
-        columns.append(cells)
-        faults = column_faults | faults  # the first column's fault is reported
-    texts: list[Any] = columns[0] if len(columns) == 1 else list(zip(*columns, strict=True))
-    good = [i for i in range(len(texts)) if i not in faults]
-    return [texts[i] for i in good], good, faults
 
 
 def label_names(*parts: Examples | None) -> tuple[str, ...]:
@@ -276,80 +208,12 @@ def _load_hub(name: str, default_split: str) -> datasets.Dataset:
         ) from error
 
 
-def _to_table(
-    dataset: datasets.Dataset, title: str, label_column: str
-) -> tuple[Table, tuple[str, ...] | None]:
-    """A data set as a table, and its declared label names, by which the label ids are replaced."""
-    if isinstance(dataset.column_names, dict):
-        raise DataError(
-            f"a data set of several splits ({', '.join(dataset.column_names)}): choose one, such as "
-            f"data[{next(iter(dataset.column_names), 'train')!r}]"
-        )
-    dataset = dataset.with_format(None)
-    columns = {name: list(dataset[name]) for name in dataset.column_names}
-    declared = getattr(dataset.features.get(label_column), "names", None)
-    if declared is None:
-        return Table(columns, title), None
-    ids = columns[label_column]
-    columns[label_column] = [None if i is None or i < 0 else declared[i] for i in ids]
-    return Table(columns, title), tuple(declared)
-
-
-def _checked(table: Table, column: str, check: Callable[[Any], str]) -> tuple[str, ...]:
-    values, faults = _check_column(table, column, check)
-    _raise_first(table, faults)
-    return tuple(values)
-
-
-def _check_column(table: Table, name: str, check: Callable[[Any], str]) -> tuple[list[str], dict[int, str]]:
-    """Checked cells, and the fault of each bad one by position, as "column 'NAME': ..."."""
-    values, faults = [], dict[int, str]()
-    for i, cell in enumerate(table.columns.get(name, [None] * len(table))):
-        try:
-            values.append(check(cell))
-        except ValueError as error:
-            values.append("")
-            faults[i] = f"column '{name}': {error}"
-    return values, faults
-
-
-def _raise_first(table: Table, faults: dict[int, str]) -> None:
-    if faults:
-        i = min(faults)
-        more = f" ({len(faults) - 1:,} more such rows)" if len(faults) > 1 else ""
-        raise DataError(f"{table.source}, row {i + 1}, {faults[i]}{more}. Fix or remove the row.")
-
-
-def _text(cell: Any) -> str:
-    if _is_null(cell) or (isinstance(cell, str) and not cell.strip()):
-        raise ValueError("empty text")
-    if not isinstance(cell, str):
-        raise ValueError(f"expected text, found {type(cell).__name__} {cell!r:.40}")
-    if len(cell) > MAX_CHARACTERS:
-        raise ValueError(f"a text of {len(cell):,} characters; at most {MAX_CHARACTERS:,} are allowed")
-    return _utf8(cell)
-
-
-def _utf8(text: str) -> str:
-    if SURROGATE.search(text):
-        raise ValueError("bytes that are not UTF-8")
-    return text
-
-
-def _is_null(cell: Any) -> bool:
-    return cell is None or (isinstance(cell, float) and math.isnan(cell))
-
-
-def _is_missing(cell: Any) -> bool:
-    return cell.strip().lower() in ("", "nan") if isinstance(cell, str) else _is_null(cell)
-
-
 def _label(cell: Any) -> str:
-    if _is_missing(cell):
+    if is_missing(cell):
         raise ValueError("no label (empty or NaN)")
     if not isinstance(cell, (str, int, float)):
         raise ValueError(f"expected one label (a string or a whole number), found {type(cell).__name__}")
-    name = _utf8(str(cell).strip())
+    name = utf8(str(cell).strip())
     number = whole_number(name)
     if _FRACTION.fullmatch(number):
         raise ValueError(f"the label {name} has a fraction: a classifier needs whole numbers or names")
@@ -360,12 +224,6 @@ def _declared_label(cell: Any) -> str:
     if cell is None:
         raise ValueError("no label (empty or NaN)")
     return str(cell)
-
-
-def _group(cell: Any) -> str:
-    if _is_missing(cell):
-        raise ValueError("no group")
-    return whole_number(str(cell))
 
 
 def _check_not_mixed(table: Table, column: str, names: Iterable[str]) -> None:

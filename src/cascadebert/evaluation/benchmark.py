@@ -9,7 +9,8 @@ from functools import partial
 import numpy as np
 from numpy.typing import NDArray
 
-from cascadebert.data.dataset import Columns, DataSource, Examples
+from cascadebert.data.columns import Columns
+from cascadebert.data.dataset import DataSource, Examples
 from cascadebert.environment import peak_memory_mb
 from cascadebert.errors import MissingExtra
 from cascadebert.evaluation.cost_model import measure_latency

@@ -6,7 +6,8 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from cascadebert.data.dataset import Columns, DataSource, Examples, load_examples
+from cascadebert.data.columns import Columns
+from cascadebert.data.dataset import DataSource, Examples, load_examples
 from cascadebert.errors import DataError
 from cascadebert.evaluation.drift_statistics import (
     CONFIDENCE_LEVEL,

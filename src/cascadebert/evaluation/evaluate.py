@@ -9,7 +9,8 @@ from typing import Any, Literal, Protocol
 
 import numpy as np
 
-from cascadebert.data.dataset import Columns, DataSource, Examples, Hashes, load_examples
+from cascadebert.data.columns import Columns
+from cascadebert.data.dataset import DataSource, Examples, Hashes, load_examples
 from cascadebert.errors import CascadeError, DataError
 from cascadebert.evaluation.cost_model import counted_costs
 from cascadebert.evaluation.metrics import expected_calibration_error, inversion_score_or_none, macro_f1

@@ -14,16 +14,11 @@ from typing import Any
 import numpy as np
 
 from cascadebert.atomic import WORK_MARKER, work_directory, write_text_atomically
-from cascadebert.data.dataset import Columns, check_texts, find_text_columns
-from cascadebert.data.files import (
-    Chunk,
-    Table,
-    count_parquet_rows,
-    ensure_writable_file,
-    join_parts,
-    read_chunks,
-    write_table,
-)
+from cascadebert.data.cells import check_texts
+from cascadebert.data.columns import Columns, find_text_columns
+from cascadebert.data.files import count_parquet_rows, read_chunks
+from cascadebert.data.table import Chunk, Table
+from cascadebert.data.writers import ensure_writable_file, join_parts, write_table
 from cascadebert.errors import CascadeError, DataError
 from cascadebert.inference.batch_size import with_tuned_batch_sizes
 from cascadebert.inference.cascade import Cascade

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from cascadebert.data.dataset import Columns, Examples, load_examples
+from cascadebert.data.columns import Columns
+from cascadebert.data.dataset import Examples, load_examples
 from cascadebert.environment import versions
 from cascadebert.errors import show_paths_as
 from cascadebert.evaluation.evaluate import check_has_tokens

@@ -13,7 +13,8 @@ from zipfile import BadZipFile
 import numpy as np
 
 from cascadebert.atomic import atomic_file
-from cascadebert.data.dataset import Columns, Examples, Hashes, label_names, load_examples
+from cascadebert.data.columns import Columns
+from cascadebert.data.dataset import Examples, Hashes, label_names, load_examples
 from cascadebert.data.splits import assign_folds
 from cascadebert.errors import DataError
 from cascadebert.persistence.checkpoint_config import resolve_checkpoint

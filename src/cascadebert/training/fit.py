@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 
 from cascadebert.atomic import work_directory
-from cascadebert.data.dataset import Columns, Examples, load_examples
+from cascadebert.data.columns import Columns
+from cascadebert.data.dataset import Examples, load_examples
 from cascadebert.data.splits import Splits, assign_folds, split_examples
 from cascadebert.errors import CascadeError, DataError, StageError, show_paths_as
 from cascadebert.evaluation.evaluate import check_has_tokens

@@ -13,7 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from cascadebert.data.dataset import Columns, DataSource, Examples
+from cascadebert.data.columns import Columns
+from cascadebert.data.dataset import DataSource, Examples
 from cascadebert.errors import CascadeError, DataError
 from cascadebert.evaluation.evaluate import load_for, stage_outputs
 from cascadebert.persistence.folder import UsedRows, read_used_rows, update_folder

@@ -9,7 +9,8 @@ from typing import Any, Literal
 
 import numpy as np
 
-from cascadebert.data.dataset import Columns, DataSource, Examples
+from cascadebert.data.columns import Columns
+from cascadebert.data.dataset import DataSource, Examples
 from cascadebert.data.labels import shorten
 from cascadebert.environment import machine
 from cascadebert.errors import FolderError, MissingExtra, StageError

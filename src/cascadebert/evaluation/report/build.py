@@ -7,7 +7,8 @@ from functools import partial
 
 import numpy as np
 
-from cascadebert.data.dataset import Columns, DataSource, Examples
+from cascadebert.data.columns import Columns
+from cascadebert.data.dataset import DataSource, Examples
 from cascadebert.data.labels import same_labels, shorten, without_prefix
 from cascadebert.errors import CascadeError
 from cascadebert.evaluation.cost_model import measure_latency

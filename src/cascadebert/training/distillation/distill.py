@@ -11,8 +11,8 @@ from typing import Any
 from huggingface_hub import ModelCard, ModelCardData
 
 from cascadebert.atomic import work_directory, work_directory_path
+from cascadebert.data.columns import Columns
 from cascadebert.data.corpus import Corpus, open_corpus
-from cascadebert.data.dataset import Columns
 from cascadebert.environment import versions
 from cascadebert.errors import CascadeError, extra
 from cascadebert.inference.batching import TokenizedTexts
