@@ -9,6 +9,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, TextIO
 
+from cascadebert.data.labels import declared_names
 from cascadebert.data.table import Chunk, Table
 from cascadebert.errors import DataError, extra
 
@@ -29,7 +30,8 @@ def read_table(path: Path) -> Table:
     for chunk in chunks:
         for name, cells in columns.items():
             cells.extend(chunk.table.columns.get(name, [None] * len(chunk.table)))
-    table = Table(columns, path.name, chunks[0].table.types if chunks else {})
+    first = chunks[0].table if chunks else Table({}, path.name)
+    table = Table(columns, path.name, first.types, first.declared)
     if len(table) == 0:
         raise DataError(f"{path.name} is empty: expected a header and rows")
     return table
@@ -155,12 +157,13 @@ def read_parquet(
         with pyarrow.parquet.ParquetFile(path) as source:
             schema = source.schema_arrow
             types = dict(zip(schema.names, schema.types, strict=True))
+            declared = declared_names(schema.metadata)
             if len(types) < len(schema.names):
                 raise DataError(f"{path.name}: it names a column twice: {', '.join(schema.names)}")
             columns = None if select is None else list(select(schema.names))
             for batch in source.iter_batches(rows, columns=columns):
                 numbers = list(range(first, first + len(batch)))
-                yield Chunk(Table(batch.to_pydict(), path.name, types), numbers, [])
+                yield Chunk(Table(batch.to_pydict(), path.name, types, declared), numbers, [])
                 first += len(batch)
     except (pyarrow.ArrowInvalid, OSError, UnicodeDecodeError) as error:
         raise DataError(f"{path.name}: not a readable parquet file ({error})") from error
