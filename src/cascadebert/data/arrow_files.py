@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from cascadebert.data.files import DataFile
+from cascadebert.data.labels import declared_names
 from cascadebert.data.table import Chunk, ColumnType, Table, unique_names
 from cascadebert.errors import DataError, extra, reason
 
@@ -21,7 +22,7 @@ class ArrowLayout:
 
     types: Mapping[str, ColumnType]  # by name; a repeated one gets a number
     repeated: frozenset[str]
-    metadata: Mapping[bytes, bytes]
+    declared: Mapping[str, tuple[str, ...]]  # names of labels given as ids
     rows: int
 
 
@@ -40,7 +41,7 @@ def read_arrow_layout(file: DataFile) -> ArrowLayout:
 def _layout(schema: pyarrow.Schema, rows: int) -> ArrowLayout:
     names, repeated = unique_names(schema.names)
     types = dict(zip(names, schema.types, strict=True))
-    return ArrowLayout(types, repeated, dict(schema.metadata or {}), rows)
+    return ArrowLayout(types, repeated, declared_names(schema.metadata), rows)
 
 
 def read_arrow(
@@ -53,7 +54,7 @@ def read_arrow(
     with _damage_reported(file):
         for part in _sized(_batches(file, layout, wanted, rows), rows):
             columns = {names[i]: part.column(place) for place, i in enumerate(wanted)}
-            table = Table(columns, file.name, layout.repeated, layout.metadata)
+            table = Table(columns, file.name, layout.repeated, layout.declared)
             yield Chunk(table, list(range(first, first + part.num_rows)), [])
             first += part.num_rows
 

@@ -74,6 +74,13 @@ def split_format(path: Path) -> tuple[Format, str] | None:
     return None if found is None or (compression and found not in TEXT_FORMATS) else (found, compression)
 
 
+def is_input(path: Path) -> bool:
+    """True for a file or pattern that `find_files` takes, and for a folder without a card of the Hub."""
+    if path.is_dir():
+        return not (path / "README.md").is_file()
+    return path.exists() or path == STANDARD_STREAM or split_format(path) is not None
+
+
 def find_files(source: Path, *, split: str | None = None, text_columns: Sequence[str] = ()) -> DataFiles:
     """The files of an input: one, those of a folder or a pattern, or a copy of standard input or a pipe.
 

@@ -135,20 +135,22 @@ def _read_lines(file: DataFile, *, encoding: str | None, rows: int) -> Iterator[
                 numbered.clear()
 
 
-def read_table(source: Path, columns: Columns | None = None) -> Table:
-    """Read a whole input, with Python values.
+def read_table(source: Path, columns: Columns | None = None, *, split: str | None = None) -> Table:
+    """Read a whole input, with Python values; see `read_layout`.
 
     Raises DataError if it cannot be read, a row is bad, or there is none.
     """
-    layout = read_layout(source, columns)
+    layout = read_layout(source, columns, split=split)
     cells: dict[str, list[object]] = {name: [] for name in layout.names}
+    declared: dict[str, tuple[str, ...]] = {}
     for chunk in read_chunks(layout):
         raise_first_fault(chunk)
+        declared |= chunk.table.declared
         for name, column in cells.items():
             column.extend(chunk.table.cells(name))
     if not any(cells.values()):
         raise DataError(f"{layout.name} is empty: expected a header and rows")
-    return Table(cells, layout.name)
+    return Table(cells, layout.name, declared=declared)
 
 
 def raise_first_fault(chunk: Chunk) -> None:

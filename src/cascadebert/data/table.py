@@ -46,7 +46,7 @@ class Table:
     columns: Mapping[str, Any]  # in file order: a list of cells, or an Arrow array of parquet and the like
     source: str
     repeated: frozenset[str] = frozenset()  # names that the header has twice
-    metadata: Mapping[bytes, bytes] = field(default_factory=dict, compare=False)  # of an Arrow schema
+    declared: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # names of labels given as ids
 
     def __len__(self) -> int:
         return len(next(iter(self.columns.values()), []))
