@@ -17,6 +17,9 @@ class Json(str):
     __slots__ = ()
 
 
+MISSING = object()  # the cell of a key that a line of jsonl does not have
+
+
 @dataclass(frozen=True)
 class Table:
     """Columns of equal length; `source` names the table in errors."""
