@@ -27,6 +27,8 @@ class Columns:
     label: str | None = None
     group: str | None = None
     label_map: Mapping[str, str] | None = None
+    delimiter: str | None = None
+    encoding: str | None = None
 
     def __post_init__(self) -> None:
         if len(self.text) > 2:

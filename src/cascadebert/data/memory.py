@@ -11,10 +11,8 @@ if TYPE_CHECKING:
     import datasets
 
 
-def dataset_table(
-    dataset: datasets.Dataset, title: str, label_column: str
-) -> tuple[Table, tuple[str, ...] | None]:
-    """A data set as a table, and its declared label names, by which the label ids are replaced."""
+def dataset_table(dataset: datasets.Dataset, title: str) -> Table:
+    """A data set as a table."""
     if isinstance(dataset.column_names, dict):
         raise DataError(
             f"a data set of several splits ({', '.join(dataset.column_names)}): choose one, such as "
@@ -22,9 +20,5 @@ def dataset_table(
         )
     dataset = dataset.with_format(None)
     columns = {name: list(dataset[name]) for name in dataset.column_names}
-    declared = getattr(dataset.features.get(label_column), "names", None)
-    if declared is None:
-        return Table(columns, title), None
-    ids = columns[label_column]
-    columns[label_column] = [None if i is None or i < 0 else declared[i] for i in ids]
-    return Table(columns, title), tuple(declared)
+    names = {name: getattr(feature, "names", None) for name, feature in dataset.features.items()}
+    return Table(columns, title, declared={name: tuple(given) for name, given in names.items() if given})
