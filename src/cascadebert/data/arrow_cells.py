@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from cascadebert.data.text_cells import unique_names
+from cascadebert.data.table import unique_names
 from cascadebert.errors import extra
 
 if TYPE_CHECKING:

@@ -15,8 +15,8 @@ from typing import IO, Any
 from cascadebert.atomic import atomic_file
 from cascadebert.data.arrow_cells import python_cells
 from cascadebert.data.column_types import PARQUET, ColumnType, arrow_column, check_parquet_holds
-from cascadebert.data.table import MISSING, Table
-from cascadebert.data.text_cells import BREAKS, escape, json_text, plain_text, unique_names
+from cascadebert.data.table import MISSING, Table, unique_names
+from cascadebert.data.text_cells import BREAKS, escape, json_text, plain_text
 from cascadebert.errors import DataError, extra, reason
 
 OUTPUT_FORMATS = (".csv", ".tsv", ".jsonl", ".ndjson", ".parquet")

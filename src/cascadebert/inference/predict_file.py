@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import shutil
 import sys
+from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -16,16 +18,19 @@ from typing import Any
 import numpy as np
 
 from cascadebert.data.cells import check_texts
+from cascadebert.data.column_types import ColumnType, check_holds, unify_types
 from cascadebert.data.columns import Columns, find_text_columns
 from cascadebert.data.files import STANDARD_STREAM
 from cascadebert.data.readers import Layout, read_chunks, read_layout, row_message
-from cascadebert.data.table import MISSING, Chunk, ColumnType, Fault, Table
-from cascadebert.data.writers import check_holds, ensure_writable_file, join_parts, unify_types, write_table
+from cascadebert.data.table import MISSING, Chunk, Fault, Table
+from cascadebert.data.writers import ensure_writable_file, join_parts, output_format, write_table
 from cascadebert.errors import DataError
 from cascadebert.inference.batch_size import with_tuned_batch_sizes
 from cascadebert.inference.cascade import Cascade
 from cascadebert.inference.predict_work import Job, Work, is_finishing, rows_sha256
 from cascadebert.progress import progress_bar
+
+log = logging.getLogger("cascadebert")
 
 ADDED_COLUMNS: Mapping[str, ColumnType] = {"label": "string", "confidence": "number", "stage": "integer"}
 REJECT_COLUMNS: Mapping[str, ColumnType] = {
@@ -153,7 +158,7 @@ def _output_form(layout: Layout, columns: Columns, output: Path) -> _OutputForm:
         if file.file.format != "json":  # where each row has names of its own
             find_text_columns(file.types, replace(columns, text=text_columns), file.file.name)
     names = {name: _output_name(name, layout.names) for name in layout.names}
-    suffix, types = output.suffix.lower(), dict[str, ColumnType]()
+    (suffix, _), types = output_format(output), dict[str, ColumnType]()
     for file in layout.files:
         check_holds({names[name]: kind for name, kind in file.types.items()}, suffix, file.file.name)
         for name, kind in file.types.items():
@@ -231,7 +236,7 @@ class _Run:
         if not self.truncate:
             invalid |= {valid[kept[i]]: TOO_LONG for i in np.flatnonzero(predictions.truncated).tolist()}
             answered = np.flatnonzero(~predictions.truncated)
-        rejects = _all_faults(chunk, invalid)
+        rejects, notes = _all_faults(chunk, invalid), Counter[str]()
         if rejects and self.strict:
             raise DataError(f"{row_message(chunk.table.source, rejects[0])}. {MEND}")
         if len(answered):
@@ -239,13 +244,14 @@ class _Run:
             added = {n: column[answered].tolist() for n, column in zip(ADDED_COLUMNS, cells, strict=True)}
             rows = [valid[kept[i]] for i in answered]
             table = self.form.table(chunk, rows, added)
-            write_table(table, self.work.part(number, self.form.suffix), self.form.types)
+            notes = write_table(table, self.work.part(number, self.form.suffix), self.form.types)
         exits = np.bincount(predictions.stages[answered] - 1, minlength=len(self.cascade.stages))
         report = {
             "sha256": sha256,
             "rows": len(answered),
             "exits": exits.tolist(),
             "truncated": int(predictions.truncated[answered].sum()),
+            "notes": notes,
             "rejects": [[chunk.table.source, *fault] for fault in rejects],
         }
         self.work.store(number, report)
@@ -266,6 +272,8 @@ class _Run:
         else:
             write_table(Table({name: [] for name in self.form.types}, output.name), output, self.form.types)
         self.work.remove()
+        for note, count in sum((Counter(report["notes"]) for report in reports), Counter()).items():
+            log.warning("%s: %s %s", output.name, f"{count:,}", note)
         exits = np.sum([report["exits"] for report in reports], axis=0)
         truncated = sum(report["truncated"] for report in reports)
         return FilePredictions(tuple(exits.tolist()), len(rejected), truncated)
