@@ -109,7 +109,7 @@ def test_the_parts_of_a_split_have_the_known_names_and_validation_may_write_them
 
 def test_ids_in_the_validation_data_are_not_guessed_from_the_names_of_the_training_data():
     train, held_out = (Examples(list("abcdefgh"), labels * 4) for labels in (("no", "yes"), ("0", "1")))
-    with pytest.raises(DataError, match="unknown label '0'. Known: no, yes"):
+    with pytest.raises(DataError, match="unknown label '0'"):
         split_examples(train, held_out, tune_fraction=0.1, certify_fraction=0.1, seed=0)
 
 
