@@ -14,20 +14,6 @@ from cascadebert.data.table import Table
 from cascadebert.errors import DataError, extra
 
 
-def ensure_writable_file(path: Path, *, overwrite: bool) -> None:
-    """Check an output before any costly work.
-
-    Raises DataError if its format is unknown, it exists and `overwrite` is false, or its folder is missing.
-    """
-    check_format(path)
-    if path.is_dir():
-        raise DataError(f"{path} is a folder; expected a file to write")
-    if path.exists() and not overwrite:
-        raise DataError(f"{path} exists already. Choose another output, or replace it with --overwrite.")
-    if not path.absolute().parent.is_dir():
-        raise DataError(f"{path}: the folder {path.absolute().parent} does not exist. Create it first.")
-
-
 def write_table(table: Table, path: Path) -> None:
     """Write a table atomically in the format of the suffix, replacing an existing file.
 

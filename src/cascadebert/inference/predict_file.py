@@ -13,15 +13,22 @@ from typing import Any
 
 import numpy as np
 
-from cascadebert.atomic import WORK_MARKER, work_directory, write_text_atomically
+from cascadebert.atomic import (
+    WORK_MARKER,
+    check_work_directory,
+    work_directory,
+    work_directory_path,
+    write_text_atomically,
+)
 from cascadebert.data.cells import check_texts
 from cascadebert.data.columns import Columns, find_text_columns
-from cascadebert.data.files import count_parquet_rows, read_chunks
+from cascadebert.data.files import check_format, count_parquet_rows, read_chunks
 from cascadebert.data.table import Chunk, Table
-from cascadebert.data.writers import ensure_writable_file, join_parts, write_table
+from cascadebert.data.writers import join_parts, write_table
 from cascadebert.errors import CascadeError, DataError
 from cascadebert.inference.batch_size import with_tuned_batch_sizes
 from cascadebert.inference.cascade import Cascade
+from cascadebert.paths import WORK, check_roles, ensure_writable_file
 from cascadebert.progress import progress_bar
 
 ADDED_COLUMNS = ("label", "confidence", "stage")
@@ -68,11 +75,12 @@ def predict_file(
     too long or not UTF-8, a malformed line). Raises DataError with row and column of the first such row if
     `rejects` is not given, and CascadeError if `OUTPUT.work` is unfinished work of another run.
     """
-    for file in (output, rejects):
-        if file is not None:
-            ensure_writable_file(file, overwrite=overwrite)
-    if rejects is not None and rejects.absolute() == output.absolute():
-        raise DataError(f"{output}: predictions and rejects need two files. Give --rejects another name.")
+    outputs = {"--output": output, "--rejects": rejects, WORK: work_directory_path(output)}
+    check_roles(outputs, {"IN": source, "DIR": cascade.path})
+    for file in filter(None, (output, rejects)):
+        check_format(file)
+        ensure_writable_file(file, overwrite=overwrite)
+    check_work_directory(output)
     chunks = read_chunks(source, rows=CHUNK_ROWS)
     first = next(chunks, None)
     if first is None:

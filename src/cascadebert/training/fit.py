@@ -11,16 +11,17 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
-from cascadebert.atomic import work_directory
+from cascadebert.atomic import check_work_directory, work_directory, work_directory_path
 from cascadebert.data.columns import Columns
 from cascadebert.data.dataset import Examples, load_examples
 from cascadebert.data.splits import Splits, assign_folds, split_examples
-from cascadebert.errors import CascadeError, DataError, StageError, show_paths_as
+from cascadebert.errors import CascadeError, DataError, StageError, explain_full_disk, show_paths_as
 from cascadebert.evaluation.evaluate import check_has_tokens
 from cascadebert.inference.cascade import Cascade
 from cascadebert.inference.engines.load import resolve_engine
 from cascadebert.inference.engines.static import MODEL_TYPE
 from cascadebert.inference.tokenizer import StageTokenizer, resolve_max_length
+from cascadebert.paths import WORK, check_roles
 from cascadebert.persistence.checkpoint_config import config_int, read_config
 from cascadebert.persistence.folder import UsedRows, ensure_writable_directory
 from cascadebert.thresholds.operating_point import Target
@@ -44,6 +45,7 @@ if TYPE_CHECKING:
     Source: TypeAlias = str | Path | datasets.Dataset | Examples
 
 
+@explain_full_disk()
 def fit(
     train: str | Path | datasets.Dataset | Examples,
     *,
@@ -95,7 +97,11 @@ def fit(
     """
     output, names = Path(output), [str(stage) for stage in stages]
     config = _resolve_distill_weight(config or FitConfig(), unlabeled is not None)
+    inputs = {"--train": train, "--validation": validation, "--unlabeled": unlabeled}
+    inputs |= {"--difficulty": list(difficulty), "--stage": names}
+    check_roles({"--output": output, WORK: work_directory_path(output)}, inputs)
     ensure_writable_directory(output, overwrite=overwrite)
+    check_work_directory(output)
     resolved = resolve_engine(engine, precision)
     build = BuildConfig(target, cost_unit, score, *resolved, config.max_length, overwrite)
     splits = _load_splits(train, validation, columns, config)
@@ -107,7 +113,6 @@ def fit(
     reused = _load_difficulty(difficulty, splits.train, len(names) - 1, config)
     with tempfile.TemporaryDirectory() as temporary:
         sources = _resolve_sources(names, Path(temporary))
-        ensure_writable_directory(output, overwrite=overwrite, sources=sources)
         with show_paths_as(dict(zip(sources, names, strict=True))):
             _check_stages(names, sources, splits, build, config)
             _check_tokenizers(names, sources, parts, config)
