@@ -11,6 +11,7 @@ import typer
 
 from cascadebert.cli import options as o
 from cascadebert.cli.render import print_json, print_notices, print_report
+from cascadebert.paths import check_roles
 
 
 def evaluate(
@@ -37,6 +38,8 @@ def evaluate(
     from cascadebert.evaluation.report.verdict import summary
 
     if report is not None:
+        inputs = {"DIR": folder, "DATA": data, "--label-map": label_map, "--baseline": baseline}
+        check_roles({"--report": report}, inputs)
         ensure_report_writable(report)
     columns, cascade = o.columns_of(text_column, label_column, label_map=label_map), engine.load(folder)
     if report is None and baseline is None:

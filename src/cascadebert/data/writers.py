@@ -27,20 +27,6 @@ _CSV_SPECIAL_NAME = re.compile('[,;|\t"\r\n]|^\ufeff|^sep=')  # or the header lo
 _TSV_ESCAPES = str.maketrans({"\t": r"\t", "\n": r"\n", "\r": r"\r"})
 
 
-def ensure_writable_file(path: Path, *, overwrite: bool) -> None:
-    """Check an output before any costly work.
-
-    Raises DataError if its format is unknown, it exists and `overwrite` is false, or its folder is missing.
-    """
-    output_format(path)
-    if path.is_dir():
-        raise DataError(f"{path} is a folder; expected a file to write")
-    if path.exists() and not overwrite:
-        raise DataError(f"{path} exists already. Choose another output, or replace it with --overwrite.")
-    if not path.absolute().parent.is_dir():
-        raise DataError(f"{path}: the folder {path.absolute().parent} does not exist. Create it first.")
-
-
 def output_format(path: Path) -> tuple[str, str]:
     """Suffix of the format of an output and, if it is to be compressed, that of the compression.
 
