@@ -17,9 +17,7 @@ def bench(
     folder: o.Folder,
     data: o.Data,
     *,
-    text_column: o.TextColumns = None,
-    label_column: o.LabelColumn = None,
-    label_map: o.LabelMap = None,
+    data_options: o.LabeledDataOptions,
     repeats: Annotated[int, typer.Option(min=1, help="Timed runs of each, interleaved.")] = 5,
     plot: Annotated[Path | None, o.option("SVG file to write, with the throughputs.", "FILE")] = None,
     engine: o.EngineOptions,
@@ -28,7 +26,7 @@ def bench(
     from cascadebert.evaluation.benchmark import benchmark
     from cascadebert.evaluation.plots import plot_benchmark
 
-    columns, cascade = o.columns_of(text_column, label_column, label_map=label_map), engine.load(folder)
+    columns, cascade = data_options.columns(), engine.load(folder)
     result = benchmark(cascade, data, columns=columns, repeats=repeats)
     rows = [("", "texts/s", "range", "accuracy", "accuracy drop (95 %)", "agreement")]
     for timed in (result.cascade, result.last_stage, *result.others):

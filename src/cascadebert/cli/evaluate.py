@@ -17,9 +17,7 @@ def evaluate(
     folder: o.Folder,
     data: o.Data,
     *,
-    text_column: o.TextColumns = None,
-    label_column: o.LabelColumn = None,
-    label_map: o.LabelMap = None,
+    data_options: o.LabeledDataOptions,
     report: Annotated[
         Path | None, o.option("Page to write: the verdict and its evidence.", "OUT.html")
     ] = None,
@@ -38,7 +36,7 @@ def evaluate(
 
     if report is not None:
         ensure_report_writable(report)
-    columns, cascade = o.columns_of(text_column, label_column, label_map=label_map), engine.load(folder)
+    columns, cascade = data_options.columns(), engine.load(folder)
     if report is None and baseline is None:
         quality, overlap = evaluate_cascade(cascade, data, columns=columns)
         used = ", ".join(f"{count:,} were used to {purpose}" for purpose, count in overlap.items() if count)

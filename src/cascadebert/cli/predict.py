@@ -18,7 +18,7 @@ def predict(
     source: Annotated[Path, typer.Argument(metavar="IN", help=SOURCE)],
     *,
     output: Annotated[Path, o.option("File to write; its suffix sets its format.", "OUT")],
-    text_column: o.TextColumns = None,
+    data_options: o.DataOptions,
     rejects: Annotated[
         Path | None, o.option("File for invalid rows, which otherwise end the run.", "FILE")
     ] = None,
@@ -29,7 +29,7 @@ def predict(
     from cascadebert.inference.predict_file import predict_file
     from cascadebert.inference.stage import truncation_notices
 
-    columns, cascade = o.columns_of(text_column), engine.load(folder)
+    columns, cascade = data_options.columns(), engine.load(folder)
     result = predict_file(cascade, source, output, columns=columns, rejects=rejects, overwrite=overwrite)
     exits = percentages(result.exit_rates)
     typer.echo(f"{result.n:,} predictions written to {output}; exits by stage: {exits}")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -14,10 +14,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cascadebert.data.cells import check_group, check_texts, checked, is_missing, raise_first, utf8
-from cascadebert.data.columns import Columns, find_text_columns, require_column
+from cascadebert.data.columns import (
+    USUAL_LABEL_COLUMN,
+    Columns,
+    find_column,
+    find_label_column,
+    find_text_columns,
+    match_column,
+)
 from cascadebert.data.files import FORMATS, read_table
 from cascadebert.data.labels import near_matches, read_ids, same_labels, shorten, whole_number
-from cascadebert.data.memory import dataset_table
+from cascadebert.data.memory import TableLike, declared_labels, memory_table
 from cascadebert.data.table import Table
 from cascadebert.errors import DataError, extra
 from cascadebert.types import Ints, Texts
@@ -26,7 +33,7 @@ if TYPE_CHECKING:
     import datasets
 
 log = logging.getLogger("cascadebert")
-DataSource: TypeAlias = "str | Path | datasets.Dataset | Examples"
+DataSource: TypeAlias = "str | Path | datasets.Dataset | TableLike | Mapping[str, Any] | Examples"
 Hashes = NDArray[np.uint64]
 _DIGITS = re.compile(r"[+-]?\d+")
 _FRACTION = re.compile(r"[+-]?(\d+\.\d*|\.\d+|\d+(\.\d*)?[eE][+-]?\d+)")
@@ -118,19 +125,20 @@ class Examples:
 
 
 def load_examples(
-    source: str | Path | datasets.Dataset | Table | Examples,
+    source: DataSource,
     *,
     columns: Columns | None = None,
     labels: bool = True,
     groups: bool = True,
     split: str = "train",
 ) -> Examples:
-    """Read and check examples from a file, a `datasets.Dataset`, or a data set of the Hugging Face Hub.
+    """Read and check examples from a file, from memory, or from a data set of the Hugging Face Hub.
 
     Args:
-        source: a csv, tsv, jsonl or parquet file; a table or data set in memory; or the name of a data
-            set on the Hub (or a local folder of one): `owner/name`, `owner/name:config`, with `@split` at
-            its end for another split than `split`.
+        source: a csv, tsv, jsonl or parquet file; in memory a DataFrame of pandas or polars, a
+            `datasets.Dataset`, a `pyarrow.Table`, or a dict of columns; or the name of a data set on the Hub
+            (or a local folder of one): `owner/name`, `owner/name:config`, with `@split` at its end for
+            another split than `split`.
         columns: names of the columns, where they are not the usual ones.
         labels: require labels; otherwise they are None where the column is missing or empty.
         groups: require a named group column; otherwise groups are None where it is missing.
@@ -147,27 +155,41 @@ def load_examples(
         path, title = Path(source), str(source)
         is_file = path.suffix.lower() in FORMATS or path.is_file()
         source = read_table(path) if is_file else _load_hub(title, split)
-    label_column = columns.label or "label"
-    table, order = (source, None) if isinstance(source, Table) else dataset_table(source, title, label_column)
-    text_columns = find_text_columns(table.columns, columns, table.source)
-    if labels or columns.label is not None:
-        require_column(table.columns, label_column, table.source, "--label-column")
-    if groups and columns.group is not None:
-        require_column(table.columns, columns.group, table.source, "--group-column")
+    table = source if isinstance(source, Table) else memory_table(source, title)
+    text_columns = find_text_columns(table.columns, columns, table.source, table.repeated)
+    label_column = find_label_column(table.columns, columns, table.source, table.repeated, required=labels)
+    group_column = None
+    if columns.group is not None and (groups or match_column(table.columns, columns.group)):
+        group_column = find_column(
+            table.columns, columns.group, table.source, "--group-column", table.repeated
+        )
     if len(table) == 0:
         raise DataError(f"{table.source} is empty: expected at least one row")
     texts, _, faults = check_texts(table, text_columns)
     raise_first(table, faults)
-    names = keys = None
-    cells = table.columns.get(label_column)
-    if cells is not None and (labels or not all(map(is_missing, cells))):
-        names = checked(table, label_column, _label if order is None else _declared_label)
-        names = tuple((columns.label_map or {}).get(name, name) for name in names)
-        if order is None:
-            _check_not_mixed(table, label_column, names)
-    if columns.group is not None and columns.group in table.columns:
-        keys = checked(table, columns.group, check_group)
-    return Examples(texts, names, keys, table.source, label_column, order)
+    order = None if label_column is None else declared_labels(source, label_column)
+    names = None
+    if label_column is not None:
+        names = _read_labels(table, label_column, order, columns.label_map or {}, required=labels)
+    keys = None if group_column is None else checked(table, group_column, check_group)
+    return Examples(texts, names, keys, table.source, label_column or USUAL_LABEL_COLUMN, order)
+
+
+def _read_labels(
+    table: Table, column: str, order: tuple[str, ...] | None, label_map: Mapping[str, str], *, required: bool
+) -> tuple[str, ...] | None:
+    """The checked labels, by name where they are ids of declared names; None if all are missing."""
+    cells = table.cells(column)
+    if order is not None:
+        cells = [None if i is None or i < 0 else order[i] for i in cells]
+        table = replace(table, columns={column: cells})
+    if not required and all(map(is_missing, cells)):
+        return None
+    names = checked(table, column, _label if order is None else _declared_label)
+    names = tuple(label_map.get(name, name) for name in names)
+    if order is None:
+        _check_not_mixed(table, column, names)
+    return names
 
 
 def label_names(*parts: Examples | None) -> tuple[str, ...]:

@@ -9,20 +9,20 @@ from collections.abc import Collection, Sequence
 from io import StringIO
 from pathlib import Path
 
-from cascadebert.errors import DataError
+from cascadebert.errors import DataError, printable
 
 UNNAMED = "LABEL_"  # transformers' prefix for labels without a name
 _WHOLE_NUMBER = re.compile(r"[+-]?(0|[1-9]\d*)(\.0*)?")
 
 
-def shorten(names: Sequence[str], most: int = 12) -> str:
-    """A comma-separated list for a message, cut after `most` names.
+def shorten(names: Sequence[str], most: int = 12, width: int = 40) -> str:
+    """A comma-separated list for a message: `most` names of at most `width` characters.
 
     >>> shorten(["a", "b", "c"], most=2)
     'a, b and 1 more'
     """
     more = f" and {len(names) - most} more" if len(names) > most else ""
-    return ", ".join(names[:most]) + more
+    return ", ".join(printable(name, width) for name in names[:most]) + more
 
 
 def whole_number(name: str) -> str:

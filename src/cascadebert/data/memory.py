@@ -1,30 +1,99 @@
-"""Data in memory as a table."""
+"""Data in memory as a table: pandas, polars, datasets, Arrow, or a dict of columns."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from itertools import count
+from typing import Any, Protocol
 
+import numpy as np
+
+from cascadebert.data.cells import as_list
+from cascadebert.data.labels import shorten
 from cascadebert.data.table import Table
 from cascadebert.errors import DataError
 
-if TYPE_CHECKING:
-    import datasets
+_EXPECTED = (
+    "a file, a data set of the Hub, a DataFrame of pandas or polars, a datasets.Dataset, a pyarrow.Table, or "
+    "a dict of columns"
+)
 
 
-def dataset_table(
-    dataset: datasets.Dataset, title: str, label_column: str
-) -> tuple[Table, tuple[str, ...] | None]:
-    """A data set as a table, and its declared label names, by which the label ids are replaced."""
-    if isinstance(dataset.column_names, dict):
+class TableLike(Protocol):
+    """A DataFrame of pandas or polars, an Arrow table and the like."""
+
+    @property
+    def columns(self) -> Any:
+        """Names of the columns, or the columns."""
+        ...
+
+    def __len__(self) -> int:
+        """Number of rows."""
+        ...
+
+
+@dataclass(frozen=True)
+class MemoryColumn:
+    """A column that is converted to Python values only if it is needed."""
+
+    values: Any
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+    def to_pylist(self) -> list[Any]:
+        """The cells, NumPy's scalars as Python's."""
+        return [cell.item() if isinstance(cell, np.generic) else cell for cell in as_list(self.values)]
+
+
+def memory_table(data: Any, title: str) -> Table:
+    """A table of a library's table or data set, or of a dict of columns; `title` names it in errors.
+
+    Names of columns become strings; a second column of a name is kept as `name.1`. Raises DataError if `data`
+    is something else, has several splits, or columns of different lengths.
+    """
+    columns: dict[str, Any] = {}
+    repeated = set()
+    for given, values in _columns(data):
+        name = str(given)
+        if name in columns:
+            repeated.add(name)
+            name = next(new for i in count(1) if (new := f"{name}.{i}") not in columns)
+        columns[name] = MemoryColumn(values)
+    if len(sizes := {len(column): name for name, column in columns.items()}) > 1:
+        each = shorten([f"{name!r} has {size:,}" for size, name in sizes.items()], most=4)
+        raise DataError(f"{title}: columns with different numbers of rows: {each}")
+    return Table(columns, title, repeated=frozenset(repeated))
+
+
+def declared_labels(data: Any, column: str) -> tuple[str, ...] | None:
+    """The names of a label column's ids in order, as a `datasets.Dataset` declares them with ClassLabel."""
+    features = getattr(data, "features", None)  # of a DataFrame it may be a column
+    names = getattr(features.get(column), "names", None) if isinstance(features, dict) else None
+    return None if names is None else tuple(names)
+
+
+def _columns(data: Any) -> Iterable[tuple[Any, Any]]:
+    """Name and values of each column; no library is imported, its tables are known by their methods."""
+    if isinstance(getattr(data, "column_names", None), dict):
+        splits = shorten(list(data.column_names))
         raise DataError(
-            f"a data set of several splits ({', '.join(dataset.column_names)}): choose one, such as "
-            f"data[{next(iter(dataset.column_names), 'train')!r}]"
+            f"a data set of several splits ({splits}): choose one, such as data[{next(iter(data))!r}]"
         )
-    dataset = dataset.with_format(None)
-    columns = {name: list(dataset[name]) for name in dataset.column_names}
-    declared = getattr(dataset.features.get(label_column), "names", None)
-    if declared is None:
-        return Table(columns, title), None
-    ids = columns[label_column]
-    columns[label_column] = [None if i is None or i < 0 else declared[i] for i in ids]
-    return Table(columns, title), tuple(declared)
+    if hasattr(data, "iloc") and hasattr(data, "columns"):  # pandas
+        return [(name, data.iloc[:, i]) for i, name in enumerate(data.columns)]
+    if hasattr(data, "get_columns"):  # polars
+        return [(column.name, column) for column in data.get_columns()]
+    if hasattr(data, "with_format") and hasattr(data, "__getitem__"):  # datasets
+        data = data.with_format(None)
+        return [(name, data[name]) for name in data.column_names]
+    if hasattr(data, "column_names") and hasattr(data, "itercolumns"):  # Arrow
+        return zip(data.column_names, data.itercolumns(), strict=True)
+    if isinstance(data, Mapping) and all(map(_is_column, data.values())):
+        return data.items()
+    raise DataError(f"expected {_EXPECTED}; got {type(data).__name__} {data!r:.40}")
+
+
+def _is_column(values: Any) -> bool:
+    return hasattr(values, "__len__") and not isinstance(values, (str, bytes, Mapping, set))

@@ -24,6 +24,7 @@ class Table:
     columns: Mapping[str, Any]  # in file order: a list of cells, or an Arrow array of parquet and the like
     source: str
     types: Mapping[str, Any] = field(default_factory=dict, compare=False)  # Arrow types, from parquet
+    repeated: frozenset[str] = frozenset()  # names that the header has twice
 
     def __len__(self) -> int:
         return len(next(iter(self.columns.values()), []))

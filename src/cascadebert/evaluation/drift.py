@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from cascadebert.data.columns import Columns
+from cascadebert.data.columns import Columns, or_remembered
 from cascadebert.data.dataset import DataSource, Examples, load_examples
 from cascadebert.errors import DataError
 from cascadebert.evaluation.drift_statistics import (
@@ -46,6 +46,7 @@ def detect_drift(
     """
     level = _agreement_target(cascade, min_agreement)
     config = DriftConfig(level, tolerance=tolerance, confidence_level=confidence_level)
+    columns = or_remembered(columns, cascade.remembered_columns)
     samples = [
         load_examples(source, columns=columns, labels=False, groups=False, split="validation")
         for source in (reference, new)

@@ -15,7 +15,7 @@ import numpy as np
 
 from cascadebert.atomic import WORK_MARKER, work_directory, write_text_atomically
 from cascadebert.data.cells import check_texts
-from cascadebert.data.columns import Columns, find_text_columns
+from cascadebert.data.columns import Columns, find_text_columns, or_remembered
 from cascadebert.data.files import count_parquet_rows, read_chunks
 from cascadebert.data.table import Chunk, Table
 from cascadebert.data.writers import ensure_writable_file, join_parts, write_table
@@ -81,7 +81,8 @@ def predict_file(
         number, reason = first.bad[0]
         raise DataError(f"{first.table.source}, row {number}: {reason}. None of the first rows can be read.")
     names = list(first.table.columns)
-    text_columns = find_text_columns(names, columns or Columns(), first.table.source)
+    columns = or_remembered(columns, cascade.remembered_columns)
+    text_columns = find_text_columns(names, columns, first.table.source, first.table.repeated)
     output_names = {name: _output_name(name, names) for name in names}
     layout = _Layout(text_columns, output_names, output.suffix.lower())
     work, total = work_directory(output), _count_rows(source)

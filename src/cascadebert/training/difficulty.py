@@ -7,14 +7,14 @@ import shutil
 import tempfile
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from zipfile import BadZipFile
 
 import numpy as np
 
 from cascadebert.atomic import atomic_file
 from cascadebert.data.columns import Columns
-from cascadebert.data.dataset import Examples, Hashes, label_names, load_examples
+from cascadebert.data.dataset import DataSource, Examples, Hashes, label_names, load_examples
 from cascadebert.data.splits import assign_folds
 from cascadebert.errors import DataError
 from cascadebert.persistence.checkpoint_config import resolve_checkpoint
@@ -23,9 +23,6 @@ from cascadebert.training.config import FitConfig
 from cascadebert.training.train_stage import TrainingData, open_trained, train_stage, training_recipe
 from cascadebert.training.trainer import log
 from cascadebert.types import Bools, Floats, Ints
-
-if TYPE_CHECKING:
-    import datasets
 
 
 @dataclass(frozen=True)
@@ -70,7 +67,7 @@ class DifficultyLabels:
 
 
 def label_difficulty(
-    train: str | Path | datasets.Dataset | Examples,
+    train: DataSource,
     *,
     stage: str | Path,
     config: FitConfig | None = None,
