@@ -57,8 +57,8 @@ class Columns:
             object.__setattr__(self, "delimiter", "\t")
         if self.delimiter is not None and (len(self.delimiter) != 1 or self.delimiter in '"\r\n\0'):
             raise DataError(
-                "the delimiter must be one character, such as ';' or '\\t', and no quotation mark or line break; "
-                f"given: '{printable(self.delimiter, 40)}'"
+                "the delimiter must be one character, such as ';' or '\\t', but no quotation mark or line "
+                f"break; given: '{printable(self.delimiter, 40)}'"
             )
         if self.encoding is not None and not _is_text_encoding(self.encoding):
             raise DataError(

@@ -58,14 +58,14 @@ class StageTokenizer:
         Raises DataError if one has no tokens, with its place: its index, or the one in `places`.
         """
         ids, types, truncated = list[list[int]](), list[list[int]](), list[bool]()
-        has_types = False
+        has_types, pairs = False, any(not isinstance(text, str) for text in texts)
         for i, encoding in enumerate(self._encodings(texts)):
             ids.append(encoding.ids)
             if not ids[-1]:
                 place = i if places is None else places[i]
                 raise DataError(f"texts[{place}]: no tokens in {texts[i]!r:.40}; expected one or more")
             if i == 0:
-                has_types = self._token_types and (not isinstance(texts[0], str) or any(encoding.type_ids))
+                has_types = self._token_types and (pairs or any(encoding.type_ids))
             if has_types:
                 types.append(encoding.type_ids)
             # what is cut has the maximum length
