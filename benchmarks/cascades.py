@@ -30,7 +30,8 @@ import pyarrow.parquet as pq
 
 from cascadebert import Cascade, assemble
 from cascadebert.cli.render import configure_logging
-from cascadebert.data.dataset import Examples, label_names, load_examples
+from cascadebert.data.dataset import Examples, load_examples
+from cascadebert.data.label_names import label_names
 from cascadebert.evaluation.evaluate import scaled_probabilities
 from cascadebert.thresholds.confidence import max_probability
 from cascadebert.thresholds.operating_point import Target

@@ -29,7 +29,8 @@ from numpy.typing import NDArray
 
 from cascadebert.cli.render import configure_logging
 from cascadebert.data.columns import Columns
-from cascadebert.data.dataset import Examples, label_names, load_examples
+from cascadebert.data.dataset import Examples, load_examples
+from cascadebert.data.label_names import label_names
 from cascadebert.evaluation.metrics import difficulty_inversion_score
 from cascadebert.inference.engines.torch import load_classifier
 from cascadebert.inference.stage import Stage

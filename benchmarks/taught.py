@@ -20,7 +20,8 @@ from typing import Any
 import numpy as np
 
 from cascadebert.cli.render import configure_logging
-from cascadebert.data.dataset import label_names, load_examples
+from cascadebert.data.dataset import load_examples
+from cascadebert.data.label_names import label_names
 from cascadebert.evaluation.metrics import difficulty_inversion_score
 from cascadebert.inference.stage import Stage
 from cascadebert.thresholds.confidence import log_odds, max_probability, softmax

@@ -20,7 +20,8 @@ from typing import Any
 import numpy as np
 
 from cascadebert.cli.render import configure_logging
-from cascadebert.data.dataset import Examples, label_names
+from cascadebert.data.dataset import Examples
+from cascadebert.data.label_names import label_names
 from cascadebert.inference.stage import Stage
 from cascadebert.training.config import FitConfig
 from cascadebert.training.losses import NO_LABEL

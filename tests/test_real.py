@@ -11,7 +11,8 @@ from transformers import AutoTokenizer
 
 from cascadebert import Cascade, FitConfig, Target, distill, evaluate, fit
 from cascadebert.data.columns import Columns
-from cascadebert.data.dataset import label_names, load_examples
+from cascadebert.data.dataset import load_examples
+from cascadebert.data.label_names import label_names
 from cascadebert.data.splits import assign_folds, split_examples
 from cascadebert.inference.tokenizer import StageTokenizer
 from conftest import shared_data

@@ -11,7 +11,8 @@ import pytest
 from hypothesis import example, given, reject, settings
 from hypothesis import strategies as st
 
-from cascadebert.data.dataset import Examples, label_names, load_examples
+from cascadebert.data.dataset import Examples, load_examples
+from cascadebert.data.label_names import label_names
 from cascadebert.data.splits import Splits, assign_folds, assign_splits, group_ids, split_examples
 from cascadebert.data.table import Table
 from cascadebert.errors import DataError

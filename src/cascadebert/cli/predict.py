@@ -8,20 +8,24 @@ from typing import Annotated
 import typer
 
 from cascadebert.cli import options as o
-from cascadebert.cli.render import percentages, print_json, print_notices
+from cascadebert.cli.render import JSON_ENABLED, percentages, print_json, print_notices
+from cascadebert.errors import CascadeError
 
-SOURCE = "csv, tsv, jsonl or parquet file, or a folder of parquet files."
+SOURCE = "File, folder of files, pattern in quotes, or - for standard input (see docs/data.md)."
+OUTPUT = "File to write; its suffix sets its format; - for standard output."
+TRUNCATE = "Whether a text that is longer than the stages read is cut, or an invalid row."
 
 
 def predict(
     folder: o.Folder,
     source: Annotated[Path, typer.Argument(metavar="IN", help=SOURCE)],
     *,
-    output: Annotated[Path, o.option("File to write; its suffix sets its format.", "OUT")],
+    output: Annotated[Path, o.option(OUTPUT, "OUT")],
     data_options: o.DataOptions,
     rejects: Annotated[
         Path | None, o.option("File for invalid rows, which otherwise end the run.", "FILE")
     ] = None,
+    truncate: Annotated[bool, typer.Option(help=TRUNCATE)] = True,
     engine: o.EngineOptions,
     overwrite: o.Overwrite = False,
 ) -> None:
@@ -29,10 +33,15 @@ def predict(
     from cascadebert.inference.predict_file import predict_file
     from cascadebert.inference.stage import truncation_notices
 
+    is_standard = str(output) == "-"
+    if is_standard and JSON_ENABLED.get():
+        raise CascadeError("--output - and --json both write to standard output. Leave one out.")
     columns, cascade = data_options.columns(), engine.load(folder)
-    result = predict_file(cascade, source, output, columns=columns, rejects=rejects, overwrite=overwrite)
+    options = {"columns": columns, "rejects": rejects, "truncate": truncate, "overwrite": overwrite}
+    result = predict_file(cascade, source, output, **options)
     exits = percentages(result.exit_rates)
-    typer.echo(f"{result.n:,} predictions written to {output}; exits by stage: {exits}")
+    target = "standard output" if is_standard else output
+    typer.echo(f"{result.n:,} predictions written to {target}; exits by stage: {exits}", err=is_standard)
     if result.rejected:
         print_notices([f"{result.rejected:,} rows are invalid and were written to {rejects}"])
     print_notices(truncation_notices(cascade.stages, result.truncated, result.n))

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
+from cascadebert.data.columns import match_column
 from cascadebert.data.labels import shorten, whole_number
 from cascadebert.data.table import SURROGATE, Table
 from cascadebert.errors import DataError
@@ -89,7 +91,8 @@ def check_texts(table: Table, names: Sequence[str]) -> tuple[Texts, list[int], d
     """
     columns, faults = [], dict[int, str]()
     for name in names:
-        cells, column_faults = _check_column(table, name, _text)
+        here = match_column(table.columns, name) or name  # files of a folder may differ in case
+        cells, column_faults = _check_column(table, here, _text)
         columns.append(cells)
         faults = column_faults | faults  # the first column's fault is reported
     texts: list[Any] = columns[0] if len(columns) == 1 else list(zip(*columns, strict=True))
@@ -144,17 +147,11 @@ def _is_utf8(text: str) -> bool:
 
 
 def _is_null(cell: Any) -> bool:
-    """True for None, and for the values that do not equal themselves: NaN, and NA and NaT of pandas."""
-    try:
-        return cell is None or bool(cell != cell)
-    except TypeError:  # pandas.NA has no truth value
-        return True
-    except ValueError:  # nor has an array
-        return False
+    return cell is None or (isinstance(cell, float) and math.isnan(cell))
 
 
 def is_missing(cell: Any) -> bool:
-    """True for an empty cell, None, NaN and the like."""
+    """True for an empty cell, None and NaN."""
     return cell.strip().lower() in ("", "nan") if isinstance(cell, str) else _is_null(cell)
 
 

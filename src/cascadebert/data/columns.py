@@ -115,15 +115,15 @@ def find_label_column(
     *,
     required: bool = True,
 ) -> str | None:
-    """The label column: as named, otherwise as remembered, or the usual one.
+    """The label column: as named, otherwise as remembered, or the usual one; None if missing but not required.
 
-    Raises DataError if it is missing and was named or is required.
+    Raises DataError if it is required and missing, or there twice.
     """
     remembered = columns.remembered.label
     name = columns.label or remembered or USUAL_LABEL_COLUMN
     if columns.label is None and match_column(available, name) is None:
         name = USUAL_LABEL_COLUMN
-    if required or columns.label is not None:
+    if required:
         return find_column(available, name, source, "--label-column", repeated)
     found = match_column(available, name)
     return None if found in repeated else found

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import re
-from collections.abc import Iterable, Mapping, Sequence
+import math
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
+from decimal import Decimal
+from numbers import Real
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
-from cascadebert.data.cells import check_group, check_texts, checked, is_missing, raise_first, utf8
+from cascadebert.data.cells import check_group, check_texts, checked, raise_first, utf8
 from cascadebert.data.columns import (
     USUAL_LABEL_COLUMN,
     Columns,
@@ -22,9 +24,10 @@ from cascadebert.data.columns import (
     find_text_columns,
     match_column,
 )
-from cascadebert.data.files import FORMATS, read_table
-from cascadebert.data.labels import near_matches, read_ids, same_labels, shorten, whole_number
-from cascadebert.data.memory import TableLike, declared_labels, memory_table
+from cascadebert.data.files import EXPECTED, is_input
+from cascadebert.data.labels import is_missing_label, map_labels, match_names, near_matches, number, shorten
+from cascadebert.data.memory import TableLike, memory_table
+from cascadebert.data.readers import read_table
 from cascadebert.data.table import Table
 from cascadebert.errors import DataError, extra
 from cascadebert.types import Ints, Texts
@@ -35,8 +38,6 @@ if TYPE_CHECKING:
 log = logging.getLogger("cascadebert")
 DataSource: TypeAlias = "str | Path | datasets.Dataset | TableLike | Mapping[str, Any] | Examples"
 Hashes = NDArray[np.uint64]
-_DIGITS = re.compile(r"[+-]?\d+")
-_FRACTION = re.compile(r"[+-]?(\d+\.\d*|\.\d+|\d+(\.\d*)?[eE][+-]?\d+)")
 
 
 @dataclass(frozen=True)
@@ -44,11 +45,11 @@ class Examples:
     """n checked examples; `source` and `label_column` name their origin in errors."""
 
     texts: Texts  # n texts, or n pairs of texts
-    labels: tuple[str, ...] | None  # n label names, or None where there are no labels
+    labels: tuple[str | None, ...] | None  # n labels as they are written, None where there is none
     groups: tuple[str, ...] | None = None  # n keys, equal for examples that must not be split apart
     source: str = "data"
     label_column: str = "label"
-    label_order: tuple[str, ...] | None = None  # as declared by the source, if it does
+    label_order: tuple[str, ...] | None = None  # the names that the source declares, if it does
     rows: tuple[int, ...] | None = None  # n row numbers in the source; None for 1 to n
 
     def __len__(self) -> int:
@@ -68,21 +69,35 @@ class Examples:
         """The row number of an example in its source, counted from 1."""
         return index + 1 if self.rows is None else self.rows[index]
 
-    def match_labels(self, names: Sequence[str]) -> Examples:
-        """These examples with the labels' names in existing stages, which the data may give as ids.
+    def match_labels(self, names: Sequence[str], *, ids: bool = True, required: bool = True) -> Examples:
+        """These examples with the names that their labels have in existing stages (see `match_names`).
 
-        Raises DataError if a label is neither a name nor an id.
+        If labels are not required and a row has none that can be used, all are left out, with a notice.
+
+        Args:
+            names: the names that labels may have.
+            ids: labels may also be given as ids; false where the names are those of other data.
+            required: every row needs a label.
+
+        Raises:
+            DataError: with the first row without label, or whose label has no name, if labels are required.
         """
-        found = set(self.labels or ())
-        if self.labels is None or found <= set(names):
+        if self.labels is None:
             return self
-        by_id = read_ids(found, names)
-        if not by_id:
-            raise self._unknown_label(names, " Map the data's labels to these names with --label-map FILE.")
-        if not same_labels(names, [str(i) for i in range(len(names))]):
-            read = [f"{label} = {by_id[label]}" for label in sorted(found)]
-            log.warning("%s: labels are read as the stages' ids: %s", self.source, shorten(read))
-        return replace(self, labels=tuple(by_id[label] for label in self.labels))
+        found, notices = match_names({label for label in self.labels if label is not None}, names, ids=ids)
+        usable = sum(label in found for label in self.labels)
+        if usable < len(self) and required:
+            advice = " Map the data's labels to these names with --label-map FILE." if ids else ""
+            raise self.label_error(found, names, advice)
+        if usable < len(self):
+            log.warning(
+                "%s: %s of %s rows have a usable label; none is needed here, so accuracy is not reported.",
+                *(self.source, f"{usable:,}", f"{len(self):,}"),
+            )
+            return replace(self, labels=None)
+        for notice in notices:
+            log.warning("%s: %s", self.source, notice)
+        return replace(self, labels=tuple(found[label] for label in self.labels if label is not None))
 
     def label_ids(self, label_names: Sequence[str]) -> Ints:
         """(n,) positions of the labels in `label_names`.
@@ -91,18 +106,25 @@ class Examples:
         """
         if self.labels is None:
             raise DataError(f"{self.source} has no labels. Name their column with --label-column.")
-        ids = {name: i for i, name in enumerate(label_names)}
+        ids: dict[str | None, int] = {name: i for i, name in enumerate(label_names)}
         if not ids.keys() >= set(self.labels):
-            raise self._unknown_label(label_names)
+            raise self.label_error(label_names, label_names)
         return np.array([ids[label] for label in self.labels], dtype=np.int64)
 
-    def _unknown_label(self, names: Sequence[str], advice: str = "") -> DataError:
+    def label_error(self, found: Collection[str], names: Sequence[str], advice: str = "") -> DataError:
+        """The error of the first row whose label is missing or not among those found to have a name."""
         labels = self.labels or ()
-        unknown = {label: i for i, label in reversed(list(enumerate(labels))) if label not in names}
-        label, index = min(unknown.items(), key=lambda item: item[1])
+        bad = [i for i, label in enumerate(labels) if label is None or label not in found]
+        label, place = labels[bad[0]], f"{self.source}, row {self.row(bad[0])}, column '{self.label_column}'"
+        if is_missing_label(label):
+            missing = sum(is_missing_label(labels[i]) for i in bad)
+            more = f" ({missing - 1:,} more such rows)" if missing > 1 else ""
+            reason = "empty or NaN" if label is None or number(label) is None else "-1 marks a missing one"
+            return DataError(f"{place}: no label ({reason}){more}. Fix or remove the row.")
+        unknown = sorted({other for i in bad if not is_missing_label(other := labels[i]) and other})
         return DataError(
-            f"{self.source}, row {self.row(index)}, column '{self.label_column}': unknown label {label!r}. "
-            f"Known: {shorten(names)}.{near_matches(sorted(unknown), names)}{advice}"
+            f"{place}: unknown label {label!r:.60}. Known: {shorten(names)}."
+            f"{near_matches(unknown, names)}{advice}"
         )
 
     def hashes(self, *, labels: bool = False) -> Hashes:
@@ -112,7 +134,7 @@ class Examples:
         """
         rows = [(text,) if isinstance(text, str) else tuple(text) for text in self.texts]
         if labels and self.labels is not None:
-            rows = [(*row, label) for row, label in zip(rows, self.labels, strict=True)]
+            rows = [(*row, label or "") for row, label in zip(rows, self.labels, strict=True)]
         contents = ("\x1f".join(" ".join(part.split()) for part in row).encode() for row in rows)
         digests = b"".join(hashlib.blake2b(content, digest_size=8).digest() for content in contents)
         return np.frombuffer(digests, dtype="<u8").astype(np.uint64)
@@ -120,7 +142,8 @@ class Examples:
     def sha256(self) -> str:
         """Fingerprint of all texts and labels, in order."""
         digest = hashlib.sha256(self.hashes().tobytes())
-        digest.update("\x1f".join(self.labels or ()).encode("utf-8", "surrogatepass"))
+        labels = (label or "" for label in self.labels or ())
+        digest.update("\x1f".join(labels).encode("utf-8", "surrogatepass"))
         return digest.hexdigest()
 
 
@@ -132,32 +155,34 @@ def load_examples(
     groups: bool = True,
     split: str = "train",
 ) -> Examples:
-    """Read and check examples from a file, from memory, or from a data set of the Hugging Face Hub.
+    """Read and check examples from files, from memory, or from a data set of the Hugging Face Hub.
 
     Args:
-        source: a csv, tsv, jsonl or parquet file; in memory a DataFrame of pandas or polars, a
-            `datasets.Dataset`, a `pyarrow.Table`, or a dict of columns; or the name of a data set on the Hub
-            (or a local folder of one): `owner/name`, `owner/name:config`, with `@split` at its end for
-            another split than `split`.
+        source: a file or folder (see docs/data.md); in memory a DataFrame of pandas or polars, a
+            `datasets.Dataset`, a `pyarrow.Table`, or a dict of columns; or the name of a data set on the Hub:
+            `owner/name`, `owner/name:config`, with `@split` at its end for another split than `split`.
         columns: names of the columns, where they are not the usual ones.
-        labels: require labels; otherwise they are None where the column is missing or empty.
+        labels: require a column of labels, which is judged by `match_labels` and `label_names` only.
         groups: require a named group column; otherwise groups are None where it is missing.
         split: default split of a data set from the Hub.
 
     Raises:
         DataError: with the file, row and column of the first bad cell.
     """
-    columns = columns or Columns()
     if isinstance(source, Examples):
         return source
     title = "data set"
     if isinstance(source, (str, Path)):
-        path, title = Path(source), str(source)
-        is_file = path.suffix.lower() in FORMATS or path.is_file()
-        source = read_table(path) if is_file else _load_hub(title, split)
+        title = str(source)
+        source = _read(title, columns or Columns(), split)
     table = source if isinstance(source, Table) else memory_table(source, title)
-    text_columns = find_text_columns(table.columns, columns, table.source, table.repeated)
-    label_column = find_label_column(table.columns, columns, table.source, table.repeated, required=labels)
+    return _examples(table, columns or Columns(), labels=labels, groups=groups)
+
+
+def _examples(table: Table, columns: Columns, *, labels: bool, groups: bool) -> Examples:
+    """The examples in a table; see `load_examples`."""
+    header = table.columns, columns, table.source, table.repeated
+    text_columns, label_column = find_text_columns(*header), find_label_column(*header, required=labels)
     group_column = None
     if columns.group is not None and (groups or match_column(table.columns, columns.group)):
         group_column = find_column(
@@ -167,50 +192,68 @@ def load_examples(
         raise DataError(f"{table.source} is empty: expected at least one row")
     texts, _, faults = check_texts(table, text_columns)
     raise_first(table, faults)
-    order = None if label_column is None else declared_labels(source, label_column)
-    names = None
+    found = keys = None
+    order, label_map = table.declared.get(label_column or ""), columns.label_map or {}
     if label_column is not None:
-        names = _read_labels(table, label_column, order, columns.label_map or {}, required=labels)
-    keys = None if group_column is None else checked(table, group_column, check_group)
-    return Examples(texts, names, keys, table.source, label_column or USUAL_LABEL_COLUMN, order)
+        found = _map(_labels(table, label_column, required=labels), label_map)
+    elif columns.label is not None:
+        log.warning("%s has no column '%s'; no label is needed here.", table.source, columns.label)
+    if group_column is not None:
+        keys = checked(table, group_column, check_group)
+    order = None if order is None else tuple(dict.fromkeys(filter(None, _map(order, label_map))))
+    return Examples(texts, found, keys, table.source, label_column or USUAL_LABEL_COLUMN, order)
 
 
-def _read_labels(
-    table: Table, column: str, order: tuple[str, ...] | None, label_map: Mapping[str, str], *, required: bool
-) -> tuple[str, ...] | None:
-    """The checked labels, by name where they are ids of declared names; None if all are missing."""
-    cells = table.cells(column)
-    if order is not None:
-        cells = [None if i is None or i < 0 else order[i] for i in cells]
-        table = replace(table, columns={column: cells})
-    if not required and all(map(is_missing, cells)):
-        return None
-    names = checked(table, column, _label if order is None else _declared_label)
-    names = tuple(label_map.get(name, name) for name in names)
-    if order is None:
-        _check_not_mixed(table, column, names)
-    return names
+def _labels(table: Table, column: str, *, required: bool) -> list[str | None]:
+    """The labels in a column as they are written; None where there is none, or no label if not required."""
+    labels: list[str | None] = []
+    faults: dict[int, str] = {}
+    for i, cell in enumerate(table.cells(column)):
+        try:
+            labels.append(_label(cell))
+        except ValueError as error:
+            labels.append(None)
+            faults[i] = f"column '{column}': {error}"
+    if required:
+        raise_first(table, faults)
+    names: dict[str | None, str | None] = {"-1": None}
+    names |= {str(i): name for i, name in enumerate(table.declared.get(column, ()))}
+    return [names.get(label, label) for label in labels] if column in table.declared else labels
 
 
-def label_names(*parts: Examples | None) -> tuple[str, ...]:
-    """The labels in order: as declared by the source, else numbers by size, names by alphabet.
+def _label(cell: Any) -> str | None:
+    """The label in a cell as it is written, a whole number by its digits; None if the cell is empty.
 
-    Raises DataError if there are fewer than two.
-
-    >>> label_names(Examples(["a", "b", "c"], ("10", "9", "10")))
-    ('9', '10')
+    Raises ValueError if it is neither text nor a number.
     """
-    examples = [part for part in parts if part is not None]
-    for part in examples:
-        if part.label_order is not None and len(part.label_order) > 1:
-            return part.label_order
-    names = {name for part in examples for name in part.labels or ()}
-    if len(names) < 2:
-        raise DataError(
-            f"{examples[0].source}, column '{examples[0].label_column}': at least two labels are needed to "
-            f"train a classifier (found: {', '.join(names) or 'none'})"
-        )
-    return tuple(sorted(names, key=lambda name: (int(name), name) if _DIGITS.fullmatch(name) else (0, name)))
+    if cell is None:
+        return None
+    if isinstance(cell, str):
+        return utf8(str(cell)) if cell.strip() else None
+    if isinstance(cell, (bool, np.bool_)):
+        return str(cell)
+    if not isinstance(cell, (Real, Decimal)):
+        raise ValueError(f"expected one label (a string or a number), found {type(cell).__name__}")
+    if math.isnan(cell):
+        return None
+    if math.isfinite(cell) and cell == math.trunc(cell):
+        return str(math.trunc(cell))
+    return str(cell if isinstance(cell, Decimal) else float(cell))
+
+
+def _map(labels: Sequence[str | None], label_map: Mapping[str, str]) -> tuple[str | None, ...]:
+    names = map_labels({label for label in labels if label is not None}, label_map)
+    return tuple(None if label is None else names[label] for label in labels)
+
+
+def _read(name: str, columns: Columns, split: str) -> Table | datasets.Dataset:
+    """A file, or the split of a folder of files or of a data set by name."""
+    folder, _, named_split = name.rpartition("@")
+    if is_input(Path(name)):
+        return read_table(Path(name), columns, split=split)
+    if folder and is_input(Path(folder)):
+        return read_table(Path(folder), columns, split=named_split)
+    return _load_hub(name, split)
 
 
 def _load_hub(name: str, default_split: str) -> datasets.Dataset:
@@ -225,38 +268,5 @@ def _load_hub(name: str, default_split: str) -> datasets.Dataset:
         return datasets.load_dataset(path, config or None, split=split or default_split)
     except Exception as error:  # the Hub, its client and builders raise many types
         raise DataError(
-            f"{name}: neither a file ending in {', '.join(FORMATS)} nor a data set that can be loaded "
-            f"({type(error).__name__}: {error})"
+            f"{name}: neither {EXPECTED} nor a data set that can be loaded ({type(error).__name__}: {error})"
         ) from error
-
-
-def _label(cell: Any) -> str:
-    if is_missing(cell):
-        raise ValueError("no label (empty or NaN)")
-    if not isinstance(cell, (str, int, float)):
-        raise ValueError(f"expected one label (a string or a whole number), found {type(cell).__name__}")
-    name = utf8(str(cell).strip())
-    number = whole_number(name)
-    if _FRACTION.fullmatch(number):
-        raise ValueError(f"the label {name} has a fraction: a classifier needs whole numbers or names")
-    return number
-
-
-def _declared_label(cell: Any) -> str:
-    if cell is None:
-        raise ValueError("no label (empty or NaN)")
-    return str(cell)
-
-
-def _check_not_mixed(table: Table, column: str, names: Iterable[str]) -> None:
-    """Raise DataError with the first row of each kind, if some labels are numbers and others are names."""
-    first: dict[bool, tuple[int, str]] = {}
-    for row, name in enumerate(names, start=1):
-        first.setdefault(_DIGITS.fullmatch(name) is not None, (row, name))
-    if len(first) == 2:
-        (number_row, number), (name_row, name) = first[True], first[False]
-        raise DataError(
-            f"{table.source}, row {max(number_row, name_row)}, column '{column}': labels of mixed types, the "
-            f"number {number} (row {number_row}) and the name {name!r} (row {name_row}). Use only numbers or "
-            "only names."
-        )

@@ -1,173 +1,199 @@
-"""Readers and writers of csv, tsv, jsonl and parquet files: cells as they are, a chunk of rows at a time."""
+"""Finds the files of an input: a file, a folder, a pattern or standard input; their formats by name."""
 
 from __future__ import annotations
 
-import csv
-import json
-from collections.abc import Callable, Iterator, Sequence
-from itertools import islice
+import glob
+import re
+import shutil
+import sys
+import tempfile
+import weakref
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Literal
+from urllib.parse import unquote
 
-from cascadebert.data.table import Chunk, Table
-from cascadebert.errors import DataError, extra
+from cascadebert.data.columns import USUAL_TEXT_COLUMNS
+from cascadebert.errors import DataError
 
-FORMATS = (".csv", ".tsv", ".jsonl", ".parquet")
-READ_ROWS = 1 << 16
+Format = Literal["csv", "tsv", "json", "txt", "parquet", "arrow"]
+FORMATS: Mapping[str, Format] = {
+    ".csv": "csv",
+    ".tsv": "tsv",
+    ".jsonl": "json",
+    ".ndjson": "json",
+    ".json": "json",
+    ".txt": "txt",
+    ".parquet": "parquet",
+    ".arrow": "arrow",
+}
+TEXT_FORMATS = ("csv", "tsv", "json", "txt")
+COMPRESSIONS = (".gz", ".zst")
+STANDARD_STREAM = Path("-")  # as an input or an output
+SAVED_DATASET, SAVED_SPLITS = "state.json", "dataset_dict.json"  # files of datasets' save_to_disk
+EXPECTED = f"a file ending in {', '.join(FORMATS)} (text formats also with {' or '.join(COMPRESSIONS)})"
+
+_SPLIT = re.compile(
+    r"(?:^|[-._/ ])(train(?:ing)?|validation|valid|val|dev|test(?:ing)?|eval(?:uation)?)(?=[-._/ ]|$)"
+)
+_SPLITS = {"training": "train", "valid": "validation", "val": "validation", "dev": "validation"}
+_SPLITS |= {"testing": "test", "eval": "test", "evaluation": "test"}
 
 
-def read_table(path: Path) -> Table:
-    """Read a complete csv, tsv, jsonl or parquet file.
+@dataclass(frozen=True)
+class DataFile:
+    """One file of an input."""
 
-    Raises DataError if the file is missing, empty, of another format, or not well-formed.
+    path: Path
+    name: str  # in messages
+    format: Format
+    compression: str = ""  # ".gz", ".zst" or none
+    partition: Mapping[str, str | None] = field(default_factory=dict)  # columns in the names of its folders
+
+
+@dataclass(frozen=True, eq=False)
+class DataFiles:
+    """The files of an input in order, at least one."""
+
+    files: tuple[DataFile, ...]
+    name: str  # in messages
+    skipped: tuple[str, ...] = ()  # files of other formats in a folder
+
+
+def split_format(path: Path) -> tuple[Format, str] | None:
+    """Format and compression by the endings of a name; None if they are unknown.
+
+    >>> split_format(Path("a.CSV.gz")), split_format(Path("a.xlsx"))
+    (('csv', '.gz'), None)
     """
-    chunks = list(read_chunks(path, rows=READ_ROWS))
-    for chunk in chunks:
-        for number, fault in chunk.bad:
-            raise DataError(f"{chunk.table.source}, row {number}: {fault}")
-    columns: dict[str, list[Any]] = {name: [] for chunk in chunks for name in chunk.table.columns}
-    for chunk in chunks:
-        for name, cells in columns.items():
-            cells.extend(chunk.table.columns.get(name, [None] * len(chunk.table)))
-    table = Table(columns, path.name, chunks[0].table.types if chunks else {})
-    if len(table) == 0:
-        raise DataError(f"{path.name} is empty: expected a header and rows")
-    return table
-
-
-def read_chunks(path: Path, *, rows: int) -> Iterator[Chunk]:
-    """Read a file, or a folder of parquet files in order of name, in chunks of `rows` good and bad rows.
-
-    Bytes that are not UTF-8 become lone surrogates, so that a check of the cell can name its row and column.
-    A tsv file has no quoting (a quotation mark is text). Raises DataError if there is no such file, its
-    format is another, or the rest of it cannot be read (an open quotation mark, a damaged parquet file).
-    """
-    for file in _files(path):
-        suffix = check_format(file)
-        if suffix == ".parquet":
-            yield from read_parquet(file, rows=rows)
-            continue
-        newline = "\n" if suffix == ".jsonl" else ""  # other line ends are part of the text in jsonl
-        with file.open(encoding="utf-8", errors="surrogateescape", newline=newline) as lines:
-            if lines.read(1) != "\ufeff":  # skip a byte-order mark
-                lines.seek(0)
-            is_jsonl, tabs = suffix == ".jsonl", suffix == ".tsv"
-            records = _jsonl_records(lines) if is_jsonl else _csv_records(lines, file.name, tabs)
-            yield from _chunks(records, file.name, rows)
-
-
-def _files(path: Path) -> Sequence[Path]:
-    if path.is_dir():
-        files = sorted(file for file in path.glob("*.parquet") if file.is_file())
-        if not files:
-            raise DataError(f"{path} is a folder without parquet files. Give a file, or a folder of parquet.")
-        return files
-    if not path.is_file():
-        raise DataError(f"{path}: no such file")
-    if check_format(path) != ".parquet":
-        check_not_utf16(path)
-    return (path,)
-
-
-def check_format(path: Path, formats: Sequence[str] = FORMATS, alternative: str = "") -> str:
-    """Lower-case suffix of a path. Raises DataError if it is not among the formats."""
     suffix = path.suffix.lower()
-    if suffix not in formats:
-        raise DataError(f"{path}: expected a file ending in {', '.join(formats)}{alternative}")
-    return suffix
+    compression = suffix if suffix in COMPRESSIONS else ""
+    found = FORMATS.get(Path(path.stem).suffix.lower() if compression else suffix)
+    return None if found is None or (compression and found not in TEXT_FORMATS) else (found, compression)
 
 
-def check_not_utf16(path: Path) -> None:
-    """Raise DataError if the file starts with a byte-order mark of UTF-16 or UTF-32."""
-    with path.open("rb") as raw:
-        if raw.read(2) in (b"\xff\xfe", b"\xfe\xff"):
-            raise DataError(f"{path.name} is UTF-16 or UTF-32. Save it as UTF-8.")
+def is_input(path: Path) -> bool:
+    """True for a file or pattern that `find_files` takes, and for a folder without a card of the Hub."""
+    if path.is_dir():
+        return not (path / "README.md").is_file()
+    return path.exists() or path == STANDARD_STREAM or split_format(path) is not None
 
 
-def _chunks(records: Iterator[dict[str, Any] | str], source: str, rows: int) -> Iterator[Chunk]:
-    """Chunks of records, of which a string is the fault of a bad row."""
-    first = 1
-    while batch := list(islice(records, rows)):
-        bad = [(i, record) for i, record in enumerate(batch, first) if isinstance(record, str)]
-        good = {i: record for i, record in enumerate(batch, first) if not isinstance(record, str)}
-        names = dict.fromkeys(name for record in good.values() for name in record)
-        columns = {name: [record.get(name) for record in good.values()] for name in names}
-        yield Chunk(Table(columns, source), list(good), bad)
-        first += len(batch)
+def find_files(source: Path, *, split: str | None = None, text_columns: Sequence[str] = ()) -> DataFiles:
+    """The files of an input: one, those of a folder or a pattern, or a copy of standard input or a pipe.
 
+    With `split`, a folder whose files are named for splits gives those of this one. The first line of
+    standard input is a header if it holds one of `text_columns` or a usual name.
 
-def _csv_records(lines: TextIO, source: str, tabs: bool) -> Iterator[dict[str, Any] | str]:
-    advice = "A tab inside a cell cannot be kept in tsv." if tabs else "Quote cells that hold commas."
-    limit = csv.field_size_limit(2**31 - 1)  # texts that are too long are rejected later, by row and column
-    tsv = {"delimiter": "\t", "quoting": csv.QUOTE_NONE}
-    number = 0
-    try:
-        reader = csv.reader(lines, **(tsv if tabs else {"strict": True}))
-        header = next(reader if tabs else filter(None, reader), [])
-        if len(set(header)) < len(header):
-            raise DataError(f"{source}: the header names a column twice: {', '.join(header)}")
-        expected = f"but the header names {len(header)} columns ({', '.join(header)}). {advice}"
-        blank = [""] if tabs and len(header) == 1 else []  # a blank line is an empty cell, or no row
-        for row in filter(None, (row or blank for row in reader)):
-            number += 1
-            is_good = len(row) == len(header)
-            yield dict(zip(header, row, strict=True)) if is_good else f"{len(row)} cells, {expected}"
-    except csv.Error as error:
-        raise DataError(
-            f"{source}, row {number + 1}: {error}. Look for a quotation mark that is not closed or not "
-            "doubled."
-        ) from error
-    finally:
-        csv.field_size_limit(limit)
-
-
-def _jsonl_records(lines: TextIO) -> Iterator[dict[str, Any] | str]:
-    for line in filter(str.strip, lines):
-        try:
-            yield parse_json_line(line)
-        except ValueError as error:
-            yield str(error)
-
-
-def parse_json_line(line: str) -> dict[str, Any]:
-    """The object in a line of jsonl. Raises ValueError with the fault if there is none."""
-    try:
-        record = json.loads(line)
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"not JSON ({error})") from error
-    if not isinstance(record, dict):
-        raise ValueError("expected an object, one per line")
-    return record
-
-
-def read_parquet(
-    path: Path, *, rows: int, select: Callable[[Sequence[str]], Sequence[str]] | None = None
-) -> Iterator[Chunk]:
-    """Read a parquet file in chunks: all columns, or those of the names that `select` returns.
-
-    Raises DataError if the file is damaged or names a column twice.
+    Raises DataError if there is none, or the format of a single file is unknown.
     """
-    with extra("tune"):
-        import pyarrow
-        import pyarrow.parquet
-    first = 1
-    try:
-        with pyarrow.parquet.ParquetFile(path) as source:
-            schema = source.schema_arrow
-            types = dict(zip(schema.names, schema.types, strict=True))
-            if len(types) < len(schema.names):
-                raise DataError(f"{path.name}: it names a column twice: {', '.join(schema.names)}")
-            columns = None if select is None else list(select(schema.names))
-            for batch in source.iter_batches(rows, columns=columns):
-                numbers = list(range(first, first + len(batch)))
-                yield Chunk(Table(batch.to_pydict(), path.name, types), numbers, [])
-                first += len(batch)
-    except (pyarrow.ArrowInvalid, OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path.name}: not a readable parquet file ({error})") from error
+    if source == STANDARD_STREAM or source.is_fifo() or source.is_char_device():
+        return _copied_stream(source, text_columns)
+    if source.is_dir():
+        return _folder_files(source, split)
+    if source.is_file():
+        return DataFiles((_data_file(source, source.name),), source.name)
+    matches = sorted(map(Path, glob.glob(str(source))))  # noqa: PTH207 - Path has none for absolute patterns
+    visible = [path for path in matches if path.is_file() and not _is_hidden(path.name)]
+    files = tuple(_data_file(path, str(path)) for path in visible)
+    if files:
+        return DataFiles(files, str(source))
+    raise DataError(f"{source}: no such file or folder")
 
 
-def count_parquet_rows(files: Sequence[Path]) -> int:
-    """Total rows of parquet files, from their footers."""
-    with extra("tune"):
-        import pyarrow.parquet
-    return sum(int(pyarrow.parquet.read_metadata(file).num_rows) for file in files)
+def _data_file(path: Path, name: str, partition: Mapping[str, str | None] | None = None) -> DataFile:
+    found = split_format(path)
+    if found is None:
+        hint = " Save the sheet as CSV." if path.suffix.lower() in (".xlsx", ".xls", ".ods") else ""
+        raise DataError(f"{path}: expected {EXPECTED}.{hint}")
+    return DataFile(path, name, *found, partition or {})
+
+
+def _is_hidden(name: str) -> bool:
+    return name.startswith((".", "_")) or name.endswith(".crc")
+
+
+def _folder_files(folder: Path, split: str | None) -> DataFiles:
+    if (folder / SAVED_SPLITS).is_file():
+        return _saved_split(folder, split)
+    if (folder / SAVED_DATASET).is_file():
+        files = sorted(folder.glob("*.arrow"))
+        return DataFiles(tuple(DataFile(file, file.name, "arrow") for file in files), str(folder))
+    found, skipped = [], []
+    for path in sorted(folder.rglob("*")):
+        relative = path.relative_to(folder)
+        if not path.is_file() or any(map(_is_hidden, relative.parts)):
+            continue
+        if split_format(path) is None:
+            skipped.append(relative.as_posix())
+        else:
+            found.append(_data_file(path, relative.as_posix(), _partition(relative)))
+    if split is not None:
+        found = _of_split(found, folder, split)
+    if not found:
+        other = f" It holds {', '.join(skipped[:3])}." if skipped else ""
+        raise DataError(f"{folder} is a folder without data: expected in it {EXPECTED}.{other}")
+    return DataFiles(tuple(found), str(folder), tuple(skipped))
+
+
+def _saved_split(folder: Path, split: str | None) -> DataFiles:
+    splits = sorted(path.name for path in folder.iterdir() if (path / SAVED_DATASET).is_file())
+    wanted = split if split is not None or len(splits) != 1 else splits[0]
+    if wanted not in splits:
+        example = f"{folder}/{splits[0]}" if splits else folder
+        raise DataError(f"{folder}: choose one of its splits ({', '.join(splits)}), such as {example}")
+    return _folder_files(folder / wanted, None)
+
+
+def _partition(relative: Path) -> dict[str, str | None]:
+    pairs = [part.split("=", 1) for part in relative.parts[:-1] if "=" in part]
+    return {key: None if value == "__HIVE_DEFAULT_PARTITION__" else unquote(value) for key, value in pairs}
+
+
+def _of_split(files: Sequence[DataFile], folder: Path, split: str) -> list[DataFile]:
+    """The files that are named for a split; all if none is named for any."""
+    named = [(match, file) for file in files if (match := _SPLIT.search(file.name.lower()))]
+    if not named:
+        return list(files)
+    splits = [(_SPLITS.get(match[1], match[1]), file) for match, file in named]
+    found = [file for name, file in splits if name == _SPLITS.get(split, split)]
+    if not found:
+        names = ", ".join(sorted({name for name, _ in splits}))
+        raise DataError(
+            f"{folder} has no files of the split '{split}' (found: {names}). Choose: {folder}@SPLIT"
+        )
+    return found
+
+
+def _copied_stream(source: Path, text_columns: Sequence[str]) -> DataFiles:
+    """A copy of a stream, which can be read only once; it is removed with the result."""
+    is_standard = source == STANDARD_STREAM
+    name = "standard input" if is_standard else source.name
+    folder = Path(tempfile.mkdtemp(prefix="cascadebert-"))
+    copy = folder / "stream"
+    with copy.open("wb") as target:
+        if is_standard:
+            shutil.copyfileobj(sys.stdin.buffer, target)
+        else:
+            with source.open("rb") as stream:
+                shutil.copyfileobj(stream, target)
+    found = split_format(source) or (_guess_format(copy, text_columns), "")
+    result = DataFiles((DataFile(copy, name, *found),), name)
+    weakref.finalize(result, shutil.rmtree, folder, ignore_errors=True)
+    return result
+
+
+def _guess_format(file: Path, text_columns: Sequence[str]) -> Format:
+    """Format of a stream by its first bytes: JSON, a table with a header, or lines of text."""
+    with file.open("rb") as raw:
+        start = raw.read(1 << 16).removeprefix(b"\xef\xbb\xbf").lstrip()
+    if start[:4] == b"PAR1":
+        return "parquet"
+    if start[:1] in (b"{", b"["):
+        return "json"
+    header = start.decode("utf-8", "replace").partition("\n")[0].lower()
+    cells = {cell.strip(" \r\"'") for cell in re.split(r"[,;|\t]", header)}
+    names = {*map(str.lower, text_columns), *chain(*USUAL_TEXT_COLUMNS)}
+    return "csv" if cells & names or header.startswith("sep=") else "txt"

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from itertools import count
 from typing import Any, Protocol
 
 import numpy as np
 
 from cascadebert.data.cells import as_list
-from cascadebert.data.labels import shorten
-from cascadebert.data.table import Table
+from cascadebert.data.labels import declared_names, shorten
+from cascadebert.data.table import Table, unique_names
 from cascadebert.errors import DataError
 
 _EXPECTED = (
@@ -35,7 +34,7 @@ class TableLike(Protocol):
 
 @dataclass(frozen=True)
 class MemoryColumn:
-    """A column that is converted to Python values only if it is needed."""
+    """A column that is converted to Python values when these are needed."""
 
     values: Any
 
@@ -43,8 +42,22 @@ class MemoryColumn:
         return len(self.values)
 
     def to_pylist(self) -> list[Any]:
-        """The cells, NumPy's scalars as Python's."""
-        return [cell.item() if isinstance(cell, np.generic) else cell for cell in as_list(self.values)]
+        """The cells, NumPy's scalars as Python's; None where a value is missing."""
+        return [None if _is_missing(cell) else _plain(cell) for cell in as_list(self.values)]
+
+
+def _plain(cell: Any) -> Any:
+    return cell.item() if isinstance(cell, np.generic) else cell
+
+
+def _is_missing(cell: Any) -> bool:
+    """True for None, and for values that do not equal themselves: NaN, and pandas' NA and NaT."""
+    try:
+        return cell is None or bool(cell != cell)
+    except TypeError:  # pandas.NA has no truth value
+        return True
+    except ValueError:  # nor has an array
+        return False
 
 
 def memory_table(data: Any, title: str) -> Table:
@@ -53,25 +66,22 @@ def memory_table(data: Any, title: str) -> Table:
     Names of columns become strings; a second column of a name is kept as `name.1`. Raises DataError if `data`
     is something else, has several splits, or columns of different lengths.
     """
-    columns: dict[str, Any] = {}
-    repeated = set()
-    for given, values in _columns(data):
-        name = str(given)
-        if name in columns:
-            repeated.add(name)
-            name = next(new for i in count(1) if (new := f"{name}.{i}") not in columns)
-        columns[name] = MemoryColumn(values)
+    pairs = list(_columns(data))
+    names, repeated = unique_names([str(name) for name, _ in pairs])
+    columns = {name: MemoryColumn(values) for name, (_, values) in zip(names, pairs, strict=True)}
     if len(sizes := {len(column): name for name, column in columns.items()}) > 1:
         each = shorten([f"{name!r} has {size:,}" for size, name in sizes.items()], most=4)
         raise DataError(f"{title}: columns with different numbers of rows: {each}")
-    return Table(columns, title, repeated=frozenset(repeated))
+    return Table(columns, title, repeated, _declared(data))
 
 
-def declared_labels(data: Any, column: str) -> tuple[str, ...] | None:
-    """The names of a label column's ids in order, as a `datasets.Dataset` declares them with ClassLabel."""
+def _declared(data: Any) -> dict[str, tuple[str, ...]]:
+    """Names of labels that are given as ids, by column: ClassLabel of `datasets`, also in an Arrow schema."""
     features = getattr(data, "features", None)  # of a DataFrame it may be a column
-    names = getattr(features.get(column), "names", None) if isinstance(features, dict) else None
-    return None if names is None else tuple(names)
+    if isinstance(features, dict):
+        names = {column: getattr(feature, "names", None) for column, feature in features.items()}
+        return {column: tuple(given) for column, given in names.items() if given}
+    return dict(declared_names(getattr(getattr(data, "schema", None), "metadata", None)))
 
 
 def _columns(data: Any) -> Iterable[tuple[Any, Any]]:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from cascadebert.data.dataset import Examples, label_names
+from cascadebert.data.dataset import Examples
+from cascadebert.data.label_names import label_names
 from cascadebert.data.labels import shorten
 from cascadebert.errors import DataError
 from cascadebert.types import Bools, Ints
@@ -25,23 +27,30 @@ class Splits:
 
 
 def split_examples(
-    train: Examples, validation: Examples | None, *, tune_fraction: float, certify_fraction: float, seed: int
+    train: Examples,
+    validation: Examples | None,
+    *,
+    tune_fraction: float,
+    certify_fraction: float,
+    seed: int,
+    known: Sequence[str] = (),
 ) -> Splits:
     """Take the tune and certify splits from `validation` in equal parts, or else these fractions of `train`.
 
     Examples of one group, and examples with equal texts, go to one split. A text that is in several splits
     nevertheless (through groups, or in both files) stays in the one that decides more: certify before tune
-    before train. Raises DataError if labels are missing, or a split is empty.
+    before train. The labels are named by `label_names(train, known)`. Raises DataError if labels are missing,
+    or a split is empty.
     """
-    names = label_names(train)
+    names = label_names(train, known)
+    train = train.match_labels(names, ids=False)
     notices: list[str] = []
     rng = np.random.default_rng(seed)
     if validation is None:
         split = assign_splits(train, names, (tune_fraction, certify_fraction), rng)
         rest, tune, certify = (train.take(np.flatnonzero(split == i)) for i in range(3))
     else:
-        for examples in (train, validation):
-            examples.label_ids(names)  # raises for a label that no train example has
+        validation = validation.match_labels(names, ids=False)
         split = assign_splits(validation, names, (0.5,), rng)
         tune, certify = (validation.take(np.flatnonzero(split == i)) for i in range(2))
         rest = _drop_groups(train, validation, notices)

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from cascadebert.data.columns import Columns, or_remembered
-from cascadebert.data.dataset import DataSource, Examples, load_examples
+from cascadebert.data.columns import Columns
+from cascadebert.data.dataset import DataSource, Examples
 from cascadebert.errors import DataError
 from cascadebert.evaluation.drift_statistics import (
     CONFIDENCE_LEVEL,
@@ -17,7 +17,7 @@ from cascadebert.evaluation.drift_statistics import (
     DriftResult,
     compare_outputs,
 )
-from cascadebert.evaluation.evaluate import check_has_tokens, stage_outputs
+from cascadebert.evaluation.evaluate import load_for, stage_outputs
 from cascadebert.inference.cascade import Cascade
 from cascadebert.persistence.folder import read_used_rows
 
@@ -46,13 +46,8 @@ def detect_drift(
     """
     level = _agreement_target(cascade, min_agreement)
     config = DriftConfig(level, tolerance=tolerance, confidence_level=confidence_level)
-    columns = or_remembered(columns, cascade.remembered_columns)
-    samples = [
-        load_examples(source, columns=columns, labels=False, groups=False, split="validation")
-        for source in (reference, new)
-    ]
+    samples = [load_for(cascade, source, columns=columns, labels=False) for source in (reference, new)]
     for sample in samples:
-        check_has_tokens(sample, (stage.tokenizer for stage in cascade.stages))
         try:
             cascade.check_input_kind(sample.texts)
         except DataError as error:

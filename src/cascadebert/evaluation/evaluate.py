@@ -73,14 +73,14 @@ def evaluate_cascade(
 def load_for(
     cascade: Cascade, data: DataSource, *, columns: Columns | None = None, labels: bool = True
 ) -> Examples:
-    """Examples for a cascade, with its names for their labels; without `labels` these may be absent.
+    """Examples for a cascade, with its names for their labels; these may be absent if not required.
 
     Raises DataError, with the row, if a cell cannot be used, a label is unknown or a text has no tokens.
     """
     columns = or_remembered(columns, cascade.remembered_columns)
     examples = load_examples(data, columns=columns, labels=labels, split="validation")
     check_has_tokens(examples, (stage.tokenizer for stage in cascade.stages))
-    return examples.match_labels(cascade.label_names)
+    return examples.match_labels(cascade.label_names, required=labels)
 
 
 def check_has_tokens(examples: Examples, tokenizers: Iterable[StageTokenizer]) -> None:

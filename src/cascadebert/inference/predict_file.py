@@ -1,34 +1,46 @@
-"""Classifies every row of a file of any size with memory for one chunk; resumes after an interruption."""
+"""Classifies every row of an input of any size with memory for one chunk; resumes after an interruption."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import shutil
-from collections.abc import Collection, Iterable, Mapping, Sequence
+import sys
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from itertools import chain
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
 
-from cascadebert.atomic import WORK_MARKER, work_directory, write_text_atomically
 from cascadebert.data.cells import check_texts
 from cascadebert.data.columns import Columns, find_text_columns, or_remembered
-from cascadebert.data.files import count_parquet_rows, read_chunks
-from cascadebert.data.table import Chunk, Table
-from cascadebert.data.writers import ensure_writable_file, join_parts, write_table
-from cascadebert.errors import CascadeError, DataError
+from cascadebert.data.files import STANDARD_STREAM
+from cascadebert.data.readers import Layout, read_chunks, read_layout, row_message
+from cascadebert.data.table import MISSING, Chunk, ColumnType, Fault, Table
+from cascadebert.data.writers import check_holds, ensure_writable_file, join_parts, unify_types, write_table
+from cascadebert.errors import DataError
 from cascadebert.inference.batch_size import with_tuned_batch_sizes
 from cascadebert.inference.cascade import Cascade
+from cascadebert.inference.predict_work import Job, Work, is_finishing, rows_sha256
 from cascadebert.progress import progress_bar
 
-ADDED_COLUMNS = ("label", "confidence", "stage")
+ADDED_COLUMNS: Mapping[str, ColumnType] = {"label": "string", "confidence": "number", "stage": "integer"}
+REJECT_COLUMNS: Mapping[str, ColumnType] = {
+    "file": "string",
+    "row": "integer",
+    "line": "integer",
+    "reason": "string",
+}
 CHUNK_ROWS = 16_384
 MEASURE_FROM_ROWS = 10_000  # files from this size on are worth the time to measure batch sizes
-JOB_FILE = "job.json"
-REPORT_VERSION = 2  # of the form of a chunk's report
+TOO_LONG = "more tokens in its text than the stage that answers reads"
+MEND = (
+    "Mend the row and run the same command again (rows that are done are kept), or write such rows to a file "
+    "of their own with --rejects FILE."
+)
 
 
 @dataclass(frozen=True)
@@ -57,69 +69,102 @@ def predict_file(
     *,
     columns: Columns | None = None,
     rejects: Path | None = None,
+    truncate: bool = True,
     overwrite: bool = False,
 ) -> FilePredictions:
     """Write the rows of a file with the cascade's `label`, `confidence` and `stage` added.
 
-    `source` is a csv, tsv, jsonl or parquet file or a folder of parquet files. Chunks of 16,384 rows are
-    stored in `OUTPUT.work` and concatenated at the end; an interrupted run resumes after the last stored
+    `source` is a file, a folder of files or a pattern (see docs/data.md); "-" is standard input, and as
+    `output` standard output, in the format of the input. Chunks of 16,384 rows are stored in `OUTPUT.work` and concatenated at the end; an interrupted run resumes after the last stored
     chunk and writes the same output. An input column of an added name is written as `input_label` and so on.
-    `rejects` receives number and reason of each row that cannot be classified (a text that is absent, empty,
-    too long or not UTF-8, a malformed line). Raises DataError with row and column of the first such row if
-    `rejects` is not given, and CascadeError if `OUTPUT.work` is unfinished work of another run.
+    `rejects` receives number and reason of each row that cannot be classified (a text that is absent, empty
+    or not UTF-8, a malformed line; without `truncate`, a text of more tokens than the stage reads).
+
+    Raises DataError with row and column of the first such row if `rejects` is not given, if the output's
+    format cannot hold a column or a file has two roles, and CascadeError if `OUTPUT.work` is unfinished
+    work of a run with other options.
     """
-    for file in (output, rejects):
-        if file is not None:
-            ensure_writable_file(file, overwrite=overwrite)
-    if rejects is not None and rejects.absolute() == output.absolute():
-        raise DataError(f"{output}: predictions and rejects need two files. Give --rejects another name.")
-    chunks = read_chunks(source, rows=CHUNK_ROWS)
-    first = next(chunks, None)
-    if first is None:
-        raise DataError(f"{source.name} is empty: expected a header and rows")
-    if not first.numbers:
-        number, reason = first.bad[0]
-        raise DataError(f"{first.table.source}, row {number}: {reason}. None of the first rows can be read.")
-    names = list(first.table.columns)
     columns = or_remembered(columns, cascade.remembered_columns)
-    text_columns = find_text_columns(names, columns, first.table.source, first.table.repeated)
-    output_names = {name: _output_name(name, names) for name in names}
-    layout = _Layout(text_columns, output_names, output.suffix.lower())
-    work, total = work_directory(output), _count_rows(source)
-    job = _fingerprint(cascade, source, layout)
-    cascade = _begin_or_resume(cascade, work, job, measure=total >= MEASURE_FROM_ROWS)
+    layout = read_layout(source, columns)
+    with _output_file(output, layout) as file:
+        for path in (file, rejects):
+            if path is not None:
+                ensure_writable_file(path, overwrite=overwrite or is_finishing(file))
+        form = _output_form(layout, columns, file)
+        return _predict(cascade, layout, form, file, rejects, truncate=truncate)
+
+
+@contextmanager
+def _output_file(output: Path, layout: Layout) -> Iterator[Path]:
+    """The output; for standard output a temporary file in the format of the input, copied there at the end."""
+    if output != STANDARD_STREAM:
+        yield output
+        return
+    suffix = f".{layout.files[0].file.format}"
+    with TemporaryDirectory(prefix="cascadebert-") as folder:
+        file = Path(folder) / f"output{suffix if suffix in ('.csv', '.tsv') else '.jsonl'}"
+        yield file
+        with file.open("rb") as source:
+            shutil.copyfileobj(source, sys.stdout.buffer)
+        sys.stdout.flush()
+
+
+def _predict(
+    cascade: Cascade, layout: Layout, form: _OutputForm, output: Path, rejects: Path | None, *, truncate: bool
+) -> FilePredictions:
+    work = Work(output)
+    job = _job(cascade, form, truncate=truncate, rejects=rejects is not None)
+    measure = layout.rows >= MEASURE_FROM_ROWS
+    sizes = work.begin_or_resume(job, lambda: _batch_tokens(cascade, measure=measure))
+    pairs = zip(cascade.stages, sizes, strict=True)
+    stages = tuple(replace(stage, batch_tokens=size) for stage, size in pairs)
+    run = _Run(replace(cascade, stages=stages), form, work, strict=rejects is None, truncate=truncate)
     try:
-        _predict_chunks(cascade, chain([first], chunks), layout, work, strict=rejects is None, total=total)
+        chunks = run.predict(layout)
     except DataError:
-        if not _reports(work):
-            shutil.rmtree(work)
+        work.remove_if_empty()
         raise
-    return _finish(layout, work, output, rejects)
+    return run.finish(chunks, output, rejects)
 
 
 @dataclass(frozen=True)
-class _Layout:
-    """Columns that are read and written."""
+class _OutputForm:
+    """Columns that are read and written, settled over all files of the input."""
 
     text_columns: tuple[str, ...]
-    output_names: dict[str, str]  # by name in the input
-    suffix: str  # of the output
+    names: dict[str, str]  # in the output, by name in the input
+    types: dict[str, ColumnType]  # by name in the output, with the added columns
+    suffix: str
 
-    def output_table(self, chunk: Chunk, valid: Sequence[int], added: Mapping[str, list[Any]]) -> Table:
-        """The valid rows of a chunk. Raises DataError if they have a new column and the format needs all."""
-        table, names = chunk.table, dict(self.output_names)
-        for name in table.columns:
-            if name not in names and self.suffix != ".jsonl":
+    def table(self, chunk: Chunk, valid: Sequence[int], added: Mapping[str, list[Any]]) -> Table:
+        """The valid rows of a chunk with the added columns."""
+        columns: dict[str, Any] = {}
+        for name, output_name in self.names.items():
+            cells = chunk.table.columns.get(name, [MISSING] * len(chunk.table))
+            if len(valid) < len(chunk.table):
+                cells = [cells[i] for i in valid] if isinstance(cells, list) else cells.take(valid)
+            columns[output_name] = cells
+        return Table({**columns, **added}, chunk.table.source)
+
+
+def _output_form(layout: Layout, columns: Columns, output: Path) -> _OutputForm:
+    text_columns = find_text_columns(layout.names, columns, layout.name, layout.repeated)
+    for file in layout.files:
+        if file.file.format != "json":  # where each row has names of its own
+            find_text_columns(file.types, replace(columns, text=text_columns), file.file.name)
+    names = {name: _output_name(name, layout.names) for name in layout.names}
+    suffix, types = output.suffix.lower(), dict[str, ColumnType]()
+    for file in layout.files:
+        check_holds({names[name]: kind for name, kind in file.types.items()}, suffix, file.file.name)
+        for name, kind in file.types.items():
+            common = unify_types(types.get(names[name], kind), kind)
+            if common is None and suffix == ".parquet":
                 raise DataError(
-                    f"{table.source}: the column '{name}' first appears after row {chunk.numbers[0] - 1:,}, "
-                    f"too late for {self.suffix}. Write jsonl."
+                    f"{file.file.name}: the column '{name}' has the type {kind} here and "
+                    f"{types[names[name]]} in another file, which no type of parquet unites. Write jsonl."
                 )
-            names.setdefault(name, _output_name(name, table.columns))
-        absent = [None] * len(table)
-        cells = {output: table.columns.get(name, absent) for name, output in names.items()}
-        columns = {name: [column[i] for i in valid] for name, column in cells.items()}
-        types = {names[name]: arrow_type for name, arrow_type in table.types.items()}
-        return Table({**columns, **added}, table.source, types)
+            types[names[name]] = common or "json"
+    return _OutputForm(text_columns, names, {**types, **ADDED_COLUMNS}, suffix)
 
 
 def _output_name(name: str, columns: Collection[str]) -> str:
@@ -130,119 +175,104 @@ def _output_name(name: str, columns: Collection[str]) -> str:
     return output
 
 
-def _fingerprint(cascade: Cascade, source: Path, layout: _Layout) -> str:
-    # equal for runs that write the same output
-    files = sorted(source.glob("*.parquet")) if source.is_dir() else [source]
-    inputs = [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files]
+def _job(cascade: Cascade, form: _OutputForm, *, truncate: bool, rejects: bool) -> Job:
     stages = None if cascade.spec is None else [(s.sha256, s.temperature) for s in cascade.spec.stages]
     engines = [(stage.engine.name, stage.engine.precision) for stage in cascade.stages]
-    thresholds = cascade.operating_point.thresholds
-    parts = [
-        REPORT_VERSION,
-        inputs,
-        stages,
-        engines,
-        thresholds,
-        layout.text_columns,
-        layout.suffix,
-        CHUNK_ROWS,
-    ]
-    return hashlib.sha256(json.dumps(parts, default=str).encode()).hexdigest()
-
-
-def _begin_or_resume(cascade: Cascade, work: Path, job: str, *, measure: bool) -> Cascade:
-    # a resumed run keeps the batch sizes that it began with
-    file = work / JOB_FILE
-    if all(path.name == WORK_MARKER for path in work.iterdir()):
-        sizes = [stage.batch_tokens for stage in with_tuned_batch_sizes(cascade, measure=measure).stages]
-        write_text_atomically(file, json.dumps({"job": job, "batch_tokens": sizes}))
-    state = _read(file) if file.is_file() else {}
-    if state.get("job") != job:
-        raise CascadeError(
-            f"{work} is unfinished work of another run (its input, cascade, options or version of "
-            "cascadebert were others). "
-            "Remove it to start afresh, or choose another --output."
-        )
-    stages = zip(cascade.stages, state["batch_tokens"], strict=True)
-    return replace(cascade, stages=tuple(replace(stage, batch_tokens=size) for stage, size in stages))
-
-
-def _predict_chunks(
-    cascade: Cascade, chunks: Iterable[Chunk], layout: _Layout, work: Path, *, strict: bool, total: int
-) -> None:
-    done, exits = 0, np.zeros(len(cascade.stages), dtype=np.int64)
-    with progress_bar("predicting", total, "rows") as show:
-        for number, chunk in enumerate(chunks):
-            report = work / f"{number:08d}.json"
-            if not report.is_file():
-                _predict_chunk(cascade, chunk, layout, report, strict)
-            done += len(chunk.numbers) + len(chunk.bad)
-            exits += _read(report)["exits"]
-            rates = " / ".join(f"{100 * rate:.0f} %" for rate in exits / max(1, exits.sum()))
-            show(min(done, total), f"exits by stage: {rates}")
-
-
-def _predict_chunk(cascade: Cascade, chunk: Chunk, layout: _Layout, report: Path, strict: bool) -> None:
-    # the report is written last: a chunk that has one is complete
-    source = chunk.table.source
-    texts, valid, invalid = check_texts(chunk.table, layout.text_columns)
-    empty = set(cascade.without_tokens(texts))
-    invalid |= {valid[i]: "no tokens in its text" for i in empty}
-    kept = [i for i in range(len(valid)) if i not in empty]
-    good: list[Any] = [texts[i] for i in kept]
-    valid = [valid[i] for i in kept]
-    rejects = sorted([*chunk.bad, *((chunk.numbers[index], reason) for index, reason in invalid.items())])
-    if rejects and strict:
-        number, reason = rejects[0]
-        raise DataError(
-            f"{source}, row {number}, {reason}. Fix or remove the row, or write such rows to a file of their "
-            "own with --rejects FILE."
-        )
-    predictions = cascade.predict(good)
-    if valid:
-        cells = predictions.labels, np.round(predictions.confidences, 6), predictions.stages
-        added = {name: column.tolist() for name, column in zip(ADDED_COLUMNS, cells, strict=True)}
-        write_table(layout.output_table(chunk, valid, added), report.with_suffix(layout.suffix))
-    counts = {
-        "exits": np.bincount(predictions.stages - 1, minlength=len(cascade.stages)).tolist(),
-        "truncated": int(predictions.truncated.sum()),
+    content = json.dumps([stages, cascade.operating_point.thresholds], default=str)
+    options = {
+        "the cascade": hashlib.sha256(content.encode()).hexdigest(),
+        "--engine and --precision": engines,
+        "--text-column": form.text_columns,
+        "--truncate": truncate,
+        "--rejects": rejects,
+        "format of --output": form.suffix,
+        "rows per chunk": CHUNK_ROWS,
     }
-    rejected = [[source, number, reason] for number, reason in rejects]
-    write_text_atomically(report, json.dumps(counts | {"rejects": rejected}))
+    return Job(options, {"names": form.names, "types": form.types})
 
 
-def _finish(layout: _Layout, work: Path, output: Path, rejects: Path | None) -> FilePredictions:
-    """Concatenate the chunks and their rejects, and remove the work directory."""
-    files = _reports(work)
-    reports = [_read(file) for file in files]
-    parts = [part for file in files if (part := file.with_suffix(layout.suffix)).is_file()]
-    names = [*layout.output_names.values(), *ADDED_COLUMNS]
-    if parts:
-        join_parts(parts, output, columns=names)
-    else:
-        write_table(Table({name: [] for name in names}, output.name), output)
-    rejected = [row for report in reports for row in report["rejects"]]
-    if rejects is not None:
-        columns = {name: [row[i] for row in rejected] for i, name in enumerate(("file", "row", "reason"))}
-        write_table(Table(columns, rejects.name), rejects)
-    shutil.rmtree(work)
-    exits = np.sum([report["exits"] for report in reports], axis=0)
-    truncated = sum(report["truncated"] for report in reports)
-    return FilePredictions(tuple(exits.tolist()), len(rejected), truncated)
+def _batch_tokens(cascade: Cascade, *, measure: bool) -> list[int]:
+    return [stage.batch_tokens for stage in with_tuned_batch_sizes(cascade, measure=measure).stages]
 
 
-def _reports(work: Path) -> list[Path]:
-    return sorted(work.glob("[0-9]*.json"))
+@dataclass(frozen=True)
+class _Run:
+    """Predicts chunks and stores them."""
+
+    cascade: Cascade
+    form: _OutputForm
+    work: Work
+    strict: bool  # a bad row ends the run
+    truncate: bool  # a text that a stage reads in part is no bad row
+
+    def predict(self, layout: Layout) -> int:
+        """Predict the chunks that are not done yet. Returns the number of all."""
+        done = count = 0
+        exits = np.zeros(len(self.cascade.stages), dtype=np.int64)
+        with progress_bar("predicting", layout.rows, "rows") as show:
+            for number, chunk in enumerate(read_chunks(layout, rows=CHUNK_ROWS)):
+                sha256 = rows_sha256(chunk)
+                report = self.work.done(number, sha256) or self._predict_chunk(number, chunk, sha256)
+                count, done = number + 1, done + len(chunk)
+                exits += report["exits"]
+                rates = " / ".join(f"{100 * rate:.0f} %" for rate in exits / max(1, exits.sum()))
+                show(min(done, layout.rows), f"exits by stage: {rates}")
+        if not done:
+            raise DataError(f"{layout.name} is empty: expected a header and rows")
+        return count
+
+    def _predict_chunk(self, number: int, chunk: Chunk, sha256: str) -> dict[str, Any]:
+        texts, valid, invalid = check_texts(chunk.table, self.form.text_columns)
+        empty = set(self.cascade.without_tokens(texts))
+        invalid |= {valid[i]: "no tokens in its text" for i in empty}
+        kept = [i for i in range(len(valid)) if i not in empty]
+        predictions = self.cascade.predict([texts[i] for i in kept])
+        answered = np.arange(len(kept))
+        if not self.truncate:
+            invalid |= {valid[kept[i]]: TOO_LONG for i in np.flatnonzero(predictions.truncated).tolist()}
+            answered = np.flatnonzero(~predictions.truncated)
+        rejects = _all_faults(chunk, invalid)
+        if rejects and self.strict:
+            raise DataError(f"{row_message(chunk.table.source, rejects[0])}. {MEND}")
+        if len(answered):
+            cells = predictions.labels, np.round(predictions.confidences, 6), predictions.stages
+            added = {n: column[answered].tolist() for n, column in zip(ADDED_COLUMNS, cells, strict=True)}
+            rows = [valid[kept[i]] for i in answered]
+            table = self.form.table(chunk, rows, added)
+            write_table(table, self.work.part(number, self.form.suffix), self.form.types)
+        exits = np.bincount(predictions.stages[answered] - 1, minlength=len(self.cascade.stages))
+        report = {
+            "sha256": sha256,
+            "rows": len(answered),
+            "exits": exits.tolist(),
+            "truncated": int(predictions.truncated[answered].sum()),
+            "rejects": [[chunk.table.source, *fault] for fault in rejects],
+        }
+        self.work.store(number, report)
+        return report
+
+    def finish(self, chunks: int, output: Path, rejects: Path | None) -> FilePredictions:
+        """Concatenate the chunks and their rejects, and remove the work folder."""
+        reports = [self.work.report(number) for number in range(chunks)]
+        self.work.begin_finishing()
+        rejected = [row for report in reports for row in report["rejects"]]
+        if rejects is not None:
+            columns = {name: [row[i] for row in rejected] for i, name in enumerate(REJECT_COLUMNS)}
+            write_table(Table(columns, rejects.name), rejects, REJECT_COLUMNS)
+        numbers = [number for number, report in enumerate(reports) if report["rows"]]
+        if numbers:
+            parts = [self.work.part(number, self.form.suffix) for number in numbers]
+            join_parts(parts, output, columns=list(self.form.types))
+        else:
+            write_table(Table({name: [] for name in self.form.types}, output.name), output, self.form.types)
+        self.work.remove()
+        exits = np.sum([report["exits"] for report in reports], axis=0)
+        truncated = sum(report["truncated"] for report in reports)
+        return FilePredictions(tuple(exits.tolist()), len(rejected), truncated)
 
 
-def _count_rows(source: Path) -> int:
-    """Rows of a file: exact for parquet; lines for text formats, of which a quoted cell may hold several."""
-    files = sorted(source.glob("*.parquet")) if source.is_dir() else [source]
-    if files[0].suffix.lower() == ".parquet":
-        return count_parquet_rows(files)
-    with source.open("rb") as raw:
-        return max(1, sum(block.count(b"\n") for block in iter(lambda: raw.read(1 << 20), b"")))
-
-
-def _read(file: Path) -> Any:
-    return json.loads(file.read_text("utf-8"))
+def _all_faults(chunk: Chunk, invalid: Mapping[int, str]) -> list[Fault]:
+    """The bad rows of a chunk and those with an invalid text, in order."""
+    lines: Sequence[int | None] = chunk.lines or [None] * len(chunk.numbers)
+    more = [Fault(chunk.numbers[i], lines[i], reason) for i, reason in invalid.items()]
+    return sorted([*chunk.bad, *more])

@@ -11,8 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from cascadebert.data.dataset import Examples, label_names, load_examples
+from cascadebert.data.dataset import Examples, load_examples
 from cascadebert.data.files import FORMATS
+from cascadebert.data.label_names import label_names
 from cascadebert.errors import DataError
 from cascadebert.inference.tokenizer import StageTokenizer
 from cascadebert.paper.protocol import TaskConfig
@@ -56,6 +57,7 @@ def load_task(
     train, test = (_read(task, data, split) for split in ("train", task.test_split))
     train = train.take(np.flatnonzero(~np.isin(train.hashes(), test.hashes())))
     names = label_names(train)
+    train, test = (part.match_labels(names, ids=False) for part in (train, test))
     lines = [text if isinstance(text, str) else " ".join(text) for text in train.texts]
     is_sentence = np.ones(len(train), dtype=np.bool_)
     if task.phrases:
@@ -128,7 +130,6 @@ def _check(data: TaskData, task: TaskConfig) -> None:
     for name in PARTS:
         if not len(getattr(data, name)):
             raise DataError(f"{task.name}: no {name} examples are left. Give more examples.")
-    data.test.label_ids(data.label_names)
     missing = set(data.label_names) - set(data.train.labels or ())
     if missing:
         raise DataError(

@@ -97,7 +97,8 @@ def assemble(
         for source in sources:
             weight_files(source)
         check_stages(names, sources)
-        examples = examples.match_labels(config_label_names(read_config(sources[-1]), sources[-1]))
+        label_names = config_label_names(read_config(sources[-1]), sources[-1])
+        examples = examples.match_labels(label_names, required=needs_labels(target))
         return _build_of_copies(sources, names, examples, config, output)
 
 

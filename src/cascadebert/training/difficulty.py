@@ -14,7 +14,8 @@ import numpy as np
 
 from cascadebert.atomic import atomic_file
 from cascadebert.data.columns import Columns
-from cascadebert.data.dataset import DataSource, Examples, Hashes, label_names, load_examples
+from cascadebert.data.dataset import DataSource, Examples, Hashes, load_examples
+from cascadebert.data.label_names import label_names
 from cascadebert.data.splits import assign_folds
 from cascadebert.errors import DataError
 from cascadebert.persistence.checkpoint_config import resolve_checkpoint
@@ -99,6 +100,7 @@ def label_difficulty(
     config = config or FitConfig()
     examples = load_examples(train, columns=columns)
     names = names or label_names(examples)
+    examples = examples.match_labels(names, ids=False)
     ids, source = examples.label_ids(names), resolve_checkpoint(stage)
     seeds = [(config.seed + i) % 2**32 for i in range(config.difficulty_seeds)]
     with tempfile.TemporaryDirectory() as temporary:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ import numpy as np
 from cascadebert.atomic import work_directory
 from cascadebert.data.columns import Columns, named
 from cascadebert.data.dataset import DataSource, Examples, load_examples
+from cascadebert.data.labels import without_prefix
 from cascadebert.data.splits import Splits, assign_folds, split_examples
 from cascadebert.errors import CascadeError, DataError, StageError, show_paths_as
 from cascadebert.evaluation.evaluate import check_has_tokens
@@ -21,7 +23,7 @@ from cascadebert.inference.cascade import Cascade
 from cascadebert.inference.engines.load import resolve_engine
 from cascadebert.inference.engines.static import MODEL_TYPE
 from cascadebert.inference.tokenizer import StageTokenizer, resolve_max_length
-from cascadebert.persistence.checkpoint_config import config_int, read_config
+from cascadebert.persistence.checkpoint_config import config_int, config_label_names, read_config
 from cascadebert.persistence.folder import UsedRows, ensure_writable_directory
 from cascadebert.thresholds.operating_point import Target
 from cascadebert.training.assemble import BuildConfig, build_cascade
@@ -94,16 +96,17 @@ def fit(
     ensure_writable_directory(output, overwrite=overwrite)
     resolved = resolve_engine(engine, precision)
     build = BuildConfig(target, cost_unit, score, *resolved, config.max_length, overwrite, named(columns))
-    splits = _load_splits(train, validation, columns, config)
-    parts = {"train": splits.train, "tune": splits.tune, "certify": splits.certify}
-    notices = splits.notices
-    if unlabeled is not None:
-        parts["unlabeled"], more_notices = _load_unlabeled(unlabeled, columns, splits)
-        notices += more_notices
-    reused = _load_difficulty(difficulty, splits.train, len(names) - 1, config)
+    examples, held_out = _load_labeled(train, validation, columns)
     with tempfile.TemporaryDirectory() as temporary:
         sources = _resolve_sources(names, Path(temporary))
         ensure_writable_directory(output, overwrite=overwrite, sources=sources)
+        splits = _split(examples, held_out, _known_labels(sources[-1]), config)
+        parts = {"train": splits.train, "tune": splits.tune, "certify": splits.certify}
+        notices = splits.notices
+        if unlabeled is not None:
+            parts["unlabeled"], more_notices = _load_unlabeled(unlabeled, columns, splits)
+            notices += more_notices
+        reused = _load_difficulty(difficulty, splits.train, len(names) - 1, config)
         with show_paths_as(dict(zip(sources, names, strict=True))):
             _check_stages(names, sources, splits, build, config)
             _check_tokenizers(names, sources, parts, config)
@@ -167,19 +170,32 @@ def _resolve_sources(names: Sequence[str], temporary: Path) -> list[Path]:
     return sources
 
 
-def _load_splits(
-    train: DataSource, validation: DataSource | None, columns: Columns | None, config: FitConfig
-) -> Splits:
+def _load_labeled(
+    train: DataSource, validation: DataSource | None, columns: Columns | None
+) -> tuple[Examples, Examples | None]:
     examples = load_examples(train, columns=columns)
-    held_out = None
-    if validation is not None:
-        held_out = load_examples(validation, columns=columns, groups=False, split="validation")
+    if validation is None:
+        return examples, None
+    return examples, load_examples(validation, columns=columns, groups=False, split="validation")
+
+
+def _known_labels(source: Path) -> tuple[str, ...]:
+    """The labels of a checkpoint that is a classifier already and names them; otherwise none."""
+    with suppress(StageError):  # reported where it matters
+        names = config_label_names(read_config(source), source)
+        if without_prefix(names) == names:
+            return names
+    return ()
+
+
+def _split(examples: Examples, held_out: Examples | None, known: Sequence[str], config: FitConfig) -> Splits:
     splits = split_examples(
         examples,
         held_out,
         tune_fraction=config.tune_fraction,
         certify_fraction=config.certify_fraction,
         seed=config.seed,
+        known=known,
     )
     counts = [len(part) for part in (splits.train, splits.tune, splits.certify)]
     log.info("examples: train %d, tune %d, certify %d; %d labels", *counts, len(splits.label_names))
@@ -201,8 +217,8 @@ def _load_unlabeled(
     source: DataSource, columns: Columns | None, splits: Splits
 ) -> tuple[Examples, tuple[str, ...]]:
     """Distinct unlabeled examples that are in no split yet, and a notice about the others."""
-    columns = replace(columns or Columns(), label=None)
     examples = load_examples(source, columns=columns, labels=False, groups=False)
+    examples = examples.match_labels(splits.label_names, ids=False, required=False)
     if isinstance(examples.texts[0], str) != isinstance(splits.train.texts[0], str):
         expected = f"one text per example, or pairs, as in {splits.train.source}"
         raise DataError(f"{examples.source}: expected {expected}")

@@ -1,0 +1,248 @@
+"""Csv and tsv files: the delimiter and the header, and rows of which a broken one spoils no other."""
+
+from __future__ import annotations
+
+import csv
+import logging
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any, NamedTuple
+
+from cascadebert.data.files import DataFile
+from cascadebert.data.labels import shorten
+from cascadebert.data.table import Chunk, Fault, Table, unique_names
+from cascadebert.data.text_files import open_text
+
+log = logging.getLogger("cascadebert")
+
+DELIMITERS = (",", ";", "\t", "|")  # the first is preferred where several fit
+SAMPLE_LINES = 50
+MAX_ROW_LINES = 10_000  # a quoted cell of more lines is taken for one that is not closed
+_OPEN = "unexpected end of data"  # the csv module's words for an open quotation mark
+MANY_LINES = 50  # line breaks in a cell that are worth a note
+
+
+@dataclass(frozen=True)
+class CsvLayout:
+    """The form of a csv or tsv file, from its first rows."""
+
+    delimiter: str
+    quoted: bool  # False: a quotation mark is text
+    names: tuple[str, ...]  # of its columns; a repeated one gets a number
+    repeated: frozenset[str]
+    has_separator_line: bool  # "sep=;" before the header
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """Arguments of `csv.reader`."""
+        form = {"strict": True} if self.quoted else {"quoting": csv.QUOTE_NONE}
+        return {"delimiter": self.delimiter, **form}
+
+
+def read_csv_layout(file: DataFile, *, delimiter: str | None, encoding: str | None) -> CsvLayout | None:
+    """Find the delimiter and the header of a csv or tsv file; None if it is empty."""
+    with open_text(file, encoding, "") as text:
+        lines = list(islice(text, SAMPLE_LINES))
+    is_separator_line = (
+        bool(lines) and lines[0].lower().startswith("sep=") and len(lines[0].rstrip("\r\n")) == 5
+    )
+    if is_separator_line:
+        delimiter = delimiter or lines[0][4]
+        lines = lines[1:]
+    quoted = file.format == "csv"
+    found = delimiter or ("\t" if not quoted else _sniff(lines))
+    header = next((row for row in _sample(lines, found, quoted) if row or not quoted), None)
+    if header is None:
+        return None
+    if delimiter is None and quoted and found != ",":
+        log.info("%s: cells are separated by %s", file.name, "tabs" if found == "\t" else repr(found))
+    names, repeated = unique_names(_without_blank_end(header))
+    return CsvLayout(found, quoted, names, repeated, is_separator_line)
+
+
+def _without_blank_end(header: Sequence[str]) -> list[str]:
+    """The header without the nameless columns that spreadsheets leave at its end."""
+    names = list(header)
+    while len(names) > 1 and not names[-1].strip():
+        names.pop()
+    return names
+
+
+def _sniff(lines: Sequence[str]) -> str:
+    """The delimiter by which the header and most of the first rows have equally many cells."""
+
+    def fit(delimiter: str) -> float:
+        rows = [row for row in _sample(lines, delimiter, True) if row]
+        width = len(rows[0]) if rows else 0
+        return 0.0 if width < 2 else sum(len(row) == width for row in rows) / len(rows)
+
+    return max(DELIMITERS, key=fit)
+
+
+def _sample(lines: Sequence[str], delimiter: str, quoted: bool) -> list[list[str]]:
+    """The rows of the first lines, read leniently."""
+    with _long_cells():
+        form: dict[str, Any] = {} if quoted else {"quoting": csv.QUOTE_NONE}
+        try:
+            return list(csv.reader(lines, delimiter=delimiter, **form))
+        except csv.Error:
+            return []
+
+
+def read_csv(file: DataFile, layout: CsvLayout, *, encoding: str | None, rows: int) -> Iterator[Chunk]:
+    """Read a csv or tsv file in chunks of `rows` good and bad rows.
+
+    A row without any content is skipped if it is an empty line or at the end of the file.
+    """
+    number, suspects = 0, list[tuple[int, int]]()
+    with open_text(file, encoding, "") as text, _long_cells():
+        records = _records(text, layout)
+        while batch := list(islice(records, rows)):
+            numbered = list(enumerate(batch, number + 1))
+            number += len(batch)
+            good = [(i, record) for i, record in numbered if not record.fault]
+            cells = [list(column) for column in zip(*(record.cells for _, record in good), strict=True)]
+            columns = dict(zip(layout.names, cells or ([] for _ in layout.names), strict=True))
+            suspects += _swallowed_rows(good, columns, layout.delimiter)
+            bad = [Fault(i, record.line, record.fault) for i, record in numbered if record.fault]
+            table = Table(columns, file.name, layout.repeated)
+            yield Chunk(table, [i for i, _ in good], bad, [record.line for _, record in good])
+    if suspects:
+        row, breaks = suspects[0]
+        log.warning(
+            "%s: %s may be several rows in one, the first is row %s with %s line breaks in a cell. Look for "
+            "a quotation mark that is not closed.",
+            file.name, f"{len(suspects):,} rows" if len(suspects) > 1 else "1 row", f"{row:,}", f"{breaks:,}",
+        )  # fmt: skip
+
+
+@contextmanager
+def _long_cells() -> Iterator[None]:
+    limit = csv.field_size_limit(2**31 - 1)
+    try:
+        yield
+    finally:
+        csv.field_size_limit(limit)
+
+
+class _Record(NamedTuple):
+    line: int  # number of its first line
+    lines: int  # that it takes
+    cells: list[str]
+    fault: str = ""
+
+
+class _Lines:
+    """Lines of a file, of which those of the present row can be given back."""
+
+    def __init__(self, lines: Iterable[str]) -> None:
+        self._lines = iter(lines)
+        self._again: deque[str] = deque()
+        self._taken: list[str] = []
+        self.start = 1  # number of the present row's first line
+
+    def __iter__(self) -> _Lines:
+        return self
+
+    def __next__(self) -> str:
+        if len(self._taken) > MAX_ROW_LINES:
+            raise csv.Error(_OPEN)
+        line = self._again.popleft() if self._again else next(self._lines)
+        self._taken.append(line)
+        return line
+
+    def end_row(self) -> tuple[int, int]:
+        """Begin another row. Returns number of the ended one's first line, and its lines."""
+        start, count = self.start, len(self._taken)
+        self.start += count
+        self._taken.clear()
+        return start, count
+
+    def end_line(self) -> int:
+        """Begin another row after the present one's first line, whose number is returned."""
+        self._again.extendleft(reversed(self._taken[1:]))
+        del self._taken[1:]
+        return self.end_row()[0]
+
+
+def _records(text: Iterable[str], layout: CsvLayout) -> Iterator[_Record]:
+    """The rows after the header. A misquoted row ends with its first line, and the next row begins there."""
+    lines, width = _Lines(text), len(layout.names)
+    if layout.has_separator_line:
+        next(lines)
+        lines.end_row()
+    reader = csv.reader(lines, **layout.options)
+    header = next((row for row in reader if row or not layout.quoted), None)
+    lines.end_row()
+    blank: list[_Record] = []  # rows without content, which are skipped at the end
+    while header is not None:
+        try:
+            row = next(reader)
+        except StopIteration:
+            return
+        except csv.Error as error:
+            record = _Record(lines.end_line(), 1, [], _misquoted(str(error)))
+        else:
+            record = _checked(_Record(*lines.end_row(), row), width, layout)
+        if not (record.cells or record.fault):
+            continue
+        if width > 1 and not record.fault and not any(record.cells):
+            blank.append(record)
+            continue
+        yield from blank
+        blank.clear()
+        yield record
+
+
+def _checked(record: _Record, width: int, layout: CsvLayout) -> _Record:
+    """The record with as many cells as the header, or with its fault; an empty line has no cells."""
+    row = record.cells
+    if len(row) == width or (not row and (layout.quoted or width > 1)):
+        return record
+    if not row:
+        return record._replace(cells=[""])
+    if len(row) > width and not any(map(str.strip, row[width:])):
+        return record._replace(cells=row[:width])
+    advice = (
+        "Quote cells that hold the delimiter." if layout.quoted else "A tab inside a cell cannot be kept."
+    )
+    names = shorten(layout.names)
+    expected = f"the header names {width} column{'s' if width > 1 else ''} ({names})"
+    return record._replace(fault=f"{len(row)} cell{'s' if len(row) > 1 else ''}, but {expected}. {advice}")
+
+
+def _misquoted(message: str) -> str:
+    fault = (
+        "a quotation mark is not closed" if _OPEN in message else f"a misplaced quotation mark ({message})"
+    )
+    return f"{fault}. Close quotation marks, and double those inside a quoted cell."
+
+
+def _swallowed_rows(
+    rows: Sequence[tuple[int, _Record]], columns: Mapping[str, list[str]], delimiter: str
+) -> Iterator[tuple[int, int]]:
+    """Row number and line breaks of each row whose cell reads as if it held several rows."""
+    values = [set[str]() for _ in columns]
+    if any(record.lines > 1 for _, record in rows):
+        values = [set(cells) for cells in columns.values()]
+    for number, record in rows:
+        for i, cell in enumerate(record.cells if record.lines > 1 else ()):
+            breaks = cell.count("\n")
+            if breaks >= MANY_LINES or (breaks and _reads_as_rows(cell, i, values, delimiter)):
+                yield number, breaks
+                break
+
+
+def _reads_as_rows(cell: str, column: int, values: Sequence[set[str]], delimiter: str) -> bool:
+    # With an open quotation mark in this column, the first line goes on to the last column, the lines between
+    # are whole rows, and the last line ends in this column.
+    width = len(values)
+    first, *between, last = cell.splitlines() or ("", "")
+    expected = [width - 1 - column, *(width - 1 for _ in between), column]
+    if width < 2 or [line.count(delimiter) for line in (first, *between, last)] != expected:
+        return False
+    tail = zip(first.split(delimiter)[1:], values[column + 1 :], strict=True)
+    return len(between) > 0 or any(value in known for value, known in tail)

@@ -1,0 +1,447 @@
+"""Files as people have them: what is read, from where, and which rows are refused."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import json
+import os
+import threading
+from pathlib import Path
+
+import datasets
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from cascadebert.data.columns import Columns
+from cascadebert.data.files import find_files
+from cascadebert.data.readers import read_chunks, read_layout, read_table
+from cascadebert.data.table import Json
+from cascadebert.errors import DataError
+
+ROWS = {"text": ["one", "two"], "label": ["yes", "no"]}
+CSV = "text,label\none,yes\ntwo,no\n"
+
+
+def put(folder: Path, name: str, content: str | bytes) -> Path:
+    """A file with these bytes."""
+    path = folder / name
+    path.parent.mkdir(exist_ok=True, parents=True)
+    path.write_bytes(content if isinstance(content, bytes) else content.encode("utf-8"))
+    return path
+
+
+def faults(path: Path, columns: Columns | None = None) -> list[tuple[int, int | None]]:
+    """Row and line of each bad row."""
+    chunks = read_chunks(read_layout(path, columns))
+    return [(fault.row, fault.line) for chunk in chunks for fault in chunk.bad]
+
+
+def zstd(content: bytes) -> bytes:
+    sink = pa.BufferOutputStream()
+    with pa.CompressedOutputStream(sink, "zstd") as target:
+        target.write(content)
+    return sink.getvalue().to_pybytes()
+
+
+# ---- formats
+
+
+@pytest.mark.parametrize("line_end", ["\n", "\r\n"])
+@pytest.mark.parametrize(
+    ("name", "lines"),
+    [
+        ("rows.csv", ["text,label", "one,yes", "two,no"]),
+        ("rows.csv", ['"text","label"', '"one","yes"', "", '"two","no"', ""]),
+        ("rows.CSV", ["text;label", "one;yes", "two;no"]),
+        ("rows.csv", ["text|label", "one|yes", "two|no"]),
+        ("rows.csv", ["text\tlabel", "one\tyes", "two\tno"]),
+        ("rows.csv", ["sep=;", "text;label", "one;yes", "two;no"]),
+        ("rows.csv", ["text,label,,", "one,yes,,", "two,no,,", ",,,", ",,,"]),
+        ("rows.csv", ["text,label", "one,yes,", "two,no"]),
+        ("rows.csv", ["\ufeff\ufefftext,label", "one,yes", "two,no"]),
+        ("rows.tsv", ["text\tlabel", "one\tyes", "two\tno"]),
+        ("rows.jsonl", ['{"text": "one", "label": "yes"}', "", '{"label": "no", "text": "two"}']),
+        ("rows.ndjson", ['\ufeff{"text": "one", "label": "yes"}', '{"label": "no", "text": "two"}']),
+        ("rows.json", ['{"text": "one", "label": "yes"}', '{"label": "no", "text": "two"}']),
+        ("rows.json", ['[{"text": "one", "label": "yes"},', '{"label": "no", "text": "two"}]']),
+        ("rows.jsonl", ['[{"text": "one", "label": "yes"}, {"label": "no", "text": "two"}]']),
+        (
+            "rows.json",
+            ["[", "{", '"text": "one",', '"label": "yes"},', '{"label": "no", "text": "two"}', "]"],
+        ),
+        ("rows.json", ['{"data": [{"text": "one", "label": "yes"}, {"label": "no", "text": "two"}]}']),
+    ],
+)
+def test_every_form_of_text_file_gives_the_same_columns(tmp_path, name, lines, line_end):
+    content = line_end.join(lines) + line_end
+    assert read_table(put(tmp_path, name, content)).columns == ROWS
+    assert read_table(put(tmp_path, f"{name}.gz", gzip.compress(content.encode()))).columns == ROWS
+    assert read_table(put(tmp_path, f"{name}.zst", zstd(content.encode()))).columns == ROWS
+
+
+def test_parquet_and_arrow_files_give_their_columns_in_order(tmp_path):
+    pq.write_table(pa.table(ROWS), tmp_path / "rows.parquet")
+    assert list(read_table(tmp_path / "rows.parquet").columns.items()) == list(ROWS.items())
+    for new in (pa.ipc.new_stream, pa.ipc.new_file):
+        with new(str(tmp_path / "rows.arrow"), pa.table(ROWS).schema) as target:
+            target.write_table(pa.table(ROWS))
+        assert read_table(tmp_path / "rows.arrow").columns == ROWS
+
+
+def test_each_line_of_a_txt_file_is_a_text(tmp_path):
+    path = put(tmp_path, "a.txt", "\ufeffone, two\r\n\n  \nthree\n")
+    assert read_table(path).columns == {"text": ["one, two", "three"]}
+    (chunk,) = read_chunks(read_layout(path))
+    assert (chunk.numbers, chunk.lines) == ([1, 2], [1, 4])
+
+
+def test_a_long_array_is_read_in_pieces(tmp_path):
+    rows = [{"text": f"text {i} " + "x" * (i % 7000)} for i in range(300)]
+    table = read_table(put(tmp_path, "a.json", json.dumps(rows, indent=1)))
+    assert table.columns["text"] == [row["text"] for row in rows]
+
+
+# ---- csv
+
+
+def test_a_delimiter_other_than_the_comma_is_reported_and_can_be_forced(tmp_path, caplog):
+    caplog.set_level("INFO", "cascadebert")
+    path = put(tmp_path, "a.csv", "text;label\none, really;yes\ntwo;no\n")
+    assert read_table(path).columns["text"] == ["one, really", "two"]
+    assert "a.csv: cells are separated by ';'" in caplog.text
+    path = put(tmp_path, "b.csv", "text~label\none;yes~no\n")
+    assert read_table(path, Columns(delimiter="~")).columns == {"text": ["one;yes"], "label": ["no"]}
+
+
+@pytest.mark.parametrize("text", ["one; two", "one | two", "one\ttwo"])
+def test_a_sign_in_the_texts_is_no_delimiter(tmp_path, text):
+    rows = f'text,label\n"{text}",yes\n"{text}, {text}",no\n'
+    assert read_table(put(tmp_path, "a.csv", rows)).columns["text"] == [text, f"{text}, {text}"]
+
+
+def test_a_quoted_cell_may_hold_delimiters_quotes_and_line_breaks(tmp_path):
+    table = read_table(put(tmp_path, "rows.csv", 'text,label\n"a, ""b""\nc",x\n'))
+    assert table.columns["text"] == ['a, "b"\nc']
+
+
+def test_a_lone_quotation_mark_in_tsv_is_text(tmp_path):
+    table = read_table(put(tmp_path, "rows.tsv", 'text\tlabel\n"so he said\tx\na "b" c"\ty\n'))
+    assert table.columns == {"text": ['"so he said', 'a "b" c"'], "label": ["x", "y"]}
+
+
+def test_rows_without_content_are_kept_between_others_and_left_out_at_the_end(tmp_path):
+    table = read_table(put(tmp_path, "a.csv", "text,label\na,x\n,\nb,y\n,\n,\n"))
+    assert table.columns["text"] == ["a", "", "b"]
+
+
+def test_a_column_without_a_name_before_others_is_kept(tmp_path):
+    table = read_table(put(tmp_path, "a.csv", ",text\n0,a\n1,b\n"))
+    assert table.columns == {"": ["0", "1"], "text": ["a", "b"]}
+
+
+def test_a_repeated_name_gets_a_number(tmp_path):
+    table = next(iter(read_chunks(read_layout(put(tmp_path, "a.csv", "text,n,n,n.1\na,1,2,3\n"))))).table
+    assert table.columns == {"text": ["a"], "n": ["1"], "n.2": ["2"], "n.1": ["3"]}
+    assert table.repeated == {"n"}
+
+
+@pytest.mark.parametrize(
+    ("content", "texts", "bad"),
+    [
+        ('a,"pos\nb,neg\nc,neg\n', ["b", "c"], [(1, 2)]),
+        ('a,pos\n"b,neg\nc,neg', ["a", "c"], [(2, 3)]),
+        ('a,pos\nb,"n"eg\nc,neg\n', ["a", "c"], [(2, 3)]),
+        ('"a "quoted" b",pos\nb,neg\n', ["b"], [(1, 2)]),
+        ("a,pos,more\nb\nc,neg\n", ["c"], [(1, 2), (2, 3)]),
+        ('"a\nb\nc",pos\nd,e,f\n', ["a\nb\nc"], [(2, 5)]),
+        ('a,pos\n\nb,"', ["a"], [(2, 4)]),
+    ],
+)
+def test_a_broken_row_spoils_no_other(tmp_path, content, texts, bad):
+    path = put(tmp_path, "a.csv", f"text,label\n{content}")
+    (chunk,) = read_chunks(read_layout(path))
+    assert (chunk.table.columns["text"], faults(path)) == (texts, bad)
+    with pytest.raises(DataError, match=rf"a\.csv, row {bad[0][0]}: .*\(line {bad[0][1]} of the file\)"):
+        read_table(path)
+
+
+def test_an_open_quotation_mark_takes_no_more_memory_than_its_limit(tmp_path):
+    path = put(tmp_path, "a.csv", 'text,label\na,"pos\n' + "b,neg\n" * 30_000)
+    chunks = list(read_chunks(read_layout(path)))
+    assert sum(len(chunk.numbers) for chunk in chunks) == 30_000
+    assert [fault.row for chunk in chunks for fault in chunk.bad] == [1]
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ('"great film,pos\nok film,neg\nbad one",neg\nfine,pos\n', "row 1 with 2 line breaks"),
+        ('fine,pos\n"great film,pos\nbad one",neg\n', "row 2 with 1 line breaks"),
+        ('fine,"pos\ngood,pos\nbad,neg"\n', "row 1 with 2 line breaks"),
+        ('"' + "line\n" * 60 + '",pos\n', "row 1 with 60 line breaks"),
+        ('"Well, yes\nand no",pos\n', ""),
+        ('"One paragraph.\n\nTwo, and more.\nThree",pos\n', ""),
+    ],
+)
+def test_a_cell_that_swallowed_rows_is_reported(tmp_path, caplog, content, said):
+    read_table(put(tmp_path, "a.csv", f"text,label\n{content}"))
+    assert (said in caplog.text) and bool(said) == bool(caplog.text)
+
+
+def test_cells_of_any_length_are_read(tmp_path):
+    assert len(read_table(put(tmp_path, "a.csv", "text\n" + "x" * 1_000_000)).columns["text"][0]) == 1_000_000
+
+
+# ---- json
+
+
+def test_values_of_json_are_kept_as_they_are_spelled(tmp_path):
+    line = '{"text": "a", "n": 1.50, "big": 123456789012345678901, "o": {"a": 1e400, "b": NaN, "a": 2}}'
+    (chunk,) = read_chunks(read_layout(put(tmp_path, "a.jsonl", f"{line}\n")))
+    columns = {name: cells[0] for name, cells in chunk.table.columns.items()}
+    assert columns["n"] == Json("1.50") and columns["big"] == Json("123456789012345678901")
+    assert columns["o"] == Json('{"a": 1e400, "b": NaN, "a": 2}')
+
+
+def test_numbers_of_thousands_of_digits_are_no_fault(tmp_path):
+    path = put(tmp_path, "a.jsonl", '{"text": "a", "n": ' + "9" * 5000 + "}\n")
+    assert faults(path) == [] and read_table(path).columns["n"] == ["9" * 5000]
+
+
+@pytest.mark.parametrize(
+    ("values", "kind"),
+    [
+        (["1", "2"], "integer"),
+        (["1", "2.5", "null"], "number"),
+        (["true", "null"], "boolean"),
+        (['"a"', "null"], "string"),
+        (["null"], "string"),
+        (["1", '"a"'], "json"),
+        (["true", "1"], "json"),
+        (["1e400"], "json"),
+        ([str(2**63)], "json"),
+        ([str(2**63 - 1)], "integer"),
+        (["[1]"], "json"),
+        (["{}"], "json"),
+    ],
+)
+def test_the_kind_of_a_column_is_settled_over_all_rows(tmp_path, values, kind):
+    lines = "".join(f'{{"text": "a", "v": {value}}}\n' for value in values)
+    assert read_layout(put(tmp_path, "a.jsonl", lines)).files[0].types["v"] == kind
+
+
+@pytest.mark.parametrize(
+    ("line", "fault"),
+    [
+        ('{"text": "b"', "not JSON"),
+        ("text,label", "not JSON"),
+        ('{"text": "b"} {}', "not JSON"),
+        ("[" * 100_000, "not JSON"),
+        ("[1, 2]", "expected an object"),
+        ('"text"', "expected an object"),
+        ("null", "expected an object"),
+        ('{"text": "a", "text": "b"}', "names a key twice"),
+    ],
+)
+def test_a_broken_json_line_is_named_and_spoils_no_other(tmp_path, line, fault):
+    path = put(tmp_path, "a.jsonl", f'{{"text": "a"}}\n\n{line}\n{{"text": "c"}}\n')
+    assert faults(path) == [(2, 3)]
+    with pytest.raises(DataError, match=rf"a\.jsonl, row 2: .*{fault}.* \(line 3 of the file\)"):
+        read_table(path)
+
+
+def test_a_fault_ends_an_array(tmp_path):
+    path = put(tmp_path, "a.json", '[{"text": "a"},\n {"text": "b"},\n 3, {"x" }]')
+    assert faults(path) == [(3, 3), (4, 3)]
+
+
+@pytest.mark.parametrize("content", ['{\n "text": "a"\n}\n', '{"text": {"0": "a"}, "label": {"0": 1}}'])
+def test_json_of_another_form_names_the_forms_that_are_read(tmp_path, content):
+    with pytest.raises(DataError, match=r"expected one object per line, an array of objects or"):
+        read_table(put(tmp_path, "a.json", content))
+
+
+# ---- encodings
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-16-be", "utf-32"])
+@pytest.mark.parametrize("name", ["a.csv", "a.tsv", "a.jsonl", "a.txt"])
+def test_a_utf16_file_is_named_as_such_and_read_where_it_is_named(tmp_path, name, encoding):
+    content = {"a.csv": CSV, "a.tsv": CSV.replace(",", "\t"), "a.txt": "one\ntwo\n"}.get(name)
+    content = content or "".join(
+        f"{json.dumps(dict(zip(ROWS, row, strict=True)))}\n" for row in zip(*ROWS.values(), strict=True)
+    )
+    path = put(tmp_path, name, content.encode(encoding))
+    with pytest.raises(DataError, match=rf"{name} is UTF-16 or UTF-32\. Save it as UTF-8, or add --encoding"):
+        read_table(path)
+    assert read_table(path, Columns(encoding=encoding)).columns["text"] == ["one", "two"]
+
+
+def test_another_encoding_is_read_where_it_is_named(tmp_path):
+    path = put(tmp_path, "a.csv", "text,größe\ncafé,1\n".encode("latin-1"))
+    assert read_table(path, Columns(encoding="latin-1")).columns == {"text": ["café"], "größe": ["1"]}
+    assert read_table(path).columns["text"] == ["caf\udce9"]
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (gzip.compress(CSV.encode()), r"a\.csv is compressed with gzip: its name must end in \.gz"),
+        (zstd(CSV.encode()), r"compressed with zstd"),
+        (b"PK\x03\x04...", r"a zip archive or a spreadsheet"),
+        (b"PAR1...", r"is a parquet file"),
+    ],
+)
+def test_a_file_under_the_name_of_another_format_is_recognized(tmp_path, content, said):
+    with pytest.raises(DataError, match=said):
+        read_table(put(tmp_path, "a.csv", content))
+
+
+# ---- folders, patterns, streams
+
+
+def test_the_files_of_a_folder_are_one_table_without_hidden_ones(tmp_path, caplog):
+    caplog.set_level("INFO", "cascadebert")
+    put(tmp_path, "in/b.csv", CSV)
+    put(tmp_path, "in/a.jsonl", '{"text": "zero", "label": "no", "n": 1}\n')
+    put(tmp_path, "in/deep/c.TXT", "three\n")
+    for name in (
+        "._b.csv",
+        "_SUCCESS",
+        ".b.csv.crc",
+        "b.csv.crc",
+        ".git/x.csv",
+        "_delta_log/x.json",
+        "read.md",
+    ):
+        put(tmp_path, f"in/{name}", "x")
+    table = read_table(tmp_path / "in")
+    assert table.columns["text"] == ["zero", "one", "two", "three"]
+    assert table.columns["n"] == [1, None, None, None]
+    assert "files of other formats are skipped: read.md" in caplog.text
+
+
+def test_partitions_in_the_names_of_folders_are_columns(tmp_path):
+    put(tmp_path, "in/lang=de/day=2024-01-02/a.csv", CSV)
+    put(tmp_path, "in/lang=a%20b/day=__HIVE_DEFAULT_PARTITION__/a.csv", CSV)
+    table = read_table(tmp_path / "in")
+    assert table.columns["lang"] == ["a b", "a b", "de", "de"]
+    assert table.columns["day"] == [None, None, "2024-01-02", "2024-01-02"]
+
+
+def test_a_folder_of_save_to_disk_is_read_with_its_label_names(tmp_path):
+    features = datasets.Features(
+        {"text": datasets.Value("string"), "label": datasets.ClassLabel(names=["no", "yes"])}
+    )
+    data = datasets.Dataset.from_dict({"text": ["one", "two"], "label": [1, 0]}, features=features)
+    data.save_to_disk(str(tmp_path / "one"), num_shards=2)
+    assert read_table(tmp_path / "one").columns["text"] == ["one", "two"]
+    datasets.DatasetDict({"train": data, "test": data.select([1])}).save_to_disk(str(tmp_path / "two"))
+    assert read_layout(tmp_path / "two", split="test").rows == 1
+    with pytest.raises(DataError, match=r"choose one of its splits \(test, train\)"):
+        read_layout(tmp_path / "two")
+
+
+def test_a_pattern_gives_the_files_that_match_in_order(tmp_path):
+    for name in ("b.csv", "a.csv", ".c.csv", "d.txt"):
+        put(tmp_path, name, f"text\n{name}\n")
+    assert read_table(tmp_path / "*.csv").columns["text"] == ["a.csv", "b.csv"]
+    put(tmp_path, "odd[1].csv", "text\nodd\n")  # a file of such a name is no pattern
+    assert read_table(tmp_path / "odd[1].csv").columns["text"] == ["odd"]
+
+
+@pytest.mark.parametrize(
+    ("content", "texts"),
+    [
+        (CSV, ["one", "two"]),
+        ("id;text\n1;one, two\n", ["one, two"]),
+        ('{"text": "one"}\n', ["one"]),
+        ('[{"text": "one"}]', ["one"]),
+        ("one, two\nthree\n", ["one, two", "three"]),
+    ],
+)
+def test_the_format_of_standard_input_is_told_by_its_first_line(monkeypatch, content, texts):
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(content.encode())))
+    assert read_table(Path("-")).columns["text"] == texts
+
+
+def test_a_named_column_makes_the_first_line_a_header(monkeypatch):
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"body,n\none,1\n")))
+    assert read_table(Path("-"), Columns(("body",))).columns == {"body": ["one"], "n": ["1"]}
+
+
+def test_a_pipe_is_read_once_and_its_copy_removed(tmp_path):
+    pipe = tmp_path / "pipe.csv"
+    os.mkfifo(pipe)
+    writer = threading.Thread(target=pipe.write_text, args=(CSV,))
+    writer.start()
+    files = find_files(pipe)
+    writer.join()
+    copy = files.files[0].path
+    assert copy.read_text() == CSV
+    del files
+    assert not copy.exists()
+
+
+# ---- refusing
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".tsv", ".jsonl", ".parquet"])
+def test_a_missing_file_is_named(tmp_path, suffix):
+    with pytest.raises(DataError, match=rf"gone\{suffix}: no such file or folder"):
+        read_table(tmp_path / f"gone{suffix}")
+
+
+def test_an_unknown_ending_lists_the_known_ones(tmp_path):
+    with pytest.raises(
+        DataError, match=r"rows\.xlsx: expected a file ending in \.csv, .*Save the sheet as CSV"
+    ):
+        read_table(put(tmp_path, "rows.xlsx", "PK"))
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("a.csv", ""),
+        ("a.csv", "\n\n"),
+        ("a.tsv", ""),
+        ("a.jsonl", " \n"),
+        ("a.json", "[]"),
+        ("a.csv", "text,label\n"),
+        ("a.csv", "text,label\n,\n"),
+        ("a.tsv", "text\tlabel"),
+        ("a.jsonl", "{}\n"),
+        ("a.txt", "\n"),
+    ],
+)
+def test_a_file_without_rows_is_empty(tmp_path, name, content):
+    with pytest.raises(DataError, match=rf"{name} is empty: expected a header and rows"):
+        read_table(put(tmp_path, name, content))
+
+
+def test_a_parquet_file_without_rows_is_empty(tmp_path):
+    pq.write_table(pa.table({"text": pa.array([], pa.string())}), tmp_path / "a.parquet")
+    with pytest.raises(DataError, match=r"a\.parquet is empty"):
+        read_table(tmp_path / "a.parquet")
+
+
+@pytest.mark.parametrize("content", [b"", b"text,label\na,b\n", b"PAR1" * 20])
+def test_a_damaged_parquet_file_is_rejected(tmp_path, content):
+    with pytest.raises(DataError, match=r"a\.parquet: not a readable parquet file"):
+        read_table(put(tmp_path, "a.parquet", content))
+
+
+@pytest.mark.parametrize("name", ["a.csv.gz", "a.jsonl.zst"])
+def test_a_damaged_compressed_file_is_rejected(tmp_path, name):
+    whole = (gzip.compress if name.endswith("gz") else zstd)(CSV.encode() * 50)
+    for content in (whole[:-9], whole[:5] + b"xx" + whole[7:-9], b"plain"):
+        with pytest.raises(DataError, match=rf"{name}: cannot be read"):
+            read_table(put(tmp_path, name, content))
+
+
+def test_a_folder_without_data_says_what_it_holds(tmp_path):
+    put(tmp_path, "in/a.md", "x")
+    with pytest.raises(DataError, match=r"a folder without data: .* It holds a\.md"):
+        read_table(tmp_path / "in")
