@@ -237,7 +237,6 @@ BAD = {
     "one class": (b"text,label\na,1\nb,1\n", "at least two labels"),
     "NaN label": (b"text,label\na,1\nb,nan\nc,0\n", "row 2, column 'label'"),
     "empty text": (b"text,label\na,1\n  ,0\n", "row 2, column 'text': empty text"),
-    "1 MB text": (b"text,label\n" + b"a" * 2**20 + b",1\nb,0\n", "row 1"),
     "list of labels": (b"text,label\na,1\nb,[1]\nc,-1\n", "row 3, column 'label': no label (-1 marks"),
     "measurements": (b"text,label\na,1\nb,0.5\n", "row 2, column 'label': the label 0.5 has a fraction"),
     "ids": (

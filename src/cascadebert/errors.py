@@ -19,6 +19,20 @@ _DISK_FULL = {getattr(errno, name, None) for name in ("ENOSPC", "EDQUOT", "EFBIG
 _DISK_FULL_TEXT = re.compile(
     r"No space left|quota exceeded|File too large|StreamWriter failed writing|requested and \d+ written"
 )
+_MESSAGE_CHARACTERS = 599
+
+
+def printable(text: str, width: int) -> str:
+    r"""Text with control characters and the like escaped, and its middle left out if it exceeds a width.
+
+    >>> printable("caf\u00e9\t\x1b[1m", 40), printable("a long name of a column", 12)
+    ('café\\t\\x1b[1m', 'a l ... umn')
+    """
+    ends = text if len(text) <= 2 * width else text[:width] + text[-width:]
+    characters = (c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in ends)
+    escaped = "".join(characters)
+    half = (width - 5) // 2
+    return escaped if len(escaped) <= width else f"{escaped[:half]} ... {escaped[-half:]}"
 
 
 class CascadeError(Exception):
@@ -26,7 +40,10 @@ class CascadeError(Exception):
 
 
 class DataError(CascadeError):
-    """A file, column, row or label cannot be used."""
+    """A file, column, row or label cannot be used. A message is under 600 characters, whatever it quotes."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(printable(message, _MESSAGE_CHARACTERS))
 
 
 class StageError(CascadeError):

@@ -18,9 +18,7 @@ def bench(
     folder: o.Folder,
     data: o.Data,
     *,
-    text_column: o.TextColumns = None,
-    label_column: o.LabelColumn = None,
-    label_map: o.LabelMap = None,
+    data_options: o.LabeledDataOptions,
     repeats: Annotated[int, typer.Option(min=1, help="Timed runs of each, interleaved.")] = 5,
     plot: Annotated[Path | None, o.option("SVG file to write, with the throughputs.", "FILE")] = None,
     engine: o.EngineOptions,
@@ -30,9 +28,9 @@ def bench(
     from cascadebert.evaluation.plots import ensure_plot_writable, plot_benchmark
 
     if plot is not None:
-        check_roles({"--plot": plot}, {"DIR": folder, "DATA": data, "--label-map": label_map})
+        check_roles({"--plot": plot}, {"DIR": folder, "DATA": data, "--label-map": data_options.label_map})
         ensure_plot_writable(plot)
-    columns, cascade = o.columns_of(text_column, label_column, label_map=label_map), engine.load(folder)
+    columns, cascade = data_options.columns(), engine.load(folder)
     result = benchmark(cascade, data, columns=columns, repeats=repeats)
     rows = [("", "texts/s", "range", "accuracy", "accuracy drop (95 %)", "agreement")]
     for timed in (result.cascade, result.last_stage, *result.others):

@@ -16,10 +16,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cascadebert.data.cells import check_group, check_texts, checked, raise_first, utf8
-from cascadebert.data.columns import Columns, find_text_columns, require_column
+from cascadebert.data.columns import (
+    USUAL_LABEL_COLUMN,
+    Columns,
+    find_column,
+    find_label_column,
+    find_text_columns,
+    match_column,
+)
 from cascadebert.data.files import EXPECTED, is_input
 from cascadebert.data.labels import is_missing_label, map_labels, match_names, near_matches, number, shorten
-from cascadebert.data.memory import dataset_table
+from cascadebert.data.memory import TableLike, memory_table
 from cascadebert.data.readers import read_table
 from cascadebert.data.table import Table
 from cascadebert.errors import DataError, extra
@@ -29,7 +36,7 @@ if TYPE_CHECKING:
     import datasets
 
 log = logging.getLogger("cascadebert")
-DataSource: TypeAlias = "str | Path | datasets.Dataset | Examples"
+DataSource: TypeAlias = "str | Path | datasets.Dataset | TableLike | Mapping[str, Any] | Examples"
 Hashes = NDArray[np.uint64]
 NUMBERS: tuple[type[Any], ...] = (Real, Decimal)  # with those of NumPy
 
@@ -148,19 +155,19 @@ class Examples:
 
 
 def load_examples(
-    source: str | Path | datasets.Dataset | Table | Examples,
+    source: DataSource,
     *,
     columns: Columns | None = None,
     labels: bool = True,
     groups: bool = True,
     split: str = "train",
 ) -> Examples:
-    """Read and check examples from a file, a `datasets.Dataset`, or a data set of the Hugging Face Hub.
+    """Read and check examples from files, from memory, or from a data set of the Hugging Face Hub.
 
     Args:
-        source: a csv, tsv, jsonl or parquet file; a table or data set in memory; or the name of a data
-            set on the Hub (or a local folder of one): `owner/name`, `owner/name:config`, with `@split` at
-            its end for another split than `split`.
+        source: a file or folder (see docs/data.md); in memory a DataFrame of pandas or polars, a
+            `datasets.Dataset`, a `pyarrow.Table`, or a dict of columns; or the name of a data set on the Hub:
+            `owner/name`, `owner/name:config`, with `@split` at its end for another split than `split`.
         columns: names of the columns, where they are not the usual ones.
         labels: require a column of labels, which is judged by `match_labels` and `label_names` only.
         groups: require a named group column; otherwise groups are None where it is missing.
@@ -175,32 +182,33 @@ def load_examples(
     if isinstance(source, (str, Path)):
         title = str(source)
         source = _read(title, columns or Columns(), split)
-    table = source if isinstance(source, Table) else dataset_table(source, title)
+    table = source if isinstance(source, Table) else memory_table(source, title)
     return _examples(table, columns or Columns(), labels=labels, groups=groups)
 
 
 def _examples(table: Table, columns: Columns, *, labels: bool, groups: bool) -> Examples:
     """The examples in a table; see `load_examples`."""
-    label_column = columns.label or "label"
-    text_columns = find_text_columns(table.columns, columns, table.source)
-    if labels:
-        require_column(table.columns, label_column, table.source, "--label-column")
-    if groups and columns.group is not None:
-        require_column(table.columns, columns.group, table.source, "--group-column")
+    header = table.columns, columns, table.source, table.repeated
+    text_columns, label_column = find_text_columns(*header), find_label_column(*header, required=labels)
+    group_column = None
+    if columns.group is not None and (groups or match_column(table.columns, columns.group)):
+        group_column = find_column(
+            table.columns, columns.group, table.source, "--group-column", table.repeated
+        )
     if len(table) == 0:
         raise DataError(f"{table.source} is empty: expected at least one row")
     texts, _, faults = check_texts(table, text_columns)
     raise_first(table, faults)
     found = keys = None
-    order, label_map = table.declared.get(label_column), columns.label_map or {}
-    if label_column in table.columns:
+    order, label_map = table.declared.get(label_column or ""), columns.label_map or {}
+    if label_column is not None:
         found = _map(_labels(table, label_column, required=labels), label_map)
     elif columns.label is not None:
-        log.warning("%s has no column '%s'; no label is needed here.", table.source, label_column)
-    if columns.group is not None and columns.group in table.columns:
-        keys = checked(table, columns.group, check_group)
+        log.warning("%s has no column '%s'; no label is needed here.", table.source, columns.label)
+    if group_column is not None:
+        keys = checked(table, group_column, check_group)
     order = None if order is None else tuple(dict.fromkeys(filter(None, _map(order, label_map))))
-    return Examples(texts, found, keys, table.source, label_column, order)
+    return Examples(texts, found, keys, table.source, label_column or USUAL_LABEL_COLUMN, order)
 
 
 def _labels(table: Table, column: str, *, required: bool) -> list[str | None]:

@@ -50,6 +50,11 @@ class Layout:
         return tuple(dict.fromkeys(name for file in self.files for name in file.types))
 
     @property
+    def repeated(self) -> frozenset[str]:
+        """Names that a file has twice."""
+        return frozenset(name for file in self.files if file.form for name in file.form.repeated)
+
+    @property
     def rows(self) -> int:
         """Rows of all files; lines of text files that are not JSON."""
         return sum(file.rows for file in self.files)
@@ -61,7 +66,7 @@ def read_layout(source: Path, columns: Columns | None = None, *, split: str | No
     Raises DataError if there is none, it has no row, or a file cannot be read.
     """
     columns = columns or Columns()
-    inputs = find_files(source, split=split, text_columns=columns.text)
+    inputs = find_files(source, split=split, text_columns=(*columns.text, *columns.remembered.text))
     if inputs.skipped:
         log.info("%s: files of other formats are skipped: %s", inputs.name, shorten(inputs.skipped, 3))
     layouts = tuple(_with_partition(_file_layout(file, columns)) for file in inputs.files)
@@ -151,7 +156,7 @@ def read_table(source: Path, columns: Columns | None = None, *, split: str | Non
             column.extend(chunk.table.cells(name))
     if not any(cells.values()):
         raise DataError(f"{layout.name} is empty: expected a header and rows")
-    return Table(cells, layout.name, declared=declared)
+    return Table(cells, layout.name, layout.repeated, declared)
 
 
 def raise_first_fault(chunk: Chunk) -> None:

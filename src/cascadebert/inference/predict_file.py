@@ -20,7 +20,7 @@ import numpy as np
 from cascadebert.atomic import check_work_directory, is_device, work_directory_path
 from cascadebert.data.cells import check_texts
 from cascadebert.data.column_types import ColumnType, check_holds, unify_types
-from cascadebert.data.columns import Columns, find_text_columns
+from cascadebert.data.columns import Columns, find_text_columns, or_remembered
 from cascadebert.data.files import STANDARD_STREAM
 from cascadebert.data.readers import Layout, read_chunks, read_layout, row_message
 from cascadebert.data.table import MISSING, Chunk, Fault, Table
@@ -94,11 +94,12 @@ def predict_file(
     """
     outputs = {"--output": output, "--rejects": rejects, WORK: work_directory_path(output)}
     check_roles(outputs, {"IN": source, "DIR": cascade.path})
-    is_stream, columns = _is_stream(output), columns or Columns()
+    is_stream = _is_stream(output)
     for file in (None if is_stream else output, rejects):
         if file is not None:
             output_format(file)
             ensure_writable_file(file, overwrite=overwrite or is_finishing(output))
+    columns = or_remembered(columns, cascade.remembered_columns)
     layout = read_layout(source, columns)
     with _output_file(output, layout) if is_stream else nullcontext(output) as file:
         check_work_directory(file)
@@ -163,7 +164,7 @@ class _OutputForm:
 
 
 def _output_form(layout: Layout, columns: Columns, output: Path) -> _OutputForm:
-    text_columns = find_text_columns(layout.names, columns, layout.name)
+    text_columns = find_text_columns(layout.names, columns, layout.name, layout.repeated)
     for file in layout.files:
         if file.file.format != "json":  # where each row has names of its own
             find_text_columns(file.types, replace(columns, text=text_columns), file.file.name)
@@ -241,7 +242,7 @@ class _Run:
         empty = set(self.cascade.without_tokens(texts))
         invalid |= {valid[i]: "no tokens in its text" for i in empty}
         kept = [i for i in range(len(valid)) if i not in empty]
-        predictions = self.cascade.predict([texts[i] for i in kept])  # type: ignore[arg-type]
+        predictions = self.cascade.predict([texts[i] for i in kept])
         answered = np.arange(len(kept))
         if not self.truncate:
             invalid |= {valid[kept[i]]: TOO_LONG for i in np.flatnonzero(predictions.truncated).tolist()}

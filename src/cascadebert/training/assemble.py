@@ -6,12 +6,12 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
-from cascadebert.data.columns import Columns
-from cascadebert.data.dataset import Examples, load_examples
+from cascadebert.data.columns import ColumnNames, Columns, named
+from cascadebert.data.dataset import DataSource, Examples, load_examples
 from cascadebert.environment import versions
 from cascadebert.errors import explain_full_disk, show_paths_as
 from cascadebert.evaluation.evaluate import check_has_tokens
@@ -35,9 +35,6 @@ from cascadebert.training.trainer import log
 from cascadebert.tuning.tune import calibrated_outputs, needs_labels, select_operating_point, spec_fields
 from cascadebert.types import CostUnit, ScoreChoice
 
-if TYPE_CHECKING:
-    import datasets
-
 
 @dataclass(frozen=True)
 class BuildConfig:
@@ -50,13 +47,14 @@ class BuildConfig:
     precision: str
     max_length: int | None
     overwrite: bool
+    columns: ColumnNames | None  # that later calls look for first
 
 
 @explain_full_disk()
 def assemble(
     stages: Sequence[str | Path],
     *,
-    data: str | Path | datasets.Dataset | Examples,
+    data: DataSource,
     target: Target,
     output: str | Path,
     columns: Columns | None = None,
@@ -72,11 +70,11 @@ def assemble(
     Args:
         stages: Two or more fine-tuned checkpoints from small to large: folders or repositories of the Hub,
             whose labels have the same names, in any order.
-        data: Examples that no stage was trained on. Without labels the target must be a speed-up or
-            agreement with the last stage.
+        data: Examples that no stage was trained on (see `load_examples`). Without labels the target must be a
+            speed-up or agreement with the last stage.
         target: The requirement to meet on those examples.
         output: The folder to write.
-        columns: Names of the columns, if they are not the usual ones.
+        columns: Names of the columns, if they are not the usual ones; the cascade remembers them.
         max_length: Maximum tokens per text; by default 128.
         cost_unit: The unit of cost that the speed-up refers to.
         score: The score to compare with thresholds; "auto" selects one on the examples.
@@ -95,7 +93,7 @@ def assemble(
     check_roles({"--output": output}, {"--stage": names, "--data": data})
     ensure_writable_directory(output, overwrite=overwrite)
     resolved = resolve_engine(engine, precision)
-    config = BuildConfig(target, cost_unit, score, *resolved, max_length, overwrite)
+    config = BuildConfig(target, cost_unit, score, *resolved, max_length, overwrite, named(columns))
     examples = load_examples(data, columns=columns, labels=needs_labels(target), split="validation")
     with opened_classifiers(names) as sources, show_paths_as(dict(zip(sources, names, strict=True))):
         for source in sources:
@@ -155,6 +153,7 @@ def build_cascade(
         label_names=cascade.label_names,
         texts_per_row=1 if isinstance(tuning_set.texts[0], str) else 2,
         stages=_stage_specs(cascade),
+        columns=config.columns,
         provenance={**provenance, "versions": versions()},
         **spec_fields(cascade, tuned, tuning_set),
     )

@@ -7,14 +7,14 @@ import shutil
 import tempfile
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from zipfile import BadZipFile
 
 import numpy as np
 
 from cascadebert.atomic import atomic_file
 from cascadebert.data.columns import Columns
-from cascadebert.data.dataset import Examples, Hashes, load_examples
+from cascadebert.data.dataset import DataSource, Examples, Hashes, load_examples
 from cascadebert.data.label_names import label_names
 from cascadebert.data.splits import assign_folds
 from cascadebert.errors import DataError
@@ -25,9 +25,6 @@ from cascadebert.training.config import FitConfig
 from cascadebert.training.train_stage import TrainingData, open_trained, train_stage, training_recipe
 from cascadebert.training.trainer import log
 from cascadebert.types import Bools, Floats, Ints
-
-if TYPE_CHECKING:
-    import datasets
 
 
 @dataclass(frozen=True)
@@ -72,7 +69,7 @@ class DifficultyLabels:
 
 
 def label_difficulty(
-    train: str | Path | datasets.Dataset | Examples,
+    train: DataSource,
     *,
     stage: str | Path,
     config: FitConfig | None = None,

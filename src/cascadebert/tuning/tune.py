@@ -130,7 +130,7 @@ def tune(
 
 def tune_folder(
     path: Path,
-    data: str | Path | Examples,
+    data: DataSource,
     *,
     target: Target,
     cost_unit: CostUnit = "flops",
