@@ -12,6 +12,7 @@ from typing import Any
 from unittest.mock import patch
 
 from cascadebert import Cascade, OperatingPoint, Stage
+from cascadebert.data.table import Chunk
 from cascadebert.environment import peak_memory_mb
 from cascadebert.inference import predict_file
 from cascadebert.timing import now
@@ -23,17 +24,18 @@ def main() -> None:
     stage = Stage.from_pretrained(folder / "stage-1")  # the others' memory would hide what grows
     cascade = Cascade((stage,), (1.0,), OperatingPoint(()))
     seconds: list[float] = []
-    rows, predict_chunk, start = [0], predict_file._predict_chunk, now()
+    rows, predict_chunk, start = [0], predict_file._Run._predict_chunk, now()
 
-    def timed(*given: Any) -> None:
+    def timed(run: Any, number: int, chunk: Chunk, sha256: str) -> dict[str, Any]:
         before = now()
-        predict_chunk(*given)
+        report = predict_chunk(run, number, chunk, sha256)
         seconds.append(now() - before)
-        rows.append(rows[-1] + len(given[1].numbers))
+        rows.append(rows[-1] + len(chunk.numbers))
+        return report
 
     # batch sizes are not measured: only the first stage runs
     with (
-        patch.object(predict_file, "_predict_chunk", timed),
+        patch.object(predict_file._Run, "_predict_chunk", timed),
         patch.object(predict_file, "MEASURE_FROM_ROWS", sys.maxsize),
     ):
         predict_file.predict_file(cascade, source, output)

@@ -293,6 +293,7 @@ def test_another_encoding_is_read_where_it_is_named(tmp_path):
         (b"PK\x03\x04...", r"a zip archive or a spreadsheet"),
         (b"PAR1...", r"is a parquet file"),
     ],
+    ids=["gzip", "zstd", "zip", "parquet"],
 )
 def test_a_file_under_the_name_of_another_format_is_recognized(tmp_path, content, said):
     with pytest.raises(DataError, match=said):

@@ -6,6 +6,7 @@ from typing import Annotated
 
 from cascadebert.cli import options as o
 from cascadebert.cli.render import print_new_cascade
+from cascadebert.paths import check_roles
 from cascadebert.timing import now
 
 
@@ -20,6 +21,7 @@ def assemble(
     """Make a cascade from fine-tuned classifiers without training: only thresholds are selected."""
     from cascadebert.training.assemble import assemble as run
 
+    check_roles({"--output": build.output}, {"--label-map": data_options.label_map})
     start, columns = now(), data_options.columns()
     cascade = run(data=data, target=target.build(), columns=columns, max_length=max_length, **vars(build))
     print_new_cascade(cascade, build.output, seconds=now() - start)

@@ -11,6 +11,7 @@ import typer
 from cascadebert.cli import options as o
 from cascadebert.cli.render import optional, percentages, print_json, print_table
 from cascadebert.evaluation.templates import percent, points, times
+from cascadebert.paths import check_roles
 
 
 def bench(
@@ -24,8 +25,11 @@ def bench(
 ) -> None:
     """Time a cascade, each of its stages alone and `transformers` in one interleaved run."""
     from cascadebert.evaluation.benchmark import benchmark
-    from cascadebert.evaluation.plots import plot_benchmark
+    from cascadebert.evaluation.plots import ensure_plot_writable, plot_benchmark
 
+    if plot is not None:
+        check_roles({"--plot": plot}, {"DIR": folder, "DATA": data, "--label-map": data_options.label_map})
+        ensure_plot_writable(plot)
     columns, cascade = data_options.columns(), engine.load(folder)
     result = benchmark(cascade, data, columns=columns, repeats=repeats)
     rows = [("", "texts/s", "range", "accuracy", "accuracy drop (95 %)", "agreement")]

@@ -11,6 +11,7 @@ import typer
 
 from cascadebert.cli import options as o
 from cascadebert.cli.render import print_json, print_notices, print_report
+from cascadebert.paths import check_roles
 
 
 def evaluate(
@@ -35,6 +36,8 @@ def evaluate(
     from cascadebert.evaluation.report.verdict import summary
 
     if report is not None:
+        inputs = {"DIR": folder, "DATA": data, "--label-map": data_options.label_map, "--baseline": baseline}
+        check_roles({"--report": report}, inputs)
         ensure_report_writable(report)
     columns, cascade = data_options.columns(), engine.load(folder)
     if report is None and baseline is None:

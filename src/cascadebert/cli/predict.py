@@ -13,7 +13,7 @@ from cascadebert.errors import CascadeError
 
 SOURCE = "File, folder of files, pattern in quotes, or - for standard input (see docs/data.md)."
 OUTPUT = "File to write; its suffix sets its format; - for standard output."
-TRUNCATE = "Whether a text that is longer than the stages read is cut, or an invalid row."
+TRUNCATE = "Cut texts that are longer than the stages read; otherwise such rows are invalid."
 
 
 def predict(
@@ -37,8 +37,9 @@ def predict(
     if is_standard and JSON_ENABLED.get():
         raise CascadeError("--output - and --json both write to standard output. Leave one out.")
     columns, cascade = data_options.columns(), engine.load(folder)
-    options = {"columns": columns, "rejects": rejects, "truncate": truncate, "overwrite": overwrite}
-    result = predict_file(cascade, source, output, **options)
+    result = predict_file(
+        cascade, source, output, columns=columns, rejects=rejects, truncate=truncate, overwrite=overwrite
+    )
     exits = percentages(result.exit_rates)
     target = "standard output" if is_standard else output
     typer.echo(f"{result.n:,} predictions written to {target}; exits by stage: {exits}", err=is_standard)

@@ -140,4 +140,4 @@ def _text(cell: Any, chunk: Chunk, index: int, column: str) -> str:
         line = None if chunk.lines is None else chunk.lines[index]
         place = Fault(chunk.numbers[index], line, f"column '{column}': {fault}")
         raise DataError(row_message(chunk.table.source, place))
-    return cell.strip()
+    return str(cell.strip())

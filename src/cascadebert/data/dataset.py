@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("cascadebert")
 DataSource: TypeAlias = "str | Path | datasets.Dataset | TableLike | Mapping[str, Any] | Examples"
 Hashes = NDArray[np.uint64]
+NUMBERS: tuple[type[Any], ...] = (Real, Decimal)  # with those of NumPy
 
 
 @dataclass(frozen=True)
@@ -86,18 +87,20 @@ class Examples:
             return self
         found, notices = match_names({label for label in self.labels if label is not None}, names, ids=ids)
         usable = sum(label in found for label in self.labels)
-        if usable < len(self) and required:
+        if usable == len(self):
+            for notice in notices:
+                log.warning("%s: %s", self.source, notice)
+            return replace(self, labels=tuple(found[label] for label in self.labels if label is not None))
+        if required:
             advice = " Map the data's labels to these names with --label-map FILE." if ids else ""
             raise self.label_error(found, names, advice)
-        if usable < len(self):
-            log.warning(
-                "%s: %s of %s rows have a usable label; none is needed here, so accuracy is not reported.",
-                *(self.source, f"{usable:,}", f"{len(self):,}"),
-            )
-            return replace(self, labels=None)
-        for notice in notices:
-            log.warning("%s: %s", self.source, notice)
-        return replace(self, labels=tuple(found[label] for label in self.labels if label is not None))
+        unknown = self._unknown_labels(found)
+        log.warning(
+            "%s: %s of %s rows have a usable label; none is needed here, so accuracy is not reported.%s",
+            *(self.source, f"{usable:,}", f"{len(self):,}"),
+            f" Unknown labels: {shorten(unknown)}." if unknown else "",
+        )
+        return replace(self, labels=None)
 
     def label_ids(self, label_names: Sequence[str]) -> Ints:
         """(n,) positions of the labels in `label_names`.
@@ -121,11 +124,15 @@ class Examples:
             more = f" ({missing - 1:,} more such rows)" if missing > 1 else ""
             reason = "empty or NaN" if label is None or number(label) is None else "-1 marks a missing one"
             return DataError(f"{place}: no label ({reason}){more}. Fix or remove the row.")
-        unknown = sorted({other for i in bad if not is_missing_label(other := labels[i]) and other})
         return DataError(
             f"{place}: unknown label {label!r:.60}. Known: {shorten(names)}."
-            f"{near_matches(unknown, names)}{advice}"
+            f"{near_matches(self._unknown_labels(found), names)}{advice}"
         )
+
+    def _unknown_labels(self, found: Collection[str]) -> list[str]:
+        """The labels that are neither missing nor among those found to have a name."""
+        labels = {label for label in self.labels or () if label is not None and label not in found}
+        return sorted(label for label in labels if not is_missing_label(label))
 
     def hashes(self, *, labels: bool = False) -> Hashes:
         """(n,) 64-bit fingerprints of the texts, with the labels if requested.
@@ -232,12 +239,12 @@ def _label(cell: Any) -> str | None:
         return utf8(str(cell)) if cell.strip() else None
     if isinstance(cell, (bool, np.bool_)):
         return str(cell)
-    if not isinstance(cell, (Real, Decimal)):
+    if not isinstance(cell, NUMBERS):
         raise ValueError(f"expected one label (a string or a number), found {type(cell).__name__}")
     if math.isnan(cell):
         return None
-    if math.isfinite(cell) and cell == math.trunc(cell):
-        return str(math.trunc(cell))
+    if math.isfinite(cell) and cell == int(cell):
+        return str(int(cell))
     return str(cell if isinstance(cell, Decimal) else float(cell))
 
 

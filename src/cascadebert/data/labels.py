@@ -15,7 +15,7 @@ from pathlib import Path
 from cascadebert.errors import DataError, printable
 
 UNNAMED = "LABEL_"  # transformers' prefix for labels without a name
-MOST_CHARACTERS = 200  # of a list in a message
+MOST_CHARACTERS = 150  # of a list in a message
 _WHOLE_NUMBER = re.compile(r"[+-]?(0|[1-9]\d*)(\.0*)?")
 _NUMBER = re.compile(r"[+-]?([0-9]+(\.[0-9]*)?|\.[0-9]+)([eE][+-]?[0-9]{1,3})?")
 

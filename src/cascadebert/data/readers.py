@@ -9,12 +9,13 @@ from itertools import chain
 from pathlib import Path
 
 from cascadebert.data.arrow_files import ArrowLayout, read_arrow, read_arrow_layout
+from cascadebert.data.column_types import ColumnType
 from cascadebert.data.columns import Columns
 from cascadebert.data.csv_files import CsvLayout, read_csv, read_csv_layout
 from cascadebert.data.files import DataFile, DataFiles, find_files
 from cascadebert.data.json_files import column_kinds, read_json
 from cascadebert.data.labels import shorten
-from cascadebert.data.table import Chunk, ColumnType, Fault, Table
+from cascadebert.data.table import Chunk, Fault, Table
 from cascadebert.data.text_files import count_lines, open_text
 from cascadebert.errors import DataError
 

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import json
 import re
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, NamedTuple, TypeAlias
+from typing import Any, NamedTuple
 
 SURROGATE = re.compile("[\ud800-\udfff]")  # a byte that is not UTF-8, or half of a pair
 MISSING = type("Missing", (), {"__slots__": (), "__repr__": lambda _: "MISSING"})()  # a key that a line lacks
-
-# Of a column over all files: its kind in text formats ("json": several kinds, or nested), or its Arrow type.
-ColumnType: TypeAlias = 'Literal["string", "boolean", "integer", "number", "json"] | Any'
 
 
 class Json(str):
@@ -75,21 +73,22 @@ class Chunk:
         return len(self.numbers) + len(self.bad)
 
 
-def unique_names(names: Iterable[str]) -> tuple[tuple[str, ...], frozenset[str]]:
-    """Names of columns of which a repeated one gets a number, and the names that were repeated.
+def unique_names(names: Iterable[str]) -> list[str]:
+    """The names, each that is there already with a number at its end.
 
-    >>> unique_names(["a", "b", "a"])
-    (('a', 'b', 'a.1'), frozenset({'a'}))
+    >>> unique_names(["a", "a", "a.1", "b"])
+    ['a', 'a.2', 'a.1', 'b']
     """
     names = list(names)
-    found: list[str] = []
-    repeated = set()
+    given, found = set(names), dict[str, None]()
     for name in names:
-        unique, number = name, 0
-        while unique in found or (number and unique in names):
-            number += 1
-            unique = f"{name}.{number}"
-        if number:
-            repeated.add(name)
-        found.append(unique)
-    return tuple(found), frozenset(repeated)
+        new, number = name, 1
+        while new in found or (new != name and new in given):
+            new, number = f"{name}.{number}", number + 1
+        found[new] = None
+    return list(found)
+
+
+def repeated_names(names: Iterable[str]) -> frozenset[str]:
+    """The names that are there more than once."""
+    return frozenset(name for name, count in Counter(names).items() if count > 1)

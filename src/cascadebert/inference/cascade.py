@@ -15,6 +15,7 @@ from cascadebert.data.columns import ColumnNames
 from cascadebert.errors import CascadeError, DataError, FolderError
 from cascadebert.inference.batching import TokenizedTexts
 from cascadebert.inference.stage import Stage
+from cascadebert.paths import check_roles
 from cascadebert.persistence.checkpoint_config import resolve_checkpoint
 from cascadebert.persistence.folder import read_folder, write_folder
 from cascadebert.persistence.schema import CascadeSpec, StageSpec
@@ -209,10 +210,13 @@ class Cascade:
             overwrite: replace it if it does.
 
         Raises:
-            FolderError: if it exists, or this cascade was never saved by `fit` or `assemble`.
+            CascadeError: if it exists or cannot be written, or this cascade was never saved by `fit` or
+                `assemble`.
         """
         if self.path is None or self.spec is None:
             raise FolderError("this cascade was never saved; make it with fit() or assemble()")
+        if not (Path(path).exists() and self.path.samefile(path)):  # replaces itself atomically
+            check_roles({"the new folder": path}, {"the cascade": self.path})
         spec = self.spec.with_operating_point(self.operating_point)
         content = {entry.name: entry for entry in self.path.iterdir()}
         write_folder(Path(path), spec, content, overwrite=overwrite)

@@ -13,11 +13,12 @@ import numpy as np
 from cascadebert.data.columns import ColumnNames, Columns, named
 from cascadebert.data.dataset import DataSource, Examples, load_examples
 from cascadebert.environment import versions
-from cascadebert.errors import show_paths_as
+from cascadebert.errors import explain_full_disk, show_paths_as
 from cascadebert.evaluation.evaluate import check_has_tokens
 from cascadebert.inference.cascade import Cascade
 from cascadebert.inference.engines.load import resolve_engine
 from cascadebert.inference.stage import Stage
+from cascadebert.paths import check_roles
 from cascadebert.persistence.checkpoint_config import config_label_names, read_config
 from cascadebert.persistence.folder import UsedRows, ensure_writable_directory, file_hashes, write_folder
 from cascadebert.persistence.schema import SCHEMA_VERSION, CascadeSpec, StageSpec
@@ -49,6 +50,7 @@ class BuildConfig:
     columns: ColumnNames | None  # that later calls look for first
 
 
+@explain_full_disk()
 def assemble(
     stages: Sequence[str | Path],
     *,
@@ -88,12 +90,12 @@ def assemble(
         CascadeError: If data, stages or target cannot be used; nothing is written.
     """
     output, names = Path(output), [str(stage) for stage in stages]
+    check_roles({"--output": output}, {"--stage": names, "--data": data})
     ensure_writable_directory(output, overwrite=overwrite)
     resolved = resolve_engine(engine, precision)
     config = BuildConfig(target, cost_unit, score, *resolved, max_length, overwrite, named(columns))
     examples = load_examples(data, columns=columns, labels=needs_labels(target), split="validation")
     with opened_classifiers(names) as sources, show_paths_as(dict(zip(sources, names, strict=True))):
-        ensure_writable_directory(output, overwrite=overwrite, sources=sources)
         for source in sources:
             weight_files(source)
         check_stages(names, sources)

@@ -18,6 +18,7 @@ from cascadebert.data.dataset import DataSource, Examples, Hashes, load_examples
 from cascadebert.data.label_names import label_names
 from cascadebert.data.splits import assign_folds
 from cascadebert.errors import DataError
+from cascadebert.paths import check_roles
 from cascadebert.persistence.checkpoint_config import resolve_checkpoint
 from cascadebert.training.checkpoints import checkpoint_fingerprint, fingerprint
 from cascadebert.training.config import FitConfig
@@ -97,6 +98,7 @@ def label_difficulty(
     Raises:
         DataError: If examples cannot be used, or there are fewer groups than folds.
     """
+    check_roles({"work": work}, {"train": train, "stage": stage})
     config = config or FitConfig()
     examples = load_examples(train, columns=columns)
     names = names or label_names(examples)

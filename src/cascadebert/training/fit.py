@@ -12,17 +12,18 @@ from typing import Any
 
 import numpy as np
 
-from cascadebert.atomic import work_directory
+from cascadebert.atomic import check_work_directory, work_directory, work_directory_path
 from cascadebert.data.columns import Columns, named
 from cascadebert.data.dataset import DataSource, Examples, load_examples
 from cascadebert.data.labels import without_prefix
 from cascadebert.data.splits import Splits, assign_folds, split_examples
-from cascadebert.errors import CascadeError, DataError, StageError, show_paths_as
+from cascadebert.errors import CascadeError, DataError, StageError, explain_full_disk, show_paths_as
 from cascadebert.evaluation.evaluate import check_has_tokens
 from cascadebert.inference.cascade import Cascade
 from cascadebert.inference.engines.load import resolve_engine
 from cascadebert.inference.engines.static import MODEL_TYPE
 from cascadebert.inference.tokenizer import StageTokenizer, resolve_max_length
+from cascadebert.paths import WORK, check_roles
 from cascadebert.persistence.checkpoint_config import config_int, config_label_names, read_config
 from cascadebert.persistence.folder import UsedRows, ensure_writable_directory
 from cascadebert.thresholds.operating_point import Target
@@ -41,6 +42,7 @@ from cascadebert.training.trainer import log
 from cascadebert.types import CostUnit, Logits, ScoreChoice, Texts
 
 
+@explain_full_disk()
 def fit(
     train: DataSource,
     *,
@@ -93,13 +95,16 @@ def fit(
     """
     output, names = Path(output), [str(stage) for stage in stages]
     config = _resolve_distill_weight(config or FitConfig(), unlabeled is not None)
+    inputs = {"--train": train, "--validation": validation, "--unlabeled": unlabeled}
+    inputs |= {"--difficulty": list(difficulty), "--stage": names}
+    check_roles({"--output": output, WORK: work_directory_path(output)}, inputs)
     ensure_writable_directory(output, overwrite=overwrite)
+    check_work_directory(output)
     resolved = resolve_engine(engine, precision)
     build = BuildConfig(target, cost_unit, score, *resolved, config.max_length, overwrite, named(columns))
     examples, held_out = _load_labeled(train, validation, columns)
     with tempfile.TemporaryDirectory() as temporary:
         sources = _resolve_sources(names, Path(temporary))
-        ensure_writable_directory(output, overwrite=overwrite, sources=sources)
         splits = _split(examples, held_out, _known_labels(sources[-1]), config)
         parts = {"train": splits.train, "tune": splits.tune, "certify": splits.certify}
         notices = splits.notices
