@@ -97,7 +97,7 @@ def _columns(data: Any) -> Iterable[tuple[Any, Any]]:
         return [(name, data.iloc[:, i]) for i, name in enumerate(data.columns)]
     if hasattr(data, "get_columns"):  # polars
         return [(column.name, column) for column in data.get_columns()]
-    if hasattr(data, "with_format") and hasattr(data, "__getitem__"):  # datasets
+    if hasattr(data, "with_format") and hasattr(data, "__len__"):  # datasets
         data = data.with_format(None)
         return [(name, data[name]) for name in data.column_names]
     if hasattr(data, "column_names") and hasattr(data, "itercolumns"):  # Arrow
