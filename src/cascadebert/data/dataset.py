@@ -98,7 +98,7 @@ class Examples:
         log.warning(
             "%s: %s of %s rows have a usable label; none is needed here, so accuracy is not reported.%s",
             *(self.source, f"{usable:,}", f"{len(self):,}"),
-            f" Unknown labels: {shorten(unknown)}." if unknown else "",
+            f" Unknown: {shorten(unknown)}; known: {shorten(names)}." if unknown else "",
         )
         return replace(self, labels=None)
 
