@@ -39,9 +39,6 @@ class Fault(NamedTuple):
     reason: str
 
 
-MISSING = object()  # the cell of a key that a line of jsonl does not have
-
-
 @dataclass(frozen=True)
 class Table:
     """Columns of equal length; `source` names the table in errors."""

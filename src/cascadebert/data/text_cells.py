@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
-from collections.abc import Iterable
 from typing import Any
 
 from cascadebert.data.table import MISSING, SURROGATE, Json
@@ -40,6 +39,8 @@ def plain_text(cell: Any, notes: Counter[str]) -> str:
         return cell
     if cell is None or cell is MISSING:
         return ""
+    if type(cell) is int:
+        return str(cell)
     raw = _raw(cell)
     return raw if raw in _BARE else _strict(raw, notes)
 
@@ -54,22 +55,6 @@ def escape(text: str, notes: Counter[str], *, keep_bytes: bool = False) -> str:
     text, count = (_HALF_PAIR if keep_bytes else SURROGATE).subn(_escape, text)
     notes.update({NOT_UTF8: 1} if count else ())
     return text
-
-
-def unique_names(names: Iterable[str]) -> list[str]:
-    """The names, each that is there already with a number at its end.
-
-    >>> unique_names(["a", "a", "a_2", "b"])
-    ['a', 'a_3', 'a_2', 'b']
-    """
-    names = list(names)
-    given, found = set(names), dict[str, None]()
-    for name in names:
-        new, number = name, 2
-        while new in found or (new != name and new in given):
-            new, number = f"{name}_{number}", number + 1
-        found[new] = None
-    return list(found)
 
 
 def _escape(match: re.Match[str]) -> str:

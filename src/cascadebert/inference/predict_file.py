@@ -16,11 +16,12 @@ from typing import Any
 import numpy as np
 
 from cascadebert.data.cells import check_texts
+from cascadebert.data.column_types import check_holds, unify_types
 from cascadebert.data.columns import Columns, find_text_columns
 from cascadebert.data.files import STANDARD_STREAM
 from cascadebert.data.readers import Layout, read_chunks, read_layout, row_message
 from cascadebert.data.table import MISSING, Chunk, ColumnType, Fault, Table
-from cascadebert.data.writers import check_holds, ensure_writable_file, join_parts, unify_types, write_table
+from cascadebert.data.writers import ensure_writable_file, join_parts, write_table
 from cascadebert.errors import DataError
 from cascadebert.inference.batch_size import with_tuned_batch_sizes
 from cascadebert.inference.cascade import Cascade
