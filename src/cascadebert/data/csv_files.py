@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from cascadebert.data.files import DataFile
 from cascadebert.data.labels import shorten
-from cascadebert.data.table import Chunk, Fault, Table, unique_names
+from cascadebert.data.table import Chunk, Fault, Table, repeated_names, unique_names
 from cascadebert.data.text_files import open_text
 
 log = logging.getLogger("cascadebert")
@@ -59,8 +59,9 @@ def read_csv_layout(file: DataFile, *, delimiter: str | None, encoding: str | No
         return None
     if delimiter is None and quoted and found != ",":
         log.info("%s: cells are separated by %s", file.name, "tabs" if found == "\t" else repr(found))
-    names, repeated = unique_names(_without_blank_end(header))
-    return CsvLayout(found, quoted, names, repeated, is_separator_line)
+    names = _without_blank_end(header)
+    columns = tuple(unique_names(names))
+    return CsvLayout(found, quoted, columns, repeated_names(names), is_separator_line)
 
 
 def _without_blank_end(header: Sequence[str]) -> list[str]:

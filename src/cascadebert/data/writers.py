@@ -1,119 +1,205 @@
-"""Writers of csv, tsv, jsonl and parquet files."""
+"""Writers of csv, tsv, jsonl and parquet files: each cell in the form that its format defines."""
 
 from __future__ import annotations
 
-import json
+import gzip
 import re
-from collections.abc import Iterator, Sequence
+import shutil
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from itertools import chain, islice
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from cascadebert.atomic import atomic_file
-from cascadebert.data.files import check_format
-from cascadebert.data.table import Table
-from cascadebert.errors import DataError, extra
+from cascadebert.data.arrow_cells import python_cells
+from cascadebert.data.column_types import PARQUET, arrow_column, check_parquet_holds
+from cascadebert.data.files import COMPRESSIONS
+from cascadebert.data.table import MISSING, ColumnType, Table, unique_names
+from cascadebert.data.text_cells import BREAKS, escape, json_text, plain_text
+from cascadebert.errors import DataError, extra, reason
+
+OUTPUT_FORMATS = (".csv", ".tsv", ".jsonl", ".ndjson", ".parquet")
+
+_CSV_SPECIAL = re.compile(
+    '[,"\r\n]|^\ufeff'
+).search  # the csv module quotes no lone carriage return before 3.13
+_CSV_SPECIAL_NAME = re.compile('[,;|\t"\r\n]|^\ufeff|^sep=')  # or the header looks like another delimiter's
+_TSV_SPECIAL = re.compile("[\t\r\n]").search
+_TSV_ESCAPES = str.maketrans({"\t": r"\t", "\n": r"\n", "\r": r"\r"})
 
 
-def ensure_writable_file(path: Path, *, overwrite: bool) -> None:
-    """Check an output before any costly work.
+def output_format(path: Path) -> tuple[str, str]:
+    """Suffix of the format of an output and, if it is to be compressed, that of the compression.
 
-    Raises DataError if its format is unknown, it exists and `overwrite` is false, or its folder is missing.
+    Raises DataError if the format is unknown.
+
+    >>> output_format(Path("answers.csv.gz")), output_format(Path("answers.ndjson"))
+    (('.csv', '.gz'), ('.jsonl', ''))
     """
-    check_format(path)
-    if path.is_dir():
-        raise DataError(f"{path} is a folder; expected a file to write")
-    if path.exists() and not overwrite:
-        raise DataError(f"{path} exists already. Choose another output, or replace it with --overwrite.")
-    if not path.absolute().parent.is_dir():
-        raise DataError(f"{path}: the folder {path.absolute().parent} does not exist. Create it first.")
+    suffix = path.suffix.lower()
+    compression = suffix if suffix in COMPRESSIONS else ""
+    suffix = Path(path.stem).suffix.lower() if compression else suffix
+    if suffix not in OUTPUT_FORMATS or (compression and suffix == ".parquet"):
+        raise DataError(
+            f"{path}: expected a file ending in {', '.join(OUTPUT_FORMATS)}; after those of text also "
+            f"{' or '.join(COMPRESSIONS)}"
+        )
+    return ".jsonl" if suffix == ".ndjson" else suffix, compression
 
 
-def write_table(table: Table, path: Path) -> None:
+def write_table(table: Table, path: Path, types: Mapping[str, ColumnType] | None = None) -> Counter[str]:
     """Write a table atomically in the format of the suffix, replacing an existing file.
 
-    Raises DataError if the format is unknown or cannot hold a cell.
+    `types` are those of the whole output where the table is a part of it, so that all parts get one parquet
+    schema. Returns how many cells and names were escaped, by what they held. Raises DataError if the format
+    is unknown or parquet cannot hold a value.
     """
-    suffix = check_format(path)
-    try:
-        with atomic_file(path) as temporary:
-            (_write_parquet if suffix == ".parquet" else _write_text)(table, temporary)
-    except (TypeError, ValueError) as error:  # includes the errors of pyarrow and of encodings
-        raise DataError(f"{path.name}: {suffix} cannot hold a cell of {table.source} ({error})") from error
+    suffix, _ = output_format(path)
+    notes = Counter[str]()
+    with atomic_file(path) as temporary:
+        if suffix == ".parquet":
+            _write_parquet(table, temporary, types or {}, notes)
+        else:
+            with _text_file(temporary) as file:
+                _write_lines(_lines(table, suffix, notes), file)
+    return notes
 
 
 def join_parts(parts: Sequence[Path], path: Path, *, columns: Sequence[str]) -> None:
-    """Concatenate files of `write_table`, at least one, of one format and with the same columns, atomically.
+    """Concatenate files of `write_table`, at least one, atomically.
 
-    Raises DataError if parquet files have columns of types that cannot be unified.
+    The parts have the format of the output without compression, its columns and, in parquet, its types.
     """
-    suffix = check_format(path)
+    suffix, _ = output_format(path)
     with atomic_file(path) as temporary:
         if suffix == ".parquet":
-            _join_parquet(parts, temporary, path.name)
-            return
-        header = "".join(_lines(Table({name: [] for name in columns}, ""), suffix))
-        skip = len(header.encode(errors="surrogateescape"))
-        with temporary.open("wb") as target:
-            for i, part in enumerate(parts):
-                target.write(part.read_bytes()[skip if i else 0 :])
+            _join_parquet(parts, temporary)
+        else:
+            _join_text(parts, temporary, _lines(Table({name: [] for name in columns}, ""), suffix, Counter()))
 
 
-def _write_parquet(table: Table, path: Path) -> None:
-    with extra("tune"):
-        import pyarrow
-        import pyarrow.parquet
-    columns = {name: pyarrow.array(cells, table.types.get(name)) for name, cells in table.columns.items()}
-    pyarrow.parquet.write_table(pyarrow.table(columns), path)
+@contextmanager
+def _text_file(path: Path) -> Iterator[IO[bytes]]:
+    """A new file, compressed if its name says so; the same content gives the same bytes."""
+    compression = output_format(path)[1]
+    with ExitStack() as stack:
+        file: Any = stack.enter_context(path.open("wb"))
+        if compression == ".gz":
+            file = stack.enter_context(gzip.GzipFile("", "wb", 6, file, mtime=0))
+        elif compression:
+            with extra("tune"):
+                import pyarrow
+            file = stack.enter_context(pyarrow.CompressedOutputStream(file, "zstd"))
+        yield file
 
 
-def _write_text(table: Table, path: Path) -> None:
-    with path.open("w", encoding="utf-8", errors="surrogateescape", newline="") as file:
-        file.writelines(_lines(table, path.suffix.lower()))
+def _write_lines(lines: Iterator[str], file: IO[bytes]) -> None:
+    while block := "".join(islice(lines, 1000)):
+        file.write(block.encode("utf-8", "surrogateescape"))
 
 
-def _join_parquet(parts: Sequence[Path], path: Path, name: str) -> None:
-    with extra("tune"):
-        import pyarrow
-        import pyarrow.parquet
-    try:
-        schemas = [pyarrow.parquet.read_schema(part) for part in parts]
-        schema = pyarrow.unify_schemas(schemas, promote_options="permissive")
-        with pyarrow.parquet.ParquetWriter(path, schema) as target:
-            for part in parts:
-                target.write_table(pyarrow.parquet.read_table(part).cast(schema))
-    except (pyarrow.ArrowInvalid, pyarrow.ArrowTypeError) as error:
-        raise DataError(
-            f"{name}: the type of a column changes between rows ({error}). Write jsonl, which holds any type."
-        ) from error
-
-
-def _lines(table: Table, suffix: str) -> Iterator[str]:
+def _lines(table: Table, suffix: str, notes: Counter[str]) -> Iterator[str]:
     """Lines of a text format with their line breaks, the header first where it has one."""
-    names, rows = list(table.columns), zip(*table.columns.values(), strict=True)
     if suffix == ".jsonl":
-        yield from (_json_line(dict(zip(names, row, strict=True))) for row in rows)
-        return
-    separator, quote = ("\t", _tsv_cell) if suffix == ".tsv" else (",", _csv_cell)
-    for row in (names, *rows):
-        line = separator.join(quote("" if cell is None else str(cell)) for cell in row)
-        yield (line or ("" if suffix == ".tsv" else '""')) + "\n"
+        return _json_lines(table, notes)
+    return (_tsv_lines if suffix == ".tsv" else _csv_lines)(table, notes)
 
 
-def _json_line(record: dict[str, Any]) -> str:
-    line = json.dumps(record, ensure_ascii=False)
+def _json_lines(table: Table, notes: Counter[str]) -> Iterator[str]:
+    names, _ = unique_names(escape(name, notes) for name in table.columns)
+    keys = [f"{json_text(name, notes)}: " for name in names]
+    for row in zip(*map(_python_cells, table.columns.values()), strict=True):
+        pairs = (
+            key + json_text(cell, notes) for key, cell in zip(keys, row, strict=True) if cell is not MISSING
+        )
+        yield f"{{{', '.join(pairs)}}}\n"
+
+
+def _csv_lines(table: Table, notes: Counter[str]) -> Iterator[str]:
+    names, _ = unique_names(_escaped_texts(list(table.columns), notes))
+    header = [_csv_quoted(name) if _CSV_SPECIAL_NAME.search(name) else name for name in names]
+    columns = [_escaped_texts(column, notes) for column in table.columns.values()]
+    quoted = [[_csv_quoted(text) if _CSV_SPECIAL(text) else text for text in column] for column in columns]
+    for cells in chain([header], zip(*quoted, strict=True)):
+        yield (",".join(cells) or '""') + "\n"
+
+
+def _csv_quoted(text: str) -> str:
+    return '"' + text.replace('"', '""') + '"'
+
+
+def _tsv_lines(table: Table, notes: Counter[str]) -> Iterator[str]:
+    names, *columns = [
+        [
+            _without_breaks(text, notes) if _TSV_SPECIAL(text) else text
+            for text in _escaped_texts(column, notes)
+        ]
+        for column in (list(table.columns), *table.columns.values())
+    ]
+    for cells in chain([unique_names(names)[0]], zip(*columns, strict=True)):
+        yield "\t".join(cells) + "\n"
+
+
+def _without_breaks(text: str, notes: Counter[str]) -> str:
+    notes[BREAKS] += 1
+    return text.translate(_TSV_ESCAPES)
+
+
+def _escaped_texts(column: Any, notes: Counter[str]) -> Iterator[str]:
+    """Cells as text; bytes that are not UTF-8 go through from text files, not from Arrow."""
+    from_text = isinstance(column, list)
+    for cell in _python_cells(column):
+        text = cell if type(cell) is str else plain_text(cell, notes)
+        yield text if text.isascii() else escape(text, notes, keep_bytes=from_text)
+
+
+def _python_cells(column: Any) -> list[Any]:
+    return column if isinstance(column, list) else python_cells(column)
+
+
+def _write_parquet(table: Table, path: Path, types: Mapping[str, ColumnType], notes: Counter[str]) -> None:
+    with extra("tune"):
+        import pyarrow.parquet
+    arrays = []
+    for name, column in table.columns.items():
+        try:
+            arrays.append(arrow_column(column, types.get(name), notes))
+        except (pyarrow.ArrowException, TypeError, ValueError, OverflowError) as error:
+            raise DataError(
+                f"{table.source}: the column '{name:.80}' holds a value that is not of its type "
+                f"({reason(error):.160}). Write jsonl, which holds any value."
+            ) from error
+    names, _ = unique_names(escape(name, notes) for name in table.columns)
+    arrow = pyarrow.table(arrays, list(names))
     try:
-        line.encode("utf-8", "surrogateescape")
-    except UnicodeEncodeError:  # half of a surrogate pair, which only an escape can represent
-        line = json.dumps(record)
-    return line + "\n"
+        pyarrow.parquet.write_table(arrow, path, **PARQUET)
+    except pyarrow.ArrowException:
+        check_parquet_holds(arrow, table.source)
+        raise
 
 
-def _csv_cell(cell: str) -> str:
-    # the csv module does not quote a lone carriage return before Python 3.13
-    return '"' + cell.replace('"', '""') + '"' if re.search('[,"\r\n]', cell) else cell
+def _join_text(parts: Sequence[Path], path: Path, header: Iterator[str]) -> None:
+    size = len("".join(header).encode("utf-8", "surrogateescape"))
+    with _text_file(path) as target:
+        for i, part in enumerate(parts):
+            with part.open("rb") as source:
+                source.seek(size if i else 0)
+                shutil.copyfileobj(source, target)
 
 
-def _tsv_cell(cell: str) -> str:
-    if re.search("[\t\r\n]", cell):
-        raise DataError("a cell holds a tab or a line break, which tsv cannot represent. Write csv or jsonl.")
-    return cell
+def _join_parquet(parts: Sequence[Path], path: Path) -> None:
+    with extra("tune"):
+        import pyarrow.parquet
+    with pyarrow.parquet.ParquetWriter(path, pyarrow.parquet.read_schema(parts[0]), **PARQUET) as target:
+        for group in chain.from_iterable(map(_row_groups, parts)):
+            target.write_table(group)
+
+
+def _row_groups(path: Path) -> Iterator[Any]:
+    with extra("tune"):
+        import pyarrow.parquet
+    with pyarrow.parquet.ParquetFile(path) as source:
+        for i in range(source.num_row_groups):
+            yield source.read_row_group(i)

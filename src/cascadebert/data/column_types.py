@@ -1,0 +1,160 @@
+"""Types of carried columns: settled over all files of the input, and as parquet holds them."""
+
+from __future__ import annotations
+
+import io
+from collections import Counter
+from collections.abc import Callable, Mapping
+from functools import reduce
+from typing import TYPE_CHECKING, Any
+
+from cascadebert.data.arrow_cells import python_cells
+from cascadebert.data.table import MISSING, ColumnType
+from cascadebert.data.text_cells import escape, json_text, plain_text
+from cascadebert.errors import DataError, extra, reason
+
+if TYPE_CHECKING:
+    import pyarrow
+
+PARQUET = {"use_compliant_nested_type": False}  # the items of lists keep their name
+
+_KINDS: Mapping[type, ColumnType] = {bool: "boolean", int: "integer", float: "number", str: "string"}
+
+
+def unify_types(one: ColumnType, other: ColumnType) -> ColumnType | None:
+    """The type that holds every value of two types; None if there is none.
+
+    >>> unify_types("integer", "number"), unify_types("string", "boolean")
+    ('number', 'json')
+    """
+    if isinstance(one, str) and isinstance(other, str):
+        return _unify_kinds(one, other)
+    with extra("tune"):
+        import pyarrow
+    if "json" in (one, other):
+        return "json" if pyarrow.null() in (one, other) else None
+    schemas = [pyarrow.schema([("", arrow_type(column_type))]) for column_type in (one, other)]
+    try:
+        common = pyarrow.unify_schemas(schemas, promote_options="permissive").types[0]
+        for schema in schemas:
+            cast(pyarrow.nulls(1, schema.types[0]), common, Counter())
+    except pyarrow.ArrowException:
+        return None
+    return None if any(_narrows(schema.types[0], common) for schema in schemas) else common
+
+
+def arrow_type(column_type: ColumnType) -> pyarrow.DataType:
+    """The Arrow type of a column in parquet."""
+    with extra("tune"):
+        import pyarrow
+    if not isinstance(column_type, str):
+        return column_type
+    named = {"boolean": pyarrow.bool_(), "integer": pyarrow.int64(), "number": pyarrow.float64()}
+    return named.get(column_type, pyarrow.string())
+
+
+def arrow_column(column: Any, to: ColumnType | None, notes: Counter[str]) -> Any:
+    """A column as an Arrow array of a type, its own by default.
+
+    Raises ValueError, TypeError, OverflowError or ArrowException if the type does not hold a cell.
+    """
+    with extra("tune"):
+        import pyarrow
+    if isinstance(column, list):
+        kind = to if isinstance(to, str) else _kind(column)
+        if kind is None:
+            return pyarrow.nulls(len(column), arrow_type("string" if to is None else to))
+        column = _to_arrow(column, kind, notes)
+    return cast(column, column.type if to is None else arrow_type(to), notes)
+
+
+def cast(column: Any, to: pyarrow.DataType, notes: Counter[str]) -> Any:
+    """An Arrow array in a wider type, its texts in UTF-8. Raises ArrowException if a value does not fit."""
+    with extra("tune"):
+        import pyarrow
+        import pyarrow.compute
+    if column.type != to:
+        options = pyarrow.compute.CastOptions(to, allow_float_truncate=True, allow_invalid_utf8=True)
+        column = pyarrow.compute.cast(column, options=options)
+    values = to.value_type if isinstance(to, pyarrow.DictionaryType) else to
+    if str(values) not in ("string", "large_string", "string_view"):
+        return column
+    try:
+        column.validate(full=True)
+    except pyarrow.ArrowInvalid:
+        return pyarrow.array([cell and escape(cell, notes) for cell in python_cells(column)], to)
+    return column
+
+
+def check_holds(types: Mapping[str, ColumnType], suffix: str, source: str) -> None:
+    """Raise DataError with the first column that a format cannot hold; the text formats hold every type."""
+    if suffix != ".parquet":
+        return
+    with extra("tune"):
+        import pyarrow
+    for name, type_ in types.items():
+        schema = pyarrow.schema([(escape(name, Counter()), arrow_type(type_))])
+        nulls = pyarrow.table([pyarrow.nulls(1, schema.types[0])], schema.names)
+        fault, fault_of_rows = map(_parquet_fault, (schema.empty_table(), nulls))
+        if fault is None and isinstance(fault_of_rows, pyarrow.ArrowNotImplementedError):
+            fault = fault_of_rows  # the other faults are those of a null where none may be
+        _raise_fault(schema, fault, source)
+
+
+def check_parquet_holds(table: pyarrow.Table, source: str) -> None:
+    """Raise DataError with the first column of an Arrow table that cannot be written to parquet and read."""
+    for i in range(table.num_columns):
+        column = table.select([i])
+        _raise_fault(column.schema, _parquet_fault(column), source)
+
+
+def _parquet_fault(table: pyarrow.Table) -> Exception | None:
+    with extra("tune"):
+        import pyarrow.parquet
+    memory = io.BytesIO()
+    try:
+        pyarrow.parquet.write_table(table, memory, **PARQUET)
+        pyarrow.parquet.read_table(memory)
+    except (pyarrow.ArrowException, OSError) as error:
+        return error
+    return None
+
+
+def _raise_fault(schema: pyarrow.Schema, fault: Exception | None, source: str) -> None:
+    if fault is not None:
+        raise DataError(
+            f"{source}: parquet cannot hold the column '{schema.names[0]:.80}' of type "
+            f"{schema.types[0]!s:.160} ({reason(fault):.160}). Write jsonl, which holds any value."
+        ) from fault
+
+
+def _kind(cells: list[Any]) -> ColumnType | None:
+    kinds = [_KINDS.get(kind, "json") for kind in set(map(type, cells)) - {type(None), type(MISSING)}]
+    return reduce(_unify_kinds, kinds) if kinds else None
+
+
+def _unify_kinds(one: ColumnType, other: ColumnType) -> ColumnType:
+    if one == other:
+        return one
+    return "number" if {one, other} == {"integer", "number"} else "json"
+
+
+def _narrows(own: pyarrow.DataType, common: pyarrow.DataType) -> bool:
+    """True where Arrow's common type does not reach every value: years in nanoseconds, the top of uint64."""
+    return ("[ns" in str(common) and "[ns" not in str(own)) or (
+        "uint64" in str(own) and "uint64" not in str(common)
+    )
+
+
+def _to_arrow(cells: list[Any], kind: ColumnType, notes: Counter[str]) -> pyarrow.Array:
+    with extra("tune"):
+        import pyarrow
+    convert: Mapping[str, Callable[[Any], Any]] = {
+        "string": lambda cell: escape(plain_text(cell, notes), notes),
+        "integer": int,
+        "number": float,
+        "json": lambda cell: json_text(cell, notes),
+    }
+    form = convert.get(kind, lambda cell: cell)
+    values = [None if cell is None or cell is MISSING else form(cell) for cell in cells]
+    return pyarrow.array(values, arrow_type(kind))
