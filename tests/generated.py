@@ -61,7 +61,6 @@ class Case:
     chunk_rows: int = 16_384
     labels: tuple[str | None, ...] | None = None  # of the rows; None where a name is not known
     evaluate: str | None = None  # its data, if not the source; "" for none
-    unlabeled: tuple[str, ...] = ("label",)  # words of the error of `evaluate` if there are no labels
     arrow: pa.Table | None = None  # of all rows, where parquet is to hold the same types
     kinds: Mapping[str, pa.DataType] = field(default_factory=dict)  # in parquet, for text; default string
     links: Mapping[str, str] = field(default_factory=dict)
@@ -172,6 +171,8 @@ def compressed(rng: Rng, name: str, content: bytes) -> tuple[str, bytes]:
 
 def finished(rng: Rng, case: Case) -> Case:
     """The case with an output, and a place for rejects or small chunks in some."""
+    if case.kind == "wrong output":
+        return case
     rejects = pick(rng, (None, "bad.csv", "bad.jsonl", "bad.tsv", "bad.parquet"))
     return replace(
         case,

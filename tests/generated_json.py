@@ -210,7 +210,7 @@ def array_case(rng: Rng) -> Case:
         rows.append(Row({}, "", "not JSON", None, len(rows) + 1, name))
     elif damage == "more":
         text += end + '\n[{"text": "late"}]'
-        rows.append(Row({}, "", "", None, len(rows) + 1, name, "after"))
+        rows.append(Row({}, "", "after", None, len(rows) + 1, name))
     else:
         text += end
     packed, content = compressed(rng, name, text.encode())
