@@ -50,7 +50,7 @@ CASES = {
     "a plot in the data": ("bench", "c", "d/*.csv", "--plot", "d/a.csv"),
     "results in the data": (*REPRODUCE, "--data", "d", "--output", "d/new"),
     "data in the results": (*REPRODUCE, "--data", "c/stage-1", "--output", "c"),
-    "an encoder in the results": ("reproduce", "--small", "no/small", "--large", "c/stage-1", "--output", "c"),
+    "an encoder in the results": (*REPRODUCE, "--small", "c/stage-1", "--output", "c"),
     "results in an encoder": (*REPRODUCE, "--complete", "m", "--output", "m/new"),
     "work in the results": (*REPRODUCE, "--output", "new", "--work", "new/work"),
     "work in the data": (*REPRODUCE, "--data", "d", "--output", "new", "--work", "d/work"),

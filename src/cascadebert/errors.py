@@ -18,7 +18,7 @@ _DISK_FULL = {getattr(errno, name, None) for name in ("ENOSPC", "EDQUOT", "EFBIG
 # of libraries that raise errors without a number: safetensors, tokenizers, shutil, torch, numpy
 _DISK_FULL_TEXT = re.compile(
     r"No space left|quota exceeded|File too large|StreamWriter failed writing|unexpected pos \d+ vs|"
-    r"requested and \d+ written"
+    r"iostream error|requested and \d+ written"
 )
 
 
