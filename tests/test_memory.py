@@ -1,4 +1,4 @@
-"""Data in memory: tables of any library give the rows that a file would; lists of texts are checked by place."""
+"""Data in memory: tables of any library give the rows of a file; lists of texts are checked by place."""
 
 from __future__ import annotations
 
@@ -191,7 +191,7 @@ def test_texts_of_any_library_are_a_list_of_strings(texts):
 
 
 @pytest.mark.parametrize(
-    "pairs", [[("a", "b")], [["a", "b"]], np.array([["a", "b"]]), polars.Series([["a", "b"]]), zip("a", "b")]
+    "pairs", [[("a", "b")], [["a", "b"]], np.array([["a", "b"]]), polars.Series([["a", "b"]]), zip("a", "b", strict=True)]
 )
 def test_pairs_are_tuples_or_lists_of_two(pairs):
     assert as_texts(pairs) == [("a", "b")]

@@ -10,7 +10,7 @@ import numpy as np
 
 from cascadebert.data.cells import as_list
 from cascadebert.data.labels import declared_names, shorten
-from cascadebert.data.table import Table, unique_names
+from cascadebert.data.table import Table, repeated_names, unique_names
 from cascadebert.errors import DataError
 
 _EXPECTED = (
@@ -67,12 +67,13 @@ def memory_table(data: Any, title: str) -> Table:
     is something else, has several splits, or columns of different lengths.
     """
     pairs = list(_columns(data))
-    names, repeated = unique_names([str(name) for name, _ in pairs])
-    columns = {name: MemoryColumn(values) for name, (_, values) in zip(names, pairs, strict=True)}
+    names = [str(name) for name, _ in pairs]
+    found = zip(unique_names(names), pairs, strict=True)
+    columns = {name: MemoryColumn(values) for name, (_, values) in found}
     if len(sizes := {len(column): name for name, column in columns.items()}) > 1:
         each = shorten([f"{name!r} has {size:,}" for size, name in sizes.items()], most=4)
         raise DataError(f"{title}: columns with different numbers of rows: {each}")
-    return Table(columns, title, repeated, _declared(data))
+    return Table(columns, title, repeated_names(names), _declared(data))
 
 
 def _declared(data: Any) -> dict[str, tuple[str, ...]]:
