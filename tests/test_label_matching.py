@@ -106,8 +106,8 @@ def test_long_labels_do_not_make_a_long_message():
     [
         (("-1", "-1"), 0, ""),
         ((None, "positive"), 1, ""),
-        (("0.5", "0.25"), 0, " Unknown labels: 0.25, 0.5."),
-        (("positive", "bad", "1"), 1, " Unknown labels: 1, bad."),
+        (("0.5", "0.25"), 0, " Unknown: 0.25, 0.5; known: negative, positive."),
+        (("positive", "bad", "1"), 1, " Unknown: 1, bad; known: negative, positive."),
         (("0", "1", "-1"), 2, ""),
     ],
 )

@@ -211,6 +211,9 @@ def test_bench_takes_a_map_and_without_it_says_which_labels_are_unknown(unnamed,
     words = ("bench", unnamed / "cascade", unnamed / "words.csv", "--repeats", 1, "--json")
     code, values, said = run(*words)
     assert code == 0 and values["cascade"]["accuracy"] is None
-    assert "words.csv: 0 of 120 rows have a usable label" in said and "Unknown labels: bad, good." in said
+    assert (
+        "words.csv: 0 of 120 rows have a usable label" in said
+        and "Unknown: bad, good; known: LABEL_0, LABEL_1." in " ".join(said.split())
+    )
     code, values, said = run(*words, "--label-map", tmp_path / "map.csv")
     assert code == 0 and 0 <= values["cascade"]["accuracy"] <= 1 and "usable" not in said

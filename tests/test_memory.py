@@ -358,7 +358,6 @@ LONG = "\x1b[2J" + "x" * 10_000
         ({"text": ["a"], "label": ["b"], LONG: [None]}, Columns(group=LONG)),
         ({f"column {i} {LONG}": ["a"] for i in range(500)}, None),
         ([LONG] * 3, None),
-        (f"/tmp/{LONG}", None),
         (f"{'folder/' * 500}rows.csv", None),
     ],
 )
@@ -366,6 +365,11 @@ def test_a_message_about_data_is_short_and_printable_whatever_is_in_it(data, col
     with pytest.raises(DataError) as caught:
         load_examples(data, columns=columns)
     assert len(str(caught.value)) < 600 and str(caught.value).isprintable()
+
+
+def test_a_message_about_a_path_is_short_and_printable(saved, run):
+    code, _, said = run("evaluate", saved, f"/tmp/{LONG}")
+    assert code == 2 and "Traceback" not in said and len(said) < 620 and said.strip().isprintable()
 
 
 @pytest.mark.parametrize("labels", [[LONG, "a"], [f"label {i} {LONG}" for i in range(1000)]])

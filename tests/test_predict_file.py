@@ -255,7 +255,7 @@ def test_a_bad_row_stops_the_run_where_no_file_is_given_for_it_and_work_done_is_
 
 def test_answers_and_bad_rows_in_one_file_are_refused(cascade, tmp_path):
     source = write_rows(tmp_path / "in.csv")
-    with pytest.raises(DataError, match="--output .* is also --rejects"):
+    with pytest.raises(DataError, match=r"--output .* is also --rejects"):
         predict_file(cascade, source, tmp_path / "out.csv", rejects=tmp_path / "out.csv")
 
 

@@ -7,10 +7,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from cascadebert.data.column_types import ColumnType
 from cascadebert.data.files import DataFile
 from cascadebert.data.labels import declared_names
-from cascadebert.data.table import Chunk, Table, repeated_names, unique_names
+from cascadebert.data.table import Chunk, ColumnType, Table, repeated_names, unique_names
 from cascadebert.errors import DataError, extra, reason
 
 if TYPE_CHECKING:

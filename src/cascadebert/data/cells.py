@@ -124,7 +124,7 @@ def raise_first(table: Table, faults: dict[int, str]) -> None:
     if faults:
         i = min(faults)
         more = f" ({len(faults) - 1:,} more such rows)" if len(faults) > 1 else ""
-        raise DataError(f"{table.source}, row {i + 1}, {faults[i]}{more}. Fix or remove the row.")
+        raise DataError(f"{table.describe(i, faults[i] + more)}. Fix or remove the row.")
 
 
 def _text(cell: Any) -> str:

@@ -3,34 +3,22 @@
 from __future__ import annotations
 
 import io
-import math
 from collections import Counter
 from collections.abc import Callable, Mapping
 from functools import reduce
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any
 
 from cascadebert.data.arrow_cells import python_cells
-from cascadebert.data.table import MISSING, Json
+from cascadebert.data.table import MISSING, ColumnType
 from cascadebert.data.text_cells import escape, json_text, plain_text
 from cascadebert.errors import DataError, extra, reason
 
 if TYPE_CHECKING:
     import pyarrow
 
-Kind: TypeAlias = Literal["string", "boolean", "integer", "number", "json"]
-ColumnType: TypeAlias = "Kind | pyarrow.DataType"  # of csv and jsonl, or of parquet
-
 PARQUET = {"use_compliant_nested_type": False}  # the items of lists keep their name
 
-_KINDS: Mapping[type, Kind] = {bool: "boolean", int: "integer", float: "number", str: "string"}
-
-
-def column_type(column: Any) -> ColumnType | None:
-    """The type of a column of a table; None if all its cells are null or missing."""
-    if not isinstance(column, list):
-        return column.type
-    kinds: set[ColumnType] = {_kind(cell) for cell in column if cell is not None and cell is not MISSING}
-    return reduce(_unify_kinds, kinds) if kinds else None
+_KINDS: Mapping[type, ColumnType] = {bool: "boolean", int: "integer", float: "number", str: "string"}
 
 
 def unify_types(one: ColumnType, other: ColumnType) -> ColumnType | None:
@@ -73,7 +61,7 @@ def arrow_column(column: Any, to: ColumnType | None, notes: Counter[str]) -> Any
     with extra("tune"):
         import pyarrow
     if isinstance(column, list):
-        kind = to if isinstance(to, str) else column_type(column)
+        kind = to if isinstance(to, str) else _kind(column)
         if kind is None:
             return pyarrow.nulls(len(column), arrow_type("string" if to is None else to))
         column = _to_arrow(column, kind, notes)
@@ -140,20 +128,9 @@ def _raise_fault(schema: pyarrow.Schema, fault: Exception | None, source: str) -
         ) from fault
 
 
-def _kind(cell: Any) -> Kind:
-    if isinstance(cell, Json):
-        return "number" if _is_double(cell) else "json"
-    is_long = isinstance(cell, int) and not -(2**63) <= cell < 2**63
-    return "json" if is_long else _KINDS.get(type(cell), "json")
-
-
-def _is_double(raw: str) -> bool:
-    """True for a number that is written as floating point, unless a double cannot reach it."""
-    try:
-        number = float(raw)
-    except ValueError:
-        return False
-    return not raw.lstrip("-").isdigit() and (math.isfinite(number) or raw.endswith(("NaN", "Infinity")))
+def _kind(cells: list[Any]) -> ColumnType | None:
+    kinds = [_KINDS.get(kind, "json") for kind in set(map(type, cells)) - {type(None), type(MISSING)}]
+    return reduce(_unify_kinds, kinds) if kinds else None
 
 
 def _unify_kinds(one: ColumnType, other: ColumnType) -> ColumnType:
@@ -174,6 +151,7 @@ def _to_arrow(cells: list[Any], kind: ColumnType, notes: Counter[str]) -> pyarro
         import pyarrow
     convert: Mapping[str, Callable[[Any], Any]] = {
         "string": lambda cell: escape(plain_text(cell, notes), notes),
+        "integer": int,
         "number": float,
         "json": lambda cell: json_text(cell, notes),
     }

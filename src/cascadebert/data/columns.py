@@ -115,7 +115,7 @@ def find_label_column(
     *,
     required: bool = True,
 ) -> str | None:
-    """The label column: as named, else as remembered, or the usual one; None if missing but not required.
+    """The label column: as named, as remembered, or the usual one; None if missing but not required.
 
     Raises DataError if it is required and missing, or there twice.
     """

@@ -8,9 +8,8 @@ from collections.abc import Iterator
 from itertools import islice
 from typing import Any, NamedTuple, TextIO
 
-from cascadebert.data.column_types import ColumnType
 from cascadebert.data.files import DataFile
-from cascadebert.data.table import MISSING, Chunk, Fault, Json, Table
+from cascadebert.data.table import MISSING, Chunk, ColumnType, Fault, Json, Table
 from cascadebert.data.text_files import open_text
 from cascadebert.errors import DataError
 

@@ -68,10 +68,9 @@ def _check_classes(examples: Examples, names: Collection[str]) -> None:
     place = f"{examples.source}, column '{examples.label_column}'"
     fraction = _first_fraction(examples.labels or ())
     if fraction is not None:
-        raise DataError(
-            f"{examples.source}, row {examples.row(fraction)}, column '{examples.label_column}': the label "
-            f"{(examples.labels or ())[fraction]} has a fraction: a classifier needs whole numbers or names"
-        )
+        label = (examples.labels or ())[fraction]
+        fault = f"the label {label} has a fraction: a classifier needs whole numbers or names"
+        raise DataError(examples.describe(fraction, f"column '{examples.label_column}': {fault}"))
     if len(examples) >= MIN_ROWS_OF_CLASSES and 2 * len(names) > len(examples):
         raise DataError(
             f"{place}: {len(names):,} different labels in {len(examples):,} rows: it seems to hold ids or "

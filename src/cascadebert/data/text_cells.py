@@ -39,6 +39,8 @@ def plain_text(cell: Any, notes: Counter[str]) -> str:
         return cell
     if cell is None or cell is MISSING:
         return ""
+    if type(cell) is int:
+        return str(cell)
     raw = _raw(cell)
     return raw if raw in _BARE else _strict(raw, notes)
 

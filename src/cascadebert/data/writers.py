@@ -6,7 +6,7 @@ import gzip
 import re
 import shutil
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from itertools import chain, islice
 from pathlib import Path
@@ -14,16 +14,19 @@ from typing import IO, Any
 
 from cascadebert.atomic import atomic_file
 from cascadebert.data.arrow_cells import python_cells
-from cascadebert.data.column_types import PARQUET, ColumnType, arrow_column, check_parquet_holds
-from cascadebert.data.table import MISSING, Table, unique_names
+from cascadebert.data.column_types import PARQUET, arrow_column, check_parquet_holds
+from cascadebert.data.files import COMPRESSIONS
+from cascadebert.data.table import MISSING, ColumnType, Table, unique_names
 from cascadebert.data.text_cells import BREAKS, escape, json_text, plain_text
 from cascadebert.errors import DataError, extra, reason
 
 OUTPUT_FORMATS = (".csv", ".tsv", ".jsonl", ".ndjson", ".parquet")
-COMPRESSIONS = (".gz", ".zst")  # of the text formats
 
-_CSV_SPECIAL = re.compile('[,"\r\n]|^\ufeff')  # the csv module quotes no lone carriage return before 3.13
+_CSV_SPECIAL = re.compile(
+    '[,"\r\n]|^\ufeff'
+).search  # the csv module quotes no lone carriage return before 3.13
 _CSV_SPECIAL_NAME = re.compile('[,;|\t"\r\n]|^\ufeff|^sep=')  # or the header looks like another delimiter's
+_TSV_SPECIAL = re.compile("[\t\r\n]").search
 _TSV_ESCAPES = str.maketrans({"\t": r"\t", "\n": r"\n", "\r": r"\r"})
 
 
@@ -115,37 +118,41 @@ def _json_lines(table: Table, notes: Counter[str]) -> Iterator[str]:
 
 
 def _csv_lines(table: Table, notes: Counter[str]) -> Iterator[str]:
-    names, columns = _plain_texts(table, notes)
-    header = [_csv_cell(name, _CSV_SPECIAL_NAME) for name in unique_names(names)]
-    for cells in chain([header], zip(*(map(_csv_cell, column) for column in columns), strict=True)):
+    names = unique_names(_escaped_texts(list(table.columns), notes))
+    header = [_csv_quoted(name) if _CSV_SPECIAL_NAME.search(name) else name for name in names]
+    columns = [_escaped_texts(column, notes) for column in table.columns.values()]
+    quoted = [[_csv_quoted(text) if _CSV_SPECIAL(text) else text for text in column] for column in columns]
+    for cells in chain([header], zip(*quoted, strict=True)):
         yield (",".join(cells) or '""') + "\n"
 
 
-def _csv_cell(text: str, special: re.Pattern[str] = _CSV_SPECIAL) -> str:
-    return '"' + text.replace('"', '""') + '"' if special.search(text) else text
+def _csv_quoted(text: str) -> str:
+    return '"' + text.replace('"', '""') + '"'
 
 
 def _tsv_lines(table: Table, notes: Counter[str]) -> Iterator[str]:
-    def form(text: str) -> str:
-        escaped = text.translate(_TSV_ESCAPES) if re.search("[\t\r\n]", text) else text
-        notes.update([BREAKS] if escaped != text else [])
-        return escaped
-
-    names, columns = _plain_texts(table, notes)
-    header = unique_names(map(form, names))
-    for cells in chain([header], zip(*(map(form, column) for column in columns), strict=True)):
+    names, *columns = [
+        [
+            _without_breaks(text, notes) if _TSV_SPECIAL(text) else text
+            for text in _escaped_texts(column, notes)
+        ]
+        for column in (list(table.columns), *table.columns.values())
+    ]
+    for cells in chain([unique_names(names)[0]], zip(*columns, strict=True)):
         yield "\t".join(cells) + "\n"
 
 
-def _plain_texts(table: Table, notes: Counter[str]) -> tuple[list[str], list[Iterable[str]]]:
-    """Names and cells as text; bytes that are not UTF-8 go through from text, not from Arrow."""
+def _without_breaks(text: str, notes: Counter[str]) -> str:
+    notes[BREAKS] += 1
+    return text.translate(_TSV_ESCAPES)
 
-    def texts(column: Any) -> Iterable[str]:
-        from_text = isinstance(column, list)
-        cells = (plain_text(cell, notes) for cell in _python_cells(column))
-        return (cell if cell.isascii() else escape(cell, notes, keep_bytes=from_text) for cell in cells)
 
-    return list(texts(list(table.columns))), [texts(column) for column in table.columns.values()]
+def _escaped_texts(column: Any, notes: Counter[str]) -> Iterator[str]:
+    """Cells as text; bytes that are not UTF-8 go through from text files, not from Arrow."""
+    from_text = isinstance(column, list)
+    for cell in _python_cells(column):
+        text = cell if type(cell) is str else plain_text(cell, notes)
+        yield text if text.isascii() else escape(text, notes, keep_bytes=from_text)
 
 
 def _python_cells(column: Any) -> list[Any]:
@@ -164,7 +171,8 @@ def _write_parquet(table: Table, path: Path, types: Mapping[str, ColumnType], no
                 f"{table.source}: the column '{name:.80}' holds a value that is not of its type "
                 f"({reason(error):.160}). Write jsonl, which holds any value."
             ) from error
-    arrow = pyarrow.table(arrays, unique_names(escape(name, notes) for name in table.columns))
+    names = unique_names(escape(name, notes) for name in table.columns)
+    arrow = pyarrow.table(arrays, list(names))
     try:
         pyarrow.parquet.write_table(arrow, path, **PARQUET)
     except pyarrow.ArrowException:

@@ -88,7 +88,7 @@ def check_has_tokens(examples: Examples, tokenizers: Iterable[StageTokenizer]) -
     for tokenizer in tokenizers:
         for index in tokenizer.without_tokens(examples.texts)[:1]:
             raise DataError(
-                f"{examples.source}, row {examples.row(index)}: no tokens in {examples.texts[index]!r:.40}. "
+                f"{examples.describe(index, f'no tokens in {examples.texts[index]!r:.40}')}. "
                 "Fix or remove the row."
             )
 

@@ -19,11 +19,11 @@ import numpy as np
 
 from cascadebert.atomic import check_work_directory, is_device, work_directory_path
 from cascadebert.data.cells import check_texts
-from cascadebert.data.column_types import ColumnType, check_holds, unify_types
-from cascadebert.data.columns import Columns, find_text_columns, or_remembered
+from cascadebert.data.column_types import check_holds, unify_types
+from cascadebert.data.columns import Columns, or_remembered
 from cascadebert.data.files import STANDARD_STREAM
-from cascadebert.data.readers import Layout, read_chunks, read_layout, row_message
-from cascadebert.data.table import MISSING, Chunk, Fault, Table
+from cascadebert.data.readers import Layout, read_chunks, read_layout
+from cascadebert.data.table import MISSING, Chunk, ColumnType, Fault, Table, describe_fault
 from cascadebert.data.writers import OUTPUT_FORMATS, join_parts, output_format, write_table
 from cascadebert.errors import DataError
 from cascadebert.inference.batch_size import with_tuned_batch_sizes
@@ -94,11 +94,12 @@ def predict_file(
     """
     outputs = {"--output": output, "--rejects": rejects, WORK: work_directory_path(output)}
     check_roles(outputs, {"IN": source, "DIR": cascade.path})
-    is_stream, columns = _is_stream(output), or_remembered(columns, cascade.remembered_columns)
+    is_stream = _is_stream(output)
     for file in (None if is_stream else output, rejects):
         if file is not None:
             output_format(file)
             ensure_writable_file(file, overwrite=overwrite or is_finishing(output))
+    columns = or_remembered(columns, cascade.remembered_columns)
     layout = read_layout(source, columns)
     with _output_file(output, layout) if is_stream else nullcontext(output) as file:
         check_work_directory(file)
@@ -163,10 +164,7 @@ class _OutputForm:
 
 
 def _output_form(layout: Layout, columns: Columns, output: Path) -> _OutputForm:
-    text_columns = find_text_columns(layout.names, columns, layout.name, layout.repeated)
-    for file in layout.files:
-        if file.file.format != "json":  # where each row has names of its own
-            find_text_columns(file.types, replace(columns, text=text_columns), file.file.name)
+    text_columns = layout.find_text_columns(columns)
     names = {name: _output_name(name, layout.names) for name in layout.names}
     (suffix, _), types = output_format(output), dict[str, ColumnType]()
     for file in layout.files:
@@ -248,7 +246,7 @@ class _Run:
             answered = np.flatnonzero(~predictions.truncated)
         rejects, notes = _all_faults(chunk, invalid), Counter[str]()
         if rejects and self.strict:
-            raise DataError(f"{row_message(chunk.table.source, rejects[0])}. {MEND}")
+            raise DataError(f"{describe_fault(chunk.table.source, *rejects[0])}. {MEND}")
         if len(answered):
             cells = predictions.labels, np.round(predictions.confidences, 6), predictions.stages
             added = {n: column[answered].tolist() for n, column in zip(ADDED_COLUMNS, cells, strict=True)}
