@@ -143,7 +143,7 @@ def _maps(array: Any) -> list[Any]:
 
 
 def _structs(array: Any) -> list[Any]:
-    names, _ = unique_names(field.name for field in array.type)
+    names = unique_names(field.name for field in array.type)
     columns = [_cells(part) for part in array.flatten()]
     rows: Iterator[Any] = zip(*columns, strict=True) if columns else iter([()] * len(array))
     valid = array.is_valid().to_pylist()
