@@ -141,7 +141,7 @@ def _tsv_lines(table: Table, notes: Counter[str]) -> Iterator[str]:
         ]
         for column in (list(table.columns), *table.columns.values())
     ]
-    for cells in chain([unique_names(names)[0]], zip(*columns, strict=True)):
+    for cells in chain([unique_names(names)], zip(*columns, strict=True)):
         yield "\t".join(cells) + "\n"
 
 
