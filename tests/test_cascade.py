@@ -5,10 +5,11 @@ from __future__ import annotations
 import dataclasses
 
 import numpy as np
+import pandas
 import pytest
 
 from cascadebert import Cascade
-from cascadebert.errors import CascadeError
+from cascadebert.errors import CascadeError, DataError
 from cascadebert.thresholds.confidence import scale_logits, softmax
 from cascadebert.thresholds.operating_point import OperatingPoint
 from samples import sentences
@@ -125,6 +126,46 @@ def test_pairs_are_answered_by_both_texts(make_cascade):
 def test_labels_come_by_name(make_cascade):
     answers = make_cascade(2).predict(sentences(5, seed=1))
     assert answers.labels.tolist() == [answers.label_names[i] for i in answers.label_ids]
+
+
+@pytest.mark.parametrize("ask", ["predict", "predict_proba", "stage_logits", "encode"])
+@pytest.mark.parametrize(
+    ("texts", "message"),
+    [
+        ("a fine film", "expected a list of texts"),
+        (["a fine film", None], r"texts\[1\]: expected a string, found NoneType"),
+        (["a fine film", ("a", "b")], r"texts\[1\]: expected a string, found tuple"),
+        (["a\ud800"], r"texts\[0\]: expected text, found half of a surrogate pair"),
+        (pandas.DataFrame({"review": ["a"]}), "expected texts, got a table .*'review'"),
+    ],
+)
+def test_what_is_no_list_of_texts_is_refused_by_every_method(cascade, ask, texts, message):
+    with pytest.raises(DataError, match=message):
+        getattr(cascade, ask)(texts)
+    if ask in ("predict", "encode"):
+        with pytest.raises(DataError, match=message):
+            getattr(cascade.stages[0], ask)(texts)
+
+
+def test_columns_of_other_libraries_are_answered_as_lists_are(cascade):
+    texts = sentences(6, seed=1)
+    expected = cascade.predict(texts)
+    for given in (pandas.Series(["x", *texts])[1:], np.array(texts), iter(texts)):
+        assert cascade.predict(given).probabilities.tolist() == expected.probabilities.tolist()
+    assert cascade.stages[0].predict(pandas.Series(["x", *texts])[1:]).labels.shape == (6,)
+
+
+def test_texts_of_any_length_are_tokenized_a_part_at_a_time_with_the_same_tokens(cascade, monkeypatch):
+    texts = [*sentences(20, seed=1), "a good film " * 20_000, "", *sentences(20, seed=2)]
+    pairs = list(zip(texts, reversed(texts), strict=True))
+    tokenizer = cascade.stages[0].tokenizer
+    expected = [tokenizer.encode(texts), tokenizer.encode(pairs)]
+    monkeypatch.setattr("cascadebert.inference.tokenizer.ENCODED_CHARACTERS", 50)
+    for whole, parts in zip(expected, [tokenizer.encode(texts), tokenizer.encode(pairs)], strict=True):
+        assert whole.ids.tolist() == parts.ids.tolist() and whole.starts.tolist() == parts.starts.tolist()
+        assert whole.type_ids.tolist() == parts.type_ids.tolist()
+        assert whole.truncated.tolist() == parts.truncated.tolist()
+    assert np.flatnonzero(expected[0].truncated).tolist() == [20] and expected[1].type_ids.any()
 
 
 def test_pairs_are_refused_by_a_cascade_of_single_texts(saved):

@@ -69,7 +69,7 @@ def test_labels_and_groups_are_found_in_another_case_too():
 def test_a_label_column_is_required_or_not():
     assert find_label_column(["text"], NONE, "a.csv", required=False) is None
     assert find_label_column(["text", "label"], NONE, "a.csv", ["label"], required=False) is None
-    with pytest.raises(DataError, match="a.csv has no column 'label'.*--label-column"):
+    with pytest.raises(DataError, match=r"a\.csv has no column 'label'.*--label-column"):
         find_label_column(["text"], NONE, "a.csv")
 
 
@@ -158,8 +158,8 @@ def test_control_characters_are_escaped_and_letters_are_not():
         (
             "a.csv",
             ["I liked this film;1"],
-            "Cells may be separated by ';': --delimiter ';'. The first line looks like a row, not a header: add "
-            "one, such as text,label.",
+            "Cells may be separated by ';': --delimiter ';'. The first line looks like a row, not a header: "
+            "add one, such as text,label.",
         ),
     ],
 )

@@ -1,7 +1,8 @@
-"""Data in memory: tables of any library give the rows that a file would; lists of texts are checked by place."""
+"""Data in memory: tables of any library give the rows of a file; lists of texts are checked by place."""
 
 from __future__ import annotations
 
+import json
 from decimal import Decimal
 
 import datasets
@@ -10,11 +11,17 @@ import pandas
 import polars
 import pyarrow
 import pytest
+import typer
 
+from cascadebert import Cascade, Target, assemble, evaluate, tune
+from cascadebert.cli.app import app
 from cascadebert.data.cells import as_texts
 from cascadebert.data.columns import Columns
-from cascadebert.data.dataset import load_examples
+from cascadebert.data.dataset import Examples, load_examples
 from cascadebert.errors import DataError
+from cascadebert.evaluation.drift import detect_drift
+from cascadebert.evaluation.evaluate import load_for
+from samples import reviews
 
 TEXTS, LABELS = ["a good film", "naïve ☃", "dull"], ["good", "bad", "bad"]
 COLUMNS = {"id": [7, 8, 9], "text": TEXTS, "label": LABELS}
@@ -191,7 +198,14 @@ def test_texts_of_any_library_are_a_list_of_strings(texts):
 
 
 @pytest.mark.parametrize(
-    "pairs", [[("a", "b")], [["a", "b"]], np.array([["a", "b"]]), polars.Series([["a", "b"]]), zip("a", "b")]
+    "pairs",
+    [
+        [("a", "b")],
+        [["a", "b"]],
+        np.array([["a", "b"]]),
+        polars.Series([["a", "b"]]),
+        zip("a", "b", strict=True),
+    ],
 )
 def test_pairs_are_tuples_or_lists_of_two(pairs):
     assert as_texts(pairs) == [("a", "b")]
@@ -237,3 +251,131 @@ def test_what_is_no_text_is_refused_by_its_place(texts, message):
 def test_a_table_instead_of_its_column_is_refused_with_its_columns(kind):
     with pytest.raises(DataError, match=r"expected texts, got a table .*: 'id', 'text', 'label'$"):
         as_texts(TABLES[kind](COLUMNS))
+
+
+# ---- named columns are remembered
+
+
+@pytest.fixture(scope="module")
+def reviewed(make_model, tmp_path_factory):
+    """A cascade that was made with columns of other names, and the rows."""
+    texts, labels = reviews(160, seed=5)
+    frame = pandas.DataFrame({"Review": texts, "stars": labels, "text": "other", "user": range(160)})
+    output = tmp_path_factory.mktemp("reviewed") / "cascade"
+    cascade = assemble(
+        [make_model(layers=i, hidden=16 * i, seed=i) for i in (1, 3)],
+        data=frame,
+        columns=Columns("review", "Stars", "user", {"a": "b"}),
+        target=Target(speedup=1.5),
+        output=output,
+        engine="torch",
+    )
+    return cascade, frame
+
+
+def test_names_of_texts_and_labels_are_stored_and_no_others(reviewed):
+    cascade, _ = reviewed
+    assert cascade.spec.columns == Cascade.from_pretrained(cascade.path).spec.columns
+    assert json.loads((cascade.path / "cascade.json").read_text())["columns"] == {
+        "text": ["review"],
+        "label": "Stars",
+    }
+
+
+def test_every_function_given_a_cascade_uses_the_remembered_columns(reviewed):
+    cascade, frame = reviewed
+    expected = Examples(frame.Review.tolist(), tuple(frame.stars))
+    assert evaluate(cascade, frame) == evaluate(cascade, expected)
+    assert load_for(cascade, frame).sha256() == expected.sha256()
+    assert tune(cascade, frame, target=Target(speedup=1.5)) == tune(
+        cascade, expected, target=Target(speedup=1.5)
+    )
+    assert detect_drift(cascade, frame, frame)[0] == detect_drift(cascade, expected, expected)[0]
+
+
+def test_a_named_column_wins_and_data_without_the_remembered_ones_has_the_usual(reviewed):
+    cascade, frame = reviewed
+    assert set(load_for(cascade, frame, columns=Columns("text")).texts) == {"other"}
+    usual = pandas.DataFrame({"text": frame.Review, "label": frame.stars})
+    assert evaluate(cascade, usual) == evaluate(cascade, frame)
+
+
+def test_commands_use_the_remembered_columns(reviewed, run, tmp_path):
+    cascade, frame = reviewed
+    frame.to_csv(tmp_path / "rows.csv", index=False)
+    code, report, _ = run("evaluate", cascade.path, tmp_path / "rows.csv", "--json")
+    assert code == 0 and report["accuracy"] == evaluate(cascade, frame).accuracy
+    assert run("predict", cascade.path, tmp_path / "rows.csv", "--output", tmp_path / "out.csv")[0] == 0
+    predicted = pandas.read_csv(tmp_path / "out.csv")
+    assert predicted.label.tolist() == cascade.predict(frame.Review).labels.tolist()
+
+
+# ---- files with a delimiter and an encoding of their own
+
+
+@pytest.mark.parametrize("verb", ["fit", "assemble", "tune", "predict", "evaluate", "drift", "bench"])
+def test_every_command_that_reads_data_takes_a_delimiter_and_an_encoding(run, verb):
+    command = typer.main.get_command(app)
+    options = {option for parameter in command.commands[verb].params for option in parameter.opts}
+    assert {"--text-column", "--delimiter", "--encoding"} <= options
+
+
+def test_a_delimiter_and_an_encoding_are_used(saved, run, tmp_path):
+    (tmp_path / "rows.csv").write_bytes("text~label\nété~good\n".encode("latin-1"))
+    words = ("predict", saved, tmp_path / "rows.csv", "--output", tmp_path / "out.jsonl")
+    assert run(*words, "--delimiter", "~", "--encoding", "latin-1")[0] == 0
+    assert json.loads((tmp_path / "out.jsonl").read_text("utf-8"))["text"] == "été"
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "message"),
+    [
+        ("--delimiter", ";;", "must be one character"),
+        ("--encoding", "utf-9", "unknown text encoding 'utf-9'"),
+    ],
+)
+def test_a_wrong_delimiter_or_encoding_is_one_message(saved, run, tmp_path, option, value, message):
+    words = ("predict", saved, saved.parent / "data.csv", "--output", tmp_path / "out.csv")
+    code, _, said = run(*words, option, value)
+    assert code == 2 and message in said and not (tmp_path / "out.csv").exists()
+
+
+# ---- messages
+
+
+LONG = "\x1b[2J" + "x" * 10_000
+
+
+@pytest.mark.parametrize(
+    ("data", "columns"),
+    [
+        ({"text": [LONG], "label": [["a"]]}, None),
+        ({"text": [[LONG]], "label": ["a"]}, None),
+        ({LONG: [LONG], "label": ["a"]}, None),
+        ({LONG: [3], "label": ["a"]}, Columns(LONG)),
+        ({LONG: ["a"], "text": []}, None),
+        ({LONG: ["a"], LONG.upper(): ["b"]}, Columns(LONG.title())),
+        ({"text": ["a"], "label": ["b"], LONG: [None]}, Columns(group=LONG)),
+        ({f"column {i} {LONG}": ["a"] for i in range(500)}, None),
+        ([LONG] * 3, None),
+        (f"{'folder/' * 500}rows.csv", None),
+    ],
+)
+def test_a_message_about_data_is_short_and_printable_whatever_is_in_it(data, columns):
+    with pytest.raises(DataError) as caught:
+        load_examples(data, columns=columns)
+    assert len(str(caught.value)) < 600 and str(caught.value).isprintable()
+
+
+def test_a_message_about_a_path_is_short_and_printable(saved, run):
+    code, _, said = run("evaluate", saved, f"/tmp/{LONG}")
+    assert code == 2 and "Traceback" not in said and len(said) < 620 and said.strip().isprintable()
+
+
+@pytest.mark.parametrize("labels", [[LONG, "a"], [f"label {i} {LONG}" for i in range(1000)]])
+def test_a_message_about_labels_is_short_and_printable(labels):
+    examples = load_examples({"text": [f"text {i}" for i in range(len(labels))], "label": labels})
+    for names in (["a", "b"], [f"name {i} {LONG}" for i in range(1000)]):
+        with pytest.raises(DataError, match="unknown label") as caught:
+            examples.match_labels(names)
+        assert len(str(caught.value)) < 600 and str(caught.value).isprintable()

@@ -68,9 +68,8 @@ def memory_table(data: Any, title: str) -> Table:
     """
     pairs = list(_columns(data))
     names = [str(name) for name, _ in pairs]
-    columns = {
-        name: MemoryColumn(values) for name, (_, values) in zip(unique_names(names), pairs, strict=True)
-    }
+    found = zip(unique_names(names), pairs, strict=True)
+    columns = {name: MemoryColumn(values) for name, (_, values) in found}
     if len(sizes := {len(column): name for name, column in columns.items()}) > 1:
         each = shorten([f"{name!r} has {size:,}" for size, name in sizes.items()], most=4)
         raise DataError(f"{title}: columns with different numbers of rows: {each}")

@@ -7,7 +7,7 @@ import re
 import shutil
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from itertools import chain, islice
 from pathlib import Path
 from typing import IO, Any
@@ -83,16 +83,19 @@ def join_parts(parts: Sequence[Path], path: Path, *, columns: Sequence[str]) -> 
 @contextmanager
 def _text_file(path: Path) -> Iterator[IO[bytes]]:
     """A new file, compressed if its name says so; the same content gives the same bytes."""
-    compression = output_format(path)[1]
-    with ExitStack() as stack:
-        file: Any = stack.enter_context(path.open("wb"))
-        if compression == ".gz":
-            file = stack.enter_context(gzip.GzipFile("", "wb", 6, file, mtime=0))
-        elif compression:
-            with extra("tune"):
-                import pyarrow
-            file = stack.enter_context(pyarrow.CompressedOutputStream(file, "zstd"))
-        yield file
+    with path.open("wb") as file, _compressed(file, output_format(path)[1]) as target:
+        yield target
+
+
+def _compressed(file: IO[bytes], compression: str) -> AbstractContextManager[Any]:
+    if not compression:
+        return nullcontext(file)
+    if compression == ".gz":
+        return gzip.GzipFile("", "wb", 6, file, mtime=0)
+    with extra("tune"):
+        import pyarrow
+    stream: AbstractContextManager[Any] = pyarrow.CompressedOutputStream(file, "zstd")
+    return stream
 
 
 def _write_lines(lines: Iterator[str], file: IO[bytes]) -> None:
@@ -108,7 +111,7 @@ def _lines(table: Table, suffix: str, notes: Counter[str]) -> Iterator[str]:
 
 
 def _json_lines(table: Table, notes: Counter[str]) -> Iterator[str]:
-    names, _ = unique_names(escape(name, notes) for name in table.columns)
+    names = unique_names(escape(name, notes) for name in table.columns)
     keys = [f"{json_text(name, notes)}: " for name in names]
     for row in zip(*map(_python_cells, table.columns.values()), strict=True):
         pairs = (
@@ -118,7 +121,7 @@ def _json_lines(table: Table, notes: Counter[str]) -> Iterator[str]:
 
 
 def _csv_lines(table: Table, notes: Counter[str]) -> Iterator[str]:
-    names, _ = unique_names(_escaped_texts(list(table.columns), notes))
+    names = unique_names(_escaped_texts(list(table.columns), notes))
     header = [_csv_quoted(name) if _CSV_SPECIAL_NAME.search(name) else name for name in names]
     columns = [_escaped_texts(column, notes) for column in table.columns.values()]
     quoted = [[_csv_quoted(text) if _CSV_SPECIAL(text) else text for text in column] for column in columns]
@@ -138,7 +141,7 @@ def _tsv_lines(table: Table, notes: Counter[str]) -> Iterator[str]:
         ]
         for column in (list(table.columns), *table.columns.values())
     ]
-    for cells in chain([unique_names(names)[0]], zip(*columns, strict=True)):
+    for cells in chain([unique_names(names)], zip(*columns, strict=True)):
         yield "\t".join(cells) + "\n"
 
 
@@ -171,7 +174,7 @@ def _write_parquet(table: Table, path: Path, types: Mapping[str, ColumnType], no
                 f"{table.source}: the column '{name:.80}' holds a value that is not of its type "
                 f"({reason(error):.160}). Write jsonl, which holds any value."
             ) from error
-    names, _ = unique_names(escape(name, notes) for name in table.columns)
+    names = unique_names(escape(name, notes) for name in table.columns)
     arrow = pyarrow.table(arrays, list(names))
     try:
         pyarrow.parquet.write_table(arrow, path, **PARQUET)
