@@ -109,9 +109,21 @@ class Table:
         if column is None:
             return [None] * len(self)
         if not isinstance(column, list):
-            return list(column.to_pylist())
+            return _python_values(column)
         plain = [cell.value() if isinstance(cell, Json) else cell for cell in column]
         return [None if cell is MISSING else cell for cell in plain]
+
+
+def _python_values(column: Any) -> list[Any]:
+    """Values of an Arrow array; bytes that are not UTF-8 become lone surrogates, far times their type."""
+    from cascadebert.data.arrow_cells import python_cells
+
+    try:
+        return list(column.to_pylist())
+    except UnicodeDecodeError:
+        return python_cells(column)
+    except (ValueError, OverflowError, KeyError):  # times that Python has none for, and are no texts anyway
+        return [column.type if cell.is_valid else None for cell in column]
 
 
 @dataclass(frozen=True)
