@@ -10,12 +10,14 @@ from dataclasses import replace
 from pathlib import Path
 
 import datasets
+import datasets.utils.logging
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from generated import Case, Cell, Rng, Row, chance, compressed, draw_labels, pick, sentence, text_cell
 from generated_csv import written
 
+datasets.utils.logging.disable_progress_bar()
 LABEL_FORMS = ("label", "input_label", "stage", "confidence")
 FORMATS = ("csv", "tsv", "jsonl", "parquet", "arrow")
 

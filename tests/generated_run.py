@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from typer.main import get_command
 
 from cascadebert import Cascade
 from cascadebert.cli import app
@@ -88,6 +89,7 @@ class Runner:
     def __init__(self, saved: Path) -> None:
         self.saved = str(saved)
         self.cascade = Cascade.from_pretrained(saved)
+        self.verbs = get_command(app.app)
 
     def run(self, case: Case, folder: Path) -> Found:
         """Run a case in an empty folder. Raises Wrong where the end is not the right one."""
@@ -101,7 +103,8 @@ class Runner:
         try:
             with (
                 replaced(Cascade, from_pretrained=lambda *_, **__: self.cascade),
-                replaced(predict_file, CHUNK_ROWS=case.chunk_rows),
+                replaced(predict_file, CHUNK_ROWS=case.chunk_rows, with_tuned_batch_sizes=lambda cascade, **_: cascade),
+                replaced(app, app=self.verbs),
             ):
                 self._evaluate(case)
                 if listing(folder) != before:
@@ -120,7 +123,7 @@ class Runner:
         if case.is_free and told.code == 0:
             return
         if not is_answered or case.is_free:
-            check_refused("evaluate", told, case.refused or ())
+            check_refused("evaluate", told, () if case.labels is None else case.refused or ())
             return
         if told.code:
             raise Wrong(f"evaluate: expected an answer, got {told.err[-300:]}")
