@@ -138,7 +138,9 @@ def _text(cell: Any) -> str:
 def utf8(text: str) -> str:
     """The text. Raises ValueError if UTF-8 cannot hold it."""
     if not _is_utf8(text):
-        raise ValueError("bytes that are not UTF-8")
+        advice = "save the file as UTF-8, or name its encoding with --encoding"
+        is_half = any("\ud800" <= letter < "\udc80" or "\udcff" < letter <= "\udfff" for letter in text)
+        raise ValueError("half of a surrogate pair" if is_half else f"bytes that are not UTF-8: {advice}")
     return text
 
 
