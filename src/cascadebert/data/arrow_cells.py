@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -31,6 +31,16 @@ def python_cells(column: pyarrow.Array | pyarrow.ChunkedArray) -> list[Any]:
 def arrow_chunks(column: Any) -> list[Any]:
     """The arrays of an Arrow column."""
     return list(getattr(column, "chunks", [column]))
+
+
+def take_rows(column: Any, rows: Sequence[int]) -> pyarrow.Array:
+    """Rows of an Arrow column, at least one, in order; pyarrow's own `take` knows no views."""
+    with extra("tune"):
+        import pyarrow
+    starts = [i for i, row in enumerate(rows) if not i or row != rows[i - 1] + 1]
+    runs = zip(starts, [*starts[1:], len(rows)], strict=True)
+    parts = [column.slice(rows[start], end - start) for start, end in runs]
+    return pyarrow.concat_arrays([chunk for part in parts for chunk in arrow_chunks(part)])
 
 
 def _cells(array: Any) -> list[Any]:
