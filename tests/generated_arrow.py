@@ -12,7 +12,20 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from generated import Case, Cell, Rng, Row, chance, draw_labels, escaped, json_string, names_of, odd_text, pick, sentence
+from generated import (
+    Case,
+    Cell,
+    Rng,
+    Row,
+    chance,
+    draw_labels,
+    escaped,
+    json_string,
+    names_of,
+    odd_text,
+    pick,
+    sentence,
+)
 
 
 class Value(NamedTuple):
@@ -185,9 +198,22 @@ def read_back(table: pa.Table) -> pa.Table:
     return pq.read_table(io.BytesIO(written(table, ".parquet", 100)))
 
 
-TEXT_TYPES = (pa.string(), pa.string(), pa.large_string(), pa.string_view(), pa.dictionary(pa.int8(), pa.string()))
+TEXT_TYPES = (
+    pa.string(),
+    pa.string(),
+    pa.large_string(),
+    pa.string_view(),
+    pa.dictionary(pa.int8(), pa.string()),
+)
 
-NOT_TEXT = (pa.int64(), pa.bool_(), pa.binary(), pa.decimal128(10, 2), pa.timestamp("s"), pa.timestamp("us", "Mars/Phobos"))
+NOT_TEXT = (
+    pa.int64(),
+    pa.bool_(),
+    pa.binary(),
+    pa.decimal128(10, 2),
+    pa.timestamp("s"),
+    pa.timestamp("us", "Mars/Phobos"),
+)
 
 
 def text_column(rng: Rng, n: int) -> tuple[pa.Array, list[str], list[str], list[Cell]]:
@@ -197,11 +223,21 @@ def text_column(rng: Rng, n: int) -> tuple[pa.Array, list[str], list[str], list[
         raw = [b"caf\xe9 film" if chance(rng, 0.5) else text.encode() for text in texts]
         decoded = [item.decode("utf-8", "surrogateescape") for item in raw]
         faults = ["UTF-8" if item == b"caf\xe9 film" else "" for item in raw]
-        return not_utf8(raw), decoded, faults, [quoted(text, escaped(text), written=escaped(text)).cell for text in decoded]
+        return (
+            not_utf8(raw),
+            decoded,
+            faults,
+            [quoted(text, escaped(text), written=escaped(text)).cell for text in decoded],
+        )
     if chance(rng, 0.05):
         wrong = pick(rng, [kind for kind in SIMPLE if kind.type in NOT_TEXT])
         values = [pick(rng, wrong.values) for _ in range(n)]
-        return arrow_array([v.value for v in values], wrong.type), [""] * n, ["expected text"] * n, [v.cell for v in values]
+        return (
+            arrow_array([v.value for v in values], wrong.type),
+            [""] * n,
+            ["expected text"] * n,
+            [v.cell for v in values],
+        )
     given: list[str | None] = list(texts)
     if chance(rng, 0.15):
         place = int(rng.integers(n))
@@ -233,14 +269,17 @@ def table_case(rng: Rng) -> Case:
     table = pa.table({name: columns[name] for name in order}).replace_schema_metadata(metadata)
     name = pick(rng, ("in.parquet", "in.parquet", "in.arrow", "in-stream.arrow"))
     rows = tuple(
-        Row({name: forms[name][i] for name in order}, texts[i], faults[i], None, i + 1, name) for i in range(n)
+        Row({name: forms[name][i] for name in order}, texts[i], faults[i], None, i + 1, name)
+        for i in range(n)
     )
     in_utf8 = {name: pa.array([cell.text for cell in forms[name]]) for name in ("odd",) if name in columns}
     if "UTF-8" in faults:
         in_utf8["text"] = pa.array(list(map(escaped, texts)))
     expected = pa.table({**dict(zip(order, table.columns, strict=True)), **in_utf8})
     kind = "parquet" if name.endswith("parquet") else "arrow"
-    return Case(kind, {name: written(table, name, 3)}, name, rows, tuple(order), labels=labels, arrow=expected)
+    return Case(
+        kind, {name: written(table, name, 3)}, name, rows, tuple(order), labels=labels, arrow=expected
+    )
 
 
 def label_column(
@@ -277,7 +316,10 @@ def repeated_case(rng: Rng) -> Case:
     names = ["text", "a", "a.1", "b.c", named[-1]]
     name = pick(rng, ("in.parquet", "in.arrow"))
     file = written(pa.Table.from_arrays(columns, names=named), name, 2)
-    cells = [dict(zip(names, (quoted(v, v).cell for v in row), strict=True)) for row in zip(*map(pa.Array.to_pylist, columns), strict=True)]
+    cells = [
+        dict(zip(names, (quoted(v, v).cell for v in row), strict=True))
+        for row in zip(*map(pa.Array.to_pylist, columns), strict=True)
+    ]
     rows = tuple(Row(row, texts[i], "", None, i + 1, name) for i, row in enumerate(cells))
     return Case("repeated names", {name: file}, name, rows, tuple(names), arrow=pa.table(columns, names))
 

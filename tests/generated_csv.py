@@ -65,7 +65,9 @@ def draw_sheet(rng: Rng, *, cells: Sequence[str] = CELLS, plain: bool = False, m
     rows = tuple(zip(*(columns[name] for name in order), strict=True))
     if len(order) > 1 and not any(rows[-1]):  # at the end, such a row is none
         return draw_sheet(rng, cells=cells, plain=plain, most=most)
-    return Sheet(tuple(order), rows, next(i for i, name in enumerate(order) if columns[name] is texts), labels)
+    return Sheet(
+        tuple(order), rows, next(i for i, name in enumerate(order) if columns[name] is texts), labels
+    )
 
 
 def written(rng: Rng, cells: Sequence[str], delimiter: str, style: str) -> str:
@@ -106,17 +108,23 @@ def csv_case(rng: Rng) -> Case:
     rows = [replace(row, file=name) for row in rows]
     is_said = delimiter != "," and not options and not lines[0].startswith("sep=")
     says = ("tabs" if delimiter == "\t" else f"'{delimiter}'",) if is_said else ()
-    return Case("csv", {name: content}, name, tuple(rows), sheet.names, options, labels=sheet.labels, says=says)
+    return Case(
+        "csv", {name: content}, name, tuple(rows), sheet.names, options, labels=sheet.labels, says=says
+    )
 
 
 def tsv_case(rng: Rng) -> Case:
     """A tsv file, in which a quotation mark is text."""
     cells = [cell for cell in CELLS if not set(cell) & set("\t\r\n")]
     sheet = draw_sheet(rng, cells=cells, plain=True)
-    rows = [[cell + pick(rng, ("", '"', "'")) if cell.strip() else cell for cell in row] for row in sheet.rows]
+    rows = [
+        [cell + pick(rng, ("", '"', "'")) if cell.strip() else cell for cell in row] for row in sheet.rows
+    ]
     if sheet.labels is not None:
         place = next(i for i, name in enumerate(sheet.names) if name in ("label", "Label"))
-        rows = [[*row[:place], old[place], *row[place + 1 :]] for row, old in zip(rows, sheet.rows, strict=True)]
+        rows = [
+            [*row[:place], old[place], *row[place + 1 :]] for row, old in zip(rows, sheet.rows, strict=True)
+        ]
     sheet = replace(sheet, rows=tuple(map(tuple, rows)))
     lines = ["\t".join(row) for row in (sheet.names, *sheet.rows)]
     content = "".join(f"{line}\n" for line in lines).encode()
@@ -136,7 +144,11 @@ def encoded_case(rng: Rng) -> Case:
     sheet = replace(sheet, rows=tuple(map(tuple, rows)))
     encoding = pick(rng, ("latin-1", "cp1252", "utf-16", "utf-16-le", "utf-8-sig"))
     is_named = chance(rng, 0.6)
-    options = ("--encoding", "utf-8" if encoding == "utf-8-sig" and chance(rng, 0.5) else encoding) if is_named else ()
+    options = (
+        ("--encoding", "utf-8" if encoding == "utf-8-sig" and chance(rng, 0.5) else encoding)
+        if is_named
+        else ()
+    )
     text = "".join(",".join(row) + "\n" for row in (sheet.names, *sheet.rows))
     if len(sheet.names) == 1:
         text = "".join((row[0] or '""') + "\n" for row in (sheet.names, *sheet.rows))
@@ -150,7 +162,10 @@ def encoded_case(rng: Rng) -> Case:
 
 
 DAMAGES: dict[str, tuple[Callable[[Sequence[str], int], str], str]] = {
-    "open quote": (lambda cells, text: ",".join([*cells[:text], f'"{cells[text]}', *cells[text + 1 :]]), "quotation"),
+    "open quote": (
+        lambda cells, text: ",".join([*cells[:text], f'"{cells[text]}', *cells[text + 1 :]]),
+        "quotation",
+    ),
     "misquoted": (
         lambda cells, text: ",".join([*cells[:text], f'"{cells[text]}" and', *cells[text + 1 :]]),
         "quotation",
@@ -211,8 +226,14 @@ def header_case(rng: Rng) -> Case:
 
 def txt_case(rng: Rng) -> Case:
     """A text on each line."""
-    lines = [pick(rng, ("", "  ", "\t")) if chance(rng, 0.2) else sentence(rng) for _ in range(int(rng.integers(1, 9)))]
-    lines = [line + pick(rng, ("", ', "so', " é", "\u2028x", "\x0bx", " ")) if line.strip() else line for line in lines]
+    lines = [
+        pick(rng, ("", "  ", "\t")) if chance(rng, 0.2) else sentence(rng)
+        for _ in range(int(rng.integers(1, 9)))
+    ]
+    lines = [
+        line + pick(rng, ("", ', "so', " é", "\u2028x", "\x0bx", " ")) if line.strip() else line
+        for line in lines
+    ]
     end = pick(rng, ("\n", "\r\n"))
     name, content = compressed(rng, "in.txt", (end.join(lines) + end * chance(rng, 0.7)).encode())
     found = [(i, line) for i, line in enumerate(lines, 1) if line.strip()]
@@ -229,7 +250,9 @@ def cut_case(rng: Rng) -> Case:
     pack, ending = pick(rng, ((gzip.compress, "gz"), (zstd, "zst")))
     packed = pack(content)
     cut = packed[: int(rng.integers(5, len(packed) - 8))]
-    return Case("cut compressed file", {f"in.csv.{ending}": cut}, f"in.csv.{ending}", refused=("cannot be read",))
+    return Case(
+        "cut compressed file", {f"in.csv.{ending}": cut}, f"in.csv.{ending}", refused=("cannot be read",)
+    )
 
 
 MAKERS = (

@@ -14,8 +14,7 @@ import datasets.utils.logging
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from generated import Case, Cell, Rng, Row, chance, compressed, draw_labels, pick, sentence, text_cell
-from generated_csv import written
+from generated import Case, Cell, Rng, Row, chance, compressed, pick, sentence, text_cell
 
 datasets.utils.logging.disable_progress_bar()
 LABEL_FORMS = ("label", "input_label", "stage", "confidence")
@@ -48,14 +47,25 @@ def draw_records(rng: Rng, columns: Sequence[str]) -> list[dict[str, str]]:
     return [{c: values.get(c, lambda rng: pick(rng, other))(rng) for c in columns} for _ in range(n)]
 
 
-def rows_of(name: str, records: Sequence[Mapping[str, str]], more: Mapping[str, Cell] | None = None) -> list[Row]:
+def rows_of(
+    name: str, records: Sequence[Mapping[str, str]], more: Mapping[str, Cell] | None = None
+) -> list[Row]:
     """What is read of a file of strings, with columns in the names of its folders."""
     is_text, has_header = not name.endswith((".parquet", ".arrow")), name.endswith((".csv", ".tsv"))
     rows = []
     for i, record in enumerate(records):
         cells = {column: text_cell(value) for column, value in record.items()}
         line = i + 1 + has_header if is_text else None
-        rows.append(Row({**cells, **{n: c for n, c in (more or {}).items() if n not in cells}}, record["text"], "", line, i + 1, name))
+        rows.append(
+            Row(
+                {**cells, **{n: c for n, c in (more or {}).items() if n not in cells}},
+                record["text"],
+                "",
+                line,
+                i + 1,
+                name,
+            )
+        )
     return rows
 
 
@@ -66,7 +76,13 @@ def of_rows(case: Case, rows: Sequence[Row]) -> Case:
     return replace(case, rows=tuple(rows), columns=columns, labels=labels if "label" in columns else None)
 
 
-HIDDEN = {"_SUCCESS": b"", "._in.csv": b"\x00\x05\x16\x07", ".in.csv.swp": b"x", "a.csv.crc": b"crc\x00", "_meta/a.csv": b"x\n"}
+HIDDEN = {
+    "_SUCCESS": b"",
+    "._in.csv": b"\x00\x05\x16\x07",
+    ".in.csv.swp": b"x",
+    "a.csv.crc": b"crc\x00",
+    "_meta/a.csv": b"x\n",
+}
 OTHER = {"notes.docx": b"PK", "picture.png": b"\x89PNG", "readme.md": b"# Data"}
 
 
@@ -86,7 +102,9 @@ def folder_case(rng: Rng) -> Case:
     added = [name for name in noise if chance(rng, 0.15)]
     files |= {f"data/{name}": noise[name] for name in added}
     skipped = sorted(name for name in added if name in OTHER)
-    case = Case("folder", files, pick(rng, ("data", "data/", "./data")), says=("skipped", *skipped) if skipped else ())
+    case = Case(
+        "folder", files, pick(rng, ("data", "data/", "./data")), says=("skipped", *skipped) if skipped else ()
+    )
     return of_rows(case, rows)
 
 
@@ -94,7 +112,11 @@ def partition_case(rng: Rng) -> Case:
     """A folder with columns in the names of its folders."""
     files, rows = dict[str, bytes](), list[Row]()
     ending = pick(rng, FORMATS)
-    values = {"2024": text_cell("2024"), "a%20b": text_cell("a b"), "__HIVE_DEFAULT_PARTITION__": Cell("", "null")}
+    values = {
+        "2024": text_cell("2024"),
+        "a%20b": text_cell("a b"),
+        "__HIVE_DEFAULT_PARTITION__": Cell("", "null"),
+    }
     for part in sorted({pick(rng, list(values)) for _ in range(3)}):
         key = "year"
         name = f"{key}={part}/kind=a/rows.{ending}"
@@ -220,7 +242,9 @@ def role_case(rng: Rng) -> Case:
             ("in.csv", "in.csv/out.csv", (), {}, ("in.csv",)),
         ),
     )
-    return Case("wrong output", files, source, (), (), more, refused=words, output=output, links=links, evaluate="")
+    return Case(
+        "wrong output", files, source, (), (), more, refused=words, output=output, links=links, evaluate=""
+    )
 
 
 def option_case(rng: Rng) -> Case:
@@ -248,10 +272,17 @@ def noise_case(rng: Rng) -> Case:
     name = f"in.{pick(rng, FORMATS)}"
     content = bytearray(records_file(name, records))
     if chance(rng, 0.5):
-        content = bytearray(pick(rng, (b"", b"text\n", b"text,x\n", b'{"text": "', b"PAR1")) + rng.bytes(int(rng.integers(1, 200))))
+        content = bytearray(
+            pick(rng, (b"", b"text\n", b"text,x\n", b'{"text": "', b"PAR1"))
+            + rng.bytes(int(rng.integers(1, 200)))
+        )
     for _ in range(int(rng.integers(1, 5))):
         content[int(rng.integers(len(content)))] = int(rng.integers(256))
-    file = compressed(rng, name, bytes(content)) if name[3:] in ("csv", "tsv", "jsonl") else (name, bytes(content))
+    file = (
+        compressed(rng, name, bytes(content))
+        if name[3:] in ("csv", "tsv", "jsonl")
+        else (name, bytes(content))
+    )
     return Case("noise", dict([file]), file[0], is_free=True)
 
 

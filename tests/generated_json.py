@@ -43,7 +43,9 @@ def string(text: str, raw: str | None = None) -> Value:
 
 def plain(raw: str, kind: str, value: Any, text: str | None = None, json_form: str | None = None) -> Value:
     """A number, true or false."""
-    return Value(raw, kind, Cell(raw if text is None else text, raw if json_form is None else json_form, value))
+    return Value(
+        raw, kind, Cell(raw if text is None else text, raw if json_form is None else json_form, value)
+    )
 
 
 def nested(raw: str, strict: str | None = None) -> Value:
@@ -57,10 +59,12 @@ ABSENT = Value("", "null", Cell("", None))
 STRINGS = [string(text) for text in ("", " ", "a", "1", "a,b", 'a "b"', "a\tb", "a\nb", "\r", "é", "\U0001f3ac", "\x00",
                                      "NaN", "null", "\\", "\ufeff", "\ud83d", "x" * 300, "[1]", "=1", "\u2028")]  # fmt: skip
 STRINGS += [string("é/", '"\\u00e9\\/"'), string("\U0001f3ac", '"\\ud83c\\udfac"')]
-INTEGERS = [plain(str(n), "integer", n) for n in (0, 1, -1, 10**6, 2**53 + 1, 2**63 - 1, -(2**63))]
 SMALL = [plain(str(n), "integer", n) for n in (0, 1, -1, 10**6)]
+INTEGERS = [*SMALL, *(plain(str(n), "long", n) for n in (2**53 + 1, 2**63 - 1, -(2**63)))]
 HUGE = [plain(str(n), "json", str(n)) for n in (2**63, -(2**63) - 1, 10**30, int("9" * 400))]
-NUMBERS = [plain(raw, "number", float(raw)) for raw in ("0.5", "-0.0", "1e5", "1E+2", "0.1000", "3.141592653589793")]
+NUMBERS = [
+    plain(raw, "number", float(raw)) for raw in ("0.5", "-0.0", "1e5", "1E+2", "0.1000", "3.141592653589793")
+]
 NUMBERS += [
     plain("NaN", "number", float("nan"), "NaN", "null"),
     plain("Infinity", "number", float("inf"), "Infinity", '"Infinity"'),
@@ -90,7 +94,7 @@ BAD_TEXTS = (
     (nested('{"text": "a"}'), "expected text"),
     (nested('["a", "b"]'), "expected text"),
     (HUGE[0], "expected text"),
-    (string("half \ud800"), "UTF-8"),
+    (string("half \ud800"), "surrogate"),
 )
 BAD_LINES = (
     ('{"text": "fine film"', "not JSON"), ("nope", "not JSON"), ('["text"]', "expected an object"), ('"text"', "expected an object"),
@@ -105,7 +109,11 @@ BAD_ITEMS = (("3", "expected an object"), ("null", "expected an object"), ('["a"
 def spelled(rng: Rng, values: Mapping[str, Value]) -> str:
     """An object."""
     comma, colon = pick(rng, ((", ", ": "), (",", ":"), (" , ", " : ")))
-    pairs = [f"{json.dumps(name, ensure_ascii=False)}{colon}{value.raw}" for name, value in values.items() if value.raw]
+    pairs = [
+        f"{json.dumps(name, ensure_ascii=False)}{colon}{value.raw}"
+        for name, value in values.items()
+        if value.raw
+    ]
     return "{" + comma.join(pairs) + "}"
 
 
@@ -142,6 +150,7 @@ def kinds_of(records: Sequence[Mapping[str, Value]]) -> tuple[tuple[str, ...], d
     types = {}
     for name, found in kinds.items():
         found = found - {"null"} or {"string"}
+        found = {"integer"} if found <= {"integer", "long"} else found
         found = {"number"} if found == {"integer", "number"} else found
         types[name] = TYPES.get(found.pop()) if len(found) == 1 else None
     return tuple(kinds), types
@@ -150,7 +159,8 @@ def kinds_of(records: Sequence[Mapping[str, Value]]) -> tuple[tuple[str, ...], d
 def case_of(kind: str, name: str, content: bytes, rows: list[Row], records: list[dict[str, Value]]) -> Case:
     """A case of records, without labels."""
     columns, kinds = kinds_of(records)
-    return Case(kind, {name: content}, name, tuple(rows), columns, kinds=kinds)
+    refused = None if "text" in columns else ("no column 'text'",)
+    return Case(kind, {name: content}, name, tuple(rows), columns, kinds=kinds, refused=refused)
 
 
 def row_of(record: Mapping[str, Value], fault: str, number: int, line: int, file: str) -> Row:
@@ -190,7 +200,9 @@ def array_case(rng: Rng) -> Case:
     """An array of objects, alone or as `{"data": [...]}`, which may be broken."""
     records, faults, labels = draw_records(rng)
     name = pick(rng, ("in.json", "in.json", "in.jsonl"))
-    start, end = pick(rng, (("[", "]"), ('{"data": [', "]}"), ('{ "data":[', '], "version": 1}'), ("\n [", "]\n\n")))
+    start, end = pick(
+        rng, (("[", "]"), ('{"data": [', "]}"), ('{ "data":[', '], "version": 1}'), ("\n [", "]\n\n"))
+    )
     damage = pick(rng, ("", "", "", "cut", "item", "more"))
     comma = pick(rng, (",", ",\n", "\n ,"))
     text, rows, whole = start, [], []
