@@ -14,6 +14,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from cascadebert.data.arrow_cells import python_cells, take_rows
 from cascadebert.data.column_types import check_holds, unify_types
 from cascadebert.data.readers import read_table
 from cascadebert.data.table import MISSING, Json, Table
@@ -199,6 +200,21 @@ def test_null_among_the_values_of_a_dictionary(tmp_path):
 def test_texts_of_parquet_are_utf8(tmp_path, column):
     back = pq.read_table(write(tmp_path, ".parquet", {"a": column}))["a"]
     assert (back.type, back.to_pylist()) == (column.type, ["a", r"caf\xe9", None])
+
+
+def test_slices_of_views_are_written(tmp_path):
+    column = pa.array([{"a": "x"}, {"a": "y"}, None], pa.struct([("a", pa.string_view())])).slice(1)
+    assert pq.read_table(write(tmp_path, ".parquet", {"v": column}))["v"].to_pylist() == [{"a": "y"}, None]
+
+
+@pytest.mark.parametrize("rows", [[], [0], [3], [0, 2], [1, 2, 3], [0, 1, 2, 3]])
+@pytest.mark.parametrize("case", FORMS)
+def test_rows_of_every_type_are_taken(case, rows):
+    whole = pa.concat_arrays([FORMS[case][0]] * 2)
+    column = pa.chunked_array([whole, whole])
+    taken = take_rows(column, rows)
+    assert repr(python_cells(taken)) == repr([python_cells(column)[row] for row in rows])
+    assert taken.type == column.type and len(taken) == len(rows)
 
 
 # ---- cells of csv and jsonl
@@ -466,7 +482,8 @@ def encoded(draw, rows: int, depth: int, kind: str) -> pa.Array:
         return pc.run_end_encode(pa.array(optional(draw, rows, st.sampled_from(["a", "é"])), pa.string()))
     values = arrays(draw, 2, depth)
     if kind == "dictionary":
-        values = one("é", pa.string()) if values.null_count else values
+        if values.null_count or "duration" in str(values.type):  # which parquet gives back as integers
+            values = one("é", pa.string())
         indices = pa.array(optional(draw, rows, st.integers(0, len(values) - 1)), pa.int8())
         return pa.DictionaryArray.from_arrays(indices, values)
     if kind == "extension":

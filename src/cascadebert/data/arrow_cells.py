@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import base64
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -26,6 +27,16 @@ def python_cells(column: pyarrow.Array | pyarrow.ChunkedArray) -> list[Any]:
     that is not UTF-8 becomes a lone surrogate.
     """
     return [cell for chunk in arrow_chunks(column) for cell in _cells(chunk)]
+
+
+def take_rows(column: Any, rows: Sequence[int]) -> Any:
+    """Rows of an Arrow column in ascending order; pyarrow's own `take` does not know every type."""
+    with extra("tune"):
+        import pyarrow
+    bounds = [i for i in range(len(rows)) if i == 0 or rows[i] != rows[i - 1] + 1] + [len(rows)]
+    spans = ((rows[first], end - first) for first, end in pairwise(bounds) if rows)
+    parts = [chunk for start, count in spans for chunk in arrow_chunks(column.slice(start, count))]
+    return pyarrow.chunked_array(parts, column.type)
 
 
 def arrow_chunks(column: Any) -> list[Any]:

@@ -99,7 +99,7 @@ def check_holds(types: Mapping[str, ColumnType], suffix: str, source: str) -> No
     for name, type_ in types.items():
         nulls = pyarrow.nulls(1, arrow_type(type_))
         fault, fault_of_rows = map(_parquet_fault, (nulls.slice(0, 0), nulls))
-        if fault is None and isinstance(fault_of_rows, pyarrow.ArrowNotImplementedError):
+        if fault is None and isinstance(fault_of_rows, NotImplementedError):
             fault = fault_of_rows  # other faults are those of a null where none may be
         _raise_fault(fault, name, nulls.type, source)
 
@@ -113,10 +113,13 @@ def check_parquet_holds(table: pyarrow.Table, source: str) -> None:
 def _parquet_fault(column: Any) -> Exception | None:
     with extra("tune"):
         import pyarrow.parquet
+    if "_union<" in str(column.type):  # pyarrow may crash
+        return NotImplementedError("a union")
     memory = io.BytesIO()
     try:
         pyarrow.parquet.write_table(pyarrow.table([column], ["column"]), memory, **PARQUET)
-        pyarrow.parquet.read_table(memory)
+        if len(column):
+            pyarrow.parquet.read_table(memory)
     except (pyarrow.ArrowException, OSError) as error:
         return error
     return None
