@@ -17,7 +17,8 @@ _MOST_CHARACTERS = 300
 _DISK_FULL = {getattr(errno, name, None) for name in ("ENOSPC", "EDQUOT", "EFBIG")} - {None}
 # of libraries that raise errors without a number: safetensors, tokenizers, shutil, torch, numpy
 _DISK_FULL_TEXT = re.compile(
-    r"No space left|quota exceeded|File too large|StreamWriter failed writing|requested and \d+ written"
+    r"No space left|quota exceeded|File too large|StreamWriter failed writing|unexpected pos \d+ vs|"
+    r"iostream error|requested and \d+ written"
 )
 _MESSAGE_CHARACTERS = 599
 

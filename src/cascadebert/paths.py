@@ -113,7 +113,7 @@ class _Place:
             return cls(role, path, () if is_stream else _identities(path), is_stream)
         if stat.S_ISFIFO(status.st_mode) or (is_stream and stat.S_ISREG(status.st_mode)):
             identity = status.st_dev, status.st_ino
-            return cls(role, path, (identity,), stat.S_ISFIFO(status.st_mode))
+            return cls(role, path, (identity,), True)
         if is_stream or not (stat.S_ISREG(status.st_mode) or stat.S_ISDIR(status.st_mode)):
             return cls(role, path, (), True)
         return cls(role, path, _identities(path), False)

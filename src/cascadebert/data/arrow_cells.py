@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import base64
 import uuid
-from collections.abc import Callable, Iterator
-from itertools import islice
+from collections.abc import Callable, Iterator, Sequence
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -26,8 +26,22 @@ def python_cells(column: pyarrow.Array | pyarrow.ChunkedArray) -> list[Any]:
     Decimals, dates, times, durations, UUIDs and bytes (base64) become strings, maps lists of pairs. A byte
     that is not UTF-8 becomes a lone surrogate.
     """
-    chunks = getattr(column, "chunks", [column])
-    return [cell for chunk in chunks for cell in _cells(chunk)]
+    return [cell for chunk in arrow_chunks(column) for cell in _cells(chunk)]
+
+
+def take_rows(column: Any, rows: Sequence[int]) -> Any:
+    """Rows of an Arrow column in ascending order; pyarrow's own `take` does not know every type."""
+    with extra("tune"):
+        import pyarrow
+    bounds = [i for i in range(len(rows)) if i == 0 or rows[i] != rows[i - 1] + 1] + [len(rows)]
+    spans = ((rows[first], end - first) for first, end in pairwise(bounds) if rows)
+    parts = [chunk for start, count in spans for chunk in arrow_chunks(column.slice(start, count))]
+    return pyarrow.chunked_array(parts, column.type)
+
+
+def arrow_chunks(column: Any) -> list[Any]:
+    """The arrays of an Arrow column."""
+    return list(getattr(column, "chunks", [column]))
 
 
 def _cells(array: Any) -> list[Any]:
@@ -126,25 +140,34 @@ def _seconds(ticks: int, per_second: int) -> str:
 
 
 def _lists(array: Any) -> list[Any]:
-    with extra("tune"):
-        import pyarrow.compute
-    items = iter(_cells(array.flatten()))
-    lengths = pyarrow.compute.list_value_length(array)
-    return _each(lambda length: list(islice(items, length)), lengths)
+    starts, ends = _bounds(array)
+    first, last = min(starts, default=0), max(ends, default=0)
+    items = _cells(array.values.slice(first, last - first))
+    rows = zip(starts, ends, array.is_valid().to_pylist(), strict=True)
+    return [items[start - first : end - first] if valid else None for start, end, valid in rows]
+
+
+def _bounds(array: Any) -> tuple[list[int], list[int]]:
+    """Where the items of each list begin and end among all values."""
+    kind = type(array).__name__
+    if kind == "FixedSizeListArray":
+        size = array.type.list_size
+        starts = [(array.offset + i) * size for i in range(len(array))]
+        return starts, [start + size for start in starts]
+    offsets = array.offsets.to_pylist()
+    if kind.endswith("ViewArray"):
+        sizes = array.sizes.to_pylist()
+        return offsets, [start + size for start, size in zip(offsets, sizes, strict=True)]
+    return offsets[:-1], offsets[1:]
 
 
 def _maps(array: Any) -> list[Any]:
-    offsets = array.offsets.to_pylist()
-    first, count = offsets[0], offsets[-1] - offsets[0]
-    columns = [_cells(part.slice(first, count)) for part in (array.keys, array.items)]
-    pairs = list(map(list, zip(*columns, strict=True)))
-    starts = zip(offsets[:-1], offsets[1:], array.is_valid().to_pylist(), strict=True)
-    return [pairs[start - first : end - first] if valid else None for start, end, valid in starts]
+    return [row and [list(pair.values()) for pair in row] for row in _lists(array)]
 
 
 def _structs(array: Any) -> list[Any]:
     names = unique_names(field.name for field in array.type)
-    columns = [_cells(part) for part in array.flatten()]
+    columns = [_cells(array.field(i)) for i in range(len(names))]  # flatten() aborts on a union in a field
     rows: Iterator[Any] = zip(*columns, strict=True) if columns else iter([()] * len(array))
     valid = array.is_valid().to_pylist()
     return [dict(zip(names, row, strict=True)) if ok else None for row, ok in zip(rows, valid, strict=True)]

@@ -7,7 +7,7 @@ import re
 import shutil
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from itertools import chain, islice
 from pathlib import Path
 from typing import IO, Any
@@ -83,16 +83,19 @@ def join_parts(parts: Sequence[Path], path: Path, *, columns: Sequence[str]) -> 
 @contextmanager
 def _text_file(path: Path) -> Iterator[IO[bytes]]:
     """A new file, compressed if its name says so; the same content gives the same bytes."""
-    compression = output_format(path)[1]
-    with ExitStack() as stack:
-        file: Any = stack.enter_context(path.open("wb"))
-        if compression == ".gz":
-            file = stack.enter_context(gzip.GzipFile("", "wb", 6, file, mtime=0))
-        elif compression:
-            with extra("tune"):
-                import pyarrow
-            file = stack.enter_context(pyarrow.CompressedOutputStream(file, "zstd"))
-        yield file
+    with path.open("wb") as file, _compressed(file, output_format(path)[1]) as target:
+        yield target
+
+
+def _compressed(file: IO[bytes], compression: str) -> AbstractContextManager[Any]:
+    if not compression:
+        return nullcontext(file)
+    if compression == ".gz":
+        return gzip.GzipFile("", "wb", 6, file, mtime=0)
+    with extra("tune"):
+        import pyarrow
+    stream: AbstractContextManager[Any] = pyarrow.CompressedOutputStream(file, "zstd")
+    return stream
 
 
 def _write_lines(lines: Iterator[str], file: IO[bytes]) -> None:
@@ -174,10 +177,20 @@ def _write_parquet(table: Table, path: Path, types: Mapping[str, ColumnType], no
     names = unique_names(escape(name, notes) for name in table.columns)
     arrow = pyarrow.table(arrays, list(names))
     try:
-        pyarrow.parquet.write_table(arrow, path, **PARQUET)
+        _write_arrow(arrow, path)
     except pyarrow.ArrowException:
         check_parquet_holds(arrow, table.source)
         raise
+
+
+def _write_arrow(arrow: Any, path: Path) -> None:
+    with extra("tune"):
+        import pyarrow.parquet
+    try:
+        pyarrow.parquet.write_table(arrow, path, **PARQUET)
+    except pyarrow.ArrowNotImplementedError:  # of slices of some types
+        columns = [pyarrow.concat_arrays(column.chunks) for column in arrow.columns]
+        pyarrow.parquet.write_table(pyarrow.table(columns, arrow.column_names), path, **PARQUET)
 
 
 def _join_text(parts: Sequence[Path], path: Path, header: Iterator[str]) -> None:

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from cascadebert.atomic import check_work_directory, is_device, work_directory_path
+from cascadebert.data.arrow_cells import take_rows
 from cascadebert.data.cells import check_texts
 from cascadebert.data.column_types import check_holds, unify_types
 from cascadebert.data.columns import Columns, or_remembered
@@ -158,7 +159,7 @@ class _OutputForm:
         for name, output_name in self.names.items():
             cells = chunk.table.columns.get(name, [MISSING] * len(chunk.table))
             if len(valid) < len(chunk.table):
-                cells = [cells[i] for i in valid] if isinstance(cells, list) else cells.take(valid)
+                cells = [cells[i] for i in valid] if isinstance(cells, list) else take_rows(cells, valid)
             columns[output_name] = cells
         return Table({**columns, **added}, chunk.table.source)
 

@@ -1,0 +1,594 @@
+"""Cells that are only carried along: a defined form in every format, and nothing that stops a run."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections import Counter
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from cascadebert.data.arrow_cells import python_cells, take_rows
+from cascadebert.data.column_types import check_holds, unify_types
+from cascadebert.data.readers import read_table
+from cascadebert.data.table import MISSING, Json, Table
+from cascadebert.data.text_cells import BREAKS, NOT_UTF8
+from cascadebert.data.writers import join_parts, write_table
+from cascadebert.errors import DataError
+
+FUZZ = settings(deadline=None, database=None, derandomize=True, suppress_health_check=list(HealthCheck))
+LOWEST, HIGHEST = -(2**63), 2**63 - 1
+TEXT_FORMATS = (".csv", ".tsv", ".jsonl")
+
+
+def strict(line: str) -> dict[str, object]:
+    """A line of JSON; NaN and Infinity, repeated keys and lone surrogates are errors."""
+
+    def unique(pairs):
+        assert len(dict(pairs)) == len(pairs)
+        return dict(pairs)
+
+    def refuse(token):
+        raise AssertionError(token)
+
+    found = json.loads(line, parse_constant=refuse, object_pairs_hook=unique)
+    json.dumps(found, ensure_ascii=False).encode("utf-8")
+    return found
+
+
+def write(folder: Path, suffix: str, columns: dict[str, object], types=None) -> Path:
+    """A new file with these columns."""
+    path = folder / f"cells{suffix}"
+    write_table(Table(columns, "given"), path, types)
+    return path
+
+
+def records(path: Path) -> list[dict[str, object]]:
+    return [strict(line) for line in path.read_text("utf-8").splitlines()]
+
+
+def csv_rows(path: Path) -> list[list[str]]:
+    with path.open(encoding="utf-8", errors="surrogateescape", newline="") as file:
+        return list(csv.reader(file, strict=True))
+
+
+def viewed(numbers: list[int | None], to: pa.DataType) -> pa.Array:
+    """An Arrow array of these ticks, whatever Python's dates can express."""
+    return pa.array(numbers, pa.int32() if to.bit_width == 32 else pa.int64()).view(to)
+
+
+def one(value: object, to: pa.DataType) -> pa.Array:
+    return pa.array([value], to)
+
+
+OPAQUE = pa.opaque(pa.int8(), "x", "y")
+TWICE = pa.struct([("a", pa.int8()), ("a", pa.string())])
+TREE = pa.struct([("f", pa.list_(pa.float64())), ("d", pa.date32())])
+FORMS = {  # cell of Arrow, text in csv and tsv, value in jsonl
+    "null": (one(None, pa.null()), "", None),
+    "null of int": (one(None, pa.int8()), "", None),
+    "boolean": (one(True, pa.bool_()), "true", True),
+    "int8": (one(-128, pa.int8()), "-128", -128),
+    "uint64": (one(2**64 - 1, pa.uint64()), "18446744073709551615", 2**64 - 1),
+    "half": (one(0.1, pa.float16()), "0.1", 0.1),
+    "float": (one(0.1, pa.float32()), "0.1", 0.1),
+    "double": (one(1e-7, pa.float64()), "1e-07", 1e-7),
+    "NaN": (one(float("nan"), pa.float32()), "NaN", None),
+    "infinity": (one(float("inf"), pa.float64()), "Infinity", "Infinity"),
+    "-infinity": (one(float("-inf"), pa.float16()), "-Infinity", "-Infinity"),
+    "decimal": (one("-12345678901234567890.10", pa.string()).cast(pa.decimal128(30, 2)),
+                "-12345678901234567890.10", "-12345678901234567890.10"),
+    "decimal256": (one("9" * 60, pa.string()).cast(pa.decimal256(60, 0)), "9" * 60, "9" * 60),
+    "small decimal": (one("0.0000001", pa.string()).cast(pa.decimal128(9, 7)), "0.0000001", "0.0000001"),
+    "large string": (one("é,☃", pa.large_string()), "é,☃", "é,☃"),
+    "string view": (one("a\"b", pa.string_view()), 'a"b', 'a"b'),
+    "not UTF-8": (one(b"caf\xe9", pa.binary()).view(pa.string()), r"caf\xe9", r"caf\xe9"),
+    "not UTF-8 view": (one(b"\xff", pa.binary_view()).view(pa.string_view()), r"\xff", r"\xff"),
+    "bytes": (one(b"\x00\xff", pa.binary()), "AP8=", "AP8="),
+    "fixed bytes": (one(b"abc", pa.binary(3)), "YWJj", "YWJj"),
+    "date": (viewed([0], pa.date32()), "1970-01-01", "1970-01-01"),
+    "early date": (viewed([-719_529], pa.date32()), "-0001-12-31", "-0001-12-31"),
+    "far date": (viewed([2**31 - 1], pa.date32()), "+5881580-07-11", "+5881580-07-11"),
+    "date64": (viewed([86_400_000], pa.date64()), "1970-01-02", "1970-01-02"),
+    "time": (viewed([3_661], pa.time32("s")), "01:01:01", "01:01:01"),
+    "time64": (viewed([86_399_999_999_999], pa.time64("ns")), "23:59:59.999999999", "23:59:59.999999999"),
+    "timestamp": (viewed([1_500], pa.timestamp("ms")), "1970-01-01T00:00:01.5", "1970-01-01T00:00:01.5"),
+    "zone": (viewed([0], pa.timestamp("us", "Mars/Olympus")), "1970-01-01T00:00:00Z", "1970-01-01T00:00:00Z"),
+    "lowest ns": (viewed([LOWEST], pa.timestamp("ns")), *["1677-09-21T00:12:43.145224192"] * 2),
+    "highest us": (viewed([HIGHEST], pa.timestamp("us")), *["+294247-01-10T04:00:54.775807"] * 2),
+    "lowest s": (viewed([LOWEST], pa.timestamp("s", "UTC")), *["-292277022657-01-27T08:29:52Z"] * 2),
+    "duration": (viewed([1_500], pa.duration("ms")), "PT1.5S", "PT1.5S"),
+    "lowest duration": (viewed([LOWEST], pa.duration("ns")), *["-PT9223372036.854775808S"] * 2),
+    "interval": (one((1, -2, 3_000_000_000), pa.month_day_nano_interval()), "P1M-2DT3S", "P1M-2DT3S"),
+    "uuid": (pa.array([bytes(16)], pa.uuid()), *["00000000-0000-0000-0000-000000000000"] * 2),
+    "json extension": (pa.array(["[1]"], pa.json_()), "[1]", "[1]"),
+    "extension": (pa.ExtensionArray.from_storage(OPAQUE, one(3, pa.int8())), "3", 3),
+    "list": (one([1, None], pa.list_(pa.int8())), "[1, null]", [1, None]),
+    "list of NaN": (one([float("nan"), float("-inf")], pa.large_list(pa.float32())),
+                    '[null, "-Infinity"]', [None, "-Infinity"]),
+    "fixed list": (one([[1], []], pa.list_(pa.list_(pa.int8()), 2)), "[[1], []]", [[1], []]),
+    "list view": (one(["é"], pa.list_view(pa.string())), '["é"]', ["é"]),
+    "list of bad text": (pa.ListArray.from_arrays([0, 1], one(b"\xe9", pa.binary()).view(pa.string())),
+                         r'["\\xe9"]', [r"\xe9"]),
+    "struct": (one({"f": [0.5], "d": None}, TREE), '{"f": [0.5], "d": null}', {"f": [0.5], "d": None}),
+    "empty struct": (one({}, pa.struct([])), "{}", {}),
+    "names twice": (pa.StructArray.from_arrays([one(1, pa.int8()), one("x", pa.string())], names=["a", "a"]),
+                    '{"a": 1, "a.1": "x"}', {"a": 1, "a.1": "x"}),
+    "map": (one([("a", 1), ("b", None)], pa.map_(pa.string(), pa.int8())),
+            '[["a", 1], ["b", null]]', [["a", 1], ["b", None]]),
+    "dictionary": (one("x", pa.string()).dictionary_encode(), "x", "x"),
+    "runs": (pc.run_end_encode(one("x", pa.string())), "x", "x"),
+    "union": (pa.UnionArray.from_sparse(pa.array([1], pa.int8()), [one(1, pa.int8()), one("x", pa.string())]),
+              "x", "x"),
+    "dense union": (pa.UnionArray.from_dense(pa.array([0], pa.int8()), pa.array([1], pa.int32()),
+                                             [pa.array([1, 2]), one("x", pa.string())]), "2", 2),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", FORMS)
+def test_every_arrow_type_has_a_form_in_text(tmp_path, case):
+    array, text, value = FORMS[case]
+    columns = {"a": pa.chunked_array([array, array]), "b": ["1", "2"]}
+    assert csv_rows(write(tmp_path, ".csv", columns))[1:] == [[text, "1"], [text, "2"]]
+    assert write(tmp_path, ".tsv", columns).read_text("utf-8") == f"a\tb\n{text}\t1\n{text}\t2\n"
+    assert records(write(tmp_path, ".jsonl", columns)) == [{"a": value, "b": "1"}, {"a": value, "b": "2"}]
+
+
+KEPT = [
+    pa.int8(), pa.uint64(), pa.float16(), pa.decimal128(5, 2), pa.decimal256(60, 2), pa.large_string(),
+    pa.string_view(), pa.binary(3), pa.time64("ns"), pa.timestamp("us", "Mars/Olympus"), pa.duration("s"),
+    pa.dictionary(pa.int8(), pa.string()), pa.uuid(), pa.json_(), pa.map_(pa.string(), pa.int8()), TWICE,
+    pa.list_(pa.field("thing", pa.int8(), nullable=False)), pa.list_(pa.int8(), 2), pa.large_list(pa.bool_()),
+    pa.struct([pa.field("a", pa.list_(pa.timestamp("ns")))]), pa.null(),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("arrow_type", KEPT, ids=str)
+def test_parquet_keeps_a_type_through_parts_and_joining(tmp_path, arrow_type):
+    check_holds({"a": arrow_type}, ".parquet", "given")
+    parts = [tmp_path / "1.parquet", tmp_path / "2.parquet"]
+    for part in parts:
+        write_table(Table({"a": pa.nulls(2, arrow_type)}, "given"), part, {"a": arrow_type})
+    join_parts(parts, tmp_path / "all.parquet", columns=["a"])
+    assert pq.read_table(tmp_path / "all.parquet")["a"].type == arrow_type
+
+
+REFUSED = [
+    pa.struct([]), pa.list_(pa.struct([])), pa.month_day_nano_interval(), pa.decimal128(5, -2),
+    pa.sparse_union([pa.field("a", pa.int8())]), pa.run_end_encoded(pa.int32(), pa.string()),
+    pa.dictionary(pa.int8(), pa.list_(pa.int8())),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("arrow_type", REFUSED, ids=str)
+def test_a_type_that_parquet_cannot_hold_is_refused_by_column_type_and_remedy(arrow_type):
+    types = {"fine": "json", "odd": arrow_type}
+    for suffix in TEXT_FORMATS:
+        check_holds(types, suffix, "in.parquet")
+    with pytest.raises(DataError, match=r"^in\.parquet: .*column 'odd'.*Write jsonl") as caught:
+        check_holds(types, ".parquet", "in.parquet")
+    assert str(arrow_type)[:100] in str(caught.value) and len(str(caught.value)) < 600
+
+
+def test_a_far_second_that_parquet_cannot_hold_is_refused_by_column(tmp_path):
+    column = viewed([0, LOWEST], pa.timestamp("s"))
+    with pytest.raises(DataError, match=r"given: .*column 'when' of type timestamp\[s\].*Write jsonl"):
+        write(tmp_path, ".parquet", {"fine": [1, 2], "when": column})
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_null_among_the_values_of_a_dictionary(tmp_path):
+    column = pa.DictionaryArray.from_arrays([0, 1, None], pa.array([None, "a"]))
+    back = pq.read_table(write(tmp_path, ".parquet", {"a": column}))["a"]
+    assert (back.type, back.to_pylist()) == (column.type, [None, "a", None])
+
+
+@pytest.mark.parametrize(
+    "column",
+    [
+        pa.array([b"a", b"caf\xe9", None]).view(pa.string()),
+        pa.DictionaryArray.from_arrays([0, 1, None], pa.array([b"a", b"caf\xe9"]).view(pa.string())),
+    ],
+    ids=["string", "dictionary"],
+)
+def test_texts_of_parquet_are_utf8(tmp_path, column):
+    back = pq.read_table(write(tmp_path, ".parquet", {"a": column}))["a"]
+    assert (back.type, back.to_pylist()) == (column.type, ["a", r"caf\xe9", None])
+
+
+def test_slices_of_views_are_written(tmp_path):
+    column = pa.array([{"a": "x"}, {"a": "y"}, None], pa.struct([("a", pa.string_view())])).slice(1)
+    assert pq.read_table(write(tmp_path, ".parquet", {"v": column}))["v"].to_pylist() == [{"a": "y"}, None]
+
+
+@pytest.mark.parametrize("rows", [[], [0], [3], [0, 2], [1, 2, 3], [0, 1, 2, 3]])
+@pytest.mark.parametrize("case", FORMS)
+def test_rows_of_every_type_are_taken(case, rows):
+    whole = pa.concat_arrays([FORMS[case][0]] * 2)
+    column = pa.chunked_array([whole, whole])
+    taken = take_rows(column, rows)
+    assert repr(python_cells(taken)) == repr([python_cells(column)[row] for row in rows])
+    assert taken.type == column.type and len(taken) == len(rows)
+
+
+# ---- cells of csv and jsonl
+
+WORDS = ["a", 'b "c"', None, MISSING, "caf\udce9", "cut \ud83d", "x\ty\r\n", "\ufeffmark"]
+MIXED = [
+    "a",
+    True,
+    7,
+    None,
+    MISSING,
+    Json("1.50"),
+    Json("[1, NaN,\n-Infinity]"),
+    Json('{"NaN": "cut \\ud83d"}'),
+]
+
+
+def test_text_cells_in_every_format(tmp_path):
+    columns = {"w": WORDS, "n": list(range(8))}
+    found = [row[0] for row in csv_rows(write(tmp_path, ".csv", columns))]
+    assert found == ["w", "a", 'b "c"', "", "", "caf\udce9", r"cut \ud83d", "x\ty\r\n", "\ufeffmark"]
+    lines = write(tmp_path, ".tsv", columns).read_text("utf-8", "surrogateescape").split("\n")
+    assert lines[1:7] == ["a\t0", 'b "c"\t1', "\t2", "\t3", "caf\udce9\t4", "cut \\ud83d\t5"]
+    assert lines[7:] == ["x\\ty\\r\\n\t6", "\ufeffmark\t7", ""]
+    plain = ["a", 'b "c"', None, None, r"caf\xe9", r"cut \ud83d", "x\ty\r\n", "\ufeffmark"]
+    rows = [{"w": word, "n": n} for n, word in enumerate(plain)]
+    del rows[3]["w"]
+    assert records(write(tmp_path, ".jsonl", columns)) == rows
+    back = pq.read_table(write(tmp_path, ".parquet", columns, {"w": "string", "n": "integer"}))
+    assert back.to_pydict() == {"w": plain, "n": list(range(8))}
+
+
+def test_values_of_json_in_every_format(tmp_path):
+    columns = {"v": MIXED, "n": ["x"] * 8}
+    nested, cut = '[1, null, "-Infinity"]', r'{"NaN": "cut \\ud83d"}'
+    texts = [row[0] for row in csv_rows(write(tmp_path, ".csv", columns))]
+    assert texts == ["v", "a", "true", "7", "", "", "1.50", nested, cut]
+    lines = write(tmp_path, ".jsonl", columns).read_text("utf-8").splitlines()
+    wanted = ['"a"', "true", "7", "null", None, "1.50", nested, cut]
+    assert lines == [f'{{"v": {w}, "n": "x"}}' if w else '{"n": "x"}' for w in wanted]
+    back = pq.read_table(write(tmp_path, ".parquet", columns, {"v": "json", "n": "string"}))["v"]
+    assert back.to_pylist() == ['"a"', "true", "7", None, None, "1.50", nested, cut]
+
+
+@pytest.mark.parametrize(
+    ("token", "value"), [("NaN", None), ("Infinity", "Infinity"), ("-Infinity", "-Infinity")]
+)
+@pytest.mark.parametrize("made", [Json, float])
+def test_a_bare_number_that_json_does_not_know(tmp_path, token, value, made):
+    columns = {"v": [made(token), Json("0.5")]}
+    assert csv_rows(write(tmp_path, ".csv", columns)) == [["v"], [token], ["0.5"]]
+    assert records(write(tmp_path, ".jsonl", columns)) == [{"v": value}, {"v": 0.5}]
+    back = pq.read_table(write(tmp_path, ".parquet", columns, {"v": "number"}))["v"].to_pylist()
+    assert repr(back) == repr([float(token), 0.5])
+
+
+@pytest.mark.parametrize(
+    ("kind", "cells", "values"),
+    [
+        ("string", ["", None, MISSING], ["", None, None]),
+        ("boolean", [True, False, None], [True, False, None]),
+        ("integer", [1, Json(str(LOWEST)), None], [1, LOWEST, None]),
+        ("number", [1, Json("2.5e3"), MISSING], [1.0, 2500.0, None]),
+        ("json", [1, Json("9" * 5000), None], ["1", "9" * 5000, None]),
+    ],
+)
+@pytest.mark.parametrize("absent", [False, True])
+def test_a_settled_kind_gives_one_schema_also_without_values(tmp_path, kind, cells, values, absent):
+    arrow = {"boolean": pa.bool_(), "integer": pa.int64(), "number": pa.float64()}.get(kind, pa.string())
+    cells, values = ([MISSING, None], [None, None]) if absent else (cells, values)
+    back = pq.read_table(write(tmp_path, ".parquet", {"v": cells}, {"v": kind}))["v"]
+    assert (back.type, back.to_pylist()) == (arrow, values)
+
+
+# ---- names
+
+
+def test_names_are_escaped_and_stay_apart(tmp_path):
+    columns = {"caf\udce9": ["1"], r"caf\xe9": ["2"], "cut \ud83d": ["3"], "a;b": ["4"], "a\tb": ["5"]}
+    apart = [r"caf\xe9", r"caf\xe9.1", r"cut \ud83d", "a;b"]
+    assert list(records(write(tmp_path, ".jsonl", columns))[0]) == [*apart, "a\tb"]
+    types = dict.fromkeys(columns, "string")
+    assert pq.read_schema(write(tmp_path, ".parquet", columns, types)).names == [*apart, "a\tb"]
+    path = write(tmp_path, ".csv", columns)
+    assert csv_rows(path)[0] == ["caf\udce9", r"caf\xe9", r"cut \ud83d", "a;b", "a\tb"]
+    assert path.read_bytes().startswith(b'caf\xe9,caf\\xe9,cut \\ud83d,"a;b","a\tb"\n')
+    header = write(tmp_path, ".tsv", columns).read_bytes().split(b"\n")[0]
+    assert header.split(b"\t") == [b"caf\xe9", rb"caf\xe9", rb"cut \ud83d", b"a;b", rb"a\tb"]
+
+
+@pytest.mark.parametrize("name", ["\ufefftext", "sep=;", "a;b", "a|b", "a\tb", 'a"b', "a\nb", ""])
+def test_a_csv_header_is_read_as_it_was_written(tmp_path, name):
+    path = write(tmp_path, ".csv", {name: ["c;d", "", "\ufeff"]})
+    found = read_table(path)
+    assert found.columns == {name: ["c;d", "", "\ufeff"]}
+
+
+# ---- notes
+
+
+def test_what_was_escaped_is_counted(tmp_path):
+    table = Table(
+        {"a": ["x\ty", "\r", "caf\udce9"], "b": ["\ud83d", "fine", Json('["\udce9\udce9"]')]}, "given"
+    )
+    assert write_table(table, tmp_path / "a.tsv") == Counter({BREAKS: 2, NOT_UTF8: 2})
+    assert write_table(table, tmp_path / "a.csv") == Counter({NOT_UTF8: 2})
+    assert write_table(table, tmp_path / "a.jsonl") == Counter({NOT_UTF8: 3})
+    assert write_table(table, tmp_path / "a.parquet", {"a": "string", "b": "json"}) == Counter({NOT_UTF8: 3})
+    assert write_table(Table({"a": ["fine"]}, "given"), tmp_path / "b.tsv") == Counter()
+
+
+# ---- types of several files
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "common"),
+    [
+        ("integer", "integer", "integer"),
+        ("integer", "number", "number"),
+        ("boolean", "integer", "json"),
+        ("string", "number", "json"),
+        ("json", "string", "json"),
+        ("string", pa.string(), pa.string()),
+        ("string", pa.large_string(), pa.large_string()),
+        ("string", pa.int64(), None),
+        ("integer", pa.int32(), pa.int64()),
+        ("number", pa.float32(), pa.float64()),
+        ("json", pa.string(), None),
+        ("json", pa.null(), "json"),
+        (pa.null(), pa.date32(), pa.date32()),
+        (pa.int8(), pa.int64(), pa.int64()),
+        (pa.int64(), pa.float64(), pa.float64()),
+        (pa.int64(), pa.uint64(), None),
+        (pa.timestamp("s"), pa.timestamp("us"), pa.timestamp("us")),
+        (pa.timestamp("us"), pa.timestamp("ns"), None),
+        (pa.timestamp("us", "UTC"), pa.timestamp("us"), None),
+        (pa.decimal128(5, 2), pa.decimal128(9, 4), pa.decimal128(9, 4)),
+        (pa.dictionary(pa.int8(), pa.string()), pa.string(), None),
+        (
+            pa.struct([("a", pa.int8())]),
+            pa.struct([("b", pa.int8())]),
+            pa.struct([("a", pa.int8()), ("b", pa.int8())]),
+        ),
+    ],
+)
+def test_the_common_type_of_two_files(one, other, common):
+    assert unify_types(one, other) == common
+
+
+@pytest.mark.parametrize(
+    ("column", "to", "values"),
+    [
+        ([1, None], pa.int32(), [1, None]),
+        (["a", MISSING], pa.large_string(), ["a", None]),
+        ([None, MISSING], pa.list_(pa.int8()), [None, None]),
+        ([Json("0.5"), 1], pa.float64(), [0.5, 1.0]),
+        (pa.array([2**60 + 1]), pa.float64(), [float(2**60)]),
+        (pa.array([1], pa.int8()), "number", [1.0]),
+        (pa.nulls(1), "json", [None]),
+        (pa.array([{"a": 1}]), pa.struct([("a", pa.int64()), ("b", pa.int8())]), [{"a": 1, "b": None}]),
+    ],
+)
+def test_a_column_is_written_in_the_type_that_was_settled(tmp_path, column, to, values):
+    back = pq.read_table(write(tmp_path, ".parquet", {"v": column}, {"v": to}))["v"]
+    assert back.to_pylist() == values and (isinstance(to, str) or back.type == to)
+
+
+# ---- files
+
+
+@pytest.mark.parametrize(
+    "name", ["a.csv", "a.tsv", "a.jsonl", "a.ndjson", "a.CSV.gz", "a.tsv.zst", "a.ndjson.zst"]
+)
+def test_parts_are_joined_and_compressed(tmp_path, name):
+    suffix = {"ndjson": ".jsonl"}.get(name.split(".")[1], f".{name.split('.')[1].lower()}")
+    parts = [tmp_path / f"{i}{suffix}" for i in range(3)]
+    for i, part in enumerate(parts):
+        write_table(Table({"text": [f"é{i}", ""], "caf\udce9": ["x", "y"]}, "given"), part)
+    joined, again, whole = (tmp_path / f"{prefix}-{name}" for prefix in ("joined", "again", "whole"))
+    for path in (joined, again):
+        join_parts(parts, path, columns=["text", "caf\udce9"])
+    assert joined.read_bytes() == again.read_bytes()
+    texts = ["é0", "", "é1", "", "é2", ""]
+    write_table(Table({"text": texts, "caf\udce9": ["x", "y"] * 3}, "given"), whole)
+    assert read_table(joined).columns == read_table(whole).columns
+    assert read_table(joined).columns["text"] == texts
+
+
+# ---- any table
+
+TICKS = [
+    pa.int32(), pa.int64(), pa.date32(), pa.time32("ms"), pa.time64("us"), pa.time64("ns"),
+    pa.timestamp("ms"), pa.timestamp("us", "Mars/X"), pa.timestamp("ns", "+01:00"), pa.duration("s"),
+]  # fmt: skip
+VALUES = {
+    pa.null(): st.none(),
+    pa.bool_(): st.booleans(),
+    pa.uint64(): st.integers(0, 2**64 - 1),
+    pa.float16(): st.floats(width=16),
+    pa.float32(): st.floats(width=32),
+    pa.float64(): st.floats(),
+    pa.decimal128(38, 5): st.decimals(-(10**20), 10**20, places=5),
+    pa.decimal256(70, 0): st.decimals(-(10**20), 10**20, places=0),
+    pa.string(): st.text(max_size=4),
+    pa.large_string(): st.text(max_size=4),
+    pa.string_view(): st.text(max_size=20),
+    pa.binary(): st.binary(max_size=4),
+    pa.large_binary(): st.binary(max_size=4),
+    pa.binary_view(): st.binary(max_size=20),
+    pa.binary(3): st.binary(min_size=3, max_size=3),
+    pa.uuid(): st.binary(min_size=16, max_size=16),
+    pa.json_(): st.text(max_size=4),
+    pa.month_day_nano_interval(): st.tuples(*[st.integers(-99, 99)] * 2, st.integers(LOWEST, HIGHEST)),
+}
+
+
+def optional(draw, rows: int, values: st.SearchStrategy) -> list[object]:
+    return draw(st.lists(st.none() | values, min_size=rows, max_size=rows))
+
+
+def leaf(draw, rows: int) -> pa.Array:
+    """An array of a type without children."""
+    to = draw(st.sampled_from([*TICKS, *VALUES, "not UTF-8", "not UTF-8 view"]))
+    if isinstance(to, str):
+        raw = optional(draw, rows, st.binary(max_size=14))
+        return (
+            pa.array(raw, pa.binary_view()).view(pa.string_view())
+            if "view" in to
+            else pa.array(raw).cast(pa.binary()).view(pa.string())
+        )
+    if to not in TICKS:
+        return pa.array(optional(draw, rows, VALUES[to]), to)
+    bits = to.bit_width - 1
+    return viewed(optional(draw, rows, st.integers(-(2**bits), 2**bits - 1) | st.just(-(2**bits))), to)
+
+
+def lists(draw, rows: int, depth: int, kind: str) -> pa.Array:
+    sizes = draw(st.lists(st.integers(0, 2), min_size=rows, max_size=rows))
+    ends = [sum(sizes[:i]) for i in range(rows + 1)]
+    nulls = pa.array(draw(st.lists(st.booleans(), min_size=rows, max_size=rows)), pa.bool_())
+    if kind == "fixed":
+        return pa.FixedSizeListArray.from_arrays(arrays(draw, 2 * rows, depth), 2, mask=nulls)
+    values = arrays(draw, ends[-1], depth)
+    if kind == "map":
+        keys = pa.array(map(str, range(ends[-1])), pa.string())
+        return pa.MapArray.from_arrays(pa.array(ends, pa.int32()), keys, values)
+    if kind == "view":
+        return pa.ListViewArray.from_arrays(ends[:-1], sizes, values, mask=nulls)
+    array = pa.LargeListArray if kind == "large" else pa.ListArray
+    return array.from_arrays(
+        pa.array(ends, pa.int64() if kind == "large" else pa.int32()), values, mask=nulls
+    )
+
+
+def struct(draw, rows: int, depth: int, kind: str) -> pa.Array:
+    names = draw(st.lists(st.sampled_from(["a", "b", "é"]), max_size=3))
+    nulls = pa.array(draw(st.lists(st.booleans(), min_size=rows, max_size=rows)), pa.bool_())
+    if not names:
+        return pa.array([None if null else {} for null in nulls.to_pylist()], pa.struct([]))
+    return pa.StructArray.from_arrays([arrays(draw, rows, depth) for _ in names], names=names, mask=nulls)
+
+
+def encoded(draw, rows: int, depth: int, kind: str) -> pa.Array:
+    if kind == "runs":
+        return pc.run_end_encode(pa.array(optional(draw, rows, st.sampled_from(["a", "é"])), pa.string()))
+    values = arrays(draw, 2, depth)
+    if kind == "dictionary":
+        if values.null_count or "duration" in str(values.type):  # which parquet gives back as integers
+            values = one("é", pa.string())
+        indices = pa.array(optional(draw, rows, st.integers(0, len(values) - 1)), pa.int8())
+        return pa.DictionaryArray.from_arrays(indices, values)
+    if kind == "extension":
+        storage = arrays(draw, rows, depth)
+        return pa.ExtensionArray.from_storage(pa.opaque(storage.type, "x", "y"), storage)
+    codes = pa.array(draw(st.lists(st.integers(0, 1), min_size=rows, max_size=rows)), pa.int8())
+    if kind == "sparse":
+        return pa.UnionArray.from_sparse(codes, [arrays(draw, rows, depth) for _ in range(2)])
+    return pa.UnionArray.from_dense(codes, pa.array([1] * rows, pa.int32()), [values, leaf(draw, 2)])
+
+
+NESTED = {
+    **dict.fromkeys(["list", "large", "fixed", "view", "map"], lists),
+    "struct": struct,
+    **dict.fromkeys(["runs", "dictionary", "extension", "sparse", "dense"], encoded),
+}
+
+
+def arrays(draw, rows: int, depth: int) -> pa.Array:
+    """An array of any type, nested up to a depth; at times a slice."""
+    kind = draw(st.sampled_from(["leaf", "leaf", *NESTED])) if depth and rows else "leaf"
+    start = draw(st.integers(0, 1))
+    made = leaf(draw, rows + start) if kind == "leaf" else NESTED[kind](draw, rows + start, depth - 1, kind)
+    return made.slice(start)
+
+
+@st.composite
+def tables(draw) -> dict[str, pa.Array]:
+    rows = draw(st.integers(1, 3))
+    return {name: arrays(draw, rows, 2) for name in "xy"}
+
+
+def same(text: str, value: object) -> bool:
+    """True if a cell of csv says what that of jsonl does."""
+    if value is None:
+        return text in ("", "NaN")
+    return text == value if isinstance(value, str) else json.loads(text) == value
+
+
+def check_any_table(folder: Path, columns: dict[str, pa.Array]) -> None:
+    rows = len(columns["x"])
+    found = records(write(folder, ".jsonl", columns))
+    assert [list(record) for record in found] == [["x", "y"]] * rows
+    header, *cells = csv_rows(write(folder, ".csv", columns))
+    assert header == ["x", "y"] and len(cells) == rows
+    for texts, record in zip(cells, found, strict=True):
+        assert all(map(same, texts, record.values()))
+    assert write(folder, ".tsv", columns).read_bytes().count(b"\n") == rows + 1
+    types = {name: column.type for name, column in columns.items()}
+    try:
+        check_holds(types, ".parquet", "given")
+    except DataError:
+        return
+    parts = [folder / "1.parquet", folder / "2.parquet"]
+    write_table(
+        Table({name: column.slice(0, 1) for name, column in columns.items()}, "given"), parts[0], types
+    )
+    write_table(Table({name: column.slice(1) for name, column in columns.items()}, "given"), parts[1], types)
+    join_parts(parts, folder / "all.parquet", columns=list(columns))
+    back = pq.read_table(folder / "all.parquet")
+    assert records(write(folder, ".jsonl", dict(zip(back.column_names, back.columns, strict=True)))) == found
+
+
+@settings(FUZZ, max_examples=100)
+@given(columns=tables())
+def test_any_arrow_table_in_every_format(columns, tmp_path_factory):
+    check_any_table(tmp_path_factory.mktemp("any"), columns)
+
+
+@pytest.mark.slow
+@settings(FUZZ, max_examples=3000)
+@given(columns=tables())
+def test_many_arrow_tables_in_every_format(columns, tmp_path_factory):
+    check_any_table(tmp_path_factory.mktemp("any"), columns)
+
+
+TOKENS = ["NaN", "-Infinity", "1.50", "1e999", "null", "true", r'"\ud83d"', '"NaN"', '"caf\udce9"']
+
+
+def array_or_object(items: list[str]) -> str:
+    pairs = (f'"{i}": {item}' for i, item in enumerate(items))
+    return f"[{', '.join(items)}]" if len(items) % 2 else f"{{{', '.join(pairs)}}}"
+
+
+RAW = st.recursive(
+    st.sampled_from(TOKENS), lambda inner: st.lists(inner, max_size=3).map(array_or_object), max_leaves=5
+)
+CELLS = st.one_of(
+    st.text(st.characters(codec=None), max_size=5),
+    st.booleans(),
+    st.integers(LOWEST, HIGHEST),
+    st.sampled_from([None, MISSING, Json("9" * 30)]),
+    RAW.filter(lambda raw: raw[0] in "[{NI-1").map(Json),
+)
+
+
+@settings(FUZZ, max_examples=200)
+@given(cells=st.lists(CELLS, min_size=1, max_size=4))
+def test_any_cells_of_json_in_every_format(cells, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("any")
+    columns = {"a": cells, "b": ["x"] * len(cells)}
+    found = records(write(folder, ".jsonl", columns))
+    assert ["a" in record for record in found] == [cell is not MISSING for cell in cells]
+    assert [row[1] for row in csv_rows(write(folder, ".csv", columns))] == ["b", *columns["b"]]
+    assert write(folder, ".tsv", columns).read_bytes().count(b"\n") == len(cells) + 1
+    stored = pq.read_table(write(folder, ".parquet", columns, {"a": "json", "b": "string"}))["a"].to_pylist()
+    values = [None if text is None else strict(f'{{"a": {text}}}')["a"] for text in stored]
+    assert values == [record.get("a") for record in found]
