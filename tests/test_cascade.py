@@ -5,10 +5,11 @@ from __future__ import annotations
 import dataclasses
 
 import numpy as np
+import pandas
 import pytest
 
 from cascadebert import Cascade
-from cascadebert.errors import CascadeError
+from cascadebert.errors import CascadeError, DataError
 from cascadebert.thresholds.confidence import scale_logits, softmax
 from cascadebert.thresholds.operating_point import OperatingPoint
 from samples import sentences
@@ -127,11 +128,44 @@ def test_labels_come_by_name(make_cascade):
     assert answers.labels.tolist() == [answers.label_names[i] for i in answers.label_ids]
 
 
-def test_one_text_instead_of_a_list_is_refused(make_cascade):
-    with pytest.raises(CascadeError, match="a list of texts"):
-        make_cascade(2).predict("a fine film")
-    with pytest.raises(CascadeError, match="text 2: expected a string or a pair"):
-        make_cascade(2).predict(["a fine film", None])
+@pytest.mark.parametrize("ask", ["predict", "predict_proba", "stage_logits", "encode"])
+@pytest.mark.parametrize(
+    ("texts", "message"),
+    [
+        ("a fine film", "expected a list of texts"),
+        (["a fine film", None], r"texts\[1\]: expected a string, found NoneType"),
+        (["a fine film", ("a", "b")], r"texts\[1\]: expected a string, found tuple"),
+        (["a\ud800"], r"texts\[0\]: expected text, found half of a surrogate pair"),
+        (pandas.DataFrame({"review": ["a"]}), "expected texts, got a table .*'review'"),
+    ],
+)
+def test_what_is_no_list_of_texts_is_refused_by_every_method(cascade, ask, texts, message):
+    with pytest.raises(DataError, match=message):
+        getattr(cascade, ask)(texts)
+    if ask in ("predict", "encode"):
+        with pytest.raises(DataError, match=message):
+            getattr(cascade.stages[0], ask)(texts)
+
+
+def test_columns_of_other_libraries_are_answered_as_lists_are(cascade):
+    texts = sentences(6, seed=1)
+    expected = cascade.predict(texts)
+    for given in (pandas.Series(["x", *texts])[1:], np.array(texts), iter(texts)):
+        assert cascade.predict(given).probabilities.tolist() == expected.probabilities.tolist()
+    assert cascade.stages[0].predict(pandas.Series(["x", *texts])[1:]).labels.shape == (6,)
+
+
+def test_texts_of_any_length_are_tokenized_a_part_at_a_time_with_the_same_tokens(cascade, monkeypatch):
+    texts = [*sentences(20, seed=1), "a good film " * 20_000, "", *sentences(20, seed=2)]
+    pairs = list(zip(texts, reversed(texts), strict=True))
+    tokenizer = cascade.stages[0].tokenizer
+    expected = [tokenizer.encode(texts), tokenizer.encode(pairs)]
+    monkeypatch.setattr("cascadebert.inference.tokenizer.ENCODED_CHARACTERS", 50)
+    for whole, parts in zip(expected, [tokenizer.encode(texts), tokenizer.encode(pairs)], strict=True):
+        assert whole.ids.tolist() == parts.ids.tolist() and whole.starts.tolist() == parts.starts.tolist()
+        assert whole.type_ids.tolist() == parts.type_ids.tolist()
+        assert whole.truncated.tolist() == parts.truncated.tolist()
+    assert np.flatnonzero(expected[0].truncated).tolist() == [20] and expected[1].type_ids.any()
 
 
 def test_pairs_are_refused_by_a_cascade_of_single_texts(saved):
@@ -152,9 +186,9 @@ def test_a_tokenizer_of_its_own_only_sees_the_rows_passed_on(make_cascade):
         def __init__(self, encoder, length):
             self.key, self._encoder = f"{encoder.key}-{length}", encoder
 
-        def encode(self, some):
+        def encode(self, some, places):
             asked.append(len(some))
-            return self._encoder.encode(some)
+            return self._encoder.encode(some, places)
 
     encoders = (1, 2, 2)  # the last two share one
     stages = tuple(

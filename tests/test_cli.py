@@ -237,8 +237,13 @@ BAD = {
     "one class": (b"text,label\na,1\nb,1\n", "at least two labels"),
     "NaN label": (b"text,label\na,1\nb,nan\nc,0\n", "row 2, column 'label'"),
     "empty text": (b"text,label\na,1\n  ,0\n", "row 2, column 'text': empty text"),
-    "1 MB text": (b"text,label\n" + b"a" * 2**20 + b",1\nb,0\n", "row 1"),
-    "mixed types": (b"text,label\na,1\nb,good\n", "mixed types"),
+    "list of labels": (b"text,label\na,1\nb,[1]\nc,-1\n", "row 3, column 'label': no label (-1 marks"),
+    "measurements": (b"text,label\na,1\nb,0.5\n", "column 'label': the label 0.5 has a fraction"),
+    "ids": (
+        b"text,label\n" + b"".join(b"a%d,%d\n" % (i, i) for i in range(30)),
+        "30 different labels in 30 rows: it seems to hold ids or texts. Name the column of the labels with "
+        "--label-column",
+    ),
     "non-UTF-8": (b"text,label\nok,1\ncaf\xe9,0\n", "row 2, column 'text': bytes that are not UTF-8"),
     "ragged row": (b"text,label\na,1\nb,0,7\n", "row 2"),
 }

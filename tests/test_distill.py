@@ -257,7 +257,7 @@ def test_a_line_of_a_megabyte_is_sampled_like_many_short_ones(large, tmp_path):
 
 
 def test_an_output_that_holds_or_lies_in_the_corpus_is_refused(large, corpus):
-    with pytest.raises(FolderError, match="which is read"):
+    with pytest.raises(CascadeError, match="which is written"):
         distill(large, num_layers=1, corpus=corpus, output=corpus.parent, overwrite=True, config=QUICK)
     with pytest.raises(CascadeError, match="which is read"):
         distill(large, num_layers=1, corpus=corpus.parent, output=corpus.parent / "s", config=QUICK)

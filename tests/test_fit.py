@@ -152,7 +152,7 @@ def test_a_folder_that_somebody_else_called_work_is_left_alone(stages, train_fil
 @pytest.mark.slow
 def test_an_output_that_holds_a_stage_is_refused(fitted, train_file):
     own = [fitted / "stage-1", fitted / "stage-2"]
-    with pytest.raises(CascadeError, match="which is read"):
+    with pytest.raises(CascadeError, match=r"--stage .* lies in --output"):
         fit(train_file, stages=own, target=Target(speedup=1.5), output=fitted, overwrite=True, config=QUICK)
     assert Cascade.from_pretrained(fitted).label_names == ("negative", "positive")
 

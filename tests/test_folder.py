@@ -11,7 +11,7 @@ from safetensors.numpy import load_file, save_file
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from cascadebert import Cascade, OperatingPoint
-from cascadebert.errors import FolderError
+from cascadebert.errors import DataError, FolderError
 from cascadebert.persistence.folder import read_folder, read_used_rows
 from samples import sentences
 
@@ -180,7 +180,7 @@ def test_damaged_row_fingerprints_are_named(folder, content):
 
 def test_nothing_is_left_when_saving_fails(saved, tmp_path):
     cascade = Cascade.from_pretrained(saved)
-    with pytest.raises(FolderError, match="does not exist"):
+    with pytest.raises(DataError, match="does not exist"):
         cascade.save_pretrained(tmp_path / "no" / "such" / "parent")
     assert list(tmp_path.iterdir()) == []
 

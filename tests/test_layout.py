@@ -21,6 +21,7 @@ LAYERS = (
     ("inference",),
     ("persistence",),
     ("thresholds", "data"),
+    ("paths",),
     ("atomic", "environment", "progress"),
     ("timing", "types"),
     ("errors",),

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import csv
 import json
-from dataclasses import replace
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -12,11 +13,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from cascadebert import Cascade, CascadeError, Target, assemble
-from cascadebert.data.files import read_table
+from cascadebert import Cascade, CascadeError, OperatingPoint, Target, assemble
+from cascadebert.data.columns import Columns
+from cascadebert.data.readers import read_table
 from cascadebert.errors import DataError
-from cascadebert.inference import predict_file as predict_file_module
 from cascadebert.inference.predict_file import predict_file
+from cascadebert.inference.predict_work import Job, Work
 from killing import run_killed
 from samples import reviews, sentences, write_csv
 
@@ -80,7 +82,6 @@ def test_a_folder_of_parquet_files_is_one_input(cascade, tmp_path):
 
 
 KILLED = """
-from dataclasses import replace
 from pathlib import Path
 import cascadebert.inference.predict_file as module
 from cascadebert import Cascade
@@ -107,27 +108,118 @@ def test_a_killed_run_goes_on_and_writes_the_same_bytes(cascade, saved, tmp_path
     assert output.read_bytes() == (tmp_path / f"whole.{ending}").read_bytes()
 
 
-def test_half_finished_work_of_another_run_is_refused(cascade, tmp_path, monkeypatch):
+def begun(cascade: Cascade, source: Path, output: Path, monkeypatch, **options: object) -> None:
+    """Leave all chunks done and nothing written, as if the run had been interrupted at its end."""
+    with monkeypatch.context() as patch:
+        patch.setattr("cascadebert.inference.predict_file._Run.finish", lambda *_: None)
+        predict_file(cascade, source, output, **options)
+
+
+def counted(monkeypatch) -> list[str]:
+    """The texts that are predicted from now on."""
+    texts, original = [], Cascade.predict
+    monkeypatch.setattr(
+        Cascade, "predict", lambda self, given: (texts.extend(given), original(self, given))[1]
+    )
+    return texts
+
+
+@pytest.mark.parametrize(
+    ("before", "now", "said"),
+    [
+        ({"rejects": "bad.csv"}, {}, r"--rejects \(then True, now False\)"),
+        ({}, {"truncate": False, "rejects": "bad.csv"}, r"--truncate \(then True, now False\)"),
+        ({}, {"columns": Columns(("n",))}, r"--text-column"),
+        ({}, {"output": "out.csv.gz"}, None),
+    ],
+)
+def test_a_rerun_with_other_options_says_which_differ(cascade, tmp_path, monkeypatch, before, now, said):
+    def absolute(options: dict[str, object]) -> dict[str, object]:
+        return {k: tmp_path / v if k == "rejects" else v for k, v in options.items() if k != "output"}
+
     source = write_rows(tmp_path / "in.csv")
-    monkeypatch.setattr("cascadebert.inference.predict_file._finish", lambda *_: None)
-    predict_file(cascade, source, tmp_path / "out.csv")
-    monkeypatch.undo()
-    source.write_text(source.read_text() + "150,one more\n")
-    with pytest.raises(CascadeError, match=r"out\.csv\.work is unfinished work of another run"):
+    begun(cascade, source, tmp_path / "out.csv", monkeypatch, **absolute(before))
+    if said is None:  # another output has a work folder of its own
+        assert predict_file(cascade, source, tmp_path / "out.csv.gz").n == 150
+        return
+    with pytest.raises(CascadeError, match=rf"out\.csv\.work is unfinished work of another run, .*{said}"):
+        predict_file(cascade, source, tmp_path / "out.csv", **absolute(now))
+    assert not (tmp_path / "out.csv").exists()
+
+
+def test_a_rerun_with_another_cascade_is_refused(cascade, tmp_path, monkeypatch):
+    source = write_rows(tmp_path / "in.csv")
+    begun(cascade, source, tmp_path / "out.csv", monkeypatch)
+    other = cascade.with_operating_point(OperatingPoint((0.123,) * (len(cascade.stages) - 1)))
+    with pytest.raises(CascadeError, match=r"with other options: the cascade\."):
+        predict_file(other, source, tmp_path / "out.csv")
+
+
+def test_rejects_may_be_added_where_no_row_was_set_aside(cascade, tmp_path, monkeypatch):
+    source = write_rows(tmp_path / "in.csv")
+    begun(cascade, source, tmp_path / "out.csv", monkeypatch)
+    texts = counted(monkeypatch)
+    assert predict_file(cascade, source, tmp_path / "out.csv", rejects=tmp_path / "bad.csv").n == 150
+    assert texts == []
+
+
+def test_unfinished_work_of_another_version_is_refused(cascade, tmp_path, monkeypatch):
+    source = write_rows(tmp_path / "in.csv")
+    monkeypatch.setattr("cascadebert.inference.predict_work.VERSION", 2)
+    begun(cascade, source, tmp_path / "out.csv", monkeypatch)
+    monkeypatch.setattr("cascadebert.inference.predict_work.VERSION", 3)
+    with pytest.raises(CascadeError, match=r"unfinished work of another run, of another version"):
         predict_file(cascade, source, tmp_path / "out.csv")
 
 
-def test_half_finished_work_of_another_version_is_refused(cascade, tmp_path, monkeypatch):
-    source = write_rows(tmp_path / "in.csv")
-    monkeypatch.setattr("cascadebert.inference.predict_file._finish", lambda *_: None)
-    monkeypatch.setattr("cascadebert.inference.predict_file.REPORT_VERSION", 1)
+@pytest.mark.parametrize("ending", ["csv", "jsonl", "parquet"])
+def test_only_rows_that_were_mended_are_predicted_again(cascade, tmp_path, monkeypatch, ending):
+    source = write_rows(tmp_path / f"in.{ending}")
+    begun(cascade, source, tmp_path / "out.csv", monkeypatch)
+    if ending == "parquet":
+        texts = ["mended", *TEXTS[1:]]
+        pq.write_table(pa.table({"n": pa.array(range(150), pa.int16()), "text": texts}), source)
+    else:
+        source.write_text(source.read_text().replace(TEXTS[0], "mended", 1))
+    texts = counted(monkeypatch)
     predict_file(cascade, source, tmp_path / "out.csv")
-    monkeypatch.undo()
-    with pytest.raises(CascadeError, match=r"unfinished work of another run .*version of cascadebert"):
+    assert texts == ["mended", *TEXTS[1:40]]
+    assert read_table(tmp_path / "out.csv").columns["text"] == ["mended", *TEXTS[1:]]
+
+
+def test_a_row_that_stopped_a_run_can_be_mended_without_removing_anything(cascade, tmp_path, monkeypatch):
+    source = write_rows(tmp_path / "in.csv")
+    whole = source.read_text()
+    source.write_text(whole.replace(f"100,{TEXTS[100]}", "100,"))
+    with pytest.raises(
+        DataError, match=r"row 101, column 'text': empty text \(line 102 of the file\)\. Mend"
+    ):
         predict_file(cascade, source, tmp_path / "out.csv")
+    source.write_text(whole)
+    texts = counted(monkeypatch)
+    predict_file(cascade, source, tmp_path / "out.csv")
+    assert texts == TEXTS[80:] and read_table(tmp_path / "out.csv").columns["text"] == TEXTS
 
 
-BAD = 'n,text\n0,fine\n1,\n2,"caf\udce9"\n3,great,film\n4,' + "a" * 200_000 + "\n5,dull\n"
+def test_an_input_with_other_columns_is_predicted_afresh(cascade, tmp_path, monkeypatch):
+    source = write_rows(tmp_path / "in.csv")
+    begun(cascade, source, tmp_path / "out.csv", monkeypatch)
+    source.write_text(source.read_text().replace("n,text", "number,text"))
+    predict_file(cascade, source, tmp_path / "out.csv")
+    assert list(read_table(tmp_path / "out.csv").columns)[:2] == ["number", "text"]
+
+
+def test_a_run_interrupted_between_its_outputs_finishes_them(cascade, tmp_path, monkeypatch):
+    source = write_rows(tmp_path / "in.csv")
+    with monkeypatch.context() as patch:
+        patch.setattr("cascadebert.inference.predict_file.join_parts", lambda *_, **__: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            predict_file(cascade, source, tmp_path / "out.csv", rejects=tmp_path / "bad.csv")
+    assert (tmp_path / "bad.csv").exists() and not (tmp_path / "out.csv").exists()
+    assert predict_file(cascade, source, tmp_path / "out.csv", rejects=tmp_path / "bad.csv").n == 150
+
+
+BAD = 'n,text\n0,fine\n1,\n2,"caf\udce9"\n3,great,film\n4,"open\n5,dull\n'
 
 
 def test_bad_rows_are_set_aside_with_number_and_reason(cascade, tmp_path):
@@ -139,7 +231,8 @@ def test_bad_rows_are_set_aside_with_number_and_reason(cascade, tmp_path):
         assert [row["n"] for row in csv.DictReader(file)] == ["0", "5"]
     bad = read_table(tmp_path / "bad.csv").columns
     assert bad["row"] == ["2", "3", "4", "5"] and set(bad["file"]) == {"in.csv"}
-    wanted = ("empty text", "not UTF-8", "3 cells", "200,000 characters")
+    assert bad["line"] == ["3", "4", "5", "6"]
+    wanted = ("empty text", "not UTF-8", "3 cells", "a quotation mark is not closed")
     assert all(told in reason for told, reason in zip(wanted, bad["reason"], strict=True))
 
 
@@ -162,26 +255,57 @@ def test_a_bad_row_stops_the_run_where_no_file_is_given_for_it_and_work_done_is_
 
 def test_answers_and_bad_rows_in_one_file_are_refused(cascade, tmp_path):
     source = write_rows(tmp_path / "in.csv")
-    with pytest.raises(DataError, match="two files"):
+    with pytest.raises(DataError, match=r"--output .* is also --rejects"):
         predict_file(cascade, source, tmp_path / "out.csv", rejects=tmp_path / "out.csv")
 
 
-def test_a_column_that_comes_late_goes_into_jsonl_and_is_refused_elsewhere(cascade, tmp_path):
-    rows = [{"text": text} for text in TEXTS]
-    rows[100]["late"] = 1
+@pytest.mark.parametrize("wanted", ["out.csv", "out.jsonl", "out.parquet"])
+def test_the_names_of_columns_are_settled_before_the_first_row(cascade, tmp_path, wanted):
+    rows = [{"text": text, "label": f"L{i}"} for i, text in enumerate(TEXTS)]
+    rows[100] |= {"late": 1, "input_label": "I"}
     (tmp_path / "in.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    predict_file(cascade, tmp_path / "in.jsonl", tmp_path / "out.jsonl")
-    assert read_table(tmp_path / "out.jsonl").columns["late"][100] == 1
-    with pytest.raises(DataError, match=r"column 'late' first appears after row 80, too late for \.csv"):
-        predict_file(cascade, tmp_path / "in.jsonl", tmp_path / "out.csv")
+    predict_file(cascade, tmp_path / "in.jsonl", tmp_path / wanted)
+    columns = read_table(tmp_path / wanted).columns
+    assert columns["input_input_label"] == [f"L{i}" for i in range(150)]
+    assert (columns["input_label"][100], str(columns["late"][100])) == ("I", "1")
+    assert not any(columns["late"][:100])
 
 
-def test_a_column_whose_type_changes_is_refused_for_parquet(cascade, tmp_path):
+@pytest.mark.parametrize("names", [("a.csv", "b.csv"), ("b.csv", "a.csv")])
+def test_the_files_of_a_folder_may_have_different_columns(cascade, tmp_path, names):
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / names[0]).write_text("text,label\nfine,L1\n")
+    (tmp_path / "in" / names[1]).write_text("input_label,text,label\nI2,dull,L2\n")
+    predict_file(cascade, tmp_path / "in", tmp_path / "out.csv")
+    found = read_table(tmp_path / "out.csv").columns
+    rows = set(zip(found["text"], found["input_input_label"], found["input_label"], strict=True))
+    assert rows == {("fine", "L1", ""), ("dull", "L2", "I2")}
+
+
+def test_a_file_of_a_folder_without_texts_is_named_before_the_first_row(cascade, tmp_path):
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in/a.csv").write_text("text\nfine\n")
+    (tmp_path / "in/b.csv").write_text("body\nfine\n")
+    with pytest.raises(DataError, match=r"b\.csv has no column 'text' \(columns found: body\)"):
+        predict_file(cascade, tmp_path / "in", tmp_path / "out.csv")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["in"]
+
+
+def test_types_that_no_type_unites_are_refused_for_parquet_before_the_first_row(cascade, tmp_path):
+    (tmp_path / "in").mkdir()
+    for name, cells in (("a", pa.array([1])), ("b", pa.array([[1]]))):
+        pq.write_table(pa.table({"text": ["fine"], "n": cells}), tmp_path / f"in/{name}.parquet")
+    with pytest.raises(DataError, match=r"b\.parquet: the column 'n' has the type .* Write jsonl"):
+        predict_file(cascade, tmp_path / "in", tmp_path / "out.parquet")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["in"]
+    assert predict_file(cascade, tmp_path / "in", tmp_path / "out.jsonl").n == 2
+
+
+def test_json_of_several_kinds_in_a_column_becomes_json_in_parquet(cascade, tmp_path):
     rows = [{"text": text, "n": 1 if i < 120 else "many"} for i, text in enumerate(TEXTS)]
     (tmp_path / "in.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    with pytest.raises(DataError, match="Write jsonl"):
-        predict_file(cascade, tmp_path / "in.jsonl", tmp_path / "out.parquet")
-    assert not (tmp_path / "out.parquet").exists()
+    predict_file(cascade, tmp_path / "in.jsonl", tmp_path / "out.parquet")
+    assert read_table(tmp_path / "out.parquet").columns["n"] == ["1"] * 120 + ['"many"'] * 30
 
 
 def test_names_that_are_added_are_kept_from_the_input_under_another(cascade, tmp_path):
@@ -192,18 +316,24 @@ def test_names_that_are_added_are_kept_from_the_input_under_another(cascade, tmp
     assert found["input_input_stage"] == ["b"]
 
 
-def test_a_run_that_goes_on_keeps_the_batch_sizes_it_began_with(make_cascade, tmp_path, monkeypatch):
-    cascade = make_cascade(2)
-    known = iter([512, 8192])
-
-    def sized(cascade, *, measure):
-        number = next(known)
-        return replace(cascade, stages=tuple(replace(s, batch_tokens=number) for s in cascade.stages))
-
-    monkeypatch.setattr(predict_file_module, "with_tuned_batch_sizes", sized)
+def test_a_run_that_resumes_keeps_the_batch_sizes_it_began_with(tmp_path):
+    job = Job({"--rejects": False}, {"names": []})
+    known = iter([[512, 512], [8192, 8192]])
     for _ in range(2):
-        found = predict_file_module._begin_or_resume(cascade, tmp_path, "job", measure=False)
-        assert [stage.batch_tokens for stage in found.stages] == [512, 512]
+        assert Work(tmp_path / "out.csv").begin_or_resume(job, lambda: next(known)) == [512, 512]
+
+
+def test_texts_that_would_be_truncated_are_bad_rows_where_asked_for(cascade, run, saved, tmp_path):
+    (tmp_path / "in.csv").write_text("text\na good film\n" + "really good " * 200 + "\nbad\n", "utf-8")
+    code, _, said = run(
+        "predict", saved, tmp_path / "in.csv", "--output", tmp_path / "out.csv", "--no-truncate"
+    )
+    assert code == 2 and "row 2: more tokens in its text than the stage that answers reads (line 3" in said
+    done = predict_file(
+        cascade, tmp_path / "in.csv", tmp_path / "out.csv", truncate=False, rejects=tmp_path / "bad.csv"
+    )
+    assert (done.n, done.rejected, done.truncated) == (2, 1, 0)
+    assert read_table(tmp_path / "out.csv").columns["text"] == ["a good film", "bad"]
 
 
 def test_truncated_texts_are_counted_and_the_remedy_is_named(run, saved, tmp_path):
@@ -232,3 +362,27 @@ def test_assembling_says_which_share_is_truncated_and_what_max_length_could_be(m
     assert notice.endswith("To read more, run fit or assemble with --max-length up to 64.")
     predictions = cascade.predict(["good", "really good " * 30])
     assert predictions.truncated.tolist() == [False, True]
+
+
+STREAMED = """
+import sys
+from cascadebert.cli import main
+sys.argv[0] = "cascadebert"
+main()
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("given", "wanted"),
+    [
+        ("id;text\n1;a good film\n", "id,text,label,confidence,stage\n1,a good film,"),
+        ('{"text": "a good film", "n": 1.50}\n', '{"text": "a good film", "n": 1.50, "label": '),
+        ("a good film\n", '{"text": "a good film", "label": '),
+    ],
+)
+def test_standard_input_and_output(saved, given, wanted):
+    command = [sys.executable, "-c", STREAMED, "predict", str(saved), "-", "--output", "-"]
+    done = subprocess.run(command, input=given, capture_output=True, text=True, check=True)
+    assert done.stdout.startswith(wanted) and done.stdout.count("\n") == given.count("\n")
+    assert "1 predictions written to standard output" in done.stderr

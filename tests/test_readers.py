@@ -321,7 +321,7 @@ def test_the_files_of_a_folder_are_one_table_without_hidden_ones(tmp_path, caplo
     table = read_table(tmp_path / "in")
     assert table.columns["text"] == ["zero", "one", "two", "three"]
     assert table.columns["n"] == [1, None, None, None]
-    assert "files of other formats are skipped: read.md" in caplog.text
+    assert "files of other formats are skipped: in/read.md" in caplog.text
 
 
 def test_partitions_in_the_names_of_folders_are_columns(tmp_path):
@@ -444,5 +444,5 @@ def test_a_damaged_compressed_file_is_rejected(tmp_path, name):
 
 def test_a_folder_without_data_says_what_it_holds(tmp_path):
     put(tmp_path, "in/a.md", "x")
-    with pytest.raises(DataError, match=r"a folder without data: .* It holds a\.md"):
+    with pytest.raises(DataError, match=r"a folder without data: .* It holds in/a\.md"):
         read_table(tmp_path / "in")

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from cascadebert.data.readers import read_table
 from cascadebert.data.table import Json, Table
 from cascadebert.data.text_cells import BREAKS, NOT_UTF8
-from cascadebert.data.writers import ensure_writable_file, join_parts, write_table
+from cascadebert.data.writers import join_parts, write_table
 from cascadebert.errors import DataError
 
 SUFFIXES = (".csv", ".tsv", ".jsonl", ".parquet")
@@ -136,20 +136,3 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path, suffix):
     with pytest.raises((DataError, TypeError)):
         write_table(Table({"text": ["good", {1}]}, "given"), old)
     assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [(old.name, "old")]
-
-
-def test_an_existing_output_needs_to_be_asked_for(tmp_path):
-    path = put(tmp_path, "a.csv", "old")
-    ensure_writable_file(path, overwrite=True)
-    with pytest.raises(DataError, match=r"exists already.*--overwrite"):
-        ensure_writable_file(path, overwrite=False)
-
-
-def test_an_output_in_a_missing_folder_is_rejected_beforehand(tmp_path):
-    with pytest.raises(DataError, match="does not exist"):
-        ensure_writable_file(tmp_path / "gone" / "a.csv", overwrite=True)
-
-
-def test_an_output_of_unknown_format_is_rejected_beforehand(tmp_path):
-    with pytest.raises(DataError, match=r"a\.txt: expected a file ending in"):
-        ensure_writable_file(tmp_path / "a.txt", overwrite=False)

@@ -6,6 +6,7 @@ without a traceback and exits with 2.
 
 from __future__ import annotations
 
+import errno
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -13,6 +14,26 @@ from pathlib import Path
 
 _ESCAPE_CODE = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
 _MOST_CHARACTERS = 300
+_DISK_FULL = {getattr(errno, name, None) for name in ("ENOSPC", "EDQUOT", "EFBIG")} - {None}
+# of libraries that raise errors without a number: safetensors, tokenizers, shutil, torch, numpy
+_DISK_FULL_TEXT = re.compile(
+    r"No space left|quota exceeded|File too large|StreamWriter failed writing|unexpected pos \d+ vs|"
+    r"iostream error|requested and \d+ written"
+)
+_MESSAGE_CHARACTERS = 599
+
+
+def printable(text: str, width: int) -> str:
+    r"""Text with control characters and the like escaped, and its middle left out if it exceeds a width.
+
+    >>> printable("caf\u00e9\t\x1b[1m", 40), printable("a long name of a column", 12)
+    ('café\\t\\x1b[1m', 'a l ... umn')
+    """
+    ends = text if len(text) <= 2 * width else text[:width] + text[-width:]
+    characters = (c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in ends)
+    escaped = "".join(characters)
+    half = (width - 5) // 2
+    return escaped if len(escaped) <= width else f"{escaped[:half]} ... {escaped[-half:]}"
 
 
 class CascadeError(Exception):
@@ -20,7 +41,10 @@ class CascadeError(Exception):
 
 
 class DataError(CascadeError):
-    """A file, column, row or label cannot be used."""
+    """A file, column, row or label cannot be used. A message is under 600 characters, whatever it quotes."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(printable(message, _MESSAGE_CHARACTERS))
 
 
 class StageError(CascadeError):
@@ -29,6 +53,10 @@ class StageError(CascadeError):
 
 class FolderError(CascadeError):
     """A saved cascade is damaged, changed or of another format version."""
+
+
+class DiskFullError(CascadeError):
+    """A file could not be written because its disk is full, or a quota or limit was reached."""
 
 
 class UndefinedMetric(CascadeError):
@@ -58,6 +86,43 @@ Install it with: pip install 'cascadebert[train]'
         raise MissingExtra(
             f"{missing} is not installed. Install it with: pip install 'cascadebert[{name}]'"
         ) from error
+
+
+@contextmanager
+def explain_full_disk() -> Iterator[None]:
+    """Raise DiskFullError in place of what libraries raise in the block when a disk is full.
+
+    >>> with explain_full_disk():
+    ...     raise RuntimeError("I/O error: No space left on device (os error 28)")
+    Traceback (most recent call last):
+    cascadebert.errors.DiskFullError: no space left to write to (RuntimeError: I/O error: No space ...
+    """
+    try:
+        yield
+    except DiskFullError:
+        raise
+    except Exception as error:  # each library raises its own
+        cause = next(filter(_is_disk_full, _chain(error)), None)
+        if cause is None:
+            raise
+        raise DiskFullError(
+            f"no space left to write to ({reason(cause)}). Free some, on the disk of the output and of "
+            "temporary files, and run the same command again: finished work is kept in OUTPUT.work, if there "
+            "is such a folder."
+        ) from error
+
+
+def _is_disk_full(error: BaseException) -> bool:
+    if isinstance(error, CascadeError):  # may quote data
+        return False
+    return getattr(error, "errno", None) in _DISK_FULL or _DISK_FULL_TEXT.search(str(error)) is not None
+
+
+def _chain(error: BaseException | None) -> Iterator[BaseException]:
+    """The error and those that led to it."""
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
 
 
 def reason(error: BaseException) -> str:

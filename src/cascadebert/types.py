@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -14,6 +14,7 @@ Ints = NDArray[np.int64]
 Bools = NDArray[np.bool_]
 Logits = NDArray[np.float32]
 Texts = Sequence[str] | Sequence[tuple[str, str]]
+TextInput = Iterable[str] | Iterable[Sequence[str]]  # texts or pairs that are not checked yet
 CostUnit = Literal["layers", "flops", "measured"]
 ScoreName = Literal["max_probability", "margin", "entropy", "learned"]
 ScoreChoice = Literal["auto", "max_probability", "margin", "entropy", "learned"]

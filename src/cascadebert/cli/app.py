@@ -11,7 +11,7 @@ import typer
 from cascadebert import __version__
 from cascadebert.cli.options import as_command
 from cascadebert.cli.render import configure_logging, print_notices
-from cascadebert.errors import CascadeError
+from cascadebert.errors import CascadeError, explain_full_disk, printable
 
 # Each verb is the function of that name in the module of that name.
 VERBS = "demo fit assemble distill tune predict evaluate drift bench info serve reproduce".split()
@@ -46,7 +46,13 @@ def main() -> None:
     """Run the command line; an error that the user can fix is one message and exit code 2."""
     configure_logging()
     try:
-        app()
-    except (CascadeError, OSError) as error:
-        print_notices([str(error)], label="error", color="red")
-        sys.exit(2)
+        with explain_full_disk():
+            app()
+    except CascadeError as error:
+        message = str(error)
+    except OSError as error:  # quotes the path, however long that is
+        message = printable(str(error), 599)
+    else:
+        return
+    print_notices([message], label="error", color="red")
+    sys.exit(2)

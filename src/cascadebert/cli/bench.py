@@ -11,24 +11,26 @@ import typer
 from cascadebert.cli import options as o
 from cascadebert.cli.render import optional, percentages, print_json, print_table
 from cascadebert.evaluation.templates import percent, points, times
+from cascadebert.paths import check_roles
 
 
 def bench(
     folder: o.Folder,
     data: o.Data,
     *,
-    text_column: o.TextColumns = None,
-    label_column: o.LabelColumn = None,
-    label_map: o.LabelMap = None,
+    data_options: o.LabeledDataOptions,
     repeats: Annotated[int, typer.Option(min=1, help="Timed runs of each, interleaved.")] = 5,
     plot: Annotated[Path | None, o.option("SVG file to write, with the throughputs.", "FILE")] = None,
     engine: o.EngineOptions,
 ) -> None:
     """Time a cascade, each of its stages alone and `transformers` in one interleaved run."""
     from cascadebert.evaluation.benchmark import benchmark
-    from cascadebert.evaluation.plots import plot_benchmark
+    from cascadebert.evaluation.plots import ensure_plot_writable, plot_benchmark
 
-    columns, cascade = o.columns_of(text_column, label_column, label_map=label_map), engine.load(folder)
+    if plot is not None:
+        check_roles({"--plot": plot}, {"DIR": folder, "DATA": data, "--label-map": data_options.label_map})
+        ensure_plot_writable(plot)
+    columns, cascade = data_options.columns(), engine.load(folder)
     result = benchmark(cascade, data, columns=columns, repeats=repeats)
     rows = [("", "texts/s", "range", "accuracy", "accuracy drop (95 %)", "agreement")]
     for timed in (result.cascade, result.last_stage, *result.others):

@@ -9,6 +9,7 @@ import typer
 
 from cascadebert.cli import options as o
 from cascadebert.cli.render import optional, print_json, print_notices, print_table
+from cascadebert.data.columns import Columns
 from cascadebert.evaluation.templates import percent
 from cascadebert.timing import now
 from cascadebert.training.config import DistillConfig
@@ -43,7 +44,7 @@ def distill(
         embedding_size=embedding_size,
         corpus=corpus,
         output=output,
-        columns=o.columns_of(text_column),
+        columns=Columns(text_column or ()),
         overwrite=overwrite,
         config=config,
     )

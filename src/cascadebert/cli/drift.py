@@ -23,7 +23,7 @@ def drift(
     reference: Annotated[str, typer.Argument(metavar="REFERENCE", help="Held-out data like the tuning set.")],
     new: Annotated[str, typer.Argument(metavar="NEW", help="Sample of the traffic to test.")],
     *,
-    text_column: o.TextColumns = None,
+    data_options: o.DataOptions,
     min_agreement: Annotated[float | None, o.option(AGREEMENT, "A")] = None,
     tolerance: Annotated[float, o.option("Tolerated change in any rate.", "T")] = TOLERANCE,
     confidence_level: Annotated[float, o.option("Joint level of all intervals.", "C")] = CONFIDENCE_LEVEL,
@@ -36,7 +36,7 @@ def drift(
     """
     from cascadebert.evaluation.drift import detect_drift
 
-    cascade, columns = engine.load(folder), o.columns_of(text_column)
+    cascade, columns = engine.load(folder), data_options.columns()
     limits: dict[str, Any] = {"min_agreement": min_agreement, "tolerance": tolerance}
     limits["confidence_level"] = confidence_level
     result, notices = detect_drift(cascade, reference, new, columns=columns, **limits)

@@ -11,15 +11,14 @@ import typer
 
 from cascadebert.cli import options as o
 from cascadebert.cli.render import print_json, print_notices, print_report
+from cascadebert.paths import check_roles
 
 
 def evaluate(
     folder: o.Folder,
     data: o.Data,
     *,
-    text_column: o.TextColumns = None,
-    label_column: o.LabelColumn = None,
-    label_map: o.LabelMap = None,
+    data_options: o.LabeledDataOptions,
     report: Annotated[
         Path | None, o.option("Page to write: the verdict and its evidence.", "OUT.html")
     ] = None,
@@ -37,8 +36,10 @@ def evaluate(
     from cascadebert.evaluation.report.verdict import summary
 
     if report is not None:
+        inputs = {"DIR": folder, "DATA": data, "--label-map": data_options.label_map, "--baseline": baseline}
+        check_roles({"--report": report}, inputs)
         ensure_report_writable(report)
-    columns, cascade = o.columns_of(text_column, label_column, label_map=label_map), engine.load(folder)
+    columns, cascade = data_options.columns(), engine.load(folder)
     if report is None and baseline is None:
         quality, overlap = evaluate_cascade(cascade, data, columns=columns)
         used = ", ".join(f"{count:,} were used to {purpose}" for purpose, count in overlap.items() if count)

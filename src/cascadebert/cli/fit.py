@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -21,7 +22,7 @@ def fit(
     unlabeled: Annotated[str | None, o.option("Unlabeled data to distill on.", "DATA", o.DATA)] = None,
     target: o.TargetOptions,
     build: o.BuildOptions,
-    text_column: o.TextColumns = None,
+    data_options: o.DataOptions,
     label_column: o.LabelColumn = None,
     group_column: Annotated[str | None, o.option(GROUPS, "NAME", o.DATA)] = None,
     difficulty: Annotated[list[Path] | None, o.option(DIFFICULTY, "FILE", "Difficulty")] = None,
@@ -34,12 +35,13 @@ def fit(
     from cascadebert.training.fit import fit as run
 
     start = now()
+    columns = replace(data_options.columns(), label=label_column, group=group_column)
     cascade = run(
         train,
         target=target.build(),
         validation=validation,
         unlabeled=unlabeled,
-        columns=o.columns_of(text_column, label_column, group_column),
+        columns=columns,
         difficulty=difficulty or (),
         config=config,
         **vars(build),

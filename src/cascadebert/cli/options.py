@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
-from dataclasses import MISSING, dataclass, fields, is_dataclass
+from dataclasses import MISSING, dataclass, fields, is_dataclass, replace
 from functools import wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias, get_origin, get_type_hints
@@ -34,6 +34,8 @@ def option(description: str, metavar: str | None = None, panel: str | None = Non
 _STAGES = "Checkpoint: folder or Hub repository; repeat it, from small to large."
 _TEXT = "Name of the text column; repeat it for sentence pairs."
 _LABEL_MAP = "JSON object, or CSV of two columns without header: label of the data, name in the stages."
+_DELIMITER = "Character between the cells of csv files, such as ';' or '\\t'; default: found out."
+_ENCODING = "Encoding of text files, such as latin-1; default UTF-8."
 _SPEEDUP = "At least X times cheaper than the last stage alone."
 _DROP = "Accuracy at most D below the last stage's (0.01 is one point)."
 _AGREEMENT = "At least the fraction A of the predictions equal the last stage's; needs no labels."
@@ -51,7 +53,32 @@ Overwrite: TypeAlias = Annotated[bool, typer.Option("--overwrite", help="Replace
 Json: TypeAlias = Annotated[bool, typer.Option("--json", help="Print one line of JSON at the end.")]
 TextColumns: TypeAlias = Annotated[list[str] | None, option(_TEXT, "NAME", DATA, "--text-column")]
 LabelColumn: TypeAlias = Annotated[str | None, option("Name of the label column.", "NAME", DATA)]
-LabelMap: TypeAlias = Annotated[Path | None, option(_LABEL_MAP, "FILE", DATA)]
+
+
+@dataclass(frozen=True)
+class DataOptions:
+    """The text columns of data, and the form of its files."""
+
+    text_column: TextColumns = None
+    delimiter: Annotated[str | None, option(_DELIMITER, "C", DATA)] = None
+    encoding: Annotated[str | None, option(_ENCODING, "NAME", DATA)] = None
+
+    def columns(self) -> Columns:
+        """The columns that are named; raises DataError if an option cannot be used."""
+        return Columns(self.text_column or (), delimiter=self.delimiter, encoding=self.encoding)
+
+
+@dataclass(frozen=True)
+class LabeledDataOptions(DataOptions):
+    """The text and label columns of data, and the names of its labels in the stages."""
+
+    label_column: LabelColumn = None
+    label_map: Annotated[Path | None, option(_LABEL_MAP, "FILE", DATA)] = None
+
+    def columns(self) -> Columns:
+        """The columns that are named, and the label map; raises DataError if an option cannot be used."""
+        label_map = None if self.label_map is None else read_label_map(self.label_map)
+        return replace(super().columns(), label=self.label_column, label_map=label_map)
 
 
 @dataclass(frozen=True)
@@ -105,16 +132,6 @@ class BuildOptions(TuningOptions):
     output: Output
     overwrite: Overwrite = False
     score: Annotated[ScoreChoice, option(_SCORE, "NAME", SELECTION)] = "max_probability"
-
-
-def columns_of(
-    text: list[str] | None,
-    label: str | None = None,
-    group: str | None = None,
-    label_map: Path | None = None,
-) -> Columns:
-    """Columns and labels named by `--text-column`, `--label-column`, `--group-column` and `--label-map`."""
-    return Columns(tuple(text or ()), label, group, None if label_map is None else read_label_map(label_map))
 
 
 def as_command(verb: Callable[..., None]) -> Callable[..., None]:

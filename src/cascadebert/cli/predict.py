@@ -21,7 +21,7 @@ def predict(
     source: Annotated[Path, typer.Argument(metavar="IN", help=SOURCE)],
     *,
     output: Annotated[Path, o.option(OUTPUT, "OUT")],
-    text_column: o.TextColumns = None,
+    data_options: o.DataOptions,
     rejects: Annotated[
         Path | None, o.option("File for invalid rows, which otherwise end the run.", "FILE")
     ] = None,
@@ -36,7 +36,7 @@ def predict(
     is_standard = str(output) == "-"
     if is_standard and JSON_ENABLED.get():
         raise CascadeError("--output - and --json both write to standard output. Leave one out.")
-    columns, cascade = o.columns_of(text_column), engine.load(folder)
+    columns, cascade = data_options.columns(), engine.load(folder)
     result = predict_file(
         cascade, source, output, columns=columns, rejects=rejects, truncate=truncate, overwrite=overwrite
     )

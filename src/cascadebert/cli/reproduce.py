@@ -31,7 +31,6 @@ def reproduce(
     from_arrays: Annotated[bool, typer.Option("--from-arrays", help="Only redo tables and plots.")] = False,
 ) -> None:
     """Compare cascades with early exit as the paper does; an interrupted run resumes."""
-    from cascadebert.atomic import work_directory
     from cascadebert.paper import run as paper
     from cascadebert.paper.protocol import PRESETS
 
@@ -39,11 +38,10 @@ def reproduce(
         summary: dict[str, Any] | None = paper.report(output)
     else:
         models = [model for model in (large, *(small or ()), *(complete or ())) if model]
-        output.mkdir(parents=True, exist_ok=True)
         summary = paper.reproduce(
             PRESETS[preset].with_models(large, tuple(small or ()), tuple(complete or ())),
             output=output,
-            work=work or work_directory(output),
+            work=work,
             models={Path(model).name: model for model in models},
             data=data,
             only=only or (),

@@ -25,9 +25,7 @@ def tune(
     confidence_level: Annotated[float | None, o.option(LEVEL, "C", GUARANTEE)] = None,
     min_early_exit_accuracy: Annotated[float | None, o.option(EARLY, "A", GUARANTEE)] = None,
     max_false_negative_rate: Annotated[list[str] | None, o.option(MISSED, "LABEL=R", GUARANTEE)] = None,
-    text_column: o.TextColumns = None,
-    label_column: o.LabelColumn = None,
-    label_map: o.LabelMap = None,
+    data_options: o.LabeledDataOptions,
     tuning: o.TuningOptions,
 ) -> None:
     """Select new thresholds for a saved cascade; an infeasible target changes nothing (exit code 1).
@@ -44,7 +42,7 @@ def tune(
     if guarantees and confidence_level is None:
         names = "--min-early-exit-accuracy and --max-false-negative-rate"
         raise CascadeError(f"{names} are guarantees: add --confidence-level")
-    options = {**vars(tuning), "columns": o.columns_of(text_column, label_column, label_map=label_map)}
+    options = {**vars(tuning), "columns": data_options.columns()}
     try:
         if confidence_level is None:
             result = tune_folder(folder, data, target=target.build(), **options)

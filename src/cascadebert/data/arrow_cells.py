@@ -166,10 +166,8 @@ def _maps(array: Any) -> list[Any]:
 
 
 def _structs(array: Any) -> list[Any]:
-    names, _ = unique_names(field.name for field in array.type)
-    columns = [
-        _cells(array.field(i)) for i in range(len(names))
-    ]  # flatten() aborts on a field that is a union
+    names = unique_names(field.name for field in array.type)
+    columns = [_cells(array.field(i)) for i in range(len(names))]  # flatten() aborts on a union in a field
     rows: Iterator[Any] = zip(*columns, strict=True) if columns else iter([()] * len(array))
     valid = array.is_valid().to_pylist()
     return [dict(zip(names, row, strict=True)) if ok else None for row, ok in zip(rows, valid, strict=True)]

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from cascadebert.data.files import DataFile
 from cascadebert.data.labels import declared_names
-from cascadebert.data.table import Chunk, ColumnType, Table, unique_names
+from cascadebert.data.table import Chunk, ColumnType, Table, repeated_names, unique_names
 from cascadebert.errors import DataError, extra, reason
 
 if TYPE_CHECKING:
@@ -39,9 +39,8 @@ def read_arrow_layout(file: DataFile) -> ArrowLayout:
 
 
 def _layout(schema: pyarrow.Schema, rows: int) -> ArrowLayout:
-    names, repeated = unique_names(schema.names)
-    types = dict(zip(names, schema.types, strict=True))
-    return ArrowLayout(types, repeated, declared_names(schema.metadata), rows)
+    types = dict(zip(unique_names(schema.names), schema.types, strict=True))
+    return ArrowLayout(types, repeated_names(schema.names), declared_names(schema.metadata), rows)
 
 
 def read_arrow(

@@ -13,8 +13,8 @@ import numpy as np
 
 from cascadebert.data.columns import Columns, find_text_columns
 from cascadebert.data.labels import shorten
-from cascadebert.data.readers import Layout, raise_first_fault, read_chunks, read_layout, row_message
-from cascadebert.data.table import SURROGATE, Chunk, Fault
+from cascadebert.data.readers import Layout, raise_first_fault, read_chunks, read_layout
+from cascadebert.data.table import SURROGATE, Chunk, describe_fault
 from cascadebert.errors import DataError
 
 _Item = TypeVar("_Item")
@@ -138,6 +138,6 @@ def _text(cell: Any, chunk: Chunk, index: int, column: str) -> str:
         fault = "bytes that are not UTF-8, or half of a surrogate pair. Save the file as UTF-8."
     if fault:
         line = None if chunk.lines is None else chunk.lines[index]
-        place = Fault(chunk.numbers[index], line, f"column '{column}': {fault}")
-        raise DataError(row_message(chunk.table.source, place))
+        fault = f"column '{column}': {fault}"
+        raise DataError(describe_fault(chunk.table.source, chunk.numbers[index], line, fault))
     return str(cell.strip())

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from cascadebert.data.files import DataFile
 from cascadebert.data.labels import shorten
-from cascadebert.data.table import Chunk, Fault, Table, unique_names
+from cascadebert.data.table import Chunk, Fault, Table, repeated_names, unique_names
 from cascadebert.data.text_files import open_text
 
 log = logging.getLogger("cascadebert")
@@ -59,8 +59,9 @@ def read_csv_layout(file: DataFile, *, delimiter: str | None, encoding: str | No
         return None
     if delimiter is None and quoted and found != ",":
         log.info("%s: cells are separated by %s", file.name, "tabs" if found == "\t" else repr(found))
-    names, repeated = unique_names(_without_blank_end(header))
-    return CsvLayout(found, quoted, names, repeated, is_separator_line)
+    names = _without_blank_end(header)
+    columns = tuple(unique_names(names))
+    return CsvLayout(found, quoted, columns, repeated_names(names), is_separator_line)
 
 
 def _without_blank_end(header: Sequence[str]) -> list[str]:
@@ -128,7 +129,7 @@ def _long_cells() -> Iterator[None]:
         csv.field_size_limit(limit)
 
 
-class _Record(NamedTuple):
+class _CsvRow(NamedTuple):
     line: int  # number of its first line
     lines: int  # that it takes
     cells: list[str]
@@ -168,7 +169,7 @@ class _Lines:
         return self.end_row()[0]
 
 
-def _records(text: Iterable[str], layout: CsvLayout) -> Iterator[_Record]:
+def _records(text: Iterable[str], layout: CsvLayout) -> Iterator[_CsvRow]:
     """The rows after the header. A misquoted row ends with its first line, and the next row begins there."""
     lines, width = _Lines(text), len(layout.names)
     if layout.has_separator_line:
@@ -177,16 +178,16 @@ def _records(text: Iterable[str], layout: CsvLayout) -> Iterator[_Record]:
     reader = csv.reader(lines, **layout.options)
     header = next((row for row in reader if row or not layout.quoted), None)
     lines.end_row()
-    blank: list[_Record] = []  # rows without content, which are skipped at the end
+    blank: list[_CsvRow] = []  # rows without content, which are skipped at the end
     while header is not None:
         try:
             row = next(reader)
         except StopIteration:
             return
         except csv.Error as error:
-            record = _Record(lines.end_line(), 1, [], _misquoted(str(error)))
+            record = _CsvRow(lines.end_line(), 1, [], _misquoted(str(error)))
         else:
-            record = _checked(_Record(*lines.end_row(), row), width, layout)
+            record = _checked(_CsvRow(*lines.end_row(), row), width, layout)
         if not (record.cells or record.fault):
             continue
         if width > 1 and not record.fault and not any(record.cells):
@@ -197,7 +198,7 @@ def _records(text: Iterable[str], layout: CsvLayout) -> Iterator[_Record]:
         yield record
 
 
-def _checked(record: _Record, width: int, layout: CsvLayout) -> _Record:
+def _checked(record: _CsvRow, width: int, layout: CsvLayout) -> _CsvRow:
     """The record with as many cells as the header, or with its fault; an empty line has no cells."""
     row = record.cells
     if len(row) == width or (not row and (layout.quoted or width > 1)):
@@ -222,7 +223,7 @@ def _misquoted(message: str) -> str:
 
 
 def _swallowed_rows(
-    rows: Sequence[tuple[int, _Record]], columns: Mapping[str, list[str]], delimiter: str
+    rows: Sequence[tuple[int, _CsvRow]], columns: Mapping[str, list[str]], delimiter: str
 ) -> Iterator[tuple[int, int]]:
     """Row number and line breaks of each row whose cell reads as if it held several rows."""
     values = [set[str]() for _ in columns]

@@ -16,12 +16,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cascadebert.data.cells import check_group, check_texts, checked, raise_first, utf8
-from cascadebert.data.columns import Columns, find_text_columns, require_column
+from cascadebert.data.columns import (
+    USUAL_LABEL_COLUMN,
+    Columns,
+    find_column,
+    find_label_column,
+    find_text_columns,
+    match_column,
+)
 from cascadebert.data.files import EXPECTED, is_input
 from cascadebert.data.labels import is_missing_label, map_labels, match_names, near_matches, number, shorten
-from cascadebert.data.memory import dataset_table
-from cascadebert.data.readers import read_table
-from cascadebert.data.table import Table
+from cascadebert.data.memory import TableLike, memory_table
+from cascadebert.data.readers import Layout, read_layout, read_rows
+from cascadebert.data.table import Places, Table
 from cascadebert.errors import DataError, extra
 from cascadebert.types import Ints, Texts
 
@@ -29,8 +36,9 @@ if TYPE_CHECKING:
     import datasets
 
 log = logging.getLogger("cascadebert")
-DataSource: TypeAlias = "str | Path | datasets.Dataset | Examples"
+DataSource: TypeAlias = "str | Path | datasets.Dataset | TableLike | Mapping[str, Any] | Examples"
 Hashes = NDArray[np.uint64]
+NUMBERS: tuple[type[Any], ...] = (Real, Decimal)  # with those of NumPy
 
 
 @dataclass(frozen=True)
@@ -43,7 +51,7 @@ class Examples:
     source: str = "data"
     label_column: str = "label"
     label_order: tuple[str, ...] | None = None  # the names that the source declares, if it does
-    rows: tuple[int, ...] | None = None  # n row numbers in the source; None for 1 to n
+    places: Places | None = None  # of n rows in the source, if they are not 1 to n
 
     def __len__(self) -> int:
         return len(self.texts)
@@ -55,12 +63,15 @@ class Examples:
             texts=[self.texts[i] for i in indices],
             labels=None if self.labels is None else tuple(self.labels[i] for i in indices),
             groups=None if self.groups is None else tuple(self.groups[i] for i in indices),
-            rows=tuple(self.row(i) for i in indices.tolist()),
+            places=self._places().take(indices),
         )
 
-    def row(self, index: int) -> int:
-        """The row number of an example in its source, counted from 1."""
-        return index + 1 if self.rows is None else self.rows[index]
+    def describe(self, index: int, fault: str) -> str:
+        """An example's fault with its place, such as "a.csv, row 2: no tokens (line 3 of the file)"."""
+        return self._places().describe(index, fault)
+
+    def _places(self) -> Places:
+        return self.places or Places.join([(self.source, range(1, len(self) + 1), None)])
 
     def match_labels(self, names: Sequence[str], *, ids: bool = True, required: bool = True) -> Examples:
         """These examples with the names that their labels have in existing stages (see `match_names`).
@@ -79,18 +90,20 @@ class Examples:
             return self
         found, notices = match_names({label for label in self.labels if label is not None}, names, ids=ids)
         usable = sum(label in found for label in self.labels)
-        if usable < len(self) and required:
+        if usable == len(self):
+            for notice in notices:
+                log.warning("%s: %s", self.source, notice)
+            return replace(self, labels=tuple(found[label] for label in self.labels if label is not None))
+        if required:
             advice = " Map the data's labels to these names with --label-map FILE." if ids else ""
             raise self.label_error(found, names, advice)
-        if usable < len(self):
-            log.warning(
-                "%s: %s of %s rows have a usable label; none is needed here, so accuracy is not reported.",
-                *(self.source, f"{usable:,}", f"{len(self):,}"),
-            )
-            return replace(self, labels=None)
-        for notice in notices:
-            log.warning("%s: %s", self.source, notice)
-        return replace(self, labels=tuple(found[label] for label in self.labels if label is not None))
+        unknown = self._unknown_labels(found)
+        log.warning(
+            "%s: %s of %s rows have a usable label; none is needed here, so accuracy is not reported.%s",
+            *(self.source, f"{usable:,}", f"{len(self):,}"),
+            f" Unknown: {shorten(unknown)}; known: {shorten(names)}." if unknown else "",
+        )
+        return replace(self, labels=None)
 
     def label_ids(self, label_names: Sequence[str]) -> Ints:
         """(n,) positions of the labels in `label_names`.
@@ -108,17 +121,22 @@ class Examples:
         """The error of the first row whose label is missing or not among those found to have a name."""
         labels = self.labels or ()
         bad = [i for i, label in enumerate(labels) if label is None or label not in found]
-        label, place = labels[bad[0]], f"{self.source}, row {self.row(bad[0])}, column '{self.label_column}'"
+        label, column = labels[bad[0]], f"column '{self.label_column}'"
         if is_missing_label(label):
             missing = sum(is_missing_label(labels[i]) for i in bad)
             more = f" ({missing - 1:,} more such rows)" if missing > 1 else ""
             reason = "empty or NaN" if label is None or number(label) is None else "-1 marks a missing one"
-            return DataError(f"{place}: no label ({reason}){more}. Fix or remove the row.")
-        unknown = sorted({other for i in bad if not is_missing_label(other := labels[i]) and other})
+            fault = self.describe(bad[0], f"{column}: no label ({reason}){more}")
+            return DataError(f"{fault}. Fix or remove the row.")
         return DataError(
-            f"{place}: unknown label {label!r:.60}. Known: {shorten(names)}."
-            f"{near_matches(unknown, names)}{advice}"
+            f"{self.describe(bad[0], f'{column}: unknown label {label!r:.60}')}. Known: {shorten(names)}."
+            f"{near_matches(self._unknown_labels(found), names)}{advice}"
         )
+
+    def _unknown_labels(self, found: Collection[str]) -> list[str]:
+        """The labels that are neither missing nor among those found to have a name."""
+        labels = {label for label in self.labels or () if label is not None and label not in found}
+        return sorted(label for label in labels if not is_missing_label(label))
 
     def hashes(self, *, labels: bool = False) -> Hashes:
         """(n,) 64-bit fingerprints of the texts, with the labels if requested.
@@ -141,19 +159,19 @@ class Examples:
 
 
 def load_examples(
-    source: str | Path | datasets.Dataset | Table | Examples,
+    source: DataSource,
     *,
     columns: Columns | None = None,
     labels: bool = True,
     groups: bool = True,
     split: str = "train",
 ) -> Examples:
-    """Read and check examples from a file, a `datasets.Dataset`, or a data set of the Hugging Face Hub.
+    """Read and check examples from files, from memory, or from a data set of the Hugging Face Hub.
 
     Args:
-        source: a csv, tsv, jsonl or parquet file; a table or data set in memory; or the name of a data
-            set on the Hub (or a local folder of one): `owner/name`, `owner/name:config`, with `@split` at
-            its end for another split than `split`.
+        source: a file or folder (see docs/data.md); in memory a DataFrame of pandas or polars, a
+            `datasets.Dataset`, a `pyarrow.Table`, or a dict of columns; or the name of a data set on the Hub:
+            `owner/name`, `owner/name:config`, with `@split` at its end for another split than `split`.
         columns: names of the columns, where they are not the usual ones.
         labels: require a column of labels, which is judged by `match_labels` and `label_names` only.
         groups: require a named group column; otherwise groups are None where it is missing.
@@ -164,36 +182,63 @@ def load_examples(
     """
     if isinstance(source, Examples):
         return source
-    title = "data set"
-    if isinstance(source, (str, Path)):
-        title = str(source)
-        source = _read(title, columns or Columns(), split)
-    table = source if isinstance(source, Table) else dataset_table(source, title)
-    return _examples(table, columns or Columns(), labels=labels, groups=groups)
-
-
-def _examples(table: Table, columns: Columns, *, labels: bool, groups: bool) -> Examples:
-    """The examples in a table; see `load_examples`."""
-    label_column = columns.label or "label"
-    text_columns = find_text_columns(table.columns, columns, table.source)
-    if labels:
-        require_column(table.columns, label_column, table.source, "--label-column")
-    if groups and columns.group is not None:
-        require_column(table.columns, columns.group, table.source, "--group-column")
+    columns, title = columns or Columns(), str(source) if isinstance(source, (str, Path)) else "data set"
+    found: Any = _open(title, columns, split) if isinstance(source, (str, Path)) else source
+    if not isinstance(found, (Layout, Table)):
+        found = memory_table(found, title)
+    roles = _find_roles(found, columns, labels=labels, groups=groups)
+    table = found if isinstance(found, Table) else read_rows(found, roles.names)
     if len(table) == 0:
         raise DataError(f"{table.source} is empty: expected at least one row")
-    texts, _, faults = check_texts(table, text_columns)
+    return _examples(table, roles, columns.label_map or {}, labels_required=labels)
+
+
+@dataclass(frozen=True)
+class _Roles:
+    """The columns of a table that are read."""
+
+    text: tuple[str, ...]
+    label: str | None
+    group: str | None
+
+    @property
+    def names(self) -> list[str]:
+        return [name for name in (*self.text, self.label, self.group) if name is not None]
+
+
+def _find_roles(found: Layout | Table, columns: Columns, *, labels: bool, groups: bool) -> _Roles:
+    """The columns by their roles. Raises DataError if one that is needed is missing."""
+    available, source = (
+        (found.names, found.name) if isinstance(found, Layout) else (found.columns, found.source)
+    )
+    text = find_text_columns(available, columns, source, found.repeated)
+    if isinstance(found, Layout):
+        found.find_text_columns(columns)  # also in each of its files
+    label = find_label_column(available, columns, source, found.repeated, required=labels)
+    if label is None and columns.label is not None:
+        log.warning("%s has no column '%s'; no label is needed here.", source, columns.label)
+    group = None
+    if columns.group is not None and (groups or match_column(available, columns.group)):
+        group = find_column(available, columns.group, source, "--group-column", found.repeated)
+    return _Roles(text, label, group)
+
+
+def _examples(
+    table: Table, roles: _Roles, label_map: Mapping[str, str], *, labels_required: bool
+) -> Examples:
+    """The examples in a table; see `load_examples`."""
+    texts, _, faults = check_texts(table, roles.text)
     raise_first(table, faults)
-    found = keys = None
-    order, label_map = table.declared.get(label_column), columns.label_map or {}
-    if label_column in table.columns:
-        found = _map(_labels(table, label_column, required=labels), label_map)
-    elif columns.label is not None:
-        log.warning("%s has no column '%s'; no label is needed here.", table.source, label_column)
-    if columns.group is not None and columns.group in table.columns:
-        keys = checked(table, columns.group, check_group)
-    order = None if order is None else tuple(dict.fromkeys(filter(None, _map(order, label_map))))
-    return Examples(texts, found, keys, table.source, label_column, order)
+    found = order = keys = None
+    if roles.label is not None:
+        found = _map(_labels(table, roles.label, required=labels_required), label_map)
+        order = table.declared.get(roles.label)
+    if order is not None:
+        order = tuple(dict.fromkeys(filter(None, _map(order, label_map))))
+    if roles.group is not None:
+        keys = checked(table, roles.group, check_group)
+    label_column = roles.label or USUAL_LABEL_COLUMN
+    return Examples(texts, found, keys, table.source, label_column, order, table.places)
 
 
 def _labels(table: Table, column: str, *, required: bool) -> list[str | None]:
@@ -224,12 +269,12 @@ def _label(cell: Any) -> str | None:
         return utf8(str(cell)) if cell.strip() else None
     if isinstance(cell, (bool, np.bool_)):
         return str(cell)
-    if not isinstance(cell, (Real, Decimal)):
+    if not isinstance(cell, NUMBERS):
         raise ValueError(f"expected one label (a string or a number), found {type(cell).__name__}")
     if math.isnan(cell):
         return None
-    if math.isfinite(cell) and cell == math.trunc(cell):
-        return str(math.trunc(cell))
+    if math.isfinite(cell) and cell == int(cell):
+        return str(int(cell))
     return str(cell if isinstance(cell, Decimal) else float(cell))
 
 
@@ -238,13 +283,13 @@ def _map(labels: Sequence[str | None], label_map: Mapping[str, str]) -> tuple[st
     return tuple(None if label is None else names[label] for label in labels)
 
 
-def _read(name: str, columns: Columns, split: str) -> Table | datasets.Dataset:
+def _open(name: str, columns: Columns, split: str) -> Layout | datasets.Dataset:
     """A file, or the split of a folder of files or of a data set by name."""
     folder, _, named_split = name.rpartition("@")
     if is_input(Path(name)):
-        return read_table(Path(name), columns, split=split)
+        return read_layout(Path(name), columns, split=split)
     if folder and is_input(Path(folder)):
-        return read_table(Path(folder), columns, split=named_split)
+        return read_layout(Path(folder), columns, split=named_split)
     return _load_hub(name, split)
 
 

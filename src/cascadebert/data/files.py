@@ -121,15 +121,16 @@ def _folder_files(folder: Path, split: str | None) -> DataFiles:
     if (folder / SAVED_DATASET).is_file():
         files = sorted(folder.glob("*.arrow"))
         return DataFiles(tuple(DataFile(file, file.name, "arrow") for file in files), str(folder))
-    found, skipped = [], []
+    found, skipped = list[DataFile](), list[str]()
     for path in sorted(folder.rglob("*")):
         relative = path.relative_to(folder)
         if not path.is_file() or any(map(_is_hidden, relative.parts)):
             continue
+        name = f"{folder.name}/{relative.as_posix()}"
         if split_format(path) is None:
-            skipped.append(relative.as_posix())
+            skipped.append(name)
         else:
-            found.append(_data_file(path, relative.as_posix(), _partition(relative)))
+            found.append(_data_file(path, name, _partition(relative)))
     if split is not None:
         found = _of_split(found, folder, split)
     if not found:
@@ -154,7 +155,8 @@ def _partition(relative: Path) -> dict[str, str | None]:
 
 def _of_split(files: Sequence[DataFile], folder: Path, split: str) -> list[DataFile]:
     """The files that are named for a split; all if none is named for any."""
-    named = [(match, file) for file in files if (match := _SPLIT.search(file.name.lower()))]
+    relative = [(file, file.path.relative_to(folder).as_posix().lower()) for file in files]
+    named = [(match, file) for file, name in relative if (match := _SPLIT.search(name))]
     if not named:
         return list(files)
     splits = [(_SPLITS.get(match[1], match[1]), file) for match, file in named]

@@ -79,17 +79,17 @@ def _not_json(error: Exception) -> str:
     return f"not JSON ({getattr(error, 'msg', error)}{place})"
 
 
-class _Record(NamedTuple):
+class _JsonRow(NamedTuple):
     line: int
     values: dict[str, Any]
     fault: str = ""
 
 
-def _record(line: int, text: str) -> _Record:
+def _record(line: int, text: str) -> _JsonRow:
     try:
-        return _Record(line, parse_object(text))
+        return _JsonRow(line, parse_object(text))
     except ValueError as error:
-        return _Record(line, {}, str(error))
+        return _JsonRow(line, {}, str(error))
 
 
 def read_json(file: DataFile, *, encoding: str | None, rows: int) -> Iterator[Chunk]:
@@ -111,7 +111,7 @@ def read_json(file: DataFile, *, encoding: str | None, rows: int) -> Iterator[Ch
             yield Chunk(Table(columns, file.name), [i for i, _ in good], bad, lines)
 
 
-def _records(text: TextIO, name: str) -> Iterator[_Record]:
+def _records(text: TextIO, name: str) -> Iterator[_JsonRow]:
     start = text.read(_BLOCK)
     match = _ARRAY.match(start)
     if match:
@@ -155,7 +155,7 @@ def _lines(start: str, text: TextIO) -> Iterator[str]:
         yield rest
 
 
-def _array_items(buffer: str, position: int, text: TextIO) -> Iterator[_Record]:
+def _array_items(buffer: str, position: int, text: TextIO) -> Iterator[_JsonRow]:
     """The objects of an array; a fault ends it."""
     line, size = 1 + buffer.count("\n", 0, position), _BLOCK
     while True:
@@ -168,7 +168,7 @@ def _array_items(buffer: str, position: int, text: TextIO) -> Iterator[_Record]:
         except (ValueError, RecursionError) as error:
             more = text.read(size)
             if not more or isinstance(error, RecursionError):
-                yield _Record(line + buffer.count("\n", position, start), {}, _not_json(error))
+                yield _JsonRow(line + buffer.count("\n", position, start), {}, _not_json(error))
                 return
             buffer, position, size = buffer[position:] + more, 0, 2 * size
             continue

@@ -12,10 +12,10 @@ from io import StringIO
 from itertools import accumulate
 from pathlib import Path
 
-from cascadebert.errors import DataError
+from cascadebert.errors import DataError, printable
 
 UNNAMED = "LABEL_"  # transformers' prefix for labels without a name
-MOST_CHARACTERS = 200  # of a list in a message
+MOST_CHARACTERS = 150  # of a list in a message
 _WHOLE_NUMBER = re.compile(r"[+-]?(0|[1-9]\d*)(\.0*)?")
 _NUMBER = re.compile(r"[+-]?([0-9]+(\.[0-9]*)?|\.[0-9]+)([eE][+-]?[0-9]{1,3})?")
 
@@ -26,7 +26,7 @@ def shorten(names: Sequence[str], most: int = 12) -> str:
     >>> shorten(["a", "b", "c"], most=2)
     'a, b and 1 more'
     """
-    shown = [name if len(name) <= 60 else f"{name[:60]}..." for name in names[:most]]
+    shown = [printable(name, 40) for name in names[:most]]
     lengths = accumulate(len(name) + 2 for name in shown)
     shown = shown[: max(1, sum(length <= MOST_CHARACTERS for length in lengths))]
     more = f" and {len(names) - len(shown)} more" if len(names) > len(shown) else ""

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
 
 from cascadebert.data.arrow_files import ArrowLayout, read_arrow, read_arrow_layout
-from cascadebert.data.columns import Columns
+from cascadebert.data.columns import Columns, find_text_columns, match_column
 from cascadebert.data.csv_files import CsvLayout, read_csv, read_csv_layout
 from cascadebert.data.files import DataFile, DataFiles, find_files
 from cascadebert.data.json_files import column_kinds, read_json
 from cascadebert.data.labels import shorten
-from cascadebert.data.table import Chunk, ColumnType, Fault, Table
+from cascadebert.data.table import Chunk, ColumnType, Places, Table, describe_fault
 from cascadebert.data.text_files import count_lines, open_text
 from cascadebert.errors import DataError
 
@@ -49,9 +49,22 @@ class Layout:
         return tuple(dict.fromkeys(name for file in self.files for name in file.types))
 
     @property
+    def repeated(self) -> frozenset[str]:
+        """Names that a file has twice."""
+        return frozenset(name for file in self.files if file.form for name in file.form.repeated)
+
+    @property
     def rows(self) -> int:
         """Rows of all files; lines of text files that are not JSON."""
         return sum(file.rows for file in self.files)
+
+    def find_text_columns(self, columns: Columns) -> tuple[str, ...]:
+        """The text columns. Raises DataError if there are none, or a file does not have them."""
+        names = find_text_columns(self.names, columns, self.name, self.repeated)
+        for file in self.files:
+            if file.types and file.file.format != "json":  # where each row has names of its own
+                find_text_columns(file.types, replace(columns, text=names), file.file.name)
+        return names
 
 
 def read_layout(source: Path, columns: Columns | None = None, *, split: str | None = None) -> Layout:
@@ -60,7 +73,7 @@ def read_layout(source: Path, columns: Columns | None = None, *, split: str | No
     Raises DataError if there is none, it has no row, or a file cannot be read.
     """
     columns = columns or Columns()
-    inputs = find_files(source, split=split, text_columns=columns.text)
+    inputs = find_files(source, split=split, text_columns=(*columns.text, *columns.remembered.text))
     if inputs.skipped:
         log.info("%s: files of other formats are skipped: %s", inputs.name, shorten(inputs.skipped, 3))
     layouts = tuple(_with_partition(_file_layout(file, columns)) for file in inputs.files)
@@ -135,32 +148,37 @@ def _read_lines(file: DataFile, *, encoding: str | None, rows: int) -> Iterator[
                 numbered.clear()
 
 
-def read_table(source: Path, columns: Columns | None = None, *, split: str | None = None) -> Table:
+def read_table(source: Path, columns: Columns | None = None) -> Table:
     """Read a whole input, with Python values; see `read_layout`.
 
     Raises DataError if it cannot be read, a row is bad, or there is none.
     """
-    layout = read_layout(source, columns, split=split)
-    cells: dict[str, list[object]] = {name: [] for name in layout.names}
+    layout = read_layout(source, columns)
+    return read_rows(layout, layout.names)
+
+
+def read_rows(layout: Layout, names: Sequence[str]) -> Table:
+    """Read these columns of a whole input, with Python values; files may write their names in other case.
+
+    Raises DataError if a file cannot be read, a row is bad, or there is none.
+    """
+    needed = {name for name in layout.names if any(match_column([name], wanted) for wanted in names)}
+    cells: dict[str, list[object]] = {name: [] for name in names}
     declared: dict[str, tuple[str, ...]] = {}
-    for chunk in read_chunks(layout):
+    places = []
+    for chunk in read_chunks(layout, needed=needed):
         raise_first_fault(chunk)
-        declared |= chunk.table.declared
+        places.append((chunk.table.source, chunk.numbers, chunk.lines))
         for name, column in cells.items():
-            column.extend(chunk.table.cells(name))
-    if not any(cells.values()):
+            here = match_column(chunk.table.columns, name) or name
+            column.extend(chunk.table.cells(here))
+            declared |= {name: chunk.table.declared[here]} if here in chunk.table.declared else {}
+    if not any(rows for _, rows, _ in places):
         raise DataError(f"{layout.name} is empty: expected a header and rows")
-    return Table(cells, layout.name, declared=declared)
+    return Table(cells, layout.name, layout.repeated, declared, Places.join(places))
 
 
 def raise_first_fault(chunk: Chunk) -> None:
     """Raise DataError with the first bad row of a chunk, if there is one."""
     for fault in chunk.bad:
-        raise DataError(row_message(chunk.table.source, fault))
-
-
-def row_message(source: str, fault: Fault) -> str:
-    """A fault with its place, such as "a.csv, row 2: not JSON (line 3 of the file)"."""
-    line = "" if fault.line is None else f" (line {fault.line:,} of the file)"
-    separator = "," if fault.reason.startswith("column ") else ":"
-    return f"{source}, row {fault.row}{separator} {fault.reason}{line}"
+        raise DataError(describe_fault(chunk.table.source, *fault))

@@ -4,15 +4,24 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
-from typing import Any, Literal, NamedTuple, TypeAlias
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias
+
+import numpy as np
+
+from cascadebert.types import Ints
+
+if TYPE_CHECKING:
+    import pyarrow
 
 SURROGATE = re.compile("[\ud800-\udfff]")  # a byte that is not UTF-8, or half of a pair
 MISSING = type("Missing", (), {"__slots__": (), "__repr__": lambda _: "MISSING"})()  # a key that a line lacks
 
-# Of a column over all files: its kind in text formats ("json": several kinds, or nested), or its Arrow type.
-ColumnType: TypeAlias = 'Literal["string", "boolean", "integer", "number", "json"] | Any'
+
+Kind: TypeAlias = Literal["string", "boolean", "integer", "number", "json"]  # "json": mixed or nested
+ColumnType: TypeAlias = "Kind | pyarrow.DataType"  # of a column of text formats, or of an Arrow one
 
 
 class Json(str):
@@ -40,6 +49,42 @@ class Fault(NamedTuple):
 
 
 @dataclass(frozen=True)
+class Places:
+    """Where each of n rows comes from."""
+
+    sources: tuple[str, ...]  # names of files
+    source: Ints  # (n,) index of the file
+    row: Ints  # (n,) number in it, counted from 1 without the header
+    line: Ints  # (n,) of a text file; 0 in other files
+
+    @classmethod
+    def join(cls, parts: Sequence[tuple[str, Sequence[int], Sequence[int] | None]]) -> Places:
+        """The places of consecutive parts: a file's name, and its rows and lines."""
+        sources = list(dict.fromkeys(name for name, _, _ in parts))
+        source = [sources.index(name) for name, rows, _ in parts for _ in rows]
+        row = [number for _, rows, _ in parts for number in rows]
+        line = [number for _, rows, lines in parts for number in lines or [0] * len(rows)]
+        return cls(tuple(sources), *(np.array(values, dtype=np.int64) for values in (source, row, line)))
+
+    def take(self, indices: Ints) -> Places:
+        """The places of the rows at these indices, in that order."""
+        return replace(self, source=self.source[indices], row=self.row[indices], line=self.line[indices])
+
+    def describe(self, index: int, fault: str) -> str:
+        """A row's fault with its place, such as "a.csv, row 2: not JSON (line 3 of the file)"."""
+        line = int(self.line[index])
+        return describe_fault(self.sources[self.source[index]], int(self.row[index]), line or None, fault)
+
+
+def describe_fault(source: str, row: int, line: int | None, fault: str) -> str:
+    """A row's fault with its place."""
+    separator = "," if fault.startswith("column ") else ":"
+    return f"{source}, row {row}{separator} {fault}" + (
+        "" if line is None else f" (line {line:,} of the file)"
+    )
+
+
+@dataclass(frozen=True)
 class Table:
     """Columns of equal length; `source` names the table in errors."""
 
@@ -47,9 +92,16 @@ class Table:
     source: str
     repeated: frozenset[str] = frozenset()  # names that the header has twice
     declared: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # names of labels given as ids
+    places: Places | None = None  # of the rows, if they are not 1 to n of the source
 
     def __len__(self) -> int:
         return len(next(iter(self.columns.values()), []))
+
+    def describe(self, index: int, fault: str) -> str:
+        """A row's fault with its place."""
+        if self.places is not None:
+            return self.places.describe(index, fault)
+        return describe_fault(self.source, index + 1, None, fault)
 
     def cells(self, name: str) -> list[Any]:
         """Python values of a column; all None if there is none of this name."""
@@ -75,21 +127,22 @@ class Chunk:
         return len(self.numbers) + len(self.bad)
 
 
-def unique_names(names: Iterable[str]) -> tuple[tuple[str, ...], frozenset[str]]:
-    """Names of columns of which a repeated one gets a number, and the names that were repeated.
+def unique_names(names: Iterable[str]) -> list[str]:
+    """The names, each that is there already with a number at its end.
 
-    >>> unique_names(["a", "b", "a"])
-    (('a', 'b', 'a.1'), frozenset({'a'}))
+    >>> unique_names(["a", "a", "a.1", "b"])
+    ['a', 'a.2', 'a.1', 'b']
     """
     names = list(names)
-    found: list[str] = []
-    repeated = set()
+    given, found = set(names), dict[str, None]()
     for name in names:
-        unique, number = name, 0
-        while unique in found or (number and unique in names):
-            number += 1
-            unique = f"{name}.{number}"
-        if number:
-            repeated.add(name)
-        found.append(unique)
-    return tuple(found), frozenset(repeated)
+        new, number = name, 1
+        while new in found or (new != name and new in given):
+            new, number = f"{name}.{number}", number + 1
+        found[new] = None
+    return list(found)
+
+
+def repeated_names(names: Iterable[str]) -> frozenset[str]:
+    """The names that are there more than once."""
+    return frozenset(name for name, count in Counter(names).items() if count > 1)

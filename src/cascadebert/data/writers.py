@@ -7,18 +7,14 @@ import re
 import shutil
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from itertools import chain, islice
 from pathlib import Path
 from typing import IO, Any
 
 from cascadebert.atomic import atomic_file
 from cascadebert.data.arrow_cells import python_cells
-from cascadebert.data.column_types import (
-    PARQUET,
-    arrow_column,
-    check_parquet_holds,
-)
+from cascadebert.data.column_types import PARQUET, arrow_column, check_parquet_holds
 from cascadebert.data.files import COMPRESSIONS
 from cascadebert.data.table import MISSING, ColumnType, Table, unique_names
 from cascadebert.data.text_cells import BREAKS, escape, json_text, plain_text
@@ -32,20 +28,6 @@ _CSV_SPECIAL = re.compile(
 _CSV_SPECIAL_NAME = re.compile('[,;|\t"\r\n]|^\ufeff|^sep=')  # or the header looks like another delimiter's
 _TSV_SPECIAL = re.compile("[\t\r\n]").search
 _TSV_ESCAPES = str.maketrans({"\t": r"\t", "\n": r"\n", "\r": r"\r"})
-
-
-def ensure_writable_file(path: Path, *, overwrite: bool) -> None:
-    """Check an output before any costly work.
-
-    Raises DataError if its format is unknown, it exists and `overwrite` is false, or its folder is missing.
-    """
-    output_format(path)
-    if path.is_dir():
-        raise DataError(f"{path} is a folder; expected a file to write")
-    if path.exists() and not overwrite:
-        raise DataError(f"{path} exists already. Choose another output, or replace it with --overwrite.")
-    if not path.absolute().parent.is_dir():
-        raise DataError(f"{path}: the folder {path.absolute().parent} does not exist. Create it first.")
 
 
 def output_format(path: Path) -> tuple[str, str]:
@@ -101,16 +83,19 @@ def join_parts(parts: Sequence[Path], path: Path, *, columns: Sequence[str]) -> 
 @contextmanager
 def _text_file(path: Path) -> Iterator[IO[bytes]]:
     """A new file, compressed if its name says so; the same content gives the same bytes."""
-    compression = output_format(path)[1]
-    with ExitStack() as stack:
-        file: Any = stack.enter_context(path.open("wb"))
-        if compression == ".gz":
-            file = stack.enter_context(gzip.GzipFile("", "wb", 6, file, mtime=0))
-        elif compression:
-            with extra("tune"):
-                import pyarrow
-            file = stack.enter_context(pyarrow.CompressedOutputStream(file, "zstd"))
-        yield file
+    with path.open("wb") as file, _compressed(file, output_format(path)[1]) as target:
+        yield target
+
+
+def _compressed(file: IO[bytes], compression: str) -> AbstractContextManager[Any]:
+    if not compression:
+        return nullcontext(file)
+    if compression == ".gz":
+        return gzip.GzipFile("", "wb", 6, file, mtime=0)
+    with extra("tune"):
+        import pyarrow
+    stream: AbstractContextManager[Any] = pyarrow.CompressedOutputStream(file, "zstd")
+    return stream
 
 
 def _write_lines(lines: Iterator[str], file: IO[bytes]) -> None:
@@ -126,7 +111,7 @@ def _lines(table: Table, suffix: str, notes: Counter[str]) -> Iterator[str]:
 
 
 def _json_lines(table: Table, notes: Counter[str]) -> Iterator[str]:
-    names, _ = unique_names(escape(name, notes) for name in table.columns)
+    names = unique_names(escape(name, notes) for name in table.columns)
     keys = [f"{json_text(name, notes)}: " for name in names]
     for row in zip(*map(_python_cells, table.columns.values()), strict=True):
         pairs = (
@@ -136,7 +121,7 @@ def _json_lines(table: Table, notes: Counter[str]) -> Iterator[str]:
 
 
 def _csv_lines(table: Table, notes: Counter[str]) -> Iterator[str]:
-    names, _ = unique_names(_escaped_texts(list(table.columns), notes))
+    names = unique_names(_escaped_texts(list(table.columns), notes))
     header = [_csv_quoted(name) if _CSV_SPECIAL_NAME.search(name) else name for name in names]
     columns = [_escaped_texts(column, notes) for column in table.columns.values()]
     quoted = [[_csv_quoted(text) if _CSV_SPECIAL(text) else text for text in column] for column in columns]
@@ -156,7 +141,7 @@ def _tsv_lines(table: Table, notes: Counter[str]) -> Iterator[str]:
         ]
         for column in (list(table.columns), *table.columns.values())
     ]
-    for cells in chain([unique_names(names)[0]], zip(*columns, strict=True)):
+    for cells in chain([unique_names(names)], zip(*columns, strict=True)):
         yield "\t".join(cells) + "\n"
 
 
@@ -189,7 +174,7 @@ def _write_parquet(table: Table, path: Path, types: Mapping[str, ColumnType], no
                 f"{table.source}: the column '{name:.80}' holds a value that is not of its type "
                 f"({reason(error):.160}). Write jsonl, which holds any value."
             ) from error
-    names, _ = unique_names(escape(name, notes) for name in table.columns)
+    names = unique_names(escape(name, notes) for name in table.columns)
     arrow = pyarrow.table(arrays, list(names))
     try:
         _write_arrow(arrow, path)

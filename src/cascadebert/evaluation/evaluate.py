@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from contextlib import suppress
-from pathlib import Path
 from typing import Any, Literal, Protocol
 
 import numpy as np
 
-from cascadebert.data.columns import Columns
+from cascadebert.data.columns import Columns, or_remembered
 from cascadebert.data.dataset import DataSource, Examples, Hashes, load_examples
 from cascadebert.errors import CascadeError, DataError
 from cascadebert.evaluation.cost_model import counted_costs
@@ -63,7 +62,7 @@ def evaluate(predictor: Predictor, data: DataSource, *, columns: Columns | None 
 
 
 def evaluate_cascade(
-    cascade: Cascade, data: str | Path, *, columns: Columns | None = None
+    cascade: Cascade, data: DataSource, *, columns: Columns | None = None
 ) -> tuple[Report, dict[str, int]]:
     """Report of a saved cascade, and how many of the rows were used to train, tune and certify it."""
     examples = load_for(cascade, data, columns=columns)
@@ -78,7 +77,8 @@ def load_for(
 
     Raises DataError, with the row, if a cell cannot be used, a label is unknown or a text has no tokens.
     """
-    examples = load_examples(data, columns=columns, labels=labels, split="validation")
+    columns = or_remembered(columns, cascade.remembered_columns)
+    examples = load_examples(data, columns=columns, labels=labels, groups=False, split="validation")
     check_has_tokens(examples, (stage.tokenizer for stage in cascade.stages))
     return examples.match_labels(cascade.label_names, required=labels)
 
@@ -88,7 +88,7 @@ def check_has_tokens(examples: Examples, tokenizers: Iterable[StageTokenizer]) -
     for tokenizer in tokenizers:
         for index in tokenizer.without_tokens(examples.texts)[:1]:
             raise DataError(
-                f"{examples.source}, row {examples.row(index)}: no tokens in {examples.texts[index]!r:.40}. "
+                f"{examples.describe(index, f'no tokens in {examples.texts[index]!r:.40}')}. "
                 "Fix or remove the row."
             )
 

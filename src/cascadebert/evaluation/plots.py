@@ -7,12 +7,15 @@ import re
 import zlib
 from collections.abc import Mapping, Sequence
 from html import escape
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
 import numpy as np
 
-from cascadebert.errors import extra
+from cascadebert.atomic import atomic_file
+from cascadebert.errors import DataError, extra
+from cascadebert.paths import ensure_writable_file, shown
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -27,6 +30,18 @@ INK, MUTED, ACCENT = "#1f2933", "#7b8794", "#d64545"
 PAGE_ACCENT, PAGE_SECOND = "#c2410c", "#1d4ed8"  # of the report page
 STYLES = ("--", "-.", ":")
 SPEEDUP_TICKS = (0.5, 1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128)
+
+
+def ensure_plot_writable(path: Path) -> None:
+    """Check the path of a chart before anything costly runs.
+
+    Raises DataError if it is not an SVG file or cannot be written, and MissingExtra without matplotlib.
+    """
+    with extra("tune"):
+        import_module("matplotlib")
+    if path.suffix.lower() != ".svg":
+        raise DataError(f"{shown(path)}: expected a file ending in .svg to write the chart to")
+    ensure_writable_file(path, overwrite=True)
 
 
 def plot_pareto_front(
@@ -59,7 +74,8 @@ def plot_pareto_front(
     axes.minorticks_off()
     axes.margins(x=0.08, y=0.15)
     axes.legend(frameon=False, loc="lower left")
-    save_svg(figure, path)
+    with atomic_file(path) as temporary:
+        save_svg(figure, temporary)
 
 
 def plot_benchmark(path: Path, result: BenchmarkResult) -> None:
@@ -77,7 +93,8 @@ def plot_benchmark(path: Path, result: BenchmarkResult) -> None:
         text = f"  {predictor.examples_per_second:,.0f}{accuracy}"
         axes.text(predictor.range[1], y, text, va="center", color=INK, fontsize=9)
     axes.set_xlim(0, 1.45 * max(highs))
-    save_svg(figure, path)
+    with atomic_file(path) as temporary:
+        save_svg(figure, temporary)
 
 
 def reliability_chart(analysis: CalibrationAnalysis) -> str:

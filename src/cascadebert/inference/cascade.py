@@ -10,16 +10,19 @@ from pathlib import Path
 import numpy as np
 from huggingface_hub import HfApi
 
+from cascadebert.data.cells import as_texts
+from cascadebert.data.columns import ColumnNames
 from cascadebert.errors import CascadeError, DataError, FolderError
 from cascadebert.inference.batching import TokenizedTexts
 from cascadebert.inference.stage import Stage
+from cascadebert.paths import check_roles
 from cascadebert.persistence.checkpoint_config import resolve_checkpoint
 from cascadebert.persistence.folder import read_folder, write_folder
 from cascadebert.persistence.schema import CascadeSpec, StageSpec
 from cascadebert.thresholds.confidence import Score
 from cascadebert.thresholds.operating_point import OperatingPoint
 from cascadebert.thresholds.routing import decide
-from cascadebert.types import Floats, Ints, Logits, Predictions, Texts
+from cascadebert.types import Floats, Ints, Logits, Predictions, TextInput, Texts
 
 
 @dataclass(frozen=True)
@@ -105,24 +108,30 @@ class Cascade:
         """The labels, in the order of the columns of every probability array."""
         return self.stages[-1].label_names
 
-    def predict(self, texts: Texts) -> Predictions:
+    @property
+    def remembered_columns(self) -> ColumnNames | None:
+        """The columns that were named when it was made, if any; in data they are looked for first."""
+        return None if self.spec is None else self.spec.columns
+
+    def predict(self, texts: TextInput) -> Predictions:
         """Classify each text or pair at the first stage whose confidence exceeds its threshold.
 
         Args:
-            texts: n texts, or n pairs of texts.
+            texts: n texts, or n pairs of texts: a list, a NumPy array, a column of pandas, polars, datasets
+                or Arrow, or another iterable, which is read to its end.
 
         Raises:
-            DataError: if it is given one string, something that is not a text, or pairs where the cascade was
-                made for single texts (or the other way round).
+            DataError: if it is given one string, a table, something that is not a text (with its place), or
+                pairs where the cascade was made for single texts (or the other way round).
         """
         # Li et al. 2021, section 3.1. A later stage runs only on the texts that all earlier stages deferred,
         # batched afresh, and is not called if there are none. The prediction for a text does not depend on
         # the others: its padded length is a function of it alone.
-        self.check_input_kind(texts)
-        n, label_names = len(texts), self.label_names
+        checked = self._as_texts(texts)
+        n, label_names = len(checked), self.label_names
         probabilities, confidences = np.empty((n, len(label_names))), np.empty(n)
         exits, truncated = np.empty(n, dtype=np.int64), np.empty(n, dtype=np.bool_)
-        active, cache = np.arange(n), TokenCache(texts)
+        active, cache = np.arange(n), TokenCache(checked)
         earlier: list[Floats] = []  # probabilities of the active texts at earlier stages, for a learned score
         thresholds = (*self.operating_point.thresholds, None)
         stages = zip(self.stages, self.temperatures, thresholds, strict=True)
@@ -147,23 +156,28 @@ class Cascade:
         labels = probabilities.argmax(axis=1)
         return Predictions(labels, probabilities, confidences, exits, truncated, label_names)
 
-    def predict_proba(self, texts: Texts) -> Floats:
+    def predict_proba(self, texts: TextInput) -> Floats:
         """(n, num_labels) probabilities of the stage at which each text exits; each row sums to 1."""
         return self.predict(texts).probabilities
 
-    def stage_logits(self, texts: Texts) -> Logits:
+    def stage_logits(self, texts: TextInput) -> Logits:
         """(num_stages, n, num_labels) logits of every stage for every text, before scaling.
 
         Thresholds, curves and reports are computed from these arrays, without further forward passes.
         """
-        self.check_input_kind(texts)
         encoded = self.encode(texts)
         return np.stack([stage.logits(tokens) for stage, tokens in zip(self.stages, encoded, strict=True)])
 
-    def encode(self, texts: Texts) -> list[TokenizedTexts]:
+    def encode(self, texts: TextInput) -> list[TokenizedTexts]:
         """Each stage's tokens of the texts, made once for stages that share a tokenizer and a length."""
-        cache, indices = TokenCache(texts), np.arange(len(texts))
+        checked = self._as_texts(texts)
+        cache, indices = TokenCache(checked), np.arange(len(checked))
         return [cache.get(stage, indices)[0] for stage in self.stages]
+
+    def _as_texts(self, texts: TextInput) -> Texts:
+        checked = as_texts(texts)
+        self.check_input_kind(checked)
+        return checked
 
     def without_tokens(self, texts: Texts) -> list[int]:
         """Indices of the texts or pairs of which a stage's tokenizer leaves no token."""
@@ -176,7 +190,7 @@ class Cascade:
         Raises:
             DataError: if they are not.
         """
-        if self.spec is None or isinstance(texts, str) or not len(texts):
+        if self.spec is None or not len(texts):
             return
         texts_per_row = 1 if isinstance(texts[0], str) else 2
         if texts_per_row != self.spec.texts_per_row:
@@ -196,10 +210,13 @@ class Cascade:
             overwrite: replace it if it does.
 
         Raises:
-            FolderError: if it exists, or this cascade was never saved by `fit` or `assemble`.
+            CascadeError: if it exists or cannot be written, or this cascade was never saved by `fit` or
+                `assemble`.
         """
         if self.path is None or self.spec is None:
             raise FolderError("this cascade was never saved; make it with fit() or assemble()")
+        if not (Path(path).exists() and self.path.samefile(path)):  # replaces itself atomically
+            check_roles({"the new folder": path}, {"the cascade": self.path})
         spec = self.spec.with_operating_point(self.operating_point)
         content = {entry.name: entry for entry in self.path.iterdir()}
         write_folder(Path(path), spec, content, overwrite=overwrite)
@@ -262,6 +279,6 @@ class TokenCache:
         if stage.tokenizer.key not in self._cache:
             every = len(active) == len(self._texts)
             texts = self._texts if every else [self._texts[i] for i in active]
-            self._cache[stage.tokenizer.key] = stage.encode(texts), active
+            self._cache[stage.tokenizer.key] = stage.tokenizer.encode(texts, active), active
         tokens, tokenized = self._cache[stage.tokenizer.key]
         return tokens, np.searchsorted(tokenized, active)

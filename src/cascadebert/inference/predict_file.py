@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import shutil
 import sys
+from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -15,19 +17,23 @@ from typing import Any
 
 import numpy as np
 
+from cascadebert.atomic import check_work_directory, is_device, work_directory_path
 from cascadebert.data.arrow_cells import take_rows
 from cascadebert.data.cells import check_texts
 from cascadebert.data.column_types import check_holds, unify_types
-from cascadebert.data.columns import Columns, find_text_columns
+from cascadebert.data.columns import Columns, or_remembered
 from cascadebert.data.files import STANDARD_STREAM
-from cascadebert.data.readers import Layout, read_chunks, read_layout, row_message
-from cascadebert.data.table import MISSING, Chunk, ColumnType, Fault, Table
-from cascadebert.data.writers import ensure_writable_file, join_parts, write_table
+from cascadebert.data.readers import Layout, read_chunks, read_layout
+from cascadebert.data.table import MISSING, Chunk, ColumnType, Fault, Table, describe_fault
+from cascadebert.data.writers import OUTPUT_FORMATS, join_parts, output_format, write_table
 from cascadebert.errors import DataError
 from cascadebert.inference.batch_size import with_tuned_batch_sizes
 from cascadebert.inference.cascade import Cascade
 from cascadebert.inference.predict_work import Job, Work, is_finishing, rows_sha256
+from cascadebert.paths import WORK, check_roles, ensure_writable_file
 from cascadebert.progress import progress_bar
+
+log = logging.getLogger("cascadebert")
 
 ADDED_COLUMNS: Mapping[str, ColumnType] = {"label": "string", "confidence": "number", "stage": "integer"}
 REJECT_COLUMNS: Mapping[str, ColumnType] = {
@@ -77,8 +83,9 @@ def predict_file(
     """Write the rows of a file with the cascade's `label`, `confidence` and `stage` added.
 
     `source` is a file, a folder of files or a pattern (see docs/data.md); "-" is standard input, and as
-    `output` standard output, in the format of the input. Chunks of 16,384 rows are stored in `OUTPUT.work` and concatenated at the end; an interrupted run resumes after the last stored
-    chunk and writes the same output. An input column of an added name is written as `input_label` and so on.
+    `output` standard output, in the format of the input. Chunks of 16,384 rows are stored in `OUTPUT.work`
+    and concatenated at the end; an interrupted run resumes after the last stored chunk and writes the same.
+    An input column of an added name is written as `input_label` and so on.
     `rejects` receives number and reason of each row that cannot be classified (a text that is absent, empty
     or not UTF-8, a malformed line; without `truncate`, a text of more tokens than the stage reads).
 
@@ -86,29 +93,37 @@ def predict_file(
     format cannot hold a column or a file has two roles, and CascadeError if `OUTPUT.work` is unfinished
     work of a run with other options.
     """
-    columns = columns or Columns()
+    outputs = {"--output": output, "--rejects": rejects, WORK: work_directory_path(output)}
+    check_roles(outputs, {"IN": source, "DIR": cascade.path})
+    is_stream = _is_stream(output)
+    for file in (None if is_stream else output, rejects):
+        if file is not None:
+            output_format(file)
+            ensure_writable_file(file, overwrite=overwrite or is_finishing(output))
+    columns = or_remembered(columns, cascade.remembered_columns)
     layout = read_layout(source, columns)
-    with _output_file(output, layout) as file:
-        for path in (file, rejects):
-            if path is not None:
-                ensure_writable_file(path, overwrite=overwrite or is_finishing(file))
+    with _output_file(output, layout) if is_stream else nullcontext(output) as file:
+        check_work_directory(file)
         form = _output_form(layout, columns, file)
         return _predict(cascade, layout, form, file, rejects, truncate=truncate)
 
 
+def _is_stream(output: Path) -> bool:
+    return output == STANDARD_STREAM or is_device(output)
+
+
 @contextmanager
 def _output_file(output: Path, layout: Layout) -> Iterator[Path]:
-    """The output; for standard output a temporary file in the format of the input, copied there at the end."""
-    if output != STANDARD_STREAM:
-        yield output
-        return
-    suffix = f".{layout.files[0].file.format}"
+    """A temporary file that is copied to a stream at the end, in its format or else in that of the input."""
+    suffix = output.suffix or f".{layout.files[0].file.format}"
     with TemporaryDirectory(prefix="cascadebert-") as folder:
-        file = Path(folder) / f"output{suffix if suffix in ('.csv', '.tsv') else '.jsonl'}"
+        file = Path(folder) / f"output{suffix if suffix in OUTPUT_FORMATS else '.jsonl'}"
         yield file
-        with file.open("rb") as source:
-            shutil.copyfileobj(source, sys.stdout.buffer)
-        sys.stdout.flush()
+        with file.open("rb") as source, ExitStack() as stack:
+            is_standard = output == STANDARD_STREAM
+            target = sys.stdout.buffer if is_standard else stack.enter_context(output.open("ab"))
+            shutil.copyfileobj(source, target)
+            target.flush()
 
 
 def _predict(
@@ -150,12 +165,9 @@ class _OutputForm:
 
 
 def _output_form(layout: Layout, columns: Columns, output: Path) -> _OutputForm:
-    text_columns = find_text_columns(layout.names, columns, layout.name)
-    for file in layout.files:
-        if file.file.format != "json":  # where each row has names of its own
-            find_text_columns(file.types, replace(columns, text=text_columns), file.file.name)
+    text_columns = layout.find_text_columns(columns)
     names = {name: _output_name(name, layout.names) for name in layout.names}
-    suffix, types = output.suffix.lower(), dict[str, ColumnType]()
+    (suffix, _), types = output_format(output), dict[str, ColumnType]()
     for file in layout.files:
         check_holds({names[name]: kind for name, kind in file.types.items()}, suffix, file.file.name)
         for name, kind in file.types.items():
@@ -228,26 +240,27 @@ class _Run:
         empty = set(self.cascade.without_tokens(texts))
         invalid |= {valid[i]: "no tokens in its text" for i in empty}
         kept = [i for i in range(len(valid)) if i not in empty]
-        predictions = self.cascade.predict([texts[i] for i in kept])  # type: ignore[arg-type]
+        predictions = self.cascade.predict([texts[i] for i in kept])
         answered = np.arange(len(kept))
         if not self.truncate:
             invalid |= {valid[kept[i]]: TOO_LONG for i in np.flatnonzero(predictions.truncated).tolist()}
             answered = np.flatnonzero(~predictions.truncated)
-        rejects = _all_faults(chunk, invalid)
+        rejects, notes = _all_faults(chunk, invalid), Counter[str]()
         if rejects and self.strict:
-            raise DataError(f"{row_message(chunk.table.source, rejects[0])}. {MEND}")
+            raise DataError(f"{describe_fault(chunk.table.source, *rejects[0])}. {MEND}")
         if len(answered):
             cells = predictions.labels, np.round(predictions.confidences, 6), predictions.stages
             added = {n: column[answered].tolist() for n, column in zip(ADDED_COLUMNS, cells, strict=True)}
             rows = [valid[kept[i]] for i in answered]
             table = self.form.table(chunk, rows, added)
-            write_table(table, self.work.part(number, self.form.suffix), self.form.types)
+            notes = write_table(table, self.work.part(number, self.form.suffix), self.form.types)
         exits = np.bincount(predictions.stages[answered] - 1, minlength=len(self.cascade.stages))
         report = {
             "sha256": sha256,
             "rows": len(answered),
             "exits": exits.tolist(),
             "truncated": int(predictions.truncated[answered].sum()),
+            "notes": notes,
             "rejects": [[chunk.table.source, *fault] for fault in rejects],
         }
         self.work.store(number, report)
@@ -268,6 +281,8 @@ class _Run:
         else:
             write_table(Table({name: [] for name in self.form.types}, output.name), output, self.form.types)
         self.work.remove()
+        for note, count in sum((Counter(report["notes"]) for report in reports), Counter()).items():
+            log.warning("%s: %s %s", output.name, f"{count:,}", note)
         exits = np.sum([report["exits"] for report in reports], axis=0)
         truncated = sum(report["truncated"] for report in reports)
         return FilePredictions(tuple(exits.tolist()), len(rejected), truncated)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from cascadebert.data.cells import as_texts
 from cascadebert.data.labels import same_labels, shorten, without_prefix
 from cascadebert.errors import StageError
 from cascadebert.inference.batching import TokenizedTexts, length_batches
@@ -22,7 +23,7 @@ from cascadebert.persistence.checkpoint_config import (
     resolve_checkpoint,
 )
 from cascadebert.thresholds.confidence import max_probability, softmax
-from cascadebert.types import Flops, Ints, Logits, PaddingSide, Predictions, Texts
+from cascadebert.types import Flops, Ints, Logits, PaddingSide, Predictions, TextInput
 
 BATCH_TOKENS = 2048
 
@@ -96,9 +97,9 @@ class Stage:
         """Number of labels."""
         return len(self.label_names)
 
-    def encode(self, texts: Texts) -> TokenizedTexts:
+    def encode(self, texts: TextInput) -> TokenizedTexts:
         """Tokens of each text or pair; raises DataError if one is not a text."""
-        return self.tokenizer.encode(texts)
+        return self.tokenizer.encode(as_texts(texts))
 
     def logits(self, tokens: TokenizedTexts, indices: Ints | None = None) -> Logits:
         """Logits of tokenized texts.
@@ -134,15 +135,15 @@ class Stage:
             )
         return logits if self.columns is None else logits[:, list(self.columns)]
 
-    def predict(self, texts: Texts) -> Predictions:
-        """Predictions of this stage alone, for n texts or pairs of texts."""
+    def predict(self, texts: TextInput) -> Predictions:
+        """Predictions of this stage alone, for n texts or pairs of texts as in `Cascade.predict`."""
         tokens = self.encode(texts)
         probabilities = softmax(self.logits(tokens))
         return Predictions(
             label_ids=probabilities.argmax(axis=1),
             probabilities=probabilities,
             confidences=max_probability(probabilities),
-            stages=np.ones(len(texts), dtype=np.int64),
+            stages=np.ones(len(tokens), dtype=np.int64),
             truncated=tokens.truncated,
             label_names=self.label_names,
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,10 @@ from tokenizers import Encoding, Tokenizer
 from cascadebert.errors import DataError, StageError, reason
 from cascadebert.inference.batching import COARSE, Padding, TokenizedTexts, concatenate_tokens
 from cascadebert.persistence.checkpoint_config import config_int, config_pad_id, read_config
-from cascadebert.types import PaddingSide, Texts
+from cascadebert.types import Ints, PaddingSide, Texts
 
 DEFAULT_MAX_LENGTH = 128
+ENCODED_CHARACTERS = 1 << 20  # tokenized at the same time
 LIMIT_KEY = "cascadebert_max_length"  # in a stage's config.json: the most tokens that the model reads
 
 
@@ -50,33 +52,42 @@ class StageTokenizer:
         self._tokenizer.enable_truncation(max_length, direction=side)
         self.vocab_size = self._tokenizer.get_vocab_size()
 
-    def encode(self, texts: Texts) -> TokenizedTexts:
-        """Tokens of each text or pair, special tokens included. Raises DataError if one is not a text."""
-        if isinstance(texts, str):
-            raise DataError("expected a list of texts (or of pairs), got one string: put it in a list")
-        for number, text in enumerate(texts, start=1):
-            if not (isinstance(text, str) or (isinstance(text, (tuple, list)) and len(text) == 2)):
-                raise DataError(f"text {number}: expected a string or a pair of strings, got {text!r:.40}")
-        encodings = self._tokenizer.encode_batch_fast(list(texts))
-        for number, encoding in enumerate(encodings, start=1):
-            if not encoding.ids:
-                raise DataError(f"text {number} has no tokens; expected one or more")
-        pairs = any(not isinstance(text, str) for text in texts)
-        has_types = pairs or (bool(encodings) and any(encodings[0].type_ids))
-        types = None
-        if self._token_types and has_types:
-            types = [encoding.type_ids for encoding in encodings]
-        ids = [encoding.ids for encoding in encodings]
-        full = [len(row) >= self.max_length for row in ids]  # what is cut has the maximum length
-        truncated = [f and bool(encoding.overflowing) for f, encoding in zip(full, encodings, strict=True)]
-        return concatenate_tokens(ids, types, self.padding, np.array(truncated, dtype=np.bool_))
+    def encode(self, texts: Texts, places: Ints | None = None) -> TokenizedTexts:
+        """Tokens of each text or pair, special tokens included; see `as_texts` for what these are.
+
+        Raises DataError if one has no tokens, with its place: its index, or the one in `places`.
+        """
+        ids, types, truncated = list[list[int]](), list[list[int]](), list[bool]()
+        has_types, pairs = False, any(not isinstance(text, str) for text in texts)
+        for i, encoding in enumerate(self._encodings(texts)):
+            ids.append(encoding.ids)
+            if not ids[-1]:
+                place = i if places is None else places[i]
+                raise DataError(f"texts[{place}]: no tokens in {texts[i]!r:.40}; expected one or more")
+            if i == 0:
+                has_types = self._token_types and (pairs or any(encoding.type_ids))
+            if has_types:
+                types.append(encoding.type_ids)
+            # what is cut has the maximum length
+            truncated.append(len(ids[-1]) >= self.max_length and bool(encoding.overflowing))
+        return concatenate_tokens(
+            ids, types if has_types else None, self.padding, np.array(truncated, dtype=np.bool_)
+        )
 
     def without_tokens(self, texts: Texts) -> list[int]:
         """Indices of the texts or pairs of which no token is left: none if special tokens are added."""
         if not len(texts) or self._tokenizer.num_special_tokens_to_add(not isinstance(texts[0], str)):
             return []
-        encodings = self._tokenizer.encode_batch_fast(list(texts))
-        return [i for i, encoding in enumerate(encodings) if not encoding.ids]
+        return [i for i, encoding in enumerate(self._encodings(texts)) if not encoding.ids]
+
+    def _encodings(self, texts: Texts) -> Iterator[Encoding]:
+        # Until it is cut, a text takes up to 500 bytes per character: not all texts at the same time.
+        start = size = 0
+        for end, text in enumerate(texts, start=1):
+            size += len(text) if isinstance(text, str) else sum(map(len, text))
+            if size >= ENCODED_CHARACTERS or end == len(texts):
+                yield from self._tokenizer.encode_batch_fast(list(texts[start:end]))
+                start, size = end, 0
 
     def truncates(self, texts: Texts) -> list[bool]:
         """For each text or pair, whether it exceeds the maximum length."""

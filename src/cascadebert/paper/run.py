@@ -10,7 +10,12 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-from cascadebert.atomic import write_text_atomically
+from cascadebert.atomic import (
+    check_work_directory,
+    work_directory,
+    work_directory_path,
+    write_text_atomically,
+)
 from cascadebert.errors import CascadeError, DataError
 from cascadebert.inference.tokenizer import StageTokenizer
 from cascadebert.paper import analyses, comparison, plots
@@ -18,6 +23,7 @@ from cascadebert.paper.operating_points import TOLERANCE
 from cascadebert.paper.protocol import BASES, EARLY_EXITS, LARGE, ExperimentProtocol, small_name
 from cascadebert.paper.results import RULES, TRUNCATED, ResultStore, cascade_name
 from cascadebert.paper.task_data import load_task
+from cascadebert.paths import WORK, check_roles
 
 PROTOCOL_FILE = "protocol.json"
 
@@ -26,7 +32,7 @@ def reproduce(
     protocol: ExperimentProtocol,
     *,
     output: Path,
-    work: Path,
+    work: Path | None = None,
     models: Mapping[str, str] | None = None,
     data: Path | None = None,
     only: Sequence[str] = (),
@@ -36,7 +42,8 @@ def reproduce(
 ) -> dict[str, Any] | None:
     """Run the experiment, or the part of it that is missing; an interrupted run or training resumes.
 
-    The models of a task and seed are deleted in `work` once their outputs are stored, unless `keep_models`.
+    The models of a task and seed are deleted in `work` (by default `OUTPUT.work`) once their outputs are
+    stored, unless `keep_models`.
     `models` maps names to folders or Hub repositories (the presets' own are known); data sets come from the
     folder `data`, or the Hub. With `only`, just these tasks are trained now. Without `timed` a later run
     times what has no timings yet, with the first seed's models, which stay.
@@ -47,10 +54,15 @@ def reproduce(
     from cascadebert.paper.timing_runs import time_models
     from cascadebert.paper.training import Experiment, resolve_encoders, store_predictions
 
+    roles = {"--output": output, "--work": work, WORK: None if work else work_directory_path(output)}
+    check_roles(roles, {"--data": data, "the encoder": list((models or {}).values())})
+    if work is None:
+        check_work_directory(output)
     tasks = [protocol.task(name) for name in only] or protocol.tasks
     store = ResultStore(protocol, output)
     for kind in ("arrays", "timings"):
         (output / kind / protocol.name).mkdir(parents=True, exist_ok=True)
+    work = work or work_directory(output)
     path = output / PROTOCOL_FILE
     if not path.is_file():
         write_text_atomically(path, json.dumps(asdict(protocol), indent=1) + "\n")

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-import secrets
+import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -20,9 +20,11 @@ from zipfile import BadZipFile
 import numpy as np
 from pydantic import ValidationError
 
+from cascadebert.atomic import temporary_path
 from cascadebert.data.dataset import Hashes
 from cascadebert.data.labels import shorten, without_prefix
 from cascadebert.errors import FolderError
+from cascadebert.paths import ensure_creatable, shown
 from cascadebert.persistence.checkpoint_config import check_downloaded, config_label_names, read_config
 from cascadebert.persistence.model_card import render_card
 from cascadebert.persistence.schema import SCHEMA_VERSION, CascadeSpec, StageSpec
@@ -30,6 +32,7 @@ from cascadebert.persistence.schema import SCHEMA_VERSION, CascadeSpec, StageSpe
 SPEC_FILE = "cascade.json"
 ROWS_FILE = "rows.npz"
 CARD_FILE = "README.md"
+UPDATED_FILES = (ROWS_FILE, CARD_FILE, SPEC_FILE)  # by `update_folder`, in this order
 MODEL_SUFFIXES = (".json", ".safetensors", ".model")
 MODEL_NAMES = ("vocab.txt", "merges.txt", CARD_FILE)
 Kind = Literal["cascade", "model"]
@@ -155,7 +158,7 @@ def update_folder(path: Path, spec: CascadeSpec, rows: UsedRows) -> None:
     with tempfile.TemporaryDirectory(dir=path, prefix=".update-") as name:
         new = Path(name)
         _write_description(new, spec, rows)
-        for file in (ROWS_FILE, CARD_FILE, SPEC_FILE):
+        for file in UPDATED_FILES:
             (new / file).replace(path / file)
 
 
@@ -174,9 +177,8 @@ def atomic_directory(path: Path, *, overwrite: bool, kind: Kind = "cascade") -> 
     FolderError if `path` may not be written, see `ensure_writable_directory`.
     """
     ensure_writable_directory(path, overwrite=overwrite, kind=kind)
-    path = path.absolute()
-    token = secrets.token_hex(4)
-    new, old = (path.with_name(f".{path.name}.{token}.{state}") for state in ("new", "old"))
+    path = Path(os.path.realpath(path))
+    new, old = temporary_path(path), temporary_path(path)
     new.mkdir()
     try:
         yield new
@@ -184,30 +186,32 @@ def atomic_directory(path: Path, *, overwrite: bool, kind: Kind = "cascade") -> 
             path.replace(old)
         new.replace(path)
     finally:
+        if old.exists() and not path.exists():
+            old.replace(path)
         shutil.rmtree(new, ignore_errors=True)
         shutil.rmtree(old, ignore_errors=True)
 
 
-def ensure_writable_directory(
-    path: Path, *, overwrite: bool, kind: Kind = "cascade", sources: Sequence[Path] = ()
-) -> None:
+def ensure_writable_directory(path: Path, *, overwrite: bool, kind: Kind = "cascade") -> None:
     """Check, before costly work, that an output folder can be written.
 
     An existing folder is replaced only if `overwrite` is set and it is empty, a saved cascade, or (with
     `kind="model"`) holds nothing but the files of a model or several such folders. Raises FolderError if it
-    may not be replaced, its parent is absent, or one of the `sources` lies in it.
+    may not be replaced, and DataError if it cannot be created.
     """
-    for source in sources:
-        if path.resolve() in (source.resolve(), *source.resolve().parents):
-            raise FolderError(f"{path} holds {source}, which is read. Choose another --output.")
-    if not path.absolute().parent.is_dir():
-        raise FolderError(f"{path}: the folder {path.absolute().parent} does not exist. Create it first.")
+    ensure_creatable(path)
+    if path.is_symlink():
+        raise FolderError(f"{shown(path)} is a link. Give the folder that it leads to, or another --output.")
     if not path.exists():
         return
     if not overwrite:
-        raise FolderError(f"{path} exists already. Choose another --output, or replace it with --overwrite.")
-    if path.is_symlink() or not path.is_dir() or not _is_replaceable(path, kind):
-        raise FolderError(f"{path} is not a saved {kind}: it is not replaced. Choose another --output.")
+        raise FolderError(
+            f"{shown(path)} exists already. Choose another --output, or replace it with --overwrite."
+        )
+    if not path.is_dir() or not _is_replaceable(path, kind):
+        raise FolderError(
+            f"{shown(path)} is not a saved {kind}: it is not replaced. Choose another --output."
+        )
 
 
 def _is_replaceable(path: Path, kind: Kind) -> bool:

@@ -9,6 +9,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from typing_extensions import Self
 
+from cascadebert.data.columns import ColumnNames
 from cascadebert.thresholds.confidence import Score
 from cascadebert.thresholds.operating_point import OperatingPoint
 from cascadebert.types import Flops, Histogram, LinearLatency, PaddingSide, Report
@@ -67,6 +68,7 @@ class CascadeSpec(_Strict):
     measured: Report | None
     timing: MeasuredTiming | None
     calibration: Histogram | None = None
+    columns: ColumnNames | None = None  # named when the cascade was made
     provenance: dict[str, Any]
 
     @property

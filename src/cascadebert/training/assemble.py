@@ -6,18 +6,19 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
-from cascadebert.data.columns import Columns
-from cascadebert.data.dataset import Examples, load_examples
+from cascadebert.data.columns import ColumnNames, Columns, named
+from cascadebert.data.dataset import DataSource, Examples, load_examples
 from cascadebert.environment import versions
-from cascadebert.errors import show_paths_as
+from cascadebert.errors import explain_full_disk, show_paths_as
 from cascadebert.evaluation.evaluate import check_has_tokens
 from cascadebert.inference.cascade import Cascade
 from cascadebert.inference.engines.load import resolve_engine
 from cascadebert.inference.stage import Stage
+from cascadebert.paths import check_roles
 from cascadebert.persistence.checkpoint_config import config_label_names, read_config
 from cascadebert.persistence.folder import UsedRows, ensure_writable_directory, file_hashes, write_folder
 from cascadebert.persistence.schema import SCHEMA_VERSION, CascadeSpec, StageSpec
@@ -34,9 +35,6 @@ from cascadebert.training.trainer import log
 from cascadebert.tuning.tune import calibrated_outputs, needs_labels, select_operating_point, spec_fields
 from cascadebert.types import CostUnit, ScoreChoice
 
-if TYPE_CHECKING:
-    import datasets
-
 
 @dataclass(frozen=True)
 class BuildConfig:
@@ -49,12 +47,14 @@ class BuildConfig:
     precision: str
     max_length: int | None
     overwrite: bool
+    columns: ColumnNames | None  # that later calls look for first
 
 
+@explain_full_disk()
 def assemble(
     stages: Sequence[str | Path],
     *,
-    data: str | Path | datasets.Dataset | Examples,
+    data: DataSource,
     target: Target,
     output: str | Path,
     columns: Columns | None = None,
@@ -70,11 +70,11 @@ def assemble(
     Args:
         stages: Two or more fine-tuned checkpoints from small to large: folders or repositories of the Hub,
             whose labels have the same names, in any order.
-        data: Examples that no stage was trained on. Without labels the target must be a speed-up or
-            agreement with the last stage.
+        data: Examples that no stage was trained on (see `load_examples`). Without labels the target must be a
+            speed-up or agreement with the last stage.
         target: The requirement to meet on those examples.
         output: The folder to write.
-        columns: Names of the columns, if they are not the usual ones.
+        columns: Names of the columns, if they are not the usual ones; the cascade remembers them.
         max_length: Maximum tokens per text; by default 128.
         cost_unit: The unit of cost that the speed-up refers to.
         score: The score to compare with thresholds; "auto" selects one on the examples.
@@ -90,12 +90,12 @@ def assemble(
         CascadeError: If data, stages or target cannot be used; nothing is written.
     """
     output, names = Path(output), [str(stage) for stage in stages]
+    check_roles({"--output": output}, {"--stage": names, "--data": data})
     ensure_writable_directory(output, overwrite=overwrite)
     resolved = resolve_engine(engine, precision)
-    config = BuildConfig(target, cost_unit, score, *resolved, max_length, overwrite)
+    config = BuildConfig(target, cost_unit, score, *resolved, max_length, overwrite, named(columns))
     examples = load_examples(data, columns=columns, labels=needs_labels(target), split="validation")
     with opened_classifiers(names) as sources, show_paths_as(dict(zip(sources, names, strict=True))):
-        ensure_writable_directory(output, overwrite=overwrite, sources=sources)
         for source in sources:
             weight_files(source)
         check_stages(names, sources)
@@ -153,6 +153,7 @@ def build_cascade(
         label_names=cascade.label_names,
         texts_per_row=1 if isinstance(tuning_set.texts[0], str) else 2,
         stages=_stage_specs(cascade),
+        columns=config.columns,
         provenance={**provenance, "versions": versions()},
         **spec_fields(cascade, tuned, tuning_set),
     )

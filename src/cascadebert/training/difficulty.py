@@ -7,26 +7,24 @@ import shutil
 import tempfile
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from zipfile import BadZipFile
 
 import numpy as np
 
 from cascadebert.atomic import atomic_file
 from cascadebert.data.columns import Columns
-from cascadebert.data.dataset import Examples, Hashes, load_examples
+from cascadebert.data.dataset import DataSource, Examples, Hashes, load_examples
 from cascadebert.data.label_names import label_names
 from cascadebert.data.splits import assign_folds
 from cascadebert.errors import DataError
+from cascadebert.paths import check_roles
 from cascadebert.persistence.checkpoint_config import resolve_checkpoint
 from cascadebert.training.checkpoints import checkpoint_fingerprint, fingerprint
 from cascadebert.training.config import FitConfig
 from cascadebert.training.train_stage import TrainingData, open_trained, train_stage, training_recipe
 from cascadebert.training.trainer import log
 from cascadebert.types import Bools, Floats, Ints
-
-if TYPE_CHECKING:
-    import datasets
 
 
 @dataclass(frozen=True)
@@ -71,7 +69,7 @@ class DifficultyLabels:
 
 
 def label_difficulty(
-    train: str | Path | datasets.Dataset | Examples,
+    train: DataSource,
     *,
     stage: str | Path,
     config: FitConfig | None = None,
@@ -100,6 +98,7 @@ def label_difficulty(
     Raises:
         DataError: If examples cannot be used, or there are fewer groups than folds.
     """
+    check_roles({"work": work}, {"train": train, "stage": stage})
     config = config or FitConfig()
     examples = load_examples(train, columns=columns)
     names = names or label_names(examples)

@@ -8,21 +8,22 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import Any
 
 import numpy as np
 
-from cascadebert.atomic import work_directory
-from cascadebert.data.columns import Columns
-from cascadebert.data.dataset import Examples, load_examples
+from cascadebert.atomic import check_work_directory, work_directory, work_directory_path
+from cascadebert.data.columns import Columns, named
+from cascadebert.data.dataset import DataSource, Examples, load_examples
 from cascadebert.data.labels import without_prefix
 from cascadebert.data.splits import Splits, assign_folds, split_examples
-from cascadebert.errors import CascadeError, DataError, StageError, show_paths_as
+from cascadebert.errors import CascadeError, DataError, StageError, explain_full_disk, show_paths_as
 from cascadebert.evaluation.evaluate import check_has_tokens
 from cascadebert.inference.cascade import Cascade
 from cascadebert.inference.engines.load import resolve_engine
 from cascadebert.inference.engines.static import MODEL_TYPE
 from cascadebert.inference.tokenizer import StageTokenizer, resolve_max_length
+from cascadebert.paths import WORK, check_roles
 from cascadebert.persistence.checkpoint_config import config_int, config_label_names, read_config
 from cascadebert.persistence.folder import UsedRows, ensure_writable_directory
 from cascadebert.thresholds.operating_point import Target
@@ -40,20 +41,16 @@ from cascadebert.training.train_stage import TrainingData, open_trained, stage_c
 from cascadebert.training.trainer import log
 from cascadebert.types import CostUnit, Logits, ScoreChoice, Texts
 
-if TYPE_CHECKING:
-    import datasets
 
-    Source: TypeAlias = str | Path | datasets.Dataset | Examples
-
-
+@explain_full_disk()
 def fit(
-    train: str | Path | datasets.Dataset | Examples,
+    train: DataSource,
     *,
     stages: Sequence[str | Path],
     target: Target,
     output: str | Path,
-    validation: str | Path | datasets.Dataset | Examples | None = None,
-    unlabeled: str | Path | datasets.Dataset | Examples | None = None,
+    validation: DataSource | None = None,
+    unlabeled: DataSource | None = None,
     columns: Columns | None = None,
     difficulty: Sequence[str | Path] = (),
     cost_unit: CostUnit = "flops",
@@ -69,7 +66,8 @@ def fit(
     an interruption (or with another target after an infeasible one) resumes from there.
 
     Args:
-        train: Labeled examples: a file, a dataset, or the name of one on the Hub (see `load_examples`).
+        train: Labeled examples: a file, data in memory, or the name of a data set on the Hub (see
+            `load_examples`).
         stages: Two or more checkpoints from small to large: folders or repositories of the Hub; the first
             may be "static", a bag of token embeddings from the last one's table.
         target: The requirement to meet on the tuning set.
@@ -79,7 +77,7 @@ def fit(
         unlabeled: More examples of the task without labels: the earlier stages learn the last stage's
             logits on them (and on the training set). Those that are in another split, or in a group of the
             tuning or certification set, are left out.
-        columns: Names of the columns, if they are not the usual ones.
+        columns: Names of the columns, if they are not the usual ones; the cascade remembers them.
         difficulty: Files of difficulty labels from an earlier run, one per stage but the last.
         cost_unit: The unit of cost that the speed-up refers to.
         score: The score to compare with thresholds; "auto" selects one on the tuning set.
@@ -97,13 +95,16 @@ def fit(
     """
     output, names = Path(output), [str(stage) for stage in stages]
     config = _resolve_distill_weight(config or FitConfig(), unlabeled is not None)
+    inputs = {"--train": train, "--validation": validation, "--unlabeled": unlabeled}
+    inputs |= {"--difficulty": list(difficulty), "--stage": names}
+    check_roles({"--output": output, WORK: work_directory_path(output)}, inputs)
     ensure_writable_directory(output, overwrite=overwrite)
+    check_work_directory(output)
     resolved = resolve_engine(engine, precision)
-    build = BuildConfig(target, cost_unit, score, *resolved, config.max_length, overwrite)
+    build = BuildConfig(target, cost_unit, score, *resolved, config.max_length, overwrite, named(columns))
     examples, held_out = _load_labeled(train, validation, columns)
     with tempfile.TemporaryDirectory() as temporary:
         sources = _resolve_sources(names, Path(temporary))
-        ensure_writable_directory(output, overwrite=overwrite, sources=sources)
         splits = _split(examples, held_out, _known_labels(sources[-1]), config)
         parts = {"train": splits.train, "tune": splits.tune, "certify": splits.certify}
         notices = splits.notices
@@ -175,7 +176,7 @@ def _resolve_sources(names: Sequence[str], temporary: Path) -> list[Path]:
 
 
 def _load_labeled(
-    train: Source, validation: Source | None, columns: Columns | None
+    train: DataSource, validation: DataSource | None, columns: Columns | None
 ) -> tuple[Examples, Examples | None]:
     examples = load_examples(train, columns=columns)
     if validation is None:
@@ -218,7 +219,7 @@ def _resolve_distill_weight(config: FitConfig, unlabeled: bool) -> FitConfig:
 
 
 def _load_unlabeled(
-    source: Source, columns: Columns | None, splits: Splits
+    source: DataSource, columns: Columns | None, splits: Splits
 ) -> tuple[Examples, tuple[str, ...]]:
     """Distinct unlabeled examples that are in no split yet, and a notice about the others."""
     examples = load_examples(source, columns=columns, labels=False, groups=False)

@@ -99,7 +99,7 @@ def certify_folder(
     """
     delta = _delta(guarantees, confidence_level)
     label_free = all(guarantee.name == "min_agreement" for guarantee in guarantees)
-    cascade, used = load_local_cascade(path, engine, precision), read_used_rows(path)
+    cascade, used = load_local_cascade(path, engine, precision, data), read_used_rows(path)
     examples = load_for(cascade, data, columns=columns, labels=not label_free)
     tuning_set, certification_set, notices = split_rows(examples, used)
     _check_sample_size(guarantees, delta, certification_set)

@@ -20,7 +20,14 @@ from cascadebert.inference.batching import TokenizedTexts
 from cascadebert.inference.cascade import Cascade
 from cascadebert.inference.engines.load import load_engine
 from cascadebert.inference.stage import Stage, truncation_notices
-from cascadebert.persistence.folder import UsedRows, read_used_rows, update_folder
+from cascadebert.paths import check_roles, ensure_creatable
+from cascadebert.persistence.folder import (
+    SPEC_FILE,
+    UPDATED_FILES,
+    UsedRows,
+    read_used_rows,
+    update_folder,
+)
 from cascadebert.persistence.schema import MeasuredTiming, TunedOn
 from cascadebert.thresholds.confidence import Score, fit_temperature, histogram
 from cascadebert.thresholds.deferral_score import ScoredOutputs, score_outputs, select_score
@@ -123,7 +130,7 @@ def tune(
 
 def tune_folder(
     path: Path,
-    data: str | Path | Examples,
+    data: DataSource,
     *,
     target: Target,
     cost_unit: CostUnit = "flops",
@@ -137,7 +144,7 @@ def tune_folder(
     With `score` "auto" the best score is selected, with None the folder's is kept. `engine` and `precision`
     are those to tune for; "auto" keeps the folder's. The rest is as for `tune`.
     """
-    cascade = load_local_cascade(path, engine, precision)
+    cascade = load_local_cascade(path, engine, precision, data)
     examples, notices = _tuning_set(cascade, data, target, columns)
     cascade, cached, parity_notices = calibrated_outputs(cascade, examples)
     notices += parity_notices
@@ -148,10 +155,16 @@ def tune_folder(
     return result
 
 
-def load_local_cascade(path: Path, engine: str, precision: str) -> Cascade:
-    """Load a saved cascade that is to be changed. Raises FolderError if there is no such folder."""
+def load_local_cascade(path: Path, engine: str, precision: str, data: DataSource) -> Cascade:
+    """Load a saved cascade that is to be changed by means of `data`.
+
+    Raises FolderError if there is no such folder, and DataError if it cannot be written to, or one of the
+    files that change is among the data.
+    """
     if not path.is_dir():
         raise FolderError(f"{path}: no such folder. To tune a repository of the Hub, save it here first.")
+    check_roles({"DIR": [path / name for name in UPDATED_FILES]}, {"--data": data})
+    ensure_creatable(path / SPEC_FILE)
     return Cascade.from_pretrained(path, engine=engine, precision=precision)
 
 

@@ -14,6 +14,7 @@ from cascadebert.evaluation.report.analysis import Group
 from cascadebert.evaluation.report.build import CascadeReport
 from cascadebert.evaluation.report.verdict import summary
 from cascadebert.evaluation.templates import render
+from cascadebert.paths import ensure_writable_file, shown
 
 MAX_GROUPS = 30
 KINDS = {"class": "By class", "length": "By length", "stage": "By stage"}
@@ -22,16 +23,15 @@ KINDS = {"class": "By class", "length": "By length", "stage": "By stage"}
 def ensure_report_writable(path: Path) -> None:
     """Check the path and the optional libraries before anything costly runs.
 
-    Raises DataError if it is not an HTML file or its folder does not exist, and MissingExtra if a library is
-    not installed.
+    Raises DataError if it is not an HTML file or cannot be written, and MissingExtra if a library is not
+    installed.
     """
     with extra("tune"):
         for library in ("jinja2", "matplotlib"):
             import_module(library)
-    if path.suffix.lower() not in (".html", ".htm") or path.is_dir():
-        raise DataError(f"{path}: expected a file ending in .html to write the report to")
-    if not path.absolute().parent.is_dir():
-        raise DataError(f"{path}: the folder {path.absolute().parent} does not exist. Create it first.")
+    if path.suffix.lower() not in (".html", ".htm"):
+        raise DataError(f"{shown(path)}: expected a file ending in .html to write the report to")
+    ensure_writable_file(path, overwrite=True)
 
 
 def write_report(path: Path, report: CascadeReport) -> None:

@@ -10,14 +10,15 @@ from typing import Any
 
 from huggingface_hub import ModelCard, ModelCardData
 
-from cascadebert.atomic import work_directory, work_directory_path
+from cascadebert.atomic import check_work_directory, work_directory, work_directory_path
 from cascadebert.data.columns import Columns
 from cascadebert.data.corpus import Corpus, open_corpus
 from cascadebert.environment import versions
-from cascadebert.errors import CascadeError, extra
+from cascadebert.errors import CascadeError, explain_full_disk, extra
 from cascadebert.inference.batching import TokenizedTexts
 from cascadebert.inference.engines.torch import max_positions, quiet_transformers
 from cascadebert.inference.tokenizer import resolve_max_length
+from cascadebert.paths import WORK, check_roles
 from cascadebert.persistence.checkpoint_config import read_config, resolve_checkpoint
 from cascadebert.persistence.folder import atomic_directory, ensure_writable_directory
 from cascadebert.training.checkpoints import (
@@ -70,6 +71,7 @@ class DistilledModels:
     tokens_per_second: float | None = None  # of this call, teacher included; None if all was trained before
 
 
+@explain_full_disk()
 def distill(
     large: str | Path,
     *,
@@ -114,11 +116,12 @@ def distill(
         CascadeError: If the model, a size or the corpus cannot be used; nothing is written.
     """
     config, objective = config or DistillConfig(), objective or HiddenStateObjective()
-    source, output = resolve_checkpoint(large), Path(output)
-    sources = [source] if corpus is None else [source, Path(corpus)]
-    ensure_writable_directory(output, overwrite=overwrite, kind="model", sources=sources)
-    if corpus is not None and Path(corpus).resolve() in output.resolve().parents:
-        raise CascadeError(f"{output} lies in {corpus}, which is read. Choose another --output.")
+    output = Path(output)
+    roles = {"--output": output, WORK: work_directory_path(output)}
+    check_roles(roles, {"LARGE": large, "--corpus": corpus})
+    ensure_writable_directory(output, overwrite=overwrite, kind="model")
+    check_work_directory(output)
+    source = resolve_checkpoint(large)
     teacher = open_encoder(source)
     depth = teacher.config.num_hidden_layers
     facts: dict[str, Any] = {"large": display_name(str(large)), "depth": depth}
