@@ -121,8 +121,8 @@ def _python_values(column: Any) -> list[Any]:
     except UnicodeDecodeError:
         raw = column.cast("large_binary").to_pylist()
         return [None if cell is None else cell.decode("utf-8", "surrogateescape") for cell in raw]
-    except Exception:  # years that Python does not know, and the like, are neither texts nor labels
-        return [column.type] * len(column)
+    except (ValueError, OverflowError, KeyError):  # times that Python has none for, and are no texts anyway
+        return [column.type if cell.is_valid else None for cell in column]
 
 
 @dataclass(frozen=True)
