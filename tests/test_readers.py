@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from cascadebert.data.cells import check_texts
 from cascadebert.data.columns import Columns
 from cascadebert.data.files import find_files
 from cascadebert.data.readers import read_chunks, read_layout, read_table
@@ -223,6 +224,8 @@ def test_numbers_of_thousands_of_digits_are_no_fault(tmp_path):
         (["1e400"], "json"),
         ([str(2**63)], "json"),
         ([str(2**63 - 1)], "integer"),
+        (["0.5", "Infinity", "-Infinity", "NaN"], "number"),
+        (["0.5", "1e999"], "json"),
         (["[1]"], "json"),
         (["{}"], "json"),
     ],
@@ -255,6 +258,19 @@ def test_a_broken_json_line_is_named_and_spoils_no_other(tmp_path, line, fault):
 def test_a_fault_ends_an_array(tmp_path):
     path = put(tmp_path, "a.json", '[{"text": "a"},\n {"text": "b"},\n 3, {"x" }]')
     assert faults(path) == [(3, 3), (4, 3)]
+
+
+@pytest.mark.parametrize(
+    "content",
+    ['[{"text": "a"}]\n{"text": "b"}', '[{"text": "a"}]\n]', '{"data": [{"text": "a"}]}\n{"text": "b"}'],
+)
+def test_what_follows_an_array_is_not_lost(tmp_path, content):
+    assert faults(put(tmp_path, "a.json", content)) == [(2, 1)]
+
+
+def test_an_object_may_hold_more_than_its_data(tmp_path):
+    path = put(tmp_path, "a.json", '{"data": [{"text": "a"}],\n "version": {"n": 1}}\n')
+    assert read_table(path).columns == {"text": ["a"]}
 
 
 @pytest.mark.parametrize("content", ['{\n "text": "a"\n}\n', '{"text": {"0": "a"}, "label": {"0": 1}}'])
@@ -298,6 +314,26 @@ def test_another_encoding_is_read_where_it_is_named(tmp_path):
 def test_a_file_under_the_name_of_another_format_is_recognized(tmp_path, content, said):
     with pytest.raises(DataError, match=said):
         read_table(put(tmp_path, "a.csv", content))
+
+
+@pytest.mark.parametrize("encoding", [None, "utf-8", "UTF8", "utf-8-sig"])
+def test_byte_order_marks_are_no_text_in_utf8_however_it_is_named(tmp_path, encoding):
+    path = put(tmp_path, "a.csv", f"\ufeff\ufeff{CSV}")
+    assert read_table(path, Columns(encoding=encoding)).columns == ROWS
+
+
+@pytest.mark.parametrize(
+    ("kind", "value"),
+    [(pa.timestamp("us", "Mars/Phobos"), 0), (pa.timestamp("s"), 10**12), (pa.date32(), 2**31 - 1)],
+)
+def test_texts_of_arrow_that_python_cannot_hold_are_bad_rows(tmp_path, kind, value):
+    raw = pa.array([b"caf\xe9", b"fine"], pa.binary())
+    text = pa.Array.from_buffers(pa.string(), 2, raw.buffers())
+    pq.write_table(pa.table({"text": text, "far": pa.array([value, None], kind)}), tmp_path / "a.parquet")
+    (chunk,) = read_chunks(read_layout(tmp_path / "a.parquet"))
+    assert check_texts(chunk.table, ["text"])[1:] == ([1], {0: "column 'text': bytes that are not UTF-8"})
+    far = check_texts(chunk.table, ["far"])[2]
+    assert "expected text" in far[0] and far[1].endswith("empty text")
 
 
 # ---- folders, patterns, streams

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Iterator
 from itertools import islice
@@ -115,9 +116,9 @@ def _records(text: TextIO, name: str) -> Iterator[_JsonRow]:
     start = text.read(_BLOCK)
     match = _ARRAY.match(start)
     if match:
-        yield from _array_items(start, match.end(), text)
+        yield from _array_items(start, match.end(), text, in_object="{" in match[0])
         return
-    first, *_ = start.lstrip().splitlines() or [""]
+    first = start.lstrip().split("\n", 1)[0]  # other line breaks may be part of a string
     if first.startswith("{") and _is_pretty(first, start):
         raise DataError(
             f'{name}: expected one object per line, an array of objects or {{"data": [...]}}; found an '
@@ -155,14 +156,18 @@ def _lines(start: str, text: TextIO) -> Iterator[str]:
         yield rest
 
 
-def _array_items(buffer: str, position: int, text: TextIO) -> Iterator[_JsonRow]:
-    """The objects of an array; a fault ends it."""
+def _array_items(buffer: str, position: int, text: TextIO, *, in_object: bool) -> Iterator[_JsonRow]:
+    """The objects of an array, which may be the value of a key; a fault ends it."""
     line, size = 1 + buffer.count("\n", 0, position), _BLOCK
     while True:
         start = _skip(buffer, position)
         start = _skip(buffer, start + 1) if buffer[start : start + 1] == "," else start
         try:
             if buffer[start : start + 1] == "]":
+                rest = buffer[start + 1 :] + text.read()
+                if not _is_end(rest, in_object=in_object):
+                    line += buffer.count("\n", position, start)
+                    yield _JsonRow(line, {}, "not JSON (more after the end of the array)")
                 return
             _, end = _decoder.raw_decode(buffer, start)
         except (ValueError, RecursionError) as error:
@@ -176,6 +181,16 @@ def _array_items(buffer: str, position: int, text: TextIO) -> Iterator[_JsonRow]
         yield _record(line, buffer[start:end])
         line += buffer.count("\n", start, end)
         position = end
+
+
+def _is_end(rest: str, *, in_object: bool) -> bool:
+    """True if what follows an array is nothing, or the rest of the object that it is in."""
+    if not in_object:
+        return not rest.strip()
+    try:
+        return isinstance(_decoder.decode('{"data": []' + rest), dict)
+    except (ValueError, RecursionError):
+        return False
 
 
 def column_kinds(chunks: Iterator[Chunk]) -> tuple[dict[str, ColumnType], int]:
@@ -201,7 +216,7 @@ def _json_kind(cell: Json) -> str:
     if cell[0] in "[{":
         return "json"
     value = cell.value()
-    if isinstance(value, float) and abs(value) != float("inf"):
+    if isinstance(value, float) and (not math.isinf(value) or cell.endswith("Infinity")):  # no 1e999
         return "number"
     return "integer" if isinstance(value, int) and -(2**63) <= value < 2**63 else "json"
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import gzip
 import io
 import zlib
@@ -33,9 +34,10 @@ def open_text(file: DataFile, encoding: str | None, newline: str | None) -> Iter
     try:
         with open_bytes(file) as raw:
             _check_start(raw.peek(4096)[:4096], file.name, encoding)
-            while encoding is None and raw.peek(3)[:3] == _MARK:
+            name = codecs.lookup(encoding or "utf-8").name
+            while name.startswith("utf-8") and raw.peek(3)[:3] == _MARK:
                 raw.read(3)
-            yield io.TextIOWrapper(raw, encoding or "utf-8", errors="surrogateescape", newline=newline)
+            yield io.TextIOWrapper(raw, name, errors="surrogateescape", newline=newline)
     except UnicodeError as error:
         raise DataError(f"{file.name}: not text in {encoding or 'UTF-8'} ({reason(error)})") from error
     except _FAILURES as error:

@@ -1,0 +1,419 @@
+"""Generated files through the command line, in this process, against what is to come out."""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import io
+import json
+import math
+import os
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from decimal import Decimal
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from typer.main import get_command
+
+from cascadebert import Cascade
+from cascadebert.cli import app
+from cascadebert.inference import predict_file
+from cascadebert.inference.predict_work import Work
+from generated import ADDED, Case, Cell, Row, escaped
+from generated_arrow import read_back
+
+MOST_CHARACTERS = 600  # of an error
+NOTHING = Cell("", None)
+
+
+class Wrong(Exception):
+    """Something other than expected."""
+
+
+class Killed(BaseException):
+    """The end of a run that nothing in it can catch."""
+
+
+class Told(NamedTuple):
+    """How a command ended."""
+
+    code: int
+    out: bytes
+    err: str
+
+
+class Found(NamedTuple):
+    """How a case ended: "answered" or "refused", and whether an interrupted run was resumed."""
+
+    end: str
+    resumed: bool = False
+
+
+@contextmanager
+def replaced(owner: Any, **values: Any) -> Iterator[None]:
+    """Attributes with other values for a while."""
+    old = {name: owner.__dict__[name] for name in values}
+    for name, value in values.items():
+        setattr(owner, name, value)
+    try:
+        yield
+    finally:
+        for name, value in old.items():
+            setattr(owner, name, value)
+
+
+def command(*words: str, stdin: bytes = b"") -> Told:
+    """Run the command line as the shell does."""
+    out, err = (io.TextIOWrapper(io.BytesIO(), "utf-8", write_through=True) for _ in range(2))
+    streams = {"stdin": io.TextIOWrapper(io.BytesIO(stdin), "utf-8"), "stdout": out, "stderr": err}
+    code: Any = None
+    with replaced(sys, argv=["cascadebert", *words], **streams):
+        try:
+            app.main()
+        except SystemExit as end:
+            code = end.code or 0
+        except Exception as error:
+            raise Wrong(f"{words[0]}: {type(error).__name__}: {error!s:.300}") from error
+    return Told(code, out.buffer.getvalue(), err.buffer.getvalue().decode())
+
+
+class Runner:
+    """Runs cases on one saved cascade, which is loaded once."""
+
+    def __init__(self, saved: Path) -> None:
+        self.saved = str(saved)
+        self.cascade = Cascade.from_pretrained(saved)
+        self.verbs = get_command(app.app)
+
+    def run(self, case: Case, folder: Path) -> Found:
+        """Run a case in an empty folder. Raises Wrong where the end is not the right one."""
+        for name, content in case.files.items():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            (folder / name).write_bytes(content)
+        for name, target in case.links.items():
+            (folder / name).symlink_to(target)
+        before, here = listing(folder), Path.cwd()
+        os.chdir(folder)
+        try:
+            with (
+                replaced(Cascade, from_pretrained=lambda *_, **__: self.cascade),
+                replaced(
+                    predict_file,
+                    CHUNK_ROWS=case.chunk_rows,
+                    with_tuned_batch_sizes=lambda cascade, **_: cascade,
+                ),
+                replaced(app, app=self.verbs),
+            ):
+                self._evaluate(case)
+                if listing(folder) != before:
+                    raise Wrong("evaluate: changed a file")
+                return self._predict(case, folder, before)
+        finally:
+            os.chdir(here)
+
+    def _evaluate(self, case: Case) -> None:
+        if case.evaluate == "":
+            return
+        source = case.source if case.evaluate is None else case.evaluate
+        told = command("evaluate", self.saved, source, "--json", *case.options, stdin=case.stdin)
+        labels = case.labels or (None,)
+        is_answered = case.refused is None and None not in labels and not any(row.fault for row in case.rows)
+        if case.is_free and told.code == 0:
+            return
+        if not is_answered or case.is_free:
+            check_refused("evaluate", told, () if case.labels is None else case.refused or ())
+            return
+        if told.code:
+            raise Wrong(f"evaluate: expected an answer, got {told.err[-300:]}")
+        values = json.loads(told.out.splitlines()[-1])
+        right = self.cascade.predict([row.text for row in case.rows]).labels == np.array(labels)
+        if (values["n"], round(values["accuracy"], 9)) != (len(right), round(float(np.mean(right)), 9)):
+            raise Wrong(f"evaluate: {values['n']} rows, accuracy {values['accuracy']}, expected {right}")
+
+    def _predict(self, case: Case, folder: Path, before: Mapping[str, bytes]) -> Found:
+        told = self._command(case)
+        bad = [row for row in case.rows if row.fault]
+        work = f"{case.output}.work"
+        if case.is_free and told.code == 0:
+            return Found("answered")
+        if case.is_free or case.refused is not None:
+            check_refused("predict", told, case.refused or ())
+            check_untouched(folder, before)
+            return Found("refused")
+        if bad and case.rejects is None:
+            words = (f"row {bad[0].number}", bad[0].fault, bad[0].fault_in_full, "--rejects")
+            check_refused("predict", told, words)
+            check_untouched(folder, before, work)
+            return self._go_on(case, folder) if (folder / work).exists() else Found("refused")
+        self._check(case, told, folder)
+        expected = {case.output, case.rejects or case.output} - {"-"}
+        check_untouched(folder, before, *expected)
+        if case.output == "-" or case.chunk_rows >= len(case.rows):
+            return Found("answered")
+        self._resume(case, folder, expected)
+        return Found("answered", resumed=True)
+
+    def _command(self, case: Case) -> Told:
+        rejects = () if case.rejects is None else ("--rejects", case.rejects)
+        words = ("predict", self.saved, case.source, "--output", case.output, *case.options, *rejects)
+        return command(*words, stdin=case.stdin)
+
+    def _go_on(self, case: Case, folder: Path) -> Found:
+        """Go on with a run that a bad row has stopped, now with rejects."""
+        case = replace(case, rejects="rejects.jsonl")
+        self._check(case, self._command(case), folder)
+        if (folder / f"{case.output}.work").exists():
+            raise Wrong("predict: the work folder is left over")
+        return Found("refused", resumed=True)
+
+    def _resume(self, case: Case, folder: Path, outputs: set[str]) -> None:
+        """Kill a run after its first chunk and let it go on: the bytes are the same."""
+        whole = {name: (folder / name).read_bytes() for name in outputs}
+        for name in outputs:
+            (folder / name).unlink()
+        store = Work.store
+
+        def store_and_die(work: Work, number: int, report: Mapping[str, Any]) -> None:
+            store(work, number, report)
+            raise Killed
+
+        with replaced(Work, store=store_and_die):
+            try:
+                self._command(case)
+                raise Wrong("predict: stores no chunk")
+            except Killed:
+                pass
+        self._check(case, self._command(case), folder)
+        if whole != {name: (folder / name).read_bytes() for name in outputs}:
+            raise Wrong("predict: a resumed run writes other bytes")
+
+    def _check(self, case: Case, told: Told, folder: Path) -> None:
+        """Check the output of a run that should have answered."""
+        if told.code:
+            raise Wrong(f"predict: expected an answer, got {told.err[-300:]}")
+        missing = [word for word in case.says if word not in told.err]
+        if missing:
+            raise Wrong(f"predict: says nothing of {missing}: {told.err[-300:]}")
+        good = [row for row in case.rows if not row.fault]
+        predictions = self.cascade.predict([row.text for row in good])
+        added = list(
+            zip(predictions.labels.tolist(), predictions.confidences, predictions.stages, strict=True)
+        )
+        if case.output == "-":
+            content, suffix = told.out, "csv" if case.stdin.startswith(b"id,") else "jsonl"
+        else:
+            content, suffix = (folder / case.output).read_bytes(), case.output.partition(".")[2]
+        CHECKS[suffix.replace("ndjson", "jsonl").partition(".")[0]](
+            case, good, added, unpacked(content, suffix)
+        )
+        if case.rejects is not None:
+            check_rejects([row for row in case.rows if row.fault], folder / case.rejects)
+
+
+def listing(folder: Path) -> dict[str, bytes]:
+    """Every file with its content, and every folder."""
+    paths = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*")}
+    return {name: path.read_bytes() if path.is_file() else b"" for name, path in paths.items()}
+
+
+def check_untouched(folder: Path, before: Mapping[str, bytes], *added: str) -> None:
+    """Check that nothing has changed but what was added."""
+    after = {name: content for name, content in listing(folder).items() if not name.startswith(added or "\0")}
+    if after != before:
+        names = sorted(name for name in {*after, *before} if after.get(name) != before.get(name))
+        raise Wrong(f"predict: changed {names}")
+
+
+def check_refused(verb: str, told: Told, words: Sequence[str]) -> None:
+    """Check that a command ended with one message that has these words."""
+    _, _, message = told.err.rpartition("error: ")
+    if (
+        told.code != 2
+        or told.err.count("error: ") != 1
+        or len(message) >= MOST_CHARACTERS
+        or "Traceback" in told.err
+    ):
+        raise Wrong(
+            f"{verb}: expected one error with {words}, got {told.code}: {told.err[:700]}{told.out[:200]!r}"
+        )
+    missing = [word for word in words if word.lower() not in message.lower()]
+    if missing:
+        raise Wrong(f"{verb}: the error lacks {missing}: {message}")
+
+
+def unpacked(content: bytes, suffix: str) -> bytes:
+    """An output without its compression."""
+    if suffix.endswith(".zst"):
+        return bytes(pa.CompressedInputStream(pa.BufferReader(content), "zstd").read())
+    return gzip.decompress(content) if suffix.endswith(".gz") else content
+
+
+def output_names(columns: Sequence[str]) -> list[str]:
+    """Names in the output, where those of the added columns are taken."""
+    found = []
+    for name in columns:
+        new = name
+        while new in ADDED or (new != name and new in columns):
+            new = f"input_{new}"
+        found.append(new)
+    return [*found, *ADDED]
+
+
+def same(what: str, found: Any, expected: Any) -> None:
+    """Raise Wrong where two things differ."""
+    if found != expected:
+        raise Wrong(f"predict: {what}: {found!r:.300}, expected {expected!r:.300}")
+
+
+def same_added(found: Sequence[Any], expected: Sequence[Any]) -> None:
+    """Compare label, confidence and stage."""
+    label, confidence, stage = found
+    if (label, int(stage)) != (expected[0], expected[2]) or abs(float(confidence) - expected[1]) > 1e-5:
+        raise Wrong(f"predict: answers {found}, expected {expected}")
+
+
+Added = Sequence[tuple[str, float, int]]
+
+
+def check_cells(
+    case: Case, good: Sequence[Row], added: Added, table: Sequence[Sequence[str]], form: Any
+) -> None:
+    """Compare a table of text."""
+    same("header", table[0], [form(name) for name in output_names(case.columns)])
+    same("rows", len(table) - 1, len(good))
+    for cells, row, answer in zip(table[1:], good, added, strict=True):
+        same("cells in a row", len(cells), len(table[0]))
+        for name, found in zip(case.columns, cells, strict=False):
+            cell = row.cells.get(name, NOTHING)
+            is_same = cell.is_json and value_of(found) == value_of(cell.text)
+            if not is_same:
+                same(f"column {name!r}", found, form(cell.text))
+        same_added(cells[-3:], answer)
+
+
+def check_csv(case: Case, good: Sequence[Row], added: Added, content: bytes) -> None:
+    """Compare a csv file."""
+    text = io.StringIO(content.decode("utf-8", "surrogateescape"), newline="")
+    csv.field_size_limit(1 << 30)
+    check_cells(case, good, added, list(csv.reader(text, strict=True)), str)
+
+
+def check_tsv(case: Case, good: Sequence[Row], added: Added, content: bytes) -> None:
+    """Compare a tsv file, in which tabs and line breaks are spelled out."""
+    lines = content.decode("utf-8", "surrogateescape").split("\n")
+    same("end", lines.pop(), "")
+    escapes = str.maketrans({"\t": r"\t", "\n": r"\n", "\r": r"\r"})
+    check_cells(case, good, added, [line.split("\t") for line in lines], lambda text: text.translate(escapes))
+
+
+def value_of(raw: str) -> Any:
+    """A value of strict JSON in which no two different values are equal, or None if it is not JSON."""
+
+    def refuse(name: str) -> None:
+        raise ValueError(name)
+
+    def number(digits: str) -> tuple[str, Decimal]:
+        return "number", Decimal(digits)
+
+    def pairs(found: Any) -> tuple[str, Any]:
+        return "object", found
+
+    try:
+        return json.loads(
+            raw, parse_int=number, parse_float=number, parse_constant=refuse, object_pairs_hook=pairs
+        )
+    except ValueError:
+        return "not JSON"
+
+
+def check_jsonl(case: Case, good: Sequence[Row], added: Added, content: bytes) -> None:
+    """Compare JSON lines."""
+    lines = content.decode("utf-8").split("\n")
+    same("end", lines.pop(), "")
+    same("rows", len(lines), len(good))
+    names = list(map(escaped, output_names(case.columns)))
+    for line, row, answer in zip(lines, good, added, strict=True):
+        cells = [row.cells.get(name, NOTHING) for name in case.columns]
+        expected = [
+            (n, value_of(cell.json)) for n, cell in zip(names, cells, strict=False) if cell.json is not None
+        ]
+        kind, found = value_of(line)
+        same("line", kind, "object")
+        same("object", found[:-3], expected)
+        same("added names", [name for name, _ in found[-3:]], list(ADDED))
+        (_, label), (_, (_, confidence)), (_, (_, stage)) = found[-3:]
+        same_added((label, confidence, stage), answer)
+
+
+def check_parquet(case: Case, good: Sequence[Row], added: Added, content: bytes) -> None:
+    """Compare a parquet file."""
+    table = pq.read_table(io.BytesIO(content))
+    same("columns", table.column_names, list(map(escaped, output_names(case.columns))))
+    same("rows", table.num_rows, len(good))
+    same("types", table.schema.types[-3:], [pa.string(), pa.float64(), pa.int64()])
+    answers = zip(*(column.to_pylist() for column in table.columns[-3:]), strict=True)
+    for answer, expected in zip(answers, added, strict=True):
+        same_added(answer, expected)
+    if case.arrow is not None:
+        kept = [i for i, row in enumerate(case.rows) if not row.fault]
+        same_arrow(table, read_back(case.arrow.take(pa.array(kept, pa.int64()))))
+        return
+    for name, column in zip(case.columns, table.columns, strict=False):
+        same_values(name, column, [row.cells.get(name, NOTHING) for row in good], case)
+
+
+def same_arrow(table: pa.Table, expected: pa.Table) -> None:
+    """Compare columns of any type, value by value as Arrow prints them."""
+    for i, column in enumerate(expected.columns):
+        same(f"type of {expected.column_names[i]!r}", table.column(i).type, column.type)
+        texts = [
+            one.combine_chunks().to_string(window=1000, container_window=1000)
+            for one in (table.column(i), column)
+        ]
+        same(f"column {expected.column_names[i]!r}", *texts)
+
+
+def same_values(name: str, column: pa.ChunkedArray, cells: Sequence[Cell], case: Case) -> None:
+    """Compare a column that was text."""
+    kind = case.kinds.get(name, pa.string())
+    same(f"type of {name!r}", column.type, pa.string() if kind is None else kind)
+    for found, cell in zip(column.to_pylist(), cells, strict=True):
+        if kind is None:
+            same(f"column {name!r}", value_of(found or "null"), value_of(cell.json or "null"))
+        elif not (
+            isinstance(found, float) and isinstance(cell.value, float) and math.isnan(found + cell.value)
+        ):
+            same(f"column {name!r}", found, cell.value)
+
+
+CHECKS = {"csv": check_csv, "tsv": check_tsv, "jsonl": check_jsonl, "parquet": check_parquet}
+
+
+def check_rejects(bad: Sequence[Row], path: Path) -> None:
+    """Compare the file of bad rows."""
+    found = rejects_of(path)
+    same(
+        "rejects", [(row["file"], int(row["row"])) for row in found], [(row.file, row.number) for row in bad]
+    )
+    for told, row in zip(found, bad, strict=True):
+        if row.line is not None:
+            same(f"line of row {row.number}", str(told["line"]), str(row.line))
+        if row.fault.lower() not in told["reason"].lower():
+            raise Wrong(f"predict: the reason of row {row.number} lacks {row.fault!r}: {told['reason']}")
+
+
+def rejects_of(path: Path) -> list[dict[str, Any]]:
+    """The file of bad rows."""
+    if path.suffix == ".parquet":
+        return list(pq.read_table(path).to_pylist())
+    text = path.read_text("utf-8")
+    if path.suffix == ".jsonl":
+        return list(map(json.loads, text.splitlines()))
+    form = {"delimiter": "\t", "quoting": csv.QUOTE_NONE} if path.suffix == ".tsv" else {}
+    return list(csv.DictReader(io.StringIO(text, newline=""), **form))
