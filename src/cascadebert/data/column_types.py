@@ -147,7 +147,7 @@ def _unify_kinds(one: ColumnType, other: ColumnType) -> ColumnType:
 def _narrows(own: pyarrow.DataType, common: pyarrow.DataType) -> bool:
     """True where Arrow's common type does not reach every value: years in nanoseconds, the top of uint64."""
     far_years = re.search(r"(timestamp|duration)\[(s|ms|us)\b", str(own))
-    return bool(far_years and "[ns" in str(common)) or "uint64" in str(own) and "uint64" not in str(common)
+    return bool(far_years and "[ns" in str(common)) or ("uint64" in str(own) and "uint64" not in str(common))
 
 
 def _to_arrow(cells: list[Any], kind: ColumnType, notes: Counter[str]) -> pyarrow.Array:
