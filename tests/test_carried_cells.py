@@ -278,6 +278,8 @@ def test_names_are_escaped_and_stay_apart(tmp_path):
         ("json", pa.string(), None),
         ("json", pa.null(), "json"),
         (pa.null(), pa.date32(), pa.date32()),
+        (pa.null(), pa.timestamp("ns"), pa.timestamp("ns")),
+        (pa.time64("us"), pa.time64("ns"), pa.time64("ns")),
         (pa.int8(), pa.int64(), pa.int64()),
         (pa.int64(), pa.float64(), pa.float64()),
         (pa.int64(), pa.uint64(), None),
