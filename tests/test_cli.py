@@ -238,7 +238,7 @@ BAD = {
     "NaN label": (b"text,label\na,1\nb,nan\nc,0\n", "row 2, column 'label'"),
     "empty text": (b"text,label\na,1\n  ,0\n", "row 2, column 'text': empty text"),
     "list of labels": (b"text,label\na,1\nb,[1]\nc,-1\n", "row 3, column 'label': no label (-1 marks"),
-    "measurements": (b"text,label\na,1\nb,0.5\n", "row 2, column 'label': the label 0.5 has a fraction"),
+    "measurements": (b"text,label\na,1\nb,0.5\n", "column 'label': the label 0.5 has a fraction"),
     "ids": (
         b"text,label\n" + b"".join(b"a%d,%d\n" % (i, i) for i in range(30)),
         "30 different labels in 30 rows: it seems to hold ids or texts. Name the column of the labels with "

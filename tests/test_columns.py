@@ -191,3 +191,14 @@ def test_an_encoding_that_is_none_of_texts_is_refused(encoding):
     with pytest.raises(DataError, match="unknown text encoding") as caught:
         Columns(encoding=encoding)
     assert len(str(caught.value)) < 600
+
+
+@pytest.mark.parametrize("verb", ["predict", "evaluate"])
+def test_files_of_a_folder_may_write_their_names_in_other_case(saved, run, tmp_path, verb):
+    folder = tmp_path / "rows"
+    folder.mkdir()
+    (folder / "a.csv").write_text("Text,label\nfine,positive\n")
+    (folder / "b.csv").write_text("text,Label\ndull,negative\n")
+    output = ("--output", tmp_path / "out.jsonl") if verb == "predict" else ()
+    code, values, _ = run(verb, saved, folder, *output, "--json")
+    assert code == 0 and values["n"] == 2

@@ -50,14 +50,17 @@ def test_known_names_win_over_declared_ones():
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        (("1", "0", "0.5"), "row 3, column 'label': the label 0.5 has a fraction"),
-        (("1e-3", "2"), "row 1, column 'label': the label 1e-3 has a fraction"),
+        (("1", "0", "0.5"), "rows.csv, column 'label': the label 0.5 has a fraction"),
+        (("1e-3", "2", "-1", None, "nan"), "the label 1e-3 has a fraction"),
         (("a", "nan"), r"row 2, column 'label': no label \(empty or NaN\)"),
         (("a", None), r"row 2, column 'label': no label \(empty or NaN\)"),
         (("1", "0", "-1"), r"row 3, column 'label': no label \(-1 marks a missing one\)"),
         (("-1", "-1"), r"row 1, column 'label': no label \(-1 marks a missing one\) \(1 more such row"),
         (("a", " a"), "at least two labels"),
-        ([f"id{i}" for i in range(11)] + ["x"] * 9, "12 different labels in 20 rows.*--label-column"),
+        (
+            [f"id{i}" for i in range(11)] + ["x"] * 8 + [None],
+            r"12 different labels in 20 rows.*--label-col",
+        ),
     ],
 )
 def test_what_is_no_class_is_refused(given, message):

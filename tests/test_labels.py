@@ -118,6 +118,13 @@ def test_mapped_labels_are_read_from_a_file(tmp_path):
     assert mapped.labels == ("positive", "neutral", "negative")
 
 
+def test_a_map_may_name_what_is_a_missing_label_otherwise(tmp_path):
+    file = write_csv(tmp_path / "rows.csv", list("abc"), ["-1", "nan", "1"])
+    label_map = {"-1": "negative", "nan": "neutral", "1": "positive"}
+    mapped = load_examples(file, columns=Columns(label_map=label_map)).match_labels(NAMES)
+    assert mapped.labels == NAMES
+
+
 def test_keys_of_a_label_map_are_matched_as_they_are_written_before_they_are_as_numbers(tmp_path):
     (tmp_path / "map").write_text("1,one\n1.0,one point zero\n+2,two\n")
     label_map = read_label_map(tmp_path / "map")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import uuid
 from collections.abc import Callable, Iterator, Sequence
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -28,19 +29,19 @@ def python_cells(column: pyarrow.Array | pyarrow.ChunkedArray) -> list[Any]:
     return [cell for chunk in arrow_chunks(column) for cell in _cells(chunk)]
 
 
+def take_rows(column: Any, rows: Sequence[int]) -> Any:
+    """Rows of an Arrow column in ascending order; pyarrow's own `take` does not know every type."""
+    with extra("tune"):
+        import pyarrow
+    bounds = [i for i in range(len(rows)) if i == 0 or rows[i] != rows[i - 1] + 1] + [len(rows)]
+    spans = ((rows[first], end - first) for first, end in pairwise(bounds) if rows)
+    parts = [chunk for start, count in spans for chunk in arrow_chunks(column.slice(start, count))]
+    return pyarrow.chunked_array(parts, column.type)
+
+
 def arrow_chunks(column: Any) -> list[Any]:
     """The arrays of an Arrow column."""
     return list(getattr(column, "chunks", [column]))
-
-
-def take_rows(column: Any, rows: Sequence[int]) -> pyarrow.Array:
-    """Rows of an Arrow column, at least one, in order; pyarrow's own `take` knows no views."""
-    with extra("tune"):
-        import pyarrow
-    starts = [i for i, row in enumerate(rows) if not i or row != rows[i - 1] + 1]
-    runs = zip(starts, [*starts[1:], len(rows)], strict=True)
-    parts = [column.slice(rows[start], end - start) for start, end in runs]
-    return pyarrow.concat_arrays([chunk for part in parts for chunk in arrow_chunks(part)])
 
 
 def _cells(array: Any) -> list[Any]:

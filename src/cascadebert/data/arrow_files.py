@@ -7,7 +7,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from cascadebert.data.arrow_cells import take_rows
 from cascadebert.data.files import DataFile
 from cascadebert.data.labels import declared_names
 from cascadebert.data.table import Chunk, ColumnType, Table, repeated_names, unique_names
@@ -53,15 +52,10 @@ def read_arrow(
     first = 1
     with _damage_reported(file):
         for part in _sized(_batches(file, layout, wanted, rows), rows):
-            columns = {names[i]: _whole(part.column(place)) for place, i in enumerate(wanted)}
+            columns = {names[i]: part.column(place) for place, i in enumerate(wanted)}
             table = Table(columns, file.name, layout.repeated, layout.declared)
             yield Chunk(table, list(range(first, first + part.num_rows)), [])
             first += part.num_rows
-
-
-def _whole(column: pyarrow.ChunkedArray) -> Any:
-    """The column, in one piece where parquet could not be written from slices of it."""
-    return take_rows(column, range(len(column))) if "view" in str(column.type) else column
 
 
 def _batches(

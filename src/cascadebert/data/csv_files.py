@@ -241,7 +241,7 @@ def _reads_as_rows(cell: str, column: int, values: Sequence[set[str]], delimiter
     # With an open quotation mark in this column, the first line goes on to the last column, the lines between
     # are whole rows, and the last line ends in this column.
     width = len(values)
-    first, *between, last = cell.splitlines() or ("", "")
+    first, *between, last = cell.replace("\r\n", "\n").split("\n")
     expected = [width - 1 - column, *(width - 1 for _ in between), column]
     if width < 2 or [line.count(delimiter) for line in (first, *between, last)] != expected:
         return False

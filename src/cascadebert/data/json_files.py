@@ -119,7 +119,7 @@ def _records(text: TextIO, name: str) -> Iterator[_JsonRow]:
     if match:
         yield from _array_items(start, match.end(), text, in_object="{" in match[0])
         return
-    first, *_ = start.lstrip().splitlines() or [""]
+    first = start.lstrip().split("\n", 1)[0]  # other line breaks may be part of a string
     if first.startswith("{") and _is_pretty(first, start):
         raise DataError(
             f'{name}: expected one object per line, an array of objects or {{"data": [...]}}; found an '

@@ -35,10 +35,15 @@ def label_names(examples: Examples, known: Sequence[str] = ()) -> tuple[str, ...
         return examples.label_order
     if {number(label) for label in labels - missing} == {1}:
         missing = {label for label in missing if number(label) is None}  # the two classes are 1 and -1
+    names = {label.strip() for label in labels - missing}
+    _check_classes(examples, names)
     if missing or None in (examples.labels or ()):
         raise examples.label_error(labels - missing, ())
-    names = {label.strip() for label in labels}
-    _check_classes(examples, names)
+    if len(names) < 2:
+        raise DataError(
+            f"{examples.source}, column '{examples.label_column}': at least two labels are needed to train a "
+            f"classifier (found: {shorten(sorted(names)) or 'none'})"
+        )
     similar = similar_labels(labels)
     if similar:
         log.warning(
@@ -54,30 +59,18 @@ def _order(name: str) -> tuple[object, ...]:
     return (1, name) if value is None else (0, value, name)
 
 
-def _first_fraction(labels: Sequence[str | None]) -> int | None:
-    """Index of the first label with a fraction, if all are numbers."""
-    values = {label: number(label or "") for label in labels}
-    if None in values.values():
-        return None
-    fractions = {label for label, value in values.items() if value and value != value.to_integral_value()}
-    return next((i for i, label in enumerate(labels) if label in fractions), None)
-
-
 def _check_classes(examples: Examples, names: Collection[str]) -> None:
-    """Raise DataError if labels are measurements, ids or texts, or all the same."""
+    """Raise DataError if labels are measurements, or ids or texts."""
     place = f"{examples.source}, column '{examples.label_column}'"
-    fraction = _first_fraction(examples.labels or ())
-    if fraction is not None:
-        label = (examples.labels or ())[fraction]
-        fault = f"the label {label} has a fraction: a classifier needs whole numbers or names"
-        raise DataError(examples.describe(fraction, f"column '{examples.label_column}': {fault}"))
+    values = {name: number(name) for name in names}
+    fractions = [name for name, value in values.items() if value and value != value.to_integral_value()]
+    if fractions and None not in values.values():
+        raise DataError(
+            f"{place}: the label {min(fractions)} has a fraction: a classifier needs whole numbers or names. "
+            "Name the column of the labels with --label-column."
+        )
     if len(examples) >= MIN_ROWS_OF_CLASSES and 2 * len(names) > len(examples):
         raise DataError(
             f"{place}: {len(names):,} different labels in {len(examples):,} rows: it seems to hold ids or "
             "texts. Name the column of the labels with --label-column."
-        )
-    if len(names) < 2:
-        raise DataError(
-            f"{place}: at least two labels are needed to train a classifier (found: "
-            f"{shorten(sorted(names)) or 'none'})"
         )

@@ -77,9 +77,12 @@ def read_layout(source: Path, columns: Columns | None = None, *, split: str | No
     if inputs.skipped:
         log.info("%s: files of other formats are skipped: %s", inputs.name, shorten(inputs.skipped, 3))
     layouts = tuple(_with_partition(_file_layout(file, columns)) for file in inputs.files)
-    if not any(layout.types for layout in layouts):
+    found = Layout(layouts, inputs.name, columns.encoding, inputs)
+    if not found.names:
+        for chunk in read_chunks(found):  # of JSON without any good row
+            raise_first_fault(chunk)
         raise DataError(f"{inputs.name} is empty: expected a header and rows")
-    return Layout(layouts, inputs.name, columns.encoding, inputs)
+    return found
 
 
 def _file_layout(file: DataFile, columns: Columns) -> FileLayout:

@@ -115,13 +115,12 @@ class Table:
 
 
 def _python_values(column: Any) -> list[Any]:
-    """Values of an Arrow array; bytes that are not UTF-8 become lone surrogates, far times their type."""
-    from cascadebert.data.arrow_cells import python_cells
-
+    """Python values of an Arrow array; bytes of a text that are not UTF-8 become lone surrogates."""
     try:
         return list(column.to_pylist())
     except UnicodeDecodeError:
-        return python_cells(column)
+        raw = column.cast("large_binary").to_pylist()
+        return [None if cell is None else cell.decode("utf-8", "surrogateescape") for cell in raw]
     except (ValueError, OverflowError, KeyError):  # times that Python has none for, and are no texts anyway
         return [column.type if cell.is_valid else None for cell in column]
 

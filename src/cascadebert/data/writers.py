@@ -177,10 +177,20 @@ def _write_parquet(table: Table, path: Path, types: Mapping[str, ColumnType], no
     names = unique_names(escape(name, notes) for name in table.columns)
     arrow = pyarrow.table(arrays, list(names))
     try:
-        pyarrow.parquet.write_table(arrow, path, **PARQUET)
+        _write_arrow(arrow, path)
     except pyarrow.ArrowException:
         check_parquet_holds(arrow, table.source)
         raise
+
+
+def _write_arrow(arrow: Any, path: Path) -> None:
+    with extra("tune"):
+        import pyarrow.parquet
+    try:
+        pyarrow.parquet.write_table(arrow, path, **PARQUET)
+    except pyarrow.ArrowNotImplementedError:  # of slices of some types
+        columns = [pyarrow.concat_arrays(column.chunks) for column in arrow.columns]
+        pyarrow.parquet.write_table(pyarrow.table(columns, arrow.column_names), path, **PARQUET)
 
 
 def _join_text(parts: Sequence[Path], path: Path, header: Iterator[str]) -> None:

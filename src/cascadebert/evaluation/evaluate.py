@@ -78,7 +78,7 @@ def load_for(
     Raises DataError, with the row, if a cell cannot be used, a label is unknown or a text has no tokens.
     """
     columns = or_remembered(columns, cascade.remembered_columns)
-    examples = load_examples(data, columns=columns, labels=labels, split="validation")
+    examples = load_examples(data, columns=columns, labels=labels, groups=False, split="validation")
     check_has_tokens(examples, (stage.tokenizer for stage in cascade.stages))
     return examples.match_labels(cascade.label_names, required=labels)
 

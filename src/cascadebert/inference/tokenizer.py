@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -52,7 +52,7 @@ class StageTokenizer:
         self._tokenizer.enable_truncation(max_length, direction=side)
         self.vocab_size = self._tokenizer.get_vocab_size()
 
-    def encode(self, texts: Texts, places: Ints | None = None) -> TokenizedTexts:
+    def encode(self, texts: Texts, places: Sequence[int] | Ints | None = None) -> TokenizedTexts:
         """Tokens of each text or pair, special tokens included; see `as_texts` for what these are.
 
         Raises DataError if one has no tokens, with its place: its index, or the one in `places`.

@@ -116,7 +116,8 @@ def tokenize(cascade: Cascade, task: TokenizeTask) -> list[Tokens]:
     """Tokens of each row at its stage. Raises DataError if a text has none."""
     texts = task.request.texts
     selected = texts if len(task.rows) == len(texts) else [texts[row.index] for row in task.rows]
-    encoded = cascade.stages[task.stage].encode(selected)
+    tokenizer, places = cascade.stages[task.stage].tokenizer, [row.index for row in task.rows]
+    encoded = tokenizer.encode(selected, places)  # type: ignore[arg-type]  # all texts, or all pairs
     rows = zip(
         pairwise(encoded.starts.tolist()),
         encoded.padded_lengths.tolist(),
