@@ -1,9 +1,9 @@
 """Does every file end in the right table or in one message?
 
-Files from seeds, of every format, delimiter, encoding, type and damage, each with what a right reader finds in
-it (see tests/generated.py), through `predict` and `evaluate` of a tiny random cascade. Each must end in the
-expected table, or in one error with exit code 2 and unchanged files; runs that are killed after a chunk must
-go on and write the same bytes. Writes results/files/summary.json; some four minutes.
+Files from seeds, of every format, delimiter, encoding, type and damage, each with what a right reader finds
+in it (see tests/generated.py), through `predict` and `evaluate` of a tiny random cascade. Each must end in
+the expected table, or in one error with exit code 2 and unchanged files; runs that are killed after a chunk
+must go on and write the same bytes. Writes results/files/summary.json; some four minutes.
 
 python benchmarks/files.py --count 2000
 """

@@ -1,4 +1,4 @@
-"""Files of every kind from a seed, each with what a right reader finds in it, worked out without any reader."""
+"""Files of every kind from a seed, each with what a right reader finds, worked out without any reader."""
 
 from __future__ import annotations
 
@@ -85,13 +85,13 @@ def sentence(rng: Rng) -> str:
 
 
 ENDINGS = (
-    ' "quoted"', '"', ", and; so | on", "\tafter a tab", "\nnext line", "\r\nnext line", " é ü ß", " \U0001f3ac",
-    "  ", " \\n", " 'single'", " \x00", " \u2028", " <b>", " =1+1", " \ufeff", '","', " ☃",
+    ' "quoted"', '"', ", and; so | on", "\tafter a tab", "\nnext line", "\r\nnext line", " é ü ß",
+    " \U0001f3ac", "  ", " \\n", " 'single'", " \x00", " \u2028", " <b>", " =1+1", " \ufeff", '","', " ☃",
 )  # fmt: skip
 CELLS = (
-    "", " ", "1", "01", "1.0", "NaN", "null", "None", "true", "a,b", "a;b", "a|b", "a\tb", "a\nb", "a\r\nb", '"',
-    'a "b" c', "\\", "\\t", "'", "é", "\u200b", "#", "=1+1", "-1", "1e999", "2020-01-01", "sep=;", "\ufeff", "x" * 300,
-    "[1, 2]", '{"a": 1}', "🎬", "\x00", "a\rb",
+    "", " ", "1", "01", "1.0", "NaN", "null", "None", "true", "a,b", "a;b", "a|b", "a\tb", "a\nb", "a\r\nb",
+    '"', 'a "b" c', "\\", "\\t", "'", "é", "\u200b", "#", "=1+1", "-1", "1e999", "2020-01-01", "sep=;",
+    "\ufeff", "x" * 300, "[1, 2]", '{"a": 1}', "🎬", "\x00", "a\rb",
 )  # fmt: skip
 NAMES = ("id", "n", "note", "Größe", "x.y", "a b", "input_label", "confidence", "stage", "input_stage",
          "name", "0", "-")  # fmt: skip
