@@ -15,7 +15,7 @@ from cascadebert.timing import now
 from cascadebert.training.config import DistillConfig
 
 FAILED_LOSS = 0.9  # held-out loss above which almost nothing was learned
-CORPUS = "Unlabeled text: a txt, jsonl or parquet file, or a folder of them."
+CORPUS = "Unlabeled text: txt, csv, jsonl or parquet file, or a folder of them."
 
 
 def distill(
@@ -26,7 +26,7 @@ def distill(
     hidden_size: Annotated[list[int] | None, o.option("Width; once, or once per --num-layers.", "H")] = None,
     embedding_size: Annotated[int | None, o.option("Width of token embeddings (ELECTRA only).", "E")] = None,
     corpus: Annotated[str | None, o.option(CORPUS, "PATH")] = None,
-    text_column: o.TextColumns = None,
+    data_options: o.DataOptions,
     config: DistillConfig,
     overwrite: o.Overwrite = False,
 ) -> None:
