@@ -9,7 +9,6 @@ import typer
 
 from cascadebert.cli import options as o
 from cascadebert.cli.render import optional, print_json, print_notices, print_table
-from cascadebert.data.columns import Columns
 from cascadebert.evaluation.templates import percent
 from cascadebert.timing import now
 from cascadebert.training.config import DistillConfig
@@ -44,7 +43,7 @@ def distill(
         embedding_size=embedding_size,
         corpus=corpus,
         output=output,
-        columns=Columns(text_column or ()),
+        columns=data_options.columns(),
         overwrite=overwrite,
         config=config,
     )
