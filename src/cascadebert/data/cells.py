@@ -141,7 +141,8 @@ def utf8(text: str) -> str:
         return text
     if ESCAPED_BYTE.search(text):
         raise ValueError(
-            "bytes that are not UTF-8. Save the file as UTF-8, or name its encoding, such as --encoding cp1252"
+            "bytes that are not UTF-8. Save the file as UTF-8, or name its encoding, such as --encoding "
+            "cp1252"
         )
     raise ValueError("half of a surrogate pair, which is not text")
 
