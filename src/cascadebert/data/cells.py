@@ -141,8 +141,7 @@ def utf8(text: str) -> str:
         return text
     if ESCAPED_BYTE.search(text):
         raise ValueError(
-            "bytes that are not UTF-8. Save the file as UTF-8, or name its encoding, such as --encoding "
-            "cp1252"
+            "bytes that are not UTF-8: save the file as UTF-8, or name its encoding with --encoding"
         )
     raise ValueError("half of a surrogate pair, which is not text")
 

@@ -17,6 +17,7 @@ from cascadebert.errors import DataError
 _ARRAY = re.compile(r'\s*(?:\{\s*"data"\s*:\s*)?\[')  # of a whole file, not of lines
 _BLOCK = 1 << 16
 _MAX_DIGITS = 18  # of a whole number that fits in 64 bits whatever it is
+_LARGEST_IN_DOUBLE = 2**53  # of the whole numbers that all fit
 _SPACE = re.compile(r"[ \t\n\r]*")
 
 
@@ -230,6 +231,8 @@ def column_kinds(chunks: Iterator[Chunk]) -> tuple[dict[str, ColumnType], int]:
 
 def _kinds(cells: list[Any]) -> set[str]:
     plain = {_PLAIN[kind] for kind in set(map(type, cells)) - {Json}}
+    if "integer" in plain and any(type(cell) is int and abs(cell) > _LARGEST_IN_DOUBLE for cell in cells):
+        plain.add("long")  # among doubles, its digits would be lost
     return plain | {_json_kind(cell) for cell in cells if type(cell) is Json}
 
 
@@ -242,10 +245,12 @@ def _json_kind(cell: Json) -> str:
     value = cell.value()
     if isinstance(value, float) and (not math.isinf(value) or cell.endswith("Infinity")):  # no 1e999
         return "number"
-    return "integer" if isinstance(value, int) and -(2**63) <= value < 2**63 else "json"
+    return "long" if isinstance(value, int) and -(2**63) <= value < 2**63 else "json"
 
 
 def _common(kinds: set[str]) -> ColumnType:
+    if kinds and kinds <= {"integer", "long"}:
+        return "integer"
     if kinds == {"integer", "number"}:
         return "number"
     return "string" if not kinds else kinds.pop() if len(kinds) == 1 else "json"
