@@ -143,7 +143,7 @@ def utf8(text: str) -> str:
         raise ValueError(
             "bytes that are not UTF-8: save the file as UTF-8, or name its encoding with --encoding"
         )
-    raise ValueError("half of a surrogate pair, which is not text")
+    raise ValueError("half of a surrogate pair")
 
 
 def _is_utf8(text: str) -> bool:

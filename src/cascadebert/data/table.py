@@ -93,7 +93,7 @@ class Table:
     source: str
     repeated: frozenset[str] = frozenset()  # names that the header has twice
     declared: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # names of labels given as ids
-    places: Places | None = None  # of the rows, if they are not 1 to n of the source
+    places: Places | None = field(default=None, compare=False)  # of the rows, if they are not 1 to n
 
     def __len__(self) -> int:
         return len(next(iter(self.columns.values()), []))
