@@ -13,7 +13,7 @@ from transformers import AutoModelForSequenceClassification, FunnelConfig
 import cascadebert
 import tiny
 from cascadebert import Cascade, FitConfig, Target
-from cascadebert.data.files import read_table
+from cascadebert.data.readers import read_table
 from cascadebert.errors import CascadeError, DataError, StageError
 from cascadebert.inference.predict_file import predict_file
 from cascadebert.inference.stage import Stage
@@ -118,7 +118,7 @@ def test_a_row_without_tokens_is_a_bad_row_with_its_number(bare, rows, tmp_path)
     cascade = assemble(bare, data=rows, output=tmp_path / "c")
     texts = ["fine film", ZERO_WIDTH, "", "a dull story", ZERO_WIDTH]
     source = write_csv(tmp_path / "in.csv", texts, ["a"] * 5)
-    with pytest.raises(DataError, match=r"in.csv, row 2, no tokens in its text.*--rejects FILE"):
+    with pytest.raises(DataError, match=r"in.csv, row 2: no tokens in its text.*--rejects FILE"):
         predict_file(cascade, source, tmp_path / "out.csv")
     done = predict_file(cascade, source, tmp_path / "out.csv", rejects=tmp_path / "bad.csv")
     assert (done.n, done.rejected) == (2, 3)
@@ -141,7 +141,7 @@ def test_a_row_without_tokens_is_named_wherever_labeled_data_is_read(bare, rows,
         lambda: cascadebert.fit(data, stages=bare, config=FitConfig(max_length=32), **options),
     )
     for use in uses:
-        with pytest.raises(DataError, match=r"data.csv, row 42: no tokens in '\\u200b'. Fix or remove"):
+        with pytest.raises(DataError, match=r"data.csv, row 42: no tokens in '\\u200b' \(line 43 of the file\)\. Fix or remove"):
             use()
 
 

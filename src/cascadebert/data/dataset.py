@@ -6,7 +6,7 @@ import hashlib
 import logging
 import math
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from numbers import Real
 from pathlib import Path
@@ -51,7 +51,7 @@ class Examples:
     source: str = "data"
     label_column: str = "label"
     label_order: tuple[str, ...] | None = None  # the names that the source declares, if it does
-    places: Places | None = None  # of n rows in the source, if they are not 1 to n
+    places: Places | None = field(default=None, compare=False)  # of n rows, if they are not 1 to n
 
     def __len__(self) -> int:
         return len(self.texts)

@@ -157,31 +157,55 @@ def _lines(start: str, text: TextIO) -> Iterator[str]:
         yield rest
 
 
-def _array_items(buffer: str, position: int, text: TextIO, *, in_object: bool) -> Iterator[_JsonRow]:
+def _array_items(start: str, position: int, text: TextIO, *, in_object: bool) -> Iterator[_JsonRow]:
     """The objects of an array, which may be the value of a key; a fault ends it."""
-    line, size = 1 + buffer.count("\n", 0, position), _BLOCK
-    while True:
-        start = _skip(buffer, position)
-        start = _skip(buffer, start + 1) if buffer[start : start + 1] == "," else start
-        try:
-            if buffer[start : start + 1] == "]":
-                rest = buffer[start + 1 :] + text.read()
-                if not _is_end(rest, in_object=in_object):
-                    line += buffer.count("\n", position, start)
-                    yield _JsonRow(line, {}, "not JSON (more after the end of the array)")
-                return
-            _, end = _decoder.raw_decode(buffer, start)
-        except (ValueError, RecursionError) as error:
-            more = text.read(size)
-            if not more or isinstance(error, RecursionError):
-                yield _JsonRow(line + buffer.count("\n", position, start), {}, _not_json(error))
-                return
-            buffer, position, size = buffer[position:] + more, 0, 2 * size
-            continue
-        line += buffer.count("\n", position, start)
-        yield _record(line, buffer[start:end])
-        line += buffer.count("\n", start, end)
-        position = end
+    array = _Array(start, position, text)
+    try:
+        while (item := array.next_item()) is not None:
+            yield _record(*item)
+        if not _is_end(array.rest(), in_object=in_object):
+            yield _JsonRow(array.line, {}, "not JSON (more after the end of the array)")
+    except (ValueError, RecursionError) as error:
+        yield _JsonRow(array.line, {}, _not_json(error))
+
+
+class _Array:
+    """The items of an array in a text that is read in blocks."""
+
+    def __init__(self, start: str, position: int, text: TextIO) -> None:
+        self._buffer, self._position, self._text = start, position, text
+        self.line = 1 + start.count("\n", 0, position)
+
+    def next_item(self) -> tuple[int, str] | None:
+        """Line and text of the next item; None at the end of the array. Raises ValueError for a fault."""
+        size = _BLOCK
+        while True:
+            start = _skip(self._buffer, self._position)
+            start = _skip(self._buffer, start + 1) if self._buffer[start : start + 1] == "," else start
+            if self._buffer[start : start + 1] == "]":
+                self._advance(start + 1)
+                return None
+            try:
+                _, end = _decoder.raw_decode(self._buffer, start)
+                break
+            except ValueError:
+                more = self._text.read(size)
+                if not more:
+                    self._advance(start)
+                    raise
+                self._buffer, self._position, size = self._buffer[self._position :] + more, 0, 2 * size
+        self._advance(start)
+        line, item = self.line, self._buffer[start:end]
+        self._advance(end)
+        return line, item
+
+    def rest(self) -> str:
+        """All that follows."""
+        return self._buffer[self._position :] + self._text.read()
+
+    def _advance(self, position: int) -> None:
+        self.line += self._buffer.count("\n", self._position, position)
+        self._position = position
 
 
 def _is_end(rest: str, *, in_object: bool) -> bool:

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     import pyarrow
 
 SURROGATE = re.compile("[\ud800-\udfff]")  # a byte that is not UTF-8, or half of a pair
+ESCAPED_BYTE = re.compile("[\udc80-\udcff]")  # a byte that is not UTF-8, as it is decoded here
 MISSING = type("Missing", (), {"__slots__": (), "__repr__": lambda _: "MISSING"})()  # a key that a line lacks
 
 
@@ -92,7 +93,7 @@ class Table:
     source: str
     repeated: frozenset[str] = frozenset()  # names that the header has twice
     declared: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # names of labels given as ids
-    places: Places | None = None  # of the rows, if they are not 1 to n of the source
+    places: Places | None = field(default=None, compare=False)  # of the rows, if they are not 1 to n
 
     def __len__(self) -> int:
         return len(next(iter(self.columns.values()), []))
