@@ -92,7 +92,8 @@ def _times(array: Any) -> list[Any]:
 
 
 def _timestamps(array: Any) -> list[Any]:
-    per_second, zone = _TICKS[array.type.unit], "" if array.type.tz is None else "Z"
+    # a damaged file may name a zone in bytes that `tz` fails to decode
+    per_second, zone = _TICKS[array.type.unit], "Z" if "tz=" in str(array.type) else ""
 
     def form(ticks: int) -> str:
         day, rest = divmod(ticks, _DAY * per_second)
