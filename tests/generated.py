@@ -176,7 +176,9 @@ def finished(rng: Rng, case: Case) -> Case:
     if case.kind == "wrong output":
         return case
     output = pick(rng, OUTPUTS) if case.output == "out.csv" else case.output
-    rejects = pick(rng, (None, "bad.csv", "bad.jsonl", "bad.tsv", "bad.parquet")) if chance(rng, 0.5) else None
+    rejects = (
+        pick(rng, (None, "bad.csv", "bad.jsonl", "bad.tsv", "bad.parquet")) if chance(rng, 0.5) else None
+    )
     chunk_rows = pick(rng, (1, 2, 3)) if chance(rng, 0.3) else case.chunk_rows
     case = replace(case, output=output, rejects=rejects, chunk_rows=chunk_rows)
     if output == "-" or chance(rng, 0.9):

@@ -217,7 +217,9 @@ def types_case(rng: Rng) -> Case:
         values.append(value)
     case = of_rows(Case("folder of types", files, "data"), rows)
     if both is not None:
-        return replace(case, arrow=pa.table({"text": [row.text for row in rows], "x": pa.array(values, both)}))
+        return replace(
+            case, arrow=pa.table({"text": [row.text for row in rows], "x": pa.array(values, both)})
+        )
     if chance(rng, 0.5):
         return replace(case, output=pick(rng, ("out.jsonl", "out.tsv", "out.csv.gz")))
     words = (str(kind).partition("<")[0] for kind in (one, other))

@@ -175,7 +175,16 @@ class Runner:
 
     def _command(self, case: Case) -> Told:
         rejects = () if case.rejects is None else ("--rejects", case.rejects)
-        words = ("predict", self.saved, case.source, "--output", case.output, *case.options, *case.predict_options, *rejects)
+        words = (
+            "predict",
+            self.saved,
+            case.source,
+            "--output",
+            case.output,
+            *case.options,
+            *case.predict_options,
+            *rejects,
+        )
         return command(*words, stdin=case.stdin)
 
     def _go_on(self, case: Case, folder: Path) -> Found:

@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from cascadebert.data.arrow_cells import python_cells
 from cascadebert.data.cells import check_texts
 from cascadebert.data.columns import Columns
 from cascadebert.data.files import find_files
@@ -269,7 +270,12 @@ def test_a_fault_ends_an_array(tmp_path):
 
 @pytest.mark.parametrize(
     "content",
-    ['[{"text": "a"}]\n{"text": "b"}', '[{"text": "a"}]\n]', '{"data": [{"text": "a"}]}\n{"text": "b"}', '{"data": [{"text": "a"}], "data": []}'],
+    [
+        '[{"text": "a"}]\n{"text": "b"}',
+        '[{"text": "a"}]\n]',
+        '{"data": [{"text": "a"}]}\n{"text": "b"}',
+        '{"data": [{"text": "a"}], "data": []}',
+    ],
 )
 def test_what_follows_an_array_is_not_lost(tmp_path, content):
     assert faults(put(tmp_path, "a.json", content)) == [(2, 1)]
@@ -492,12 +498,27 @@ def test_a_damaged_parquet_file_is_rejected(tmp_path, content):
         read_table(put(tmp_path, "a.parquet", content))
 
 
+def test_a_time_zone_whose_name_is_damaged_spoils_no_time(tmp_path):
+    table = pa.table({"text": ["a"], "when": pa.array([0], pa.timestamp("s", "Mars"))})
+    with pa.ipc.new_file(str(tmp_path / "a.arrow"), table.schema) as target:
+        target.write_table(table)
+    path = put(tmp_path, "b.arrow", (tmp_path / "a.arrow").read_bytes().replace(b"Mars", b"M\xe4rs"))
+    (chunk,) = read_chunks(read_layout(path))
+    assert python_cells(chunk.table.columns["when"]) == ["1970-01-01T00:00:00Z"]
+
+
 def test_an_arrow_file_that_points_outside_of_its_memory_is_rejected(tmp_path):
-    offsets = pa.array([0, 4, 10**6], pa.int32()).buffers()[1]
-    text = pa.Array.from_buffers(pa.string(), 2, [None, offsets, pa.py_buffer(b"fine film")])
     with pa.ipc.new_file(str(tmp_path / "a.arrow"), pa.schema([("text", pa.string())])) as target:
-        target.write_batch(pa.record_batch([text], ["text"]))
-    with pytest.raises(DataError, match=r"a\.arrow: not a readable Arrow file \(ArrowInvalid: .*out of bounds"):
+        target.write_batch(pa.record_batch([pa.array(["fine", "film"])], ["text"]))
+    right, wrong = (
+        pa.array(offsets, pa.int32()).buffers()[1].to_pybytes() for offsets in ([0, 4, 8], [0, 10**6, 8])
+    )
+    content = (tmp_path / "a.arrow").read_bytes()
+    assert content.count(right) == 1
+    (tmp_path / "a.arrow").write_bytes(content.replace(right, wrong))
+    with pytest.raises(
+        DataError, match=r"a\.arrow: not a readable Arrow file \(ArrowInvalid: .*out of bounds"
+    ):
         read_table(tmp_path / "a.arrow")
 
 

@@ -141,7 +141,10 @@ def test_a_row_without_tokens_is_named_wherever_labeled_data_is_read(bare, rows,
         lambda: cascadebert.fit(data, stages=bare, config=FitConfig(max_length=32), **options),
     )
     for use in uses:
-        with pytest.raises(DataError, match=r"data.csv, row 42: no tokens in '\\u200b' \(line 43 of the file\)\. Fix or remove"):
+        with pytest.raises(
+            DataError,
+            match=r"data.csv, row 42: no tokens in '\\u200b' \(line 43 of the file\)\. Fix or remove",
+        ):
             use()
 
 
