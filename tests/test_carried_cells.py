@@ -117,6 +117,7 @@ REFUSED = [
     pa.struct([]), pa.list_(pa.struct([])), pa.month_day_nano_interval(), pa.decimal128(5, -2),
     pa.sparse_union([pa.field("a", pa.int8())]), pa.run_end_encoded(pa.int32(), pa.string()),
     pa.dictionary(pa.int8(), pa.list_(pa.int8())),
+    pa.dictionary(pa.int8(), pa.dictionary(pa.int8(), pa.string())),
 ]  # fmt: skip
 
 

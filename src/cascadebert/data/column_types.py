@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 PARQUET = {"use_compliant_nested_type": False}  # the items of lists keep their name
 
+_UNSAFE = re.compile("(union|dictionary<values=dictionary)<")  # pyarrow may crash, or lose rows
+
 _KINDS: Mapping[type, ColumnType] = {bool: "boolean", int: "integer", float: "number", str: "string"}
 
 
@@ -113,8 +115,8 @@ def check_parquet_holds(table: pyarrow.Table, source: str) -> None:
 def _parquet_fault(column: Any) -> Exception | None:
     with extra("tune"):
         import pyarrow.parquet
-    if "_union<" in str(column.type):  # pyarrow may crash
-        return NotImplementedError("a union")
+    if match := _UNSAFE.search(str(column.type)):
+        return NotImplementedError(f"no support for {match[1]}")
     memory = io.BytesIO()
     try:
         pyarrow.parquet.write_table(pyarrow.table([column], ["column"]), memory, **PARQUET)
