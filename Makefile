@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: setup demo test test-fast check format docs families bench clean
+.PHONY: setup demo test test-fast check format docs families files bench clean
 
 setup: $(STAMP)
 
@@ -42,6 +42,10 @@ docs: setup
 families: setup
 	$(BIN)/python benchmarks/families.py
 	$(BIN)/python benchmarks/tables.py
+
+# 2,000 generated files through predict and evaluate; some four minutes.
+files: setup
+	$(BIN)/python benchmarks/files.py
 
 # Real data and a real encoder; some seven hours on two cores. DATA is the folder of data sets (see benchmarks/main.py).
 DATA ?= ../shared/data

@@ -59,8 +59,8 @@ ABSENT = Value("", "null", Cell("", None))
 STRINGS = [string(text) for text in ("", " ", "a", "1", "a,b", 'a "b"', "a\tb", "a\nb", "\r", "é", "\U0001f3ac", "\x00",
                                      "NaN", "null", "\\", "\ufeff", "\ud83d", "x" * 300, "[1]", "=1", "\u2028")]  # fmt: skip
 STRINGS += [string("é/", '"\\u00e9\\/"'), string("\U0001f3ac", '"\\ud83c\\udfac"')]
-INTEGERS = [plain(str(n), "integer", n) for n in (0, 1, -1, 10**6, 2**53 + 1, 2**63 - 1, -(2**63))]
 SMALL = [plain(str(n), "integer", n) for n in (0, 1, -1, 10**6)]
+INTEGERS = [*SMALL, *(plain(str(n), "long", n) for n in (2**53 + 1, 2**63 - 1, -(2**63)))]
 HUGE = [plain(str(n), "json", str(n)) for n in (2**63, -(2**63) - 1, 10**30, int("9" * 400))]
 NUMBERS = [
     plain(raw, "number", float(raw)) for raw in ("0.5", "-0.0", "1e5", "1E+2", "0.1000", "3.141592653589793")
@@ -94,7 +94,7 @@ BAD_TEXTS = (
     (nested('{"text": "a"}'), "expected text"),
     (nested('["a", "b"]'), "expected text"),
     (HUGE[0], "expected text"),
-    (string("half \ud800"), "UTF-8"),
+    (string("half \ud800"), "surrogate"),
 )
 BAD_LINES = (
     ('{"text": "fine film"', "not JSON"), ("nope", "not JSON"), ('["text"]', "expected an object"), ('"text"', "expected an object"),
@@ -150,6 +150,7 @@ def kinds_of(records: Sequence[Mapping[str, Value]]) -> tuple[tuple[str, ...], d
     types = {}
     for name, found in kinds.items():
         found = found - {"null"} or {"string"}
+        found = {"integer"} if found <= {"integer", "long"} else found
         found = {"number"} if found == {"integer", "number"} else found
         types[name] = TYPES.get(found.pop()) if len(found) == 1 else None
     return tuple(kinds), types
@@ -158,7 +159,8 @@ def kinds_of(records: Sequence[Mapping[str, Value]]) -> tuple[tuple[str, ...], d
 def case_of(kind: str, name: str, content: bytes, rows: list[Row], records: list[dict[str, Value]]) -> Case:
     """A case of records, without labels."""
     columns, kinds = kinds_of(records)
-    return Case(kind, {name: content}, name, tuple(rows), columns, kinds=kinds)
+    refused = None if "text" in columns else ("no column 'text'",)
+    return Case(kind, {name: content}, name, tuple(rows), columns, kinds=kinds, refused=refused)
 
 
 def row_of(record: Mapping[str, Value], fault: str, number: int, line: int, file: str) -> Row:

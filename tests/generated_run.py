@@ -361,8 +361,9 @@ def check_parquet(case: Case, good: Sequence[Row], added: Added, content: bytes)
     for answer, expected in zip(answers, added, strict=True):
         same_added(answer, expected)
     if case.arrow is not None:
-        kept = [i for i, row in enumerate(case.rows) if not row.fault]
-        same_arrow(table, read_back(case.arrow.take(pa.array(kept, pa.int64()))))
+        kept = [case.arrow.slice(i, 1) for i, row in enumerate(case.rows) if not row.fault]
+        one = pa.concat_tables([case.arrow.slice(0, 0), *kept]).combine_chunks()
+        same_arrow(table, read_back(one))
         return
     for name, column in zip(case.columns, table.columns, strict=False):
         same_values(name, column, [row.cells.get(name, NOTHING) for row in good], case)

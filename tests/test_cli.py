@@ -189,7 +189,7 @@ def test_drift_exits_with_1_for_a_no_and_with_0_and_a_note_if_inconclusive(run, 
 
 @pytest.mark.parametrize("ending", ["csv", "tsv", "jsonl", "parquet"])
 def test_predict_adds_label_confidence_and_stage(run, cascade, rows, tmp_path, ending):
-    from cascadebert.data.files import read_table
+    from cascadebert.data.readers import read_table
 
     output = tmp_path / f"answers.{ending}"
     code, values, _ = run("predict", cascade, rows, "--output", output, "--json")

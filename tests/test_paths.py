@@ -186,9 +186,10 @@ def test_an_output_that_cannot_be_written_is_found_beforehand(file, tmp_path, na
     assert sorted(path.name for path in tmp_path.rglob("*")) == ["a.csv", "d"]
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root writes everywhere")
 def test_an_output_in_a_folder_without_permission_is_found_beforehand(file):
     file.parent.chmod(0o500)
+    if os.access(file.parent, os.W_OK):
+        pytest.skip("root writes everywhere")
     with pytest.raises(DataError, match="Permission denied"):
         ensure_writable_file(file, overwrite=True)
 

@@ -386,3 +386,26 @@ def test_standard_input_and_output(saved, given, wanted):
     done = subprocess.run(command, input=given, capture_output=True, text=True, check=True)
     assert done.stdout.startswith(wanted) and done.stdout.count("\n") == given.count("\n")
     assert "1 predictions written to standard output" in done.stderr
+
+
+VIEWS = pa.array(["a", "b", None] * 30, pa.string_view())
+
+
+@pytest.mark.parametrize(
+    ("column", "wanted"),
+    [
+        (VIEWS, "out.csv"),
+        (VIEWS, "out.parquet"),
+        (pa.StructArray.from_arrays([VIEWS], ["a"]), "out.parquet"),
+        (pa.RunEndEncodedArray.from_arrays([50, 90], ["a", "b"]), "out.csv"),
+    ],
+)
+def test_bad_rows_may_stand_among_columns_of_any_layout(cascade, tmp_path, column, wanted):
+    texts = [text if i % 7 else None for i, text in enumerate(TEXTS[:90])]
+    table = pa.table({"text": texts, "odd": column})
+    with pa.ipc.new_file(str(tmp_path / "in.arrow"), table.schema) as target:
+        target.write_table(table)
+    predict_file(cascade, tmp_path / "in.arrow", tmp_path / wanted, rejects=tmp_path / "bad.csv")
+    kept = [cell for text, cell in zip(texts, column.to_pylist(), strict=True) if text is not None]
+    found = read_table(tmp_path / wanted).columns["odd"]
+    assert found == (kept if wanted == "out.parquet" else [cell or "" for cell in kept])

@@ -25,6 +25,9 @@ ROWS = {"text": ["one", "two"], "label": ["yes", "no"]}
 CSV = "text,label\none,yes\ntwo,no\n"
 
 
+NOT_UTF8 = "bytes that are not UTF-8: save the file as UTF-8, or name its encoding with --encoding"
+
+
 def put(folder: Path, name: str, content: str | bytes) -> Path:
     """A file with these bytes."""
     path = folder / name
@@ -226,6 +229,10 @@ def test_numbers_of_thousands_of_digits_are_no_fault(tmp_path):
         ([str(2**63 - 1)], "integer"),
         (["0.5", "Infinity", "-Infinity", "NaN"], "number"),
         (["0.5", "1e999"], "json"),
+        (["1", str(2**53 + 1)], "integer"),
+        (["0.5", str(2**53)], "number"),
+        (["0.5", str(2**53 + 1)], "json"),
+        (["0.5", str(2**62)], "json"),
         (["[1]"], "json"),
         (["{}"], "json"),
     ],
@@ -316,6 +323,18 @@ def test_a_file_under_the_name_of_another_format_is_recognized(tmp_path, content
         read_table(put(tmp_path, "a.csv", content))
 
 
+@pytest.mark.parametrize(
+    ("name", "content", "fault"),
+    [
+        ("a.csv", b"text\ncaf\xe9\n", NOT_UTF8),
+        ("a.jsonl", b'{"text": "caf\\ud83c"}', "half of a surrogate pair"),
+    ],
+)
+def test_a_text_that_is_not_utf8_says_what_to_do(tmp_path, name, content, fault):
+    (chunk,) = read_chunks(read_layout(put(tmp_path, name, content)))
+    assert check_texts(chunk.table, ["text"])[2] == {0: f"column 'text': {fault}"}
+
+
 @pytest.mark.parametrize("encoding", [None, "utf-8", "UTF8", "utf-8-sig"])
 def test_byte_order_marks_are_no_text_in_utf8_however_it_is_named(tmp_path, encoding):
     path = put(tmp_path, "a.csv", f"\ufeff\ufeff{CSV}")
@@ -331,7 +350,10 @@ def test_texts_of_arrow_that_python_cannot_hold_are_bad_rows(tmp_path, kind, val
     text = pa.Array.from_buffers(pa.string(), 2, raw.buffers())
     pq.write_table(pa.table({"text": text, "far": pa.array([value, None], kind)}), tmp_path / "a.parquet")
     (chunk,) = read_chunks(read_layout(tmp_path / "a.parquet"))
-    assert check_texts(chunk.table, ["text"])[1:] == ([1], {0: "column 'text': bytes that are not UTF-8"})
+    assert check_texts(chunk.table, ["text"])[1:] == (
+        [1],
+        {0: f"column 'text': {NOT_UTF8}"},
+    )
     far = check_texts(chunk.table, ["far"])[2]
     assert "expected text" in far[0] and far[1].endswith("empty text")
 

@@ -11,7 +11,7 @@ from openapi_spec_validator import validate
 from starlette.testclient import TestClient
 
 from cascadebert.data.cells import check_texts
-from cascadebert.data.files import read_table
+from cascadebert.data.readers import read_table
 from cascadebert.server.http.app import make_app
 from cascadebert.server.http.operations import OPERATIONS, openapi_document
 from cascadebert.server.http.schemas import ClassifyResponse

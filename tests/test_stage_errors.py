@@ -13,7 +13,7 @@ from transformers import AutoModelForSequenceClassification, FunnelConfig
 import cascadebert
 import tiny
 from cascadebert import Cascade, FitConfig, Target
-from cascadebert.data.files import read_table
+from cascadebert.data.readers import read_table
 from cascadebert.errors import CascadeError, DataError, StageError
 from cascadebert.inference.predict_file import predict_file
 from cascadebert.inference.stage import Stage

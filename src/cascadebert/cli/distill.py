@@ -9,13 +9,12 @@ import typer
 
 from cascadebert.cli import options as o
 from cascadebert.cli.render import optional, print_json, print_notices, print_table
-from cascadebert.data.columns import Columns
 from cascadebert.evaluation.templates import percent
 from cascadebert.timing import now
 from cascadebert.training.config import DistillConfig
 
 FAILED_LOSS = 0.9  # held-out loss above which almost nothing was learned
-CORPUS = "Unlabeled text: a txt, jsonl or parquet file, or a folder of them."
+CORPUS = "Unlabeled text: txt, csv, jsonl or parquet file, or a folder of them."
 
 
 def distill(
@@ -26,7 +25,7 @@ def distill(
     hidden_size: Annotated[list[int] | None, o.option("Width; once, or once per --num-layers.", "H")] = None,
     embedding_size: Annotated[int | None, o.option("Width of token embeddings (ELECTRA only).", "E")] = None,
     corpus: Annotated[str | None, o.option(CORPUS, "PATH")] = None,
-    text_column: o.TextColumns = None,
+    data_options: o.DataOptions,
     config: DistillConfig,
     overwrite: o.Overwrite = False,
 ) -> None:
@@ -44,7 +43,7 @@ def distill(
         embedding_size=embedding_size,
         corpus=corpus,
         output=output,
-        columns=Columns(text_column or ()),
+        columns=data_options.columns(),
         overwrite=overwrite,
         config=config,
     )

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 DATA, TARGET, SELECTION = "Data", "Target (exactly one)", "Threshold selection"
 ENGINE = "Engine (auto: the one that the thresholds were selected on, otherwise the fastest available)"
-FILES = "csv, tsv, jsonl or parquet file, or Hub dataset."
+FILES = "csv, tsv, jsonl, txt or parquet file, folder of them, or Hub dataset."
 
 
 def option(description: str, metavar: str | None = None, panel: str | None = None, *names: str) -> Any:

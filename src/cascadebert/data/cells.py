@@ -8,7 +8,7 @@ from typing import Any
 
 from cascadebert.data.columns import match_column
 from cascadebert.data.labels import shorten, whole_number
-from cascadebert.data.table import SURROGATE, Table
+from cascadebert.data.table import ESCAPED_BYTE, SURROGATE, Table
 from cascadebert.errors import DataError
 from cascadebert.types import Texts
 
@@ -137,9 +137,13 @@ def _text(cell: Any) -> str:
 
 def utf8(text: str) -> str:
     """The text. Raises ValueError if UTF-8 cannot hold it."""
-    if not _is_utf8(text):
-        raise ValueError("bytes that are not UTF-8")
-    return text
+    if _is_utf8(text):
+        return text
+    if ESCAPED_BYTE.search(text):
+        raise ValueError(
+            "bytes that are not UTF-8: save the file as UTF-8, or name its encoding with --encoding"
+        )
+    raise ValueError("half of a surrogate pair, which is not text")
 
 
 def _is_utf8(text: str) -> bool:

@@ -11,10 +11,11 @@ from typing import Any, TypeVar
 
 import numpy as np
 
+from cascadebert.data.cells import utf8
 from cascadebert.data.columns import Columns, find_text_columns
 from cascadebert.data.labels import shorten
 from cascadebert.data.readers import Layout, raise_first_fault, read_chunks, read_layout
-from cascadebert.data.table import SURROGATE, Chunk, describe_fault
+from cascadebert.data.table import Chunk, describe_fault
 from cascadebert.errors import DataError
 
 _Item = TypeVar("_Item")
@@ -133,11 +134,12 @@ def _cells(layout: Layout, columns: Columns) -> Iterator[str]:
 def _text(cell: Any, chunk: Chunk, index: int, column: str) -> str:
     if cell is None:
         return ""
-    fault = "" if isinstance(cell, str) else f"expected text, found {type(cell).__name__}"
-    if not fault and SURROGATE.search(cell):
-        fault = "bytes that are not UTF-8, or half of a surrogate pair. Save the file as UTF-8."
-    if fault:
+    try:
+        if not isinstance(cell, str):
+            raise ValueError(f"expected text, found {type(cell).__name__}")
+        return utf8(cell).strip()
+    except ValueError as error:
         line = None if chunk.lines is None else chunk.lines[index]
-        fault = f"column '{column}': {fault}"
-        raise DataError(describe_fault(chunk.table.source, chunk.numbers[index], line, fault))
-    return str(cell.strip())
+        fault = f"column '{column}': {error}"
+        place = describe_fault(chunk.table.source, chunk.numbers[index], line, fault)
+        raise DataError(place) from error

@@ -17,6 +17,7 @@ from cascadebert.errors import DataError
 _ARRAY = re.compile(r'\s*(?:\{\s*"data"\s*:\s*)?\[')  # of a whole file, not of lines
 _BLOCK = 1 << 16
 _MAX_DIGITS = 18  # of a whole number that fits in 64 bits whatever it is
+_LARGEST_IN_DOUBLE = 2**53  # of the whole numbers that all fit
 _SPACE = re.compile(r"[ \t\n\r]*")
 
 
@@ -156,31 +157,55 @@ def _lines(start: str, text: TextIO) -> Iterator[str]:
         yield rest
 
 
-def _array_items(buffer: str, position: int, text: TextIO, *, in_object: bool) -> Iterator[_JsonRow]:
+def _array_items(start: str, position: int, text: TextIO, *, in_object: bool) -> Iterator[_JsonRow]:
     """The objects of an array, which may be the value of a key; a fault ends it."""
-    line, size = 1 + buffer.count("\n", 0, position), _BLOCK
-    while True:
-        start = _skip(buffer, position)
-        start = _skip(buffer, start + 1) if buffer[start : start + 1] == "," else start
-        try:
-            if buffer[start : start + 1] == "]":
-                rest = buffer[start + 1 :] + text.read()
-                if not _is_end(rest, in_object=in_object):
-                    line += buffer.count("\n", position, start)
-                    yield _JsonRow(line, {}, "not JSON (more after the end of the array)")
-                return
-            _, end = _decoder.raw_decode(buffer, start)
-        except (ValueError, RecursionError) as error:
-            more = text.read(size)
-            if not more or isinstance(error, RecursionError):
-                yield _JsonRow(line + buffer.count("\n", position, start), {}, _not_json(error))
-                return
-            buffer, position, size = buffer[position:] + more, 0, 2 * size
-            continue
-        line += buffer.count("\n", position, start)
-        yield _record(line, buffer[start:end])
-        line += buffer.count("\n", start, end)
-        position = end
+    array = _Array(start, position, text)
+    try:
+        while (item := array.next_item()) is not None:
+            yield _record(*item)
+        if not _is_end(array.rest(), in_object=in_object):
+            yield _JsonRow(array.line, {}, "not JSON (more after the end of the array)")
+    except (ValueError, RecursionError) as error:
+        yield _JsonRow(array.line, {}, _not_json(error))
+
+
+class _Array:
+    """The items of an array in a text that is read in blocks."""
+
+    def __init__(self, start: str, position: int, text: TextIO) -> None:
+        self._buffer, self._position, self._text = start, position, text
+        self.line = 1 + start.count("\n", 0, position)
+
+    def next_item(self) -> tuple[int, str] | None:
+        """Line and text of the next item; None at the end of the array. Raises ValueError for a fault."""
+        size = _BLOCK
+        while True:
+            start = _skip(self._buffer, self._position)
+            start = _skip(self._buffer, start + 1) if self._buffer[start : start + 1] == "," else start
+            if self._buffer[start : start + 1] == "]":
+                self._advance(start + 1)
+                return None
+            try:
+                _, end = _decoder.raw_decode(self._buffer, start)
+                break
+            except ValueError:
+                more = self._text.read(size)
+                if not more:
+                    self._advance(start)
+                    raise
+                self._buffer, self._position, size = self._buffer[self._position :] + more, 0, 2 * size
+        self._advance(start)
+        line, item = self.line, self._buffer[start:end]
+        self._advance(end)
+        return line, item
+
+    def rest(self) -> str:
+        """All that follows."""
+        return self._buffer[self._position :] + self._text.read()
+
+    def _advance(self, position: int) -> None:
+        self.line += self._buffer.count("\n", self._position, position)
+        self._position = position
 
 
 def _is_end(rest: str, *, in_object: bool) -> bool:
@@ -206,6 +231,8 @@ def column_kinds(chunks: Iterator[Chunk]) -> tuple[dict[str, ColumnType], int]:
 
 def _kinds(cells: list[Any]) -> set[str]:
     plain = {_PLAIN[kind] for kind in set(map(type, cells)) - {Json}}
+    if "integer" in plain and any(type(cell) is int and abs(cell) > _LARGEST_IN_DOUBLE for cell in cells):
+        plain.add("long")  # among doubles, its digits would be lost
     return plain | {_json_kind(cell) for cell in cells if type(cell) is Json}
 
 
@@ -218,10 +245,12 @@ def _json_kind(cell: Json) -> str:
     value = cell.value()
     if isinstance(value, float) and (not math.isinf(value) or cell.endswith("Infinity")):  # no 1e999
         return "number"
-    return "integer" if isinstance(value, int) and -(2**63) <= value < 2**63 else "json"
+    return "long" if isinstance(value, int) and -(2**63) <= value < 2**63 else "json"
 
 
 def _common(kinds: set[str]) -> ColumnType:
+    if kinds and kinds <= {"integer", "long"}:
+        return "integer"
     if kinds == {"integer", "number"}:
         return "number"
     return "string" if not kinds else kinds.pop() if len(kinds) == 1 else "json"
