@@ -1,9 +1,9 @@
 """Does every file end in the right table or in one message?
 
-Files from seeds, of every format, delimiter, encoding, type and damage, each with what a right reader finds in
-it (see tests/generated.py), through `predict` and `evaluate` of a tiny random cascade. Each must end in the
-expected table, or in one error with exit code 2 and unchanged files; runs that are killed after a chunk must
-go on and write the same bytes. Writes results/files/summary.json; some four minutes.
+Files from seeds, of every format, delimiter, encoding, type and damage, each with what a right reader finds
+in it (see tests/generated.py), through `predict` and `evaluate` of a tiny random cascade. Each must end in
+the expected table, or in one error with exit code 2 and unchanged files; runs that are killed after a chunk
+must go on and write the same bytes. Writes results/files/summary.json; some four minutes.
 
 python benchmarks/files.py --count 2000
 """
@@ -11,6 +11,7 @@ python benchmarks/files.py --count 2000
 from __future__ import annotations
 
 import argparse
+import shutil
 import sys
 import tempfile
 from importlib import import_module
@@ -38,25 +39,30 @@ def run_all(seeds: range) -> dict[str, Any]:
     """Count how the cases of some seeds end, by kind."""
     generated, generated_run = import_module("generated"), import_module("generated_run")
     kinds: dict[str, dict[str, int]] = {}
-    wrong, resumed = list[str](), 0
+    wrong, resumed, evaluated = list[str](), 0, 0
     with tempfile.TemporaryDirectory() as root, progress_bar("files", len(seeds), "files") as show:
-        runner = generated_run.Runner(tiny_cascade(Path(root)))
+        temporary = Path(root) / "temporary"
+        temporary.mkdir()
+        runner = generated_run.Runner(tiny_cascade(Path(root)), temporary)
         for done, seed in enumerate(seeds, start=1):
             case = generated.draw(seed)
             folder = Path(root) / f"case-{seed}"
             folder.mkdir()
             try:
-                end, is_resumed = runner.run(case, folder)
+                end, is_resumed, is_evaluated = runner.run(case, folder)
             except generated_run.Wrong as error:
-                end, is_resumed = "wrong", False
+                end, is_resumed, is_evaluated = "wrong", False, False
                 wrong.append(f"seed {seed}, {case.kind}: {error}")
                 print(wrong[-1], flush=True)
             kinds.setdefault(case.kind, dict.fromkeys(ENDS, 0))[end] += 1
             resumed += is_resumed
+            evaluated += is_evaluated
+            shutil.rmtree(folder)
             show(done, f"{len(wrong)} wrong")
     totals = {end: sum(counts[end] for counts in kinds.values()) for end in ENDS}
     by_kind = {kind: kinds[kind] for kind in sorted(kinds)}
-    return {"files": len(seeds), **totals, "resumed": resumed, "by_kind": by_kind, "wrong_cases": wrong}
+    counts = {"files": len(seeds), **totals, "resumed": resumed, "evaluated": evaluated}
+    return {**counts, "by_kind": by_kind, "wrong_cases": wrong}
 
 
 def main() -> None:

@@ -1,4 +1,4 @@
-"""Files of every kind from a seed, each with what a right reader finds in it, worked out without any reader."""
+"""Files of every kind from a seed, each with what a right reader finds, worked out without any reader."""
 
 from __future__ import annotations
 
@@ -61,6 +61,8 @@ class Case:
     chunk_rows: int = 16_384
     labels: tuple[str | None, ...] | None = None  # of the rows; None where a name is not known
     evaluate: str | None = None  # its data, if not the source; "" for none
+    evaluated: Sequence[int] | None = None  # the rows that it reads, if not all
+    predict_options: tuple[str, ...] = ()  # of this command alone
     arrow: pa.Table | None = None  # of all rows, where parquet is to hold the same types
     kinds: Mapping[str, pa.DataType] = field(default_factory=dict)  # in parquet, for text; default string
     links: Mapping[str, str] = field(default_factory=dict)
@@ -85,13 +87,13 @@ def sentence(rng: Rng) -> str:
 
 
 ENDINGS = (
-    ' "quoted"', '"', ", and; so | on", "\tafter a tab", "\nnext line", "\r\nnext line", " é ü ß", " \U0001f3ac",
-    "  ", " \\n", " 'single'", " \x00", " \u2028", " <b>", " =1+1", " \ufeff", '","', " ☃",
+    ' "quoted"', '"', ", and; so | on", "\tafter a tab", "\nnext line", "\r\nnext line", " é ü ß",
+    " \U0001f3ac", "  ", " \\n", " 'single'", " \x00", " \u2028", " <b>", " =1+1", " \ufeff", '","', " ☃",
 )  # fmt: skip
 CELLS = (
-    "", " ", "1", "01", "1.0", "NaN", "null", "None", "true", "a,b", "a;b", "a|b", "a\tb", "a\nb", "a\r\nb", '"',
-    'a "b" c', "\\", "\\t", "'", "é", "\u200b", "#", "=1+1", "-1", "1e999", "2020-01-01", "sep=;", "\ufeff", "x" * 300,
-    "[1, 2]", '{"a": 1}', "🎬", "\x00", "a\rb",
+    "", " ", "1", "01", "1.0", "NaN", "null", "None", "true", "a,b", "a;b", "a|b", "a\tb", "a\nb", "a\r\nb",
+    '"', 'a "b" c', "\\", "\\t", "'", "é", "\u200b", "#", "=1+1", "-1", "1e999", "2020-01-01", "sep=;",
+    "\ufeff", "x" * 300, "[1, 2]", '{"a": 1}', "🎬", "\x00", "a\rb",
 )  # fmt: skip
 NAMES = ("id", "n", "note", "Größe", "x.y", "a b", "input_label", "confidence", "stage", "input_stage",
          "name", "0", "-")  # fmt: skip
@@ -173,13 +175,14 @@ def finished(rng: Rng, case: Case) -> Case:
     """The case with an output, and a place for rejects or small chunks in some."""
     if case.kind == "wrong output":
         return case
-    rejects = pick(rng, (None, "bad.csv", "bad.jsonl", "bad.tsv", "bad.parquet"))
-    return replace(
-        case,
-        output=pick(rng, OUTPUTS) if case.output == "out.csv" else case.output,
-        rejects=rejects if chance(rng, 0.5) else None,
-        chunk_rows=pick(rng, (1, 2, 3)) if chance(rng, 0.3) else case.chunk_rows,
-    )
+    output = pick(rng, OUTPUTS) if case.output == "out.csv" else case.output
+    rejects = pick(rng, (None, "bad.csv", "bad.jsonl", "bad.tsv", "bad.parquet")) if chance(rng, 0.5) else None
+    chunk_rows = pick(rng, (1, 2, 3)) if chance(rng, 0.3) else case.chunk_rows
+    case = replace(case, output=output, rejects=rejects, chunk_rows=chunk_rows)
+    if output == "-" or chance(rng, 0.9):
+        return case
+    old = {name: b"old" for name in (output, rejects) if name is not None}
+    return replace(case, files={**case.files, **old}, predict_options=(*case.predict_options, "--overwrite"))
 
 
 def draw(seed: int) -> Case:

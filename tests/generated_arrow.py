@@ -58,11 +58,21 @@ def strings(*texts: str) -> list[Value]:
 
 
 NULL = Value(None, Cell("", "null"))
-FLOATS = [bare(0.5, "0.5"), bare(-2.0, "-2.0"), Value(float("nan"), Cell("NaN", "null")),
-          Value(float("inf"), Cell("Infinity", '"Infinity"')), Value(float("-inf"), Cell("-Infinity", '"-Infinity"'))]  # fmt: skip
+FLOATS = [
+    bare(0.5, "0.5"),
+    bare(-2.0, "-2.0"),
+    Value(float("nan"), Cell("NaN", "null")),
+    Value(float("inf"), Cell("Infinity", '"Infinity"')),
+    Value(float("-inf"), Cell("-Infinity", '"-Infinity"')),
+]
 TEXTS = strings("", "a", "a,b", 'a "b"', "a\nb", "a\tb", "é", "\U0001f3ac", "1", "\x00", "NaN", "\ufeff")
-SECONDS = [(0, "1970-01-01T00:00:00"), (-1, "1969-12-31T23:59:59"), (253_402_300_800, "+10000-01-01T00:00:00"),
-           (-62_135_596_801, "0000-12-31T23:59:59"), (1_709_210_096, "2024-02-29T12:34:56")]  # fmt: skip
+SECONDS = [
+    (0, "1970-01-01T00:00:00"),
+    (-1, "1969-12-31T23:59:59"),
+    (253_402_300_800, "+10000-01-01T00:00:00"),
+    (-62_135_596_801, "0000-12-31T23:59:59"),
+    (1_709_210_096, "2024-02-29T12:34:56"),
+]
 
 
 def timestamps(per_second: int, end: str = "") -> list[Value]:

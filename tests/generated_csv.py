@@ -86,7 +86,7 @@ def csv_case(rng: Rng) -> Case:
     """A well-formed csv file, as spreadsheets and libraries write them."""
     sheet = draw_sheet(rng)
     delimiter = pick(rng, ",,;\t|") if len(sheet.names) > 1 else ","
-    style, end = pick(rng, ("needed", "all", "some")), pick(rng, ("\n", "\r\n"))
+    style, end = pick(rng, ("needed", "all", "some")), pick(rng, ("\n", "\n", "\r\n", "\r\n", "\r"))
     options: tuple[str, ...] = ()
     if chance(rng, 0.2):
         options = ("--delimiter", r"\t" if delimiter == "\t" else delimiter)
@@ -104,7 +104,8 @@ def csv_case(rng: Rng) -> Case:
         lines += [delimiter * (len(sheet.names) - 1) + blank] * int(rng.integers(1, 3))
     text = end.join(lines) + end * chance(rng, 0.8)
     marks = b"\xef\xbb\xbf" * pick(rng, (0, 0, 0, 1, 2))
-    name, content = compressed(rng, "in.csv", marks + text.encode())
+    stem = pick(rng, ("in", "in", "in put", "[in]", "größe", "a*b", "in.tsv"))
+    name, content = compressed(rng, f"{stem}.{pick(rng, ('csv', 'CSV'))}", marks + text.encode())
     rows = [replace(row, file=name) for row in rows]
     is_said = delimiter != "," and not options and not lines[0].startswith("sep=")
     says = ("tabs" if delimiter == "\t" else f"'{delimiter}'",) if is_said else ()
@@ -207,6 +208,7 @@ def header_case(rng: Rng) -> Case:
         "nameless end": ("text,x,,", ("text", "x"), lambda i: [texts[i], "a", "", ""]),
         "no text": ("id,x", None, lambda i: [texts[i], "a"]),
         "named": ("id,body", ("id", "body"), lambda i: [str(i), texts[i]]),
+        "repeated label": ("label,text,label", ("label", "text", "label.1"), lambda i: ["a", texts[i], "b"]),
         "quoted": ('"text","a,b"', ("text", "a,b"), lambda i: [texts[i], "a"]),
     }
     kind = pick(rng, list(forms))
@@ -222,6 +224,23 @@ def header_case(rng: Rng) -> Case:
         named = dict(zip(columns, map(text_cell, cells(i)), strict=False))
         rows.append(Row(named, texts[i], "", i + 2, i + 1, "in.csv"))
     return replace(case, rows=tuple(rows), columns=columns)
+
+
+def long_case(rng: Rng) -> Case:
+    """Texts of which some are longer than any stage reads, which is said, or makes them bad rows."""
+    lengths = [pick(rng, (5, 20, 200, 3000)) for _ in range(int(rng.integers(1, 6)))]
+    texts = [" ".join(["fine film"] * length) for length in lengths]
+    is_cut = chance(rng, 0.5)
+    faults = ["" if is_cut or length <= 20 else "more tokens" for length in lengths]
+    content = "".join(f"{text}\n" for text in ("text", *texts)).encode()
+    rows = tuple(
+        Row({"text": text_cell(text)}, text, fault, i + 1, i, "in.csv")
+        for i, (text, fault) in enumerate(zip(texts, faults, strict=True), start=1)
+    )
+    case = Case("long texts", {"in.csv": content}, "in.csv", rows, ("text",))
+    if is_cut:
+        return replace(case, says=("longer",) if max(lengths) > 20 else ())
+    return replace(case, predict_options=("--no-truncate",))
 
 
 def txt_case(rng: Rng) -> Case:
@@ -249,7 +268,7 @@ def cut_case(rng: Rng) -> Case:
     content = ("text,x\n" + "".join(f"{sentence(rng)},{i}\n" for i in range(40))).encode()
     pack, ending = pick(rng, ((gzip.compress, "gz"), (zstd, "zst")))
     packed = pack(content)
-    cut = packed[: int(rng.integers(5, len(packed) - 8))]
+    cut = packed[: int(rng.integers(5, len(packed) - 8))] if chance(rng, 0.7) else packed + b"and more"
     return Case(
         "cut compressed file", {f"in.csv.{ending}": cut}, f"in.csv.{ending}", refused=("cannot be read",)
     )
@@ -261,6 +280,7 @@ MAKERS = (
     (8, encoded_case),
     (10, damaged_case),
     (4, header_case),
+    (2, long_case),
     (4, txt_case),
     (2, cut_case),
 )

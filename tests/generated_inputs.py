@@ -41,7 +41,7 @@ def records_file(name: str, records: Sequence[Mapping[str, str]]) -> bytes:
 def draw_records(rng: Rng, columns: Sequence[str]) -> list[dict[str, str]]:
     """Records of plain strings; labels are names."""
     labels = ("negative", "positive")
-    values = {"text": sentence, "label": lambda rng: pick(rng, labels)}
+    values = {"text": sentence, "Text": sentence, "label": lambda rng: pick(rng, labels)}
     other = ("x", "1", "a b", "é", "true")
     n = int(rng.integers(1, 5))
     return [{c: values.get(c, lambda rng: pick(rng, other))(rng) for c in columns} for _ in range(n)]
@@ -59,7 +59,7 @@ def rows_of(
         rows.append(
             Row(
                 {**cells, **{n: c for n, c in (more or {}).items() if n not in cells}},
-                record["text"],
+                record.get("text") or record["Text"],
                 "",
                 line,
                 i + 1,
@@ -92,7 +92,8 @@ def folder_case(rng: Rng) -> Case:
     formats = (pick(rng, FORMATS),) if chance(rng, 0.6) else FORMATS
     for number in range(int(rng.integers(1, 4))):
         others = [name for name in (*LABEL_FORMS, "x", "y") if chance(rng, 0.35)]
-        names = [str(name) for name in rng.permutation(["text", *others])]
+        text = "Text" if chance(rng, 0.1) else "text"
+        names = [str(name) for name in rng.permutation([text, *others])]
         name = f"{pick(rng, ('', '', 'more/'))}part-{number}.{pick(rng, formats)}"
         records = draw_records(rng, names)
         files[f"data/{name}"] = records_file(name, records)
@@ -165,7 +166,61 @@ def split_case(rng: Rng) -> Case:
         files[f"data/{split}.csv"] = records_file("x.csv", records)
         of_split[split] = rows_of(f"{split}.csv", records)
         rows += of_split[split]
-    return of_rows(Case("folder of splits", files, "data", evaluate=""), rows)
+    split = pick(rng, ("validation", "test", "train"))
+    evaluated = [i for i, row in enumerate(rows) if row.file == f"{split}.csv"]
+    source = "data" if split == "validation" and chance(rng, 0.5) else f"data@{split}"
+    return of_rows(Case("folder of splits", files, "data", evaluate=source, evaluated=evaluated), rows)
+
+
+def label_folder_case(rng: Rng) -> Case:
+    """A folder for each label."""
+    files, rows, ending = dict[str, bytes](), list[Row](), pick(rng, FORMATS)
+    for label in ("negative", "positive"):
+        name, records = f"label={label}/rows.{ending}", draw_records(rng, ["text", "x"])
+        files[f"data/{name}"] = records_file(name, records)
+        rows += rows_of(name, records, {"label": text_cell(label)})
+    return of_rows(Case("partitioned folder", files, "data"), rows)
+
+
+TYPES: Sequence[tuple[pa.DataType, pa.DataType, pa.DataType | None]] = (  # of two files; of both in parquet
+    (pa.int8(), pa.int64(), pa.int64()),
+    (pa.int32(), pa.float64(), pa.float64()),
+    (pa.float32(), pa.float64(), pa.float64()),
+    (pa.string(), pa.large_string(), pa.large_string()),
+    (pa.null(), pa.int16(), pa.int16()),
+    (pa.string(), pa.null(), pa.string()),
+    (pa.string(), pa.int64(), None),
+    (pa.bool_(), pa.int64(), None),
+    (pa.list_(pa.int64()), pa.int64(), None),
+)
+TYPED: Mapping[str, tuple[object, Cell]] = {  # a value of each type; of the others 7
+    "string": ("a", Cell("a", '"a"')),
+    "large_string": ("a", Cell("a", '"a"')),
+    "bool": (True, Cell("true", "true")),
+    "null": (None, Cell("", "null")),
+    "float": (2.5, Cell("2.5", "2.5")),
+    "double": (2.5, Cell("2.5", "2.5")),
+    "list<item: int64>": ([1], Cell("[1]", "[1]", is_json=True)),
+}
+
+
+def types_case(rng: Rng) -> Case:
+    """A folder of files in which a column has two types."""
+    one, other, both = pick(rng, TYPES)
+    files, rows, values = dict[str, bytes](), list[Row](), list[object]()
+    for number, kind in enumerate((one, other) if chance(rng, 0.5) else (other, one)):
+        value, cell = TYPED.get(str(kind), (7, Cell("7", "7")))
+        text, name, sink = sentence(rng), f"{number}.parquet", io.BytesIO()
+        pq.write_table(pa.table({"text": [text], "x": pa.array([value], kind)}), sink)
+        files[f"data/{name}"] = sink.getvalue()
+        rows.append(Row({"text": text_cell(text), "x": cell}, text, "", None, 1, name))
+        values.append(value)
+    case = of_rows(Case("folder of types", files, "data"), rows)
+    if both is not None:
+        return replace(case, arrow=pa.table({"text": [row.text for row in rows], "x": pa.array(values, both)}))
+    if chance(rng, 0.5):
+        return replace(case, output=pick(rng, ("out.jsonl", "out.tsv", "out.csv.gz")))
+    return replace(case, output="out.parquet", refused=("'x'", "jsonl", str(one), str(other)))
 
 
 def stream_case(rng: Rng) -> Case:
@@ -292,6 +347,8 @@ MAKERS = (
     (3, pattern_case),
     (1, saved_case),
     (2, split_case),
+    (1, label_folder_case),
+    (3, types_case),
     (6, stream_case),
     (6, misplaced_case),
     (6, role_case),

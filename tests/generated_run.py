@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import csv
+import gc
 import gzip
 import io
 import json
 import math
 import os
 import sys
+import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -49,10 +51,11 @@ class Told(NamedTuple):
 
 
 class Found(NamedTuple):
-    """How a case ended: "answered" or "refused", and whether an interrupted run was resumed."""
+    """How a case ended."""
 
-    end: str
-    resumed: bool = False
+    end: str  # "answered" or "refused"
+    resumed: bool = False  # after an interruption
+    evaluated: bool = False
 
 
 @contextmanager
@@ -86,8 +89,8 @@ def command(*words: str, stdin: bytes = b"") -> Told:
 class Runner:
     """Runs cases on one saved cascade, which is loaded once."""
 
-    def __init__(self, saved: Path) -> None:
-        self.saved = str(saved)
+    def __init__(self, saved: Path, temporary: Path) -> None:
+        self.saved, self.temporary = str(saved), temporary
         self.cascade = Cascade.from_pretrained(saved)
         self.verbs = get_command(app.app)
 
@@ -101,43 +104,54 @@ class Runner:
         before, here = listing(folder), Path.cwd()
         os.chdir(folder)
         try:
-            with (
-                replaced(Cascade, from_pretrained=lambda *_, **__: self.cascade),
-                replaced(
-                    predict_file,
-                    CHUNK_ROWS=case.chunk_rows,
-                    with_tuned_batch_sizes=lambda cascade, **_: cascade,
-                ),
-                replaced(app, app=self.verbs),
-            ):
-                self._evaluate(case)
-                if listing(folder) != before:
-                    raise Wrong("evaluate: changed a file")
-                return self._predict(case, folder, before)
+            with self._prepared(case):
+                is_evaluated = self._evaluate(case)
+                check_untouched(folder, before)
+                found = self._predict(case, folder, before)
         finally:
             os.chdir(here)
+        if list(self.temporary.iterdir()) and not gc.collect() and list(self.temporary.iterdir()):
+            raise Wrong(f"predict: leaves {list(self.temporary.iterdir())}")
+        return found._replace(evaluated=is_evaluated)
 
-    def _evaluate(self, case: Case) -> None:
+    @contextmanager
+    def _prepared(self, case: Case) -> Iterator[None]:
+        """The cascade is loaded and the command line made once; batch sizes are not measured."""
+        chunks = {"CHUNK_ROWS": case.chunk_rows, "with_tuned_batch_sizes": lambda cascade, **_: cascade}
+        with (
+            replaced(Cascade, from_pretrained=lambda *_, **__: self.cascade),
+            replaced(predict_file, **chunks),
+            replaced(app, app=self.verbs),
+            replaced(tempfile, tempdir=str(self.temporary)),
+        ):
+            yield
+
+    def _evaluate(self, case: Case) -> bool:
+        """True if the command answered, which it did rightly."""
         if case.evaluate == "":
-            return
+            return False
         source = case.source if case.evaluate is None else case.evaluate
         told = command("evaluate", self.saved, source, "--json", *case.options, stdin=case.stdin)
-        labels = case.labels or (None,)
-        is_answered = case.refused is None and None not in labels and not any(row.fault for row in case.rows)
         if case.is_free and told.code == 0:
-            return
-        if not is_answered or case.is_free:
+            return True
+        places = range(len(case.rows)) if case.evaluated is None else case.evaluated
+        labels = [None if case.labels is None else case.labels[i] for i in places]
+        has_labels = case.labels is not None and None not in labels
+        if case.is_free or case.refused is not None or not has_labels or any(r.fault for r in case.rows):
             check_refused("evaluate", told, () if case.labels is None else case.refused or ())
-            return
+            return False
         if told.code:
             raise Wrong(f"evaluate: expected an answer, got {told.err[-300:]}")
         values = json.loads(told.out.splitlines()[-1])
-        right = self.cascade.predict([row.text for row in case.rows]).labels == np.array(labels)
+        right = self.cascade.predict([case.rows[i].text for i in places]).labels == np.array(labels)
         if (values["n"], round(values["accuracy"], 9)) != (len(right), round(float(np.mean(right)), 9)):
             raise Wrong(f"evaluate: {values['n']} rows, accuracy {values['accuracy']}, expected {right}")
+        return True
 
     def _predict(self, case: Case, folder: Path, before: Mapping[str, bytes]) -> Found:
         told = self._command(case)
+        if told.code and told.out:
+            raise Wrong(f"predict: writes before it fails: {told.out!r:.200}")
         bad = [row for row in case.rows if row.fault]
         work = f"{case.output}.work"
         if case.is_free and told.code == 0:
@@ -161,7 +175,7 @@ class Runner:
 
     def _command(self, case: Case) -> Told:
         rejects = () if case.rejects is None else ("--rejects", case.rejects)
-        words = ("predict", self.saved, case.source, "--output", case.output, *case.options, *rejects)
+        words = ("predict", self.saved, case.source, "--output", case.output, *case.options, *case.predict_options, *rejects)
         return command(*words, stdin=case.stdin)
 
     def _go_on(self, case: Case, folder: Path) -> Found:
@@ -224,10 +238,11 @@ def listing(folder: Path) -> dict[str, bytes]:
 
 def check_untouched(folder: Path, before: Mapping[str, bytes], *added: str) -> None:
     """Check that nothing has changed but what was added."""
-    after = {name: content for name, content in listing(folder).items() if not name.startswith(added or "\0")}
-    if after != before:
-        names = sorted(name for name in {*after, *before} if after.get(name) != before.get(name))
-        raise Wrong(f"predict: changed {names}")
+    after = listing(folder)
+    changed = [name for name in {*after, *before} if after.get(name) != before.get(name)]
+    wrong = [name for name in changed if not name.startswith(added or "\0")]
+    if wrong:
+        raise Wrong(f"changed files: {sorted(wrong)}")
 
 
 def check_refused(verb: str, told: Told, words: Sequence[str]) -> None:

@@ -7,8 +7,8 @@ from generated_run import Runner
 
 
 @pytest.fixture(scope="module")
-def runner(saved):
-    return Runner(saved)
+def runner(saved, tmp_path_factory):
+    return Runner(saved, tmp_path_factory.mktemp("temporary"))
 
 
 @pytest.mark.parametrize("start", range(0, 60, 20))

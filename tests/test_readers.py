@@ -269,7 +269,7 @@ def test_a_fault_ends_an_array(tmp_path):
 
 @pytest.mark.parametrize(
     "content",
-    ['[{"text": "a"}]\n{"text": "b"}', '[{"text": "a"}]\n]', '{"data": [{"text": "a"}]}\n{"text": "b"}'],
+    ['[{"text": "a"}]\n{"text": "b"}', '[{"text": "a"}]\n]', '{"data": [{"text": "a"}]}\n{"text": "b"}', '{"data": [{"text": "a"}], "data": []}'],
 )
 def test_what_follows_an_array_is_not_lost(tmp_path, content):
     assert faults(put(tmp_path, "a.json", content)) == [(2, 1)]

@@ -213,7 +213,7 @@ def _is_end(rest: str, *, in_object: bool) -> bool:
     if not in_object:
         return not rest.strip()
     try:
-        return isinstance(_decoder.decode('{"data": []' + rest), dict)
+        return type(_decoder.decode('{"data": []' + rest)) is dict  # without a key twice
     except (ValueError, RecursionError):
         return False
 
