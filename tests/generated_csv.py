@@ -239,7 +239,8 @@ def long_case(rng: Rng) -> Case:
     )
     case = Case("long texts", {"in.csv": content}, "in.csv", rows, ("text",))
     if is_cut:
-        return replace(case, says=("longer",) if max(lengths) > 20 else ())
+        cut = sum(length > 20 for length in lengths)
+        return replace(case, says=(f"{cut} of {len(lengths)} texts",) if cut else ())
     return replace(case, predict_options=("--no-truncate",))
 
 

@@ -135,9 +135,9 @@ class Runner:
         if case.is_free and told.code == 0:
             return True
         places = range(len(case.rows)) if case.evaluated is None else case.evaluated
-        labels = [None if case.labels is None else case.labels[i] for i in places]
-        has_labels = case.labels is not None and None not in labels
-        if case.is_free or case.refused is not None or not has_labels or any(r.fault for r in case.rows):
+        is_bad = case.is_free or case.refused is not None or any(row.fault for row in case.rows)
+        labels = (None,) if is_bad or case.labels is None else [case.labels[i] for i in places]
+        if None in labels:
             check_refused("evaluate", told, () if case.labels is None else case.refused or ())
             return False
         if told.code:
@@ -158,7 +158,7 @@ class Runner:
             return Found("answered")
         if case.is_free or case.refused is not None:
             check_refused("predict", told, case.refused or ())
-            check_untouched(folder, before)
+            check_untouched(folder, before, *[work] * case.is_free)
             return Found("refused")
         if bad and case.rejects is None:
             words = (f"row {bad[0].number}", bad[0].fault, bad[0].fault_in_full, "--rejects")

@@ -492,6 +492,15 @@ def test_a_damaged_parquet_file_is_rejected(tmp_path, content):
         read_table(put(tmp_path, "a.parquet", content))
 
 
+def test_an_arrow_file_that_points_outside_of_its_memory_is_rejected(tmp_path):
+    offsets = pa.array([0, 4, 10**6], pa.int32()).buffers()[1]
+    text = pa.Array.from_buffers(pa.string(), 2, [None, offsets, pa.py_buffer(b"fine film")])
+    with pa.ipc.new_file(str(tmp_path / "a.arrow"), pa.schema([("text", pa.string())])) as target:
+        target.write_batch(pa.record_batch([text], ["text"]))
+    with pytest.raises(DataError, match=r"a\.arrow: not a readable Arrow file \(ArrowInvalid: .*out of bounds"):
+        read_table(tmp_path / "a.arrow")
+
+
 @pytest.mark.parametrize("name", ["a.csv.gz", "a.jsonl.zst"])
 def test_a_damaged_compressed_file_is_rejected(tmp_path, name):
     whole = (gzip.compress if name.endswith("gz") else zstd)(CSV.encode() * 50)

@@ -62,7 +62,7 @@ def _batches(
     file: DataFile, layout: ArrowLayout, wanted: list[int], rows: int
 ) -> Iterator[pyarrow.RecordBatch]:
     if file.format == "arrow":
-        yield from (batch.select(wanted) for batch in _ipc_batches(file)[1])
+        yield from (_validated(batch.select(wanted)) for batch in _ipc_batches(file)[1])
         return
     import pyarrow.parquet
 
@@ -72,6 +72,19 @@ def _batches(
     with pyarrow.parquet.ParquetFile(file.path) as source:
         for batch in source.iter_batches(rows, columns=[names[i] for i in wanted] if select else None):
             yield batch if select else batch.select(wanted)
+
+
+def _validated(batch: pyarrow.RecordBatch) -> pyarrow.RecordBatch:
+    """The batch. Raises ArrowInvalid if it points outside of its memory, as in a damaged file."""
+    import pyarrow
+
+    for column in batch.columns:
+        try:
+            column.validate(full=True)
+        except pyarrow.ArrowInvalid as error:
+            if "UTF8" not in str(error):  # such texts are bad rows only
+                raise
+    return batch
 
 
 def _ipc_batches(file: DataFile) -> tuple[pyarrow.Schema, Iterable[pyarrow.RecordBatch]]:
