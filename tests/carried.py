@@ -38,7 +38,7 @@ def write(folder: Path, suffix: str, columns: dict[str, object], types=None) -> 
 
 def records(path: Path) -> list[dict[str, object]]:
     """The lines of a jsonl file."""
-    return [strict(line) for line in path.read_text("utf-8").splitlines()]
+    return [strict(line) for line in path.read_text("utf-8").removesuffix("\n").split("\n")]
 
 
 def csv_rows(path: Path) -> list[list[str]]:

@@ -116,7 +116,8 @@ def test_parquet_keeps_a_type_through_parts_and_joining(tmp_path, arrow_type):
 REFUSED = [
     pa.struct([]), pa.list_(pa.struct([])), pa.month_day_nano_interval(), pa.decimal128(5, -2),
     pa.sparse_union([pa.field("a", pa.int8())]), pa.run_end_encoded(pa.int32(), pa.string()),
-    pa.dictionary(pa.int8(), pa.list_(pa.int8())),
+    pa.dictionary(pa.int8(), pa.list_(pa.int8())), pa.list_(pa.dictionary(pa.int8(), pa.decimal128(5, 2))),
+    pa.dictionary(pa.int8(), pa.dictionary(pa.int8(), pa.string())),
 ]  # fmt: skip
 
 
@@ -141,6 +142,22 @@ def test_null_among_the_values_of_a_dictionary(tmp_path):
     column = pa.DictionaryArray.from_arrays([0, 1, None], pa.array([None, "a"]))
     back = pq.read_table(write(tmp_path, ".parquet", {"a": column}))["a"]
     assert (back.type, back.to_pylist()) == (column.type, [None, "a", None])
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        one(1, pa.int8()),
+        one(1, pa.duration("s")),
+        one(True, pa.bool_()),
+        pa.array([1]).cast(pa.decimal128(21, 2)),
+    ],
+    ids=lambda values: str(values.type),
+)
+def test_a_dictionary_of_other_values_than_texts_becomes_its_values(tmp_path, values):
+    column = pa.DictionaryArray.from_arrays([0, None], values)
+    back = pq.read_table(write(tmp_path, ".parquet", {"a": column}, {"a": column.type}))["a"]
+    assert (back.type, python_cells(back)) == (values.type, python_cells(column))
 
 
 @pytest.mark.parametrize(

@@ -19,6 +19,11 @@ if TYPE_CHECKING:
 
 PARQUET = {"use_compliant_nested_type": False}  # the items of lists keep their name
 
+# pyarrow may crash on these, or lose rows
+_UNSAFE = re.compile(
+    r"(union|dictionary)<(?!values=(large_)?(string|binary),|values=(u?int\d+|float|double),)"
+)
+
 _KINDS: Mapping[type, ColumnType] = {bool: "boolean", int: "integer", float: "number", str: "string"}
 
 
@@ -48,6 +53,10 @@ def arrow_type(column_type: ColumnType) -> pyarrow.DataType:
     """The Arrow type of a column in parquet."""
     with extra("tune"):
         import pyarrow
+    if isinstance(column_type, pyarrow.DictionaryType):
+        values = column_type.value_type  # only those of strings are read as they were written
+        is_plain = pyarrow.types.is_primitive(values) or pyarrow.types.is_decimal(values)
+        return values if is_plain else column_type
     if not isinstance(column_type, str):
         return column_type
     named = {"boolean": pyarrow.bool_(), "integer": pyarrow.int64(), "number": pyarrow.float64()}
@@ -66,7 +75,7 @@ def arrow_column(column: Any, to: ColumnType | None, notes: Counter[str]) -> Any
         if kind is None:
             return pyarrow.nulls(len(column), arrow_type("string" if to is None else to))
         column = _to_arrow(column, kind, notes)
-    return cast(column, column.type if to is None else arrow_type(to), notes)
+    return cast(column, arrow_type(column.type if to is None else to), notes)
 
 
 def cast(column: Any, to: pyarrow.DataType, notes: Counter[str]) -> Any:
@@ -113,8 +122,8 @@ def check_parquet_holds(table: pyarrow.Table, source: str) -> None:
 def _parquet_fault(column: Any) -> Exception | None:
     with extra("tune"):
         import pyarrow.parquet
-    if "_union<" in str(column.type):  # pyarrow may crash
-        return NotImplementedError("a union")
+    if match := _UNSAFE.search(str(column.type)):
+        return NotImplementedError(f"no support for {match[1]}")
     memory = io.BytesIO()
     try:
         pyarrow.parquet.write_table(pyarrow.table([column], ["column"]), memory, **PARQUET)

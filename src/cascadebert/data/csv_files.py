@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
-from typing import Any, NamedTuple
+from typing import Any, TypeAlias
 
 from cascadebert.data.files import DataFile
 from cascadebert.data.labels import shorten
@@ -98,19 +98,20 @@ def read_csv(file: DataFile, layout: CsvLayout, *, encoding: str | None, rows: i
 
     A row without any content is skipped if it is an empty line or at the end of the file.
     """
-    number, suspects = 0, list[tuple[int, int]]()
+    first, suspects = 1, list[tuple[int, int]]()
     with open_text(file, encoding, "") as text, _long_cells():
         records = _records(text, layout)
         while batch := list(islice(records, rows)):
-            numbered = list(enumerate(batch, number + 1))
-            number += len(batch)
-            good = [(i, record) for i, record in numbered if not record.fault]
-            cells = [list(column) for column in zip(*(record.cells for _, record in good), strict=True)]
+            numbered = list(enumerate(batch, first))
+            first += len(batch)
+            good = [(number, *row) for number, row in numbered if type(row[2]) is list]
+            bad = [Fault(number, row[0], row[2]) for number, row in numbered if type(row[2]) is str]
+            cells = [list(column) for column in zip(*(row for *_, row in good), strict=True)]
             columns = dict(zip(layout.names, cells or ([] for _ in layout.names), strict=True))
-            suspects += _swallowed_rows(good, columns, layout.delimiter)
-            bad = [Fault(i, record.line, record.fault) for i, record in numbered if record.fault]
-            table = Table(columns, file.name, layout.repeated)
-            yield Chunk(table, [i for i, _ in good], bad, [record.line for _, record in good])
+            long = [(number, list(row)) for number, _, count, row in good if count > 1]
+            suspects += _swallowed_rows(long, columns, layout)
+            table, numbers = Table(columns, file.name, layout.repeated), [number for number, *_ in good]
+            yield Chunk(table, numbers, bad, [line for _, line, _, _ in good])
     if suspects:
         row, breaks = suspects[0]
         log.warning(
@@ -129,11 +130,9 @@ def _long_cells() -> Iterator[None]:
         csv.field_size_limit(limit)
 
 
-class _CsvRow(NamedTuple):
-    line: int  # number of its first line
-    lines: int  # that it takes
-    cells: list[str]
-    fault: str = ""
+_Row: TypeAlias = (
+    "tuple[int, int, list[str] | str]"  # its first line, its number of lines, its cells or fault
+)
 
 
 class _Lines:
@@ -143,22 +142,24 @@ class _Lines:
         self._lines = iter(lines)
         self._again: deque[str] = deque()
         self._taken: list[str] = []
-        self.start = 1  # number of the present row's first line
+        self._start = 1  # number of the present row's first line
 
-    def __iter__(self) -> _Lines:
-        return self
-
-    def __next__(self) -> str:
-        if len(self._taken) > MAX_ROW_LINES:
-            raise csv.Error(_OPEN)
-        line = self._again.popleft() if self._again else next(self._lines)
-        self._taken.append(line)
-        return line
+    def take(self) -> Iterator[str]:
+        """The lines that are left. Raises csv.Error where a row has too many."""
+        taken = self._taken
+        while self._again:
+            taken.append(self._again.popleft())
+            yield taken[-1]
+        for line in self._lines:
+            taken.append(line)
+            if len(taken) > MAX_ROW_LINES:
+                raise csv.Error(_OPEN)
+            yield line
 
     def end_row(self) -> tuple[int, int]:
         """Begin another row. Returns number of the ended one's first line, and its lines."""
-        start, count = self.start, len(self._taken)
-        self.start += count
+        start, count = self._start, len(self._taken)
+        self._start += count
         self._taken.clear()
         return start, count
 
@@ -169,50 +170,46 @@ class _Lines:
         return self.end_row()[0]
 
 
-def _records(text: Iterable[str], layout: CsvLayout) -> Iterator[_CsvRow]:
+def _records(text: Iterable[str], layout: CsvLayout) -> Iterator[_Row]:
     """The rows after the header. A misquoted row ends with its first line, and the next row begins there."""
     lines, width = _Lines(text), len(layout.names)
     if layout.has_separator_line:
-        next(lines)
-        lines.end_row()
-    reader = csv.reader(lines, **layout.options)
-    header = next((row for row in reader if row or not layout.quoted), None)
+        next(lines.take())
+    reader = csv.reader(lines.take(), **layout.options)
+    next((row for row in reader if row or not layout.quoted), None)
     lines.end_row()
-    blank: list[_CsvRow] = []  # rows without content, which are skipped at the end
-    while header is not None:
+    blank: list[_Row] = []  # rows without content, which are skipped at the end
+    while True:
         try:
-            row = next(reader)
+            cells = next(reader)
         except StopIteration:
             return
         except csv.Error as error:
-            record = _CsvRow(lines.end_line(), 1, [], _misquoted(str(error)))
+            record: _Row = lines.end_line(), 1, _misquoted(str(error))
+            reader = csv.reader(lines.take(), **layout.options)
         else:
-            record = _checked(_CsvRow(*lines.end_row(), row), width, layout)
-        if not (record.cells or record.fault):
+            record = *lines.end_row(), cells if len(cells) == width else _fitted(cells, width, layout)
+        if not record[2]:  # an empty line
             continue
-        if width > 1 and not record.fault and not any(record.cells):
+        if width > 1 and not any(record[2]):
             blank.append(record)
             continue
-        yield from blank
-        blank.clear()
+        if blank:
+            yield from blank
+            blank.clear()
         yield record
 
 
-def _checked(record: _CsvRow, width: int, layout: CsvLayout) -> _CsvRow:
-    """The record with as many cells as the header, or with its fault; an empty line has no cells."""
-    row = record.cells
-    if len(row) == width or (not row and (layout.quoted or width > 1)):
-        return record
-    if not row:
-        return record._replace(cells=[""])
-    if len(row) > width and not any(map(str.strip, row[width:])):
-        return record._replace(cells=row[:width])
-    advice = (
-        "Quote cells that hold the delimiter." if layout.quoted else "A tab inside a cell cannot be kept."
-    )
+def _fitted(cells: list[str], width: int, layout: CsvLayout) -> list[str] | str:
+    """As many cells as the header has, or the fault; none for an empty line."""
+    if not cells:
+        return cells if layout.quoted or width > 1 else [""]
+    if len(cells) > width and not any(map(str.strip, cells[width:])):
+        return cells[:width]
+    advice = "Quote cells that hold the delimiter." if layout.quoted else "A cell of tsv cannot hold a tab."
     names = shorten(layout.names)
     expected = f"the header names {width} column{'s' if width > 1 else ''} ({names})"
-    return record._replace(fault=f"{len(row)} cell{'s' if len(row) > 1 else ''}, but {expected}. {advice}")
+    return f"{len(cells)} cell{'s' if len(cells) > 1 else ''}, but {expected}. {advice}"
 
 
 def _misquoted(message: str) -> str:
@@ -223,16 +220,14 @@ def _misquoted(message: str) -> str:
 
 
 def _swallowed_rows(
-    rows: Sequence[tuple[int, _CsvRow]], columns: Mapping[str, list[str]], delimiter: str
+    rows: Sequence[tuple[int, list[str]]], columns: Mapping[str, list[str]], layout: CsvLayout
 ) -> Iterator[tuple[int, int]]:
-    """Row number and line breaks of each row whose cell reads as if it held several rows."""
-    values = [set[str]() for _ in columns]
-    if any(record.lines > 1 for _, record in rows):
-        values = [set(cells) for cells in columns.values()]
-    for number, record in rows:
-        for i, cell in enumerate(record.cells if record.lines > 1 else ()):
+    """Row number and line breaks of each of some rows whose cell reads as if it held several rows."""
+    values = [set(cells) if rows else set() for cells in columns.values()]
+    for number, cells in rows:
+        for i, cell in enumerate(cells):
             breaks = cell.count("\n")
-            if breaks >= MANY_LINES or (breaks and _reads_as_rows(cell, i, values, delimiter)):
+            if breaks >= MANY_LINES or (breaks and _reads_as_rows(cell, i, values, layout.delimiter)):
                 yield number, breaks
                 break
 

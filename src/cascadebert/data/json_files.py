@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Iterator
-from itertools import islice
-from typing import Any, NamedTuple, TextIO
+from collections.abc import Iterator, Sequence
+from itertools import chain, islice
+from operator import itemgetter
+from typing import Any, TextIO, TypeAlias
 
 from cascadebert.data.files import DataFile
 from cascadebert.data.table import MISSING, Chunk, ColumnType, Fault, Json, Table
@@ -16,27 +17,13 @@ from cascadebert.errors import DataError
 
 _ARRAY = re.compile(r'\s*(?:\{\s*"data"\s*:\s*)?\[')  # of a whole file, not of lines
 _BLOCK = 1 << 16
-_MAX_DIGITS = 18  # of a whole number that fits in 64 bits whatever it is
+_NESTED = {tuple, list, dict}  # types of objects and arrays as they are decoded here
 _LARGEST_IN_DOUBLE = 2**53  # of the whole numbers that all fit
 _SPACE = re.compile(r"[ \t\n\r]*")
 
 
-class _Repeated(dict[str, Any]):
-    """An object that names a key twice."""
-
-
-def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    return found if len(found) == len(pairs) else _Repeated(found)
-
-
-def _whole(digits: str) -> int | Json:
-    return int(digits) if len(digits) <= _MAX_DIGITS else Json(digits)
-
-
-_decoder = json.JSONDecoder(
-    object_pairs_hook=_object, parse_int=_whole, parse_float=Json, parse_constant=Json
-)
+_scan: Any = json.JSONDecoder(object_pairs_hook=tuple, parse_float=Json, parse_constant=Json).scan_once  # type: ignore[attr-defined]
+_decoder_of_digits = json.JSONDecoder(parse_int=Json, parse_float=Json, parse_constant=Json)  # any number of
 
 
 def parse_object(text: str) -> dict[str, Any]:
@@ -45,26 +32,38 @@ def parse_object(text: str) -> dict[str, Any]:
     Raises ValueError with the fault if there is none, or it names a key twice.
     """
     try:
-        record = _decoder.decode(text)
+        pairs, end = _scan(text, 0 if text[:1] == "{" else _skip(text, 0))
+    except (ValueError, RecursionError, StopIteration):
+        pairs, end = _slow_pairs(text), len(text)
+    if end < len(text) and text[end:].strip():
+        raise ValueError(f"not JSON (more after the end of the value at character {end + 1})")
+    if type(pairs) is not tuple:
+        raise ValueError("expected an object")
+    record = dict(pairs)
+    if len(record) < len(pairs):
+        raise ValueError("an object that names a key twice")
+    if _NESTED.isdisjoint(map(type, record.values())):
+        return record
+    spelled = _spelled_values(text)
+    return {key: Json(spelled[key]) if type(value) in _NESTED else value for key, value in record.items()}
+
+
+def _slow_pairs(text: str) -> Any:
+    """Keys and values of an object that may hold longer numbers than Python reads. Raises ValueError."""
+    try:
+        record = _decoder_of_digits.decode(text)
     except (ValueError, RecursionError) as error:
         raise ValueError(_not_json(error)) from error
-    if not isinstance(record, dict):
-        raise ValueError("expected an object")
-    if isinstance(record, _Repeated):
-        raise ValueError("an object that names a key twice")
-    if any(isinstance(value, (dict, list)) for value in record.values()):
-        spelled = _spelled_values(text)
-        return {k: Json(spelled[k]) if isinstance(v, (dict, list)) else v for k, v in record.items()}
-    return record
+    return tuple(record.items()) if isinstance(record, dict) else record
 
 
 def _spelled_values(text: str) -> dict[str, str]:
     """The text of each value of a well-formed object."""
     found, position = {}, _skip(text, text.index("{") + 1)
     while text[position] != "}":
-        key, position = _decoder.raw_decode(text, position)
+        key, position = _decoder_of_digits.raw_decode(text, position)
         start = _skip(text, _skip(text, position) + 1)  # after the colon
-        _, position = _decoder.raw_decode(text, start)
+        _, position = _decoder_of_digits.raw_decode(text, start)
         found[key] = text[start:position]
         position = _skip(text, position)
         position = _skip(text, position + 1) if text[position] == "," else position
@@ -81,17 +80,14 @@ def _not_json(error: Exception) -> str:
     return f"not JSON ({getattr(error, 'msg', error)}{place})"
 
 
-class _JsonRow(NamedTuple):
-    line: int
-    values: dict[str, Any]
-    fault: str = ""
+_Row: TypeAlias = "tuple[int, dict[str, Any] | str]"  # its line, and its values or its fault
 
 
-def _record(line: int, text: str) -> _JsonRow:
+def _row(line: int, text: str) -> _Row:
     try:
-        return _JsonRow(line, parse_object(text))
+        return line, parse_object(text)
     except ValueError as error:
-        return _JsonRow(line, {}, str(error))
+        return line, str(error)
 
 
 def read_json(file: DataFile, *, encoding: str | None, rows: int) -> Iterator[Chunk]:
@@ -99,21 +95,26 @@ def read_json(file: DataFile, *, encoding: str | None, rows: int) -> Iterator[Ch
 
     A key that an object lacks is MISSING. Raises DataError for JSON of another form.
     """
-    number = 0
+    first = 1
     with open_text(file, encoding, "\n") as text:
         records = _records(text, file.name)
         while batch := list(islice(records, rows)):
-            numbered = list(enumerate(batch, number + 1))
-            number += len(batch)
-            good = [(i, record) for i, record in numbered if not record.fault]
-            bad = [Fault(i, record.line, record.fault) for i, record in numbered if record.fault]
-            names = dict.fromkeys(name for _, record in good for name in record.values)
-            columns = {name: [record.values.get(name, MISSING) for _, record in good] for name in names}
-            lines = [record.line for _, record in good]
-            yield Chunk(Table(columns, file.name), [i for i, _ in good], bad, lines)
+            numbered = list(enumerate(batch, first))
+            first += len(batch)
+            bad = [Fault(number, line, row) for number, (line, row) in numbered if isinstance(row, str)]
+            good = numbered if not bad else [one for one in numbered if not isinstance(one[1][1], str)]
+            table = Table(_columns([row for _, (_, row) in good]), file.name)
+            yield Chunk(table, [number for number, _ in good], bad, [line for _, (line, _) in good])
 
 
-def _records(text: TextIO, name: str) -> Iterator[_JsonRow]:
+def _columns(rows: Sequence[Any]) -> dict[str, list[Any]]:
+    names = dict.fromkeys(chain.from_iterable(rows))
+    if sum(map(len, rows)) == len(rows) * len(names):  # as a rule, no object lacks a key
+        return {name: list(map(itemgetter(name), rows)) for name in names}
+    return {name: [row.get(name, MISSING) for row in rows] for name in names}
+
+
+def _records(text: TextIO, name: str) -> Iterator[_Row]:
     start = text.read(_BLOCK)
     match = _ARRAY.match(start)
     if match:
@@ -127,16 +128,16 @@ def _records(text: TextIO, name: str) -> Iterator[_JsonRow]:
         )
     for number, line in enumerate(_lines(start, text), start=1):
         if line.strip():
-            yield _record(number, line)
+            yield _row(number, line)
 
 
 def _is_pretty(first: str, start: str) -> bool:
     """True if the first line is the beginning of a well-formed object, or of one that is not a row."""
     try:
-        record = _decoder.decode(first)
+        record = _decoder_of_digits.decode(first)
     except (ValueError, RecursionError):
         try:
-            return "\n" in start and isinstance(_decoder.decode(start), dict)
+            return "\n" in start and isinstance(_decoder_of_digits.decode(start), dict)
         except (ValueError, RecursionError):
             return first.strip() == "{"
     return start.strip() == first.strip() and isinstance(record, dict) and _is_of_columns(record)
@@ -157,16 +158,16 @@ def _lines(start: str, text: TextIO) -> Iterator[str]:
         yield rest
 
 
-def _array_items(start: str, position: int, text: TextIO, *, in_object: bool) -> Iterator[_JsonRow]:
+def _array_items(start: str, position: int, text: TextIO, *, in_object: bool) -> Iterator[_Row]:
     """The objects of an array, which may be the value of a key; a fault ends it."""
     array = _Array(start, position, text)
     try:
         while (item := array.next_item()) is not None:
-            yield _record(*item)
+            yield _row(*item)
         if not _is_end(array.rest(), in_object=in_object):
-            yield _JsonRow(array.line, {}, "not JSON (more after the end of the array)")
+            yield (array.line, "not JSON (more after the end of the array)")
     except (ValueError, RecursionError) as error:
-        yield _JsonRow(array.line, {}, _not_json(error))
+        yield (array.line, _not_json(error))
 
 
 class _Array:
@@ -186,7 +187,7 @@ class _Array:
                 self._advance(start + 1)
                 return None
             try:
-                _, end = _decoder.raw_decode(self._buffer, start)
+                _, end = _decoder_of_digits.raw_decode(self._buffer, start)
                 break
             except ValueError:
                 more = self._text.read(size)
@@ -213,9 +214,10 @@ def _is_end(rest: str, *, in_object: bool) -> bool:
     if not in_object:
         return not rest.strip()
     try:
-        return type(_decoder.decode('{"data": []' + rest)) is dict  # without a key twice
-    except (ValueError, RecursionError):
+        parse_object('{"data": []' + rest)
+    except ValueError:
         return False
+    return True
 
 
 def column_kinds(chunks: Iterator[Chunk]) -> tuple[dict[str, ColumnType], int]:
@@ -231,8 +233,10 @@ def column_kinds(chunks: Iterator[Chunk]) -> tuple[dict[str, ColumnType], int]:
 
 def _kinds(cells: list[Any]) -> set[str]:
     plain = {_PLAIN[kind] for kind in set(map(type, cells)) - {Json}}
-    if "integer" in plain and any(type(cell) is int and abs(cell) > _LARGEST_IN_DOUBLE for cell in cells):
-        plain.add("long")  # among doubles, its digits would be lost
+    if "integer" in plain:
+        largest = max(abs(cell) for cell in cells if type(cell) is int)
+        plain |= {"long"} if largest > _LARGEST_IN_DOUBLE else set()  # among doubles, digits would be lost
+        plain |= {"json"} if largest >= 2**63 else set()
     return plain | {_json_kind(cell) for cell in cells if type(cell) is Json}
 
 

@@ -215,4 +215,5 @@ def _row_groups(path: Path) -> Iterator[Any]:
         import pyarrow.parquet
     with pyarrow.parquet.ParquetFile(path) as source:
         for i in range(source.num_row_groups):
-            yield source.read_row_group(i)
+            if source.metadata.row_group(i).num_rows:  # pyarrow may crash on a group without rows
+                yield source.read_row_group(i)
