@@ -6,7 +6,7 @@ import csv
 import logging
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any, TypeAlias
@@ -15,6 +15,7 @@ from cascadebert.data.files import DataFile
 from cascadebert.data.labels import shorten
 from cascadebert.data.table import Chunk, Fault, Table, repeated_names, unique_names
 from cascadebert.data.text_files import open_text
+from cascadebert.errors import DataError
 
 log = logging.getLogger("cascadebert")
 
@@ -38,12 +39,23 @@ class CsvLayout:
     @property
     def options(self) -> dict[str, Any]:
         """Arguments of `csv.reader`."""
-        form = {"strict": True} if self.quoted else {"quoting": csv.QUOTE_NONE}
-        return {"delimiter": self.delimiter, **form}
+        return {"delimiter": self.delimiter, **_form(self.quoted)}
+
+
+def _form(quoted: bool) -> dict[str, Any]:
+    return {"strict": True} if quoted else {"quoting": csv.QUOTE_NONE}
+
+
+def _header(rows: Iterator[list[str]], quoted: bool) -> list[str] | None:
+    """The first row, in csv after empty lines; None if there is none."""
+    return next((row for row in rows if row or not quoted), None)
 
 
 def read_csv_layout(file: DataFile, *, delimiter: str | None, encoding: str | None) -> CsvLayout | None:
-    """Find the delimiter and the header of a csv or tsv file; None if it is empty."""
+    """Find the delimiter and the header of a csv or tsv file; None if it is empty.
+
+    Raises DataError if the header is misquoted.
+    """
     with open_text(file, encoding, "") as text:
         lines = list(islice(text, SAMPLE_LINES))
     is_separator_line = (
@@ -54,7 +66,11 @@ def read_csv_layout(file: DataFile, *, delimiter: str | None, encoding: str | No
         lines = lines[1:]
     quoted = file.format == "csv"
     found = delimiter or ("\t" if not quoted else _sniff(lines))
-    header = next((row for row in _sample(lines, found, quoted) if row or not quoted), None)
+    try:
+        with _long_cells():
+            header = _header(csv.reader(lines, delimiter=found, **_form(quoted)), quoted)
+    except csv.Error as error:
+        raise DataError(f"{file.name}, header: {_misquoted(str(error))}") from error
     if header is None:
         return None
     if delimiter is None and quoted and found != ",":
@@ -76,21 +92,19 @@ def _sniff(lines: Sequence[str]) -> str:
     """The delimiter by which the header and most of the first rows have equally many cells."""
 
     def fit(delimiter: str) -> float:
-        rows = [row for row in _sample(lines, delimiter, True) if row]
+        rows = [row for row in _sample(lines, delimiter) if row]
         width = len(rows[0]) if rows else 0
         return 0.0 if width < 2 else sum(len(row) == width for row in rows) / len(rows)
 
     return max(DELIMITERS, key=fit)
 
 
-def _sample(lines: Sequence[str], delimiter: str, quoted: bool) -> list[list[str]]:
-    """The rows of the first lines, read leniently."""
-    with _long_cells():
-        form: dict[str, Any] = {} if quoted else {"quoting": csv.QUOTE_NONE}
-        try:
-            return list(csv.reader(lines, delimiter=delimiter, **form))
-        except csv.Error:
-            return []
+def _sample(lines: Sequence[str], delimiter: str) -> list[list[str]]:
+    """The rows of the first lines, read leniently, up to one that cannot be read."""
+    rows: list[list[str]] = []
+    with _long_cells(), suppress(csv.Error):
+        rows.extend(csv.reader(lines, delimiter=delimiter))
+    return rows
 
 
 def read_csv(file: DataFile, layout: CsvLayout, *, encoding: str | None, rows: int) -> Iterator[Chunk]:
@@ -176,7 +190,7 @@ def _records(text: Iterable[str], layout: CsvLayout) -> Iterator[_Row]:
     if layout.has_separator_line:
         next(lines.take())
     reader = csv.reader(lines.take(), **layout.options)
-    next((row for row in reader if row or not layout.quoted), None)
+    _header(reader, layout.quoted)
     lines.end_row()
     blank: list[_Row] = []  # rows without content, which are skipped at the end
     while True:
