@@ -206,6 +206,7 @@ def header_case(rng: Rng) -> Case:
         "repeated text": ("text,text,x", None, lambda i: [texts[i], "b", "c"]),
         "two cases": ("Text,text,x", ("Text", "text", "x"), lambda i: ["other", texts[i], "c"]),
         "nameless end": ("text,x,,", ("text", "x"), lambda i: [texts[i], "a", "", ""]),
+        "open quote": ('"text,x', None, lambda i: [texts[i], "a"]),
         "no text": ("id,x", None, lambda i: [texts[i], "a"]),
         "named": ("id,body", ("id", "body"), lambda i: [str(i), texts[i]]),
         "repeated label": ("label,text,label", ("label", "text", "label.1"), lambda i: ["a", texts[i], "b"]),
@@ -217,8 +218,8 @@ def header_case(rng: Rng) -> Case:
     options = ("--text-column", "body") if kind == "named" else ()
     case = Case("header of csv", {"in.csv": content}, "in.csv", options=options)
     if columns is None:
-        words = ("'text'",) if kind == "repeated text" else ("no column 'text'", "--text-column")
-        return replace(case, refused=words)
+        words = {"repeated text": ("'text'",), "open quote": ("header", "quotation mark is not closed")}
+        return replace(case, refused=words.get(kind, ("no column 'text'", "--text-column")))
     rows = []
     for i in range(n):
         named = dict(zip(columns, map(text_cell, cells(i)), strict=False))

@@ -172,6 +172,12 @@ def test_a_broken_row_spoils_no_other(tmp_path, content, texts, bad):
         read_table(path)
 
 
+@pytest.mark.parametrize("content", ['"text,label\na,x\n', '"text"s,label\na,x\n', '"text,label\n"a",x\n'])
+def test_a_misquoted_header_is_named(tmp_path, content):
+    with pytest.raises(DataError, match=r"a\.csv, header: a (misplaced )?quotation mark"):
+        read_layout(put(tmp_path, "a.csv", content))
+
+
 def test_an_open_quotation_mark_takes_no_more_memory_than_its_limit(tmp_path):
     path = put(tmp_path, "a.csv", 'text,label\na,"pos\n' + "b,neg\n" * 30_000)
     chunks = list(read_chunks(read_layout(path)))
