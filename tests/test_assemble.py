@@ -61,8 +61,8 @@ def test_stages_with_other_labels_are_refused_with_both_lists(make_model, labele
 def test_data_with_other_labels_is_refused_with_both_lists(two, tmp_path):
     file = write_csv(tmp_path / "rows.csv", ["a fine film", "a dull film"] * 60, ["good", "Nega-tive"] * 60)
     expected = (
-        r"rows.csv, row 1, column 'label': unknown label 'good' .*\. Known: negative, positive. Some differ only "
-        r"in case, .*: 'Nega-tive' from 'negative'. .*--label-map"
+        r"rows.csv, row 1, column 'label': unknown label 'good' .*\. Known: negative, positive. Some differ "
+        r"only in case, .*: 'Nega-tive' from 'negative'. .*--label-map"
     )
     with pytest.raises(DataError, match=expected):
         assemble(two, data=file, target=Target(max_accuracy_drop=0.5), output=tmp_path / "c")
