@@ -234,9 +234,11 @@ def column_kinds(chunks: Iterator[Chunk]) -> tuple[dict[str, ColumnType], int]:
 def _kinds(cells: list[Any]) -> set[str]:
     plain = {_PLAIN[kind] for kind in set(map(type, cells)) - {Json}}
     if "integer" in plain:
-        largest = max(abs(cell) for cell in cells if type(cell) is int)
-        plain |= {"long"} if largest > _LARGEST_IN_DOUBLE else set()  # among doubles, digits would be lost
-        plain |= {"json"} if largest >= 2**63 else set()
+        whole = [cell for cell in cells if type(cell) is int]
+        least, most = min(whole), max(whole)
+        is_long = max(-least, most) > _LARGEST_IN_DOUBLE
+        plain |= {"long"} if is_long else set()  # among doubles, digits would be lost
+        plain |= {"json"} if least < -(2**63) or most >= 2**63 else set()
     return plain | {_json_kind(cell) for cell in cells if type(cell) is Json}
 
 
