@@ -237,6 +237,8 @@ def test_numbers_of_thousands_of_digits_are_no_fault(tmp_path):
         (["0.5", "Infinity", "-Infinity", "NaN"], "number"),
         (["0.5", "1e999"], "json"),
         (["1", str(2**53 + 1)], "integer"),
+        ([str(-(2**63)), "0"], "integer"),
+        ([str(-(2**63) - 1), "0"], "json"),
         (["0.5", str(2**53)], "number"),
         (["0.5", str(2**53 + 1)], "json"),
         (["0.5", str(2**62)], "json"),
