@@ -33,6 +33,8 @@ def unify_types(one: ColumnType, other: ColumnType) -> ColumnType | None:
     >>> unify_types("integer", "number"), unify_types("string", "boolean")
     ('number', 'json')
     """
+    if "null" in (one, other):
+        return other if one == "null" else one
     if isinstance(one, str) and isinstance(other, str):
         return _unify_kinds(one, other)
     with extra("tune"):
@@ -45,6 +47,8 @@ def unify_types(one: ColumnType, other: ColumnType) -> ColumnType | None:
         for schema in schemas:
             cast(pyarrow.nulls(1, schema.types[0]), common, Counter())
     except pyarrow.ArrowException:
+        return None
+    if "long" in (one, other) and pyarrow.types.is_floating(common):
         return None
     return None if any(_narrows(schema.types[0], common) for schema in schemas) else common
 
@@ -59,7 +63,12 @@ def arrow_type(column_type: ColumnType) -> pyarrow.DataType:
         return values if is_plain else column_type
     if not isinstance(column_type, str):
         return column_type
-    named = {"boolean": pyarrow.bool_(), "integer": pyarrow.int64(), "number": pyarrow.float64()}
+    named = {
+        "boolean": pyarrow.bool_(),
+        "integer": pyarrow.int64(),
+        "long": pyarrow.int64(),
+        "number": pyarrow.float64(),
+    }
     return named.get(column_type, pyarrow.string())
 
 
@@ -150,6 +159,8 @@ def _kind(cells: list[Any]) -> ColumnType | None:
 def _unify_kinds(one: ColumnType, other: ColumnType) -> ColumnType:
     if one == other:
         return one
+    if {one, other} == {"integer", "long"}:
+        return "long"
     return "number" if {one, other} == {"integer", "number"} else "json"
 
 
@@ -165,6 +176,7 @@ def _to_arrow(cells: list[Any], kind: ColumnType, notes: Counter[str]) -> pyarro
     convert: Mapping[str, Callable[[Any], Any]] = {
         "string": lambda cell: escape(plain_text(cell, notes), notes),
         "integer": int,
+        "long": int,
         "number": float,
         "json": lambda cell: json_text(cell, notes),
     }

@@ -237,7 +237,7 @@ def _kinds(cells: list[Any]) -> set[str]:
         whole = [cell for cell in cells if type(cell) is int]
         least, most = min(whole), max(whole)
         is_long = max(-least, most) > _LARGEST_IN_DOUBLE
-        plain |= {"long"} if is_long else set()  # among doubles, digits would be lost
+        plain |= {"long"} if is_long else set()
         plain |= {"json"} if least < -(2**63) or most >= 2**63 else set()
     return plain | {_json_kind(cell) for cell in cells if type(cell) is Json}
 
@@ -255,8 +255,8 @@ def _json_kind(cell: Json) -> str:
 
 
 def _common(kinds: set[str]) -> ColumnType:
-    if kinds and kinds <= {"integer", "long"}:
-        return "integer"
+    if kinds == {"integer", "long"}:
+        return "long"
     if kinds == {"integer", "number"}:
         return "number"
-    return "string" if not kinds else kinds.pop() if len(kinds) == 1 else "json"
+    return "null" if not kinds else kinds.pop() if len(kinds) == 1 else "json"

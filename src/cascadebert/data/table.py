@@ -21,7 +21,8 @@ ESCAPED_BYTE = re.compile("[\udc80-\udcff]")  # a byte that is not UTF-8, as it 
 MISSING = type("Missing", (), {"__slots__": (), "__repr__": lambda _: "MISSING"})()  # a key that a line lacks
 
 
-Kind: TypeAlias = Literal["string", "boolean", "integer", "number", "json"]  # "json": mixed or nested
+# "long": integers of which a double would not keep every digit; "json": mixed or nested values
+Kind: TypeAlias = Literal["null", "string", "boolean", "integer", "long", "number", "json"]
 ColumnType: TypeAlias = "Kind | pyarrow.DataType"  # of a column of text formats, or of an Arrow one
 
 
