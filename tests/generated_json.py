@@ -202,6 +202,19 @@ def lines_case(rng: Rng) -> Case:
     return replace(case, is_free=is_table)
 
 
+def files_case(rng: Rng) -> Case:
+    """A folder of JSON lines in which a column may have other values in each file."""
+    files, rows, records = dict[str, bytes](), list[Row](), list[dict[str, Value]]()
+    for number in range(2):
+        values, name = pick(rng, COLUMNS), f"part-{number}.jsonl"
+        here = [{"text": string(sentence(rng)), "x": pick(rng, (*values, NULL))} for _ in range(3)]
+        files[f"data/{name}"] = "".join(f"{spelled(rng, record)}\n" for record in here).encode()
+        rows += [row_of(record, "", i, i, name) for i, record in enumerate(here, start=1)]
+        records += here
+    columns, kinds = kinds_of(records)
+    return Case("folder of json lines", files, "data", tuple(rows), columns, kinds=kinds)
+
+
 def array_case(rng: Rng) -> Case:
     """An array of objects, alone or as `{"data": [...]}`, which may be broken."""
     records, faults, labels = draw_records(rng)
@@ -258,4 +271,4 @@ def other_case(rng: Rng) -> Case:
     return Case("json of another form", {name: content.encode()}, name, refused=words)
 
 
-MAKERS = ((18, lines_case), (10, array_case), (3, other_case))
+MAKERS = ((18, lines_case), (3, files_case), (10, array_case), (3, other_case))
