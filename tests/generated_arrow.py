@@ -194,7 +194,9 @@ def written(table: pa.Table, name: str, rows: int) -> bytes:
     """A file in the format of its name, in several groups of rows."""
     sink = io.BytesIO()
     if name.endswith(".parquet"):
-        rows = table.num_rows if "view" in str(table.schema) else rows  # pyarrow writes no slices of views
+        rows = (
+            max(1, table.num_rows) if "view" in str(table.schema) else rows
+        )  # pyarrow writes no slices of views
         pq.write_table(table, sink, row_group_size=rows, use_compliant_nested_type=False)
         return sink.getvalue()
     new = pa.ipc.new_stream if "stream" in name else pa.ipc.new_file
