@@ -142,6 +142,12 @@ def test_a_data_set_by_name_takes_the_usual_split_unless_another_is_asked_for(tm
     assert [list(examples.texts) for examples in found] == [["a", "b"], ["c"], ["c"]]
 
 
+def test_a_folder_with_a_readme_is_read_as_any_other(tmp_path):
+    put(tmp_path, "in/README.md", "# My data\n\n---\nconfigs: none\n")
+    put(tmp_path, "in/a.csv", "text,label\na,0\n")
+    assert load_examples(tmp_path / "in", split="validation").texts == ["a"]
+
+
 def test_a_data_set_by_name_takes_the_configuration_asked_for(tmp_path):
     for name in ("one", "two"):
         put(tmp_path, f"hub/{name}/all.csv", f"text,label\nof {name},0\n")

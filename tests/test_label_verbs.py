@@ -107,7 +107,7 @@ def mixed(tmp_path):
     return write_jsonl(tmp_path / "mixed.jsonl", reviews(300, seed=77)[0], labels)
 
 
-USABLE = "mixed.jsonl: 43 of 300 rows have a usable label; none is needed here, so accuracy is not reported."
+USABLE = "mixed.jsonl: 43 of 300 rows have a usable label; none is needed here, so labels are not used."
 
 
 def flat(said: str) -> str:

@@ -6,6 +6,7 @@ import gzip
 import io
 import json
 import os
+import shutil
 import threading
 from pathlib import Path
 
@@ -17,8 +18,9 @@ import pytest
 from cascadebert.data.arrow_cells import python_cells
 from cascadebert.data.cells import check_texts
 from cascadebert.data.columns import Columns
-from cascadebert.data.files import find_files
+from cascadebert.data.dataset import load_examples
 from cascadebert.data.readers import read_chunks, read_layout, read_table
+from cascadebert.data.streams import copy_stream
 from cascadebert.data.table import Json
 from cascadebert.errors import DataError
 
@@ -93,6 +95,20 @@ def test_parquet_and_arrow_files_give_their_columns_in_order(tmp_path):
         with new(str(tmp_path / "rows.arrow"), pa.table(ROWS).schema) as target:
             target.write_table(pa.table(ROWS))
         assert read_table(tmp_path / "rows.arrow").columns == ROWS
+
+
+def test_an_arrow_stream_that_breaks_off_is_refused(tmp_path):
+    path = tmp_path / "a.arrow"
+    with pa.ipc.new_stream(str(path), pa.schema([("text", pa.string())])) as target:
+        for text in ("one", "two"):
+            target.write_table(pa.table({"text": [text]}))
+    whole = path.read_bytes()
+    path.write_bytes(whole[: -8 - (len(whole) - 8) // 3])
+    with pytest.raises(DataError, match=r"a\.arrow: not a readable Arrow file"):
+        read_table(path)
+    path.write_bytes(whole[:-8])  # at the end of a message
+    with pytest.raises(DataError, match="it breaks off before its end"):
+        read_table(path)
 
 
 def test_each_line_of_a_txt_file_is_a_text(tmp_path):
@@ -425,19 +441,85 @@ def test_a_pattern_gives_the_files_that_match_in_order(tmp_path):
     assert read_table(tmp_path / "odd[1].csv").columns["text"] == ["odd"]
 
 
+def test_a_pattern_finds_files_at_any_depth_and_folders_with_their_partitions(tmp_path):
+    for name in ("a.csv", "x/b.csv", "x/y/c.csv", "x/_hidden.csv"):
+        put(tmp_path, f"g/{name}", f"text\n{name}\n")
+    assert read_table(tmp_path / "g/**/*.csv").columns["text"] == ["a.csv", "x/b.csv", "x/y/c.csv"]
+    assert read_table(tmp_path / "g/x/_*.csv").columns["text"] == ["x/_hidden.csv"]
+    for year in (2023, 2024):
+        put(tmp_path, f"hive/year={year}/a.csv", "text\none\n")
+    for pattern in ("hive/year=*/*.csv", "hive/year=*"):
+        assert read_table(tmp_path / pattern).columns["year"] == ["2023", "2024"]
+    with pytest.raises(DataError, match="no file matches this pattern"):
+        read_table(tmp_path / "g/*.jsonl")
+
+
+def test_only_the_files_that_a_saved_data_set_lists_are_read(tmp_path):
+    folder = tmp_path / "in/saved"
+    datasets.Dataset.from_dict({"text": ["one", "two", "three"]}).save_to_disk(str(folder), num_shards=3)
+    shutil.copy(folder / "data-00000-of-00003.arrow", folder / "cache-0123.arrow")
+    put(tmp_path, "in/a.csv", "text\nzero\n")
+    assert read_table(folder).columns["text"] == ["one", "two", "three"]
+    assert read_table(tmp_path / "in").columns["text"] == ["zero", "one", "two", "three"]
+    (folder / "data-00001-of-00003.arrow").unlink()
+    with pytest.raises(DataError, match=r"saved: its file data-00001-of-00003\.arrow is missing"):
+        read_table(folder)
+
+
+def test_nothing_in_a_folder_is_left_out_silently(tmp_path):
+    put(tmp_path, "in/a.csv", "text\none\n")
+    put(tmp_path, "elsewhere/b.csv", "text\ntwo\n")
+    (tmp_path / "in/link").symlink_to(tmp_path / "elsewhere")
+    assert read_table(tmp_path / "in").columns["text"] == ["one", "two"]
+    (tmp_path / "in/c.csv").symlink_to(tmp_path / "gone.csv")
+    with pytest.raises(DataError, match=r"in/c\.csv is a broken link"):
+        read_table(tmp_path / "in")
+    (tmp_path / "in/c.csv").unlink()
+    (tmp_path / "in/loop").symlink_to(tmp_path / "in")
+    with pytest.raises(DataError, match=r"loop is a link to a folder that it lies in"):
+        read_table(tmp_path / "in")
+
+
+def test_a_split_of_a_folder_is_chosen_by_name(tmp_path):
+    put(tmp_path, "in/train.csv", "text\none\n")
+    put(tmp_path, "in/test.csv", "text\ntwo\n")
+    assert read_table(tmp_path / "in").columns["text"] == ["two", "one"]
+    assert read_table(Path(f"{tmp_path / 'in'}@test")).columns["text"] == ["two"]
+    with pytest.raises(DataError, match=r"no files of the split 'nope' \(found: test, train\)"):
+        read_table(Path(f"{tmp_path / 'in'}@nope"))
+    with pytest.raises(DataError, match=r"train\.csv is one file, which has no splits: leave out '@test'"):
+        read_table(Path(f"{tmp_path / 'in/train.csv'}@test"))
+
+
 @pytest.mark.parametrize(
     ("content", "texts"),
     [
         (CSV, ["one", "two"]),
+        (gzip.compress(CSV.encode()).decode("latin-1"), ["one", "two"]),
+        ("text;n\n", None),
         ("id;text\n1;one, two\n", ["one, two"]),
         ('{"text": "one"}\n', ["one"]),
         ('[{"text": "one"}]', ["one"]),
         ("one, two\nthree\n", ["one, two", "three"]),
     ],
 )
-def test_the_format_of_standard_input_is_told_by_its_first_line(monkeypatch, content, texts):
-    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(content.encode())))
+def test_the_format_of_standard_input_is_told_by_its_first_lines(monkeypatch, content, texts):
+    raw = content.encode("latin-1" if content.startswith("\x1f") else "utf-8")
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(raw)))
+    if texts is None:
+        with pytest.raises(DataError, match="standard input is empty"):
+            read_table(Path("-"))
+        return
     assert read_table(Path("-")).columns["text"] == texts
+
+
+@pytest.mark.parametrize("content", ["id,review,label\n1,good,x\n", "id;review\n1;good\n2;bad\n"])
+def test_a_table_of_other_columns_is_never_taken_for_lines_of_text(monkeypatch, caplog, content):
+    caplog.set_level("INFO", "cascadebert")
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(content.encode())))
+    with pytest.raises(DataError, match="standard input has no column 'text'"):
+        load_examples("-", labels=False)
+    assert "standard input is read as csv" in caplog.text
 
 
 def test_a_named_column_makes_the_first_line_a_header(monkeypatch):
@@ -450,7 +532,7 @@ def test_a_pipe_is_read_once_and_its_copy_removed(tmp_path):
     os.mkfifo(pipe)
     writer = threading.Thread(target=pipe.write_text, args=(CSV,))
     writer.start()
-    files = find_files(pipe)
+    files = copy_stream(pipe, Columns())
     writer.join()
     copy = files.files[0].path
     assert copy.read_text() == CSV

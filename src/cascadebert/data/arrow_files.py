@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     import pyarrow
 
 
+_END_OF_STREAM = b"\xff\xff\xff\xff\0\0\0\0"  # of Arrow's stream form
+
+
 @dataclass(frozen=True)
 class ArrowLayout:
     """The columns of a parquet or Arrow file, from its schema."""
@@ -94,6 +97,8 @@ def _ipc_batches(file: DataFile) -> tuple[pyarrow.Schema, Iterable[pyarrow.Recor
     memory = pyarrow.memory_map(str(file.path))
     try:
         stream = pyarrow.ipc.open_stream(memory)
+        if memory.size() and not memory.read_at(8, memory.size() - 8).endswith(_END_OF_STREAM):
+            raise OSError("it breaks off before its end")
         return stream.schema, stream
     except pyarrow.ArrowInvalid:
         memory.seek(0)

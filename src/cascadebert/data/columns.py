@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
@@ -13,7 +14,7 @@ from cascadebert.errors import DataError, printable
 _PAIRS = (("sentence1", "sentence2"), ("premise", "hypothesis"), ("question", "sentence"))
 USUAL_TEXT_COLUMNS = (*_PAIRS, ("question1", "question2"), ("text",), ("sentence",))
 USUAL_LABEL_COLUMN = "label"
-_DELIMITERS = ";|\t^~"
+_DELIMITERS = ",;|\t^~"
 _DELIMITED_SOURCE = re.compile(r"\.[ct]sv\b|^standard input$", re.IGNORECASE)
 _NUMBER = re.compile(r"\s*[+-]?(\d+\.?\d*|\.\d+)\s*")
 
@@ -167,15 +168,17 @@ def _advice(columns: Sequence[str], source: str, option: str) -> str:
     usual = {USUAL_LABEL_COLUMN, *chain(*USUAL_TEXT_COLUMNS)}
     advice, cells = "", columns
     if _DELIMITED_SOURCE.search(source):
-        marks = _DELIMITERS + ("," if ".tsv" in source.lower() else "")
-        mark = max(marks, key=columns[0].count) if len(columns) == 1 else ""
-        if mark and mark in columns[0]:
+        mark = max(_DELIMITERS, key="".join(columns).count)
+        cells = [cell for column in columns for cell in column.split(mark)]
+        is_likely = len(columns) == 1 and (mark != "," or ".tsv" in source.lower())
+        if len(cells) > len(columns) and (is_likely or usual & set(map(_fold, cells))):
             advice = f"Cells may be separated by {mark!r}: --delimiter {mark!r}. "
-            cells = columns[0].split(mark)
+        else:
+            cells = columns
         if not usual & set(map(_fold, cells)) and any(map(_looks_like_data, cells)):
             advice += "The first line looks like a row, not a header: add one, such as text,label."
-    example = next((column for column in columns if _fold(column) not in usual), "NAME")
-    return advice.strip() or f"Name it with {option} {printable(example, 40)}."
+    example = next((name for name in columns if name.strip() and _fold(name) not in usual), "NAME")
+    return advice.strip() or f"Name it with {option} {printable(shlex.quote(example), 40)}."
 
 
 def _looks_like_data(cell: str) -> bool:

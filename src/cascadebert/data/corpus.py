@@ -118,7 +118,7 @@ def _reversed_sentences(text: str, limit: int) -> list[str]:
 def _cells(layout: Layout, columns: Columns) -> Iterator[str]:
     """Every text in order; empty strings where there is none."""
     names = {
-        file.file.name: find_text_columns(file.types, columns, file.file.name)
+        file.file.name: find_text_columns(file.types, columns, file.file.name, layout.repeated)
         for file in layout.files
         if file.types
     }

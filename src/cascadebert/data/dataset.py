@@ -99,7 +99,7 @@ class Examples:
             raise self.label_error(found, names, advice)
         unknown = self._unknown_labels(found)
         log.warning(
-            "%s: %s of %s rows have a usable label; none is needed here, so accuracy is not reported.%s",
+            "%s: %s of %s rows have a usable label; none is needed here, so labels are not used.%s",
             *(self.source, f"{usable:,}", f"{len(self):,}"),
             f" Unknown: {shorten(unknown)}; known: {shorten(names)}." if unknown else "",
         )
@@ -211,9 +211,10 @@ def _find_roles(found: Layout | Table, columns: Columns, *, labels: bool, groups
     available, source = (
         (found.names, found.name) if isinstance(found, Layout) else (found.columns, found.source)
     )
-    text = find_text_columns(available, columns, source, found.repeated)
     if isinstance(found, Layout):
-        found.find_text_columns(columns)  # also in each of its files
+        text = found.find_text_columns(columns)  # also in each of its files
+    else:
+        text = find_text_columns(available, columns, source, found.repeated)
     label = find_label_column(available, columns, source, found.repeated, required=labels)
     if label is None and columns.label is not None:
         log.warning("%s has no column '%s'; no label is needed here.", source, columns.label)
@@ -285,11 +286,8 @@ def _map(labels: Sequence[str | None], label_map: Mapping[str, str]) -> tuple[st
 
 def _open(name: str, columns: Columns, split: str) -> Layout | datasets.Dataset:
     """A file, or the split of a folder of files or of a data set by name."""
-    folder, _, named_split = name.rpartition("@")
-    if is_input(Path(name)):
+    if is_input(name):
         return read_layout(Path(name), columns, split=split)
-    if folder and is_input(Path(folder)):
-        return read_layout(Path(folder), columns, split=named_split)
     return _load_hub(name, split)
 
 

@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import glob
+import json
+import os
 import re
-import shutil
-import sys
-import tempfile
-import weakref
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import chain
+from itertools import takewhile
 from pathlib import Path
 from typing import Literal
 from urllib.parse import unquote
 
-from cascadebert.data.columns import USUAL_TEXT_COLUMNS
-from cascadebert.errors import DataError
+from cascadebert.errors import DataError, reason
 
 Format = Literal["csv", "tsv", "json", "txt", "parquet", "arrow"]
 FORMATS: Mapping[str, Format] = {
@@ -31,7 +28,6 @@ FORMATS: Mapping[str, Format] = {
 }
 TEXT_FORMATS = ("csv", "tsv", "json", "txt")
 COMPRESSIONS = (".gz", ".zst")
-STANDARD_STREAM = Path("-")  # as an input or an output
 SAVED_DATASET, SAVED_SPLITS = "state.json", "dataset_dict.json"  # files of datasets' save_to_disk
 EXPECTED = f"a file ending in {', '.join(FORMATS)} (text formats also with {' or '.join(COMPRESSIONS)})"
 
@@ -74,33 +70,63 @@ def split_format(path: Path) -> tuple[Format, str] | None:
     return None if found is None or (compression and found not in TEXT_FORMATS) else (found, compression)
 
 
-def is_input(path: Path) -> bool:
-    """True for a file or pattern that `find_files` takes, and for a folder without a card of the Hub."""
-    if path.is_dir():
-        return not (path / "README.md").is_file()
-    return path.exists() or path == STANDARD_STREAM or split_format(path) is not None
+def is_input(name: str) -> bool:
+    """True for what `find_files` reads: all but names of the Hub and local copies of its data sets."""
+    path, base = Path(name), Path(name.rpartition("@")[0])
+    if path.is_dir() or (not path.exists() and "@" in name and base.is_dir()):
+        return not _has_card(path if path.is_dir() else base)
+    exists = os.path.lexists(path) or ("@" in name and base.exists())
+    return exists or name == "-" or glob.has_magic(name) or split_format(path) is not None
 
 
-def find_files(source: Path, *, split: str | None = None, text_columns: Sequence[str] = ()) -> DataFiles:
-    """The files of an input: one, those of a folder or a pattern, or a copy of standard input or a pipe.
+def _has_card(folder: Path) -> bool:
+    """True if a folder says how its files are to be loaded, as data sets of the Hub do."""
+    card = folder / "README.md"
+    if not card.is_file():
+        return False
+    with card.open(encoding="utf-8", errors="replace") as file:
+        start = file.read(1 << 16)
+    _, _, front = start.partition("---\n") if start.startswith("---\n") else ("", "", "")
+    return re.search("^(configs|dataset_info):", front.partition("\n---")[0], re.MULTILINE) is not None
 
-    With `split`, a folder whose files are named for splits gives those of this one. The first line of
-    standard input is a header if it holds one of `text_columns` or a usual name.
 
-    Raises DataError if there is none, or the format of a single file is unknown.
+def find_files(source: Path, *, split: str | None = None) -> DataFiles:
+    """The files of an input: a file, those of a folder, of `FOLDER@SPLIT` or of a pattern.
+
+    With `split`, a folder whose files are named for splits gives those of this one.
+
+    Raises DataError if there is none, one cannot be read, or the format of a single file is unknown.
     """
-    if source == STANDARD_STREAM or source.is_fifo() or source.is_char_device():
-        return _copied_stream(source, text_columns)
+    name = str(source)
     if source.is_dir():
         return _folder_files(source, split)
     if source.is_file():
         return DataFiles((_data_file(source, source.name),), source.name)
-    matches = sorted(map(Path, glob.glob(str(source))))  # noqa: PTH207 - Path has none for absolute patterns
-    visible = [path for path in matches if path.is_file() and not _is_hidden(path.name)]
-    files = tuple(_data_file(path, str(path)) for path in visible)
-    if files:
-        return DataFiles(files, str(source))
-    raise DataError(f"{source}: no such file or folder")
+    base, _, named_split = name.rpartition("@")
+    if base and Path(base).is_dir():
+        return _folder_files(Path(base), named_split, must_have=True)
+    if base and Path(base).is_file():
+        raise DataError(f"{base} is one file, which has no splits: leave out '@{named_split}'")
+    if glob.has_magic(name):
+        return _matching_files(name)
+    raise DataError(f"{source}: {'a broken link' if source.is_symlink() else 'no such file or folder'}")
+
+
+def _matching_files(pattern: str) -> DataFiles:
+    """The files that match a pattern, and those in folders that do."""
+    parts = Path(pattern).parts
+    root = Path(*takewhile(lambda part: not glob.has_magic(part), parts))
+    is_hidden = _is_hidden(parts[-1])  # such files are asked for
+    found = list[DataFile]()
+    for match in sorted(glob.glob(pattern, recursive=True)):  # noqa: PTH207 - Path has none for absolute ones
+        path = Path(match)
+        if path.is_dir():
+            found += [] if "**" in parts else _walk(path, root, [])
+        elif is_hidden or not any(map(_is_hidden, path.relative_to(root).parts)):
+            found.append(_data_file(path, match, _partition(path.relative_to(root))))
+    if not found:
+        raise DataError(f"{pattern}: no file matches this pattern")
+    return DataFiles(tuple(found), pattern)
 
 
 def _data_file(path: Path, name: str, partition: Mapping[str, str | None] | None = None) -> DataFile:
@@ -115,37 +141,72 @@ def _is_hidden(name: str) -> bool:
     return name.startswith((".", "_")) or name.endswith(".crc")
 
 
-def _folder_files(folder: Path, split: str | None) -> DataFiles:
+def _folder_files(folder: Path, split: str | None, *, must_have: bool = False) -> DataFiles:
+    """The files of a folder, or of one of its splits; `must_have` if the split was asked for."""
     if (folder / SAVED_SPLITS).is_file():
-        return _saved_split(folder, split)
-    if (folder / SAVED_DATASET).is_file():
-        files = sorted(folder.glob("*.arrow"))
-        return DataFiles(tuple(DataFile(file, file.name, "arrow") for file in files), str(folder))
-    found, skipped = list[DataFile](), list[str]()
-    for path in sorted(folder.rglob("*")):
-        relative = path.relative_to(folder)
-        if not path.is_file() or any(map(_is_hidden, relative.parts)):
-            continue
-        name = f"{folder.name}/{relative.as_posix()}"
-        if split_format(path) is None:
-            skipped.append(name)
-        else:
-            found.append(_data_file(path, name, _partition(relative)))
+        folder, split = folder / _saved_split(folder, split), None
+    skipped = list[str]()
+    found = list(_walk(folder, folder, skipped))
     if split is not None:
-        found = _of_split(found, folder, split)
+        found = _of_split(found, folder, split, must_have=must_have)
     if not found:
         other = f" It holds {', '.join(skipped[:3])}." if skipped else ""
         raise DataError(f"{folder} is a folder without data: expected in it {EXPECTED}.{other}")
     return DataFiles(tuple(found), str(folder), tuple(skipped))
 
 
-def _saved_split(folder: Path, split: str | None) -> DataFiles:
+def _walk(folder: Path, root: Path, skipped: list[str], above: tuple[str, ...] = ()) -> Iterator[DataFile]:
+    """The files in a folder at any depth, in order of path and behind links; others go to `skipped`."""
+    real = os.path.realpath(folder)
+    if real in above:
+        raise DataError(f"{folder} is a link to a folder that it lies in. Remove it.")
+    if (folder / SAVED_DATASET).is_file():
+        yield from _saved_files(folder)
+        return
+    for path in _entries(folder):
+        relative = path.relative_to(root)
+        name = f"{root.name}/{relative.as_posix()}"
+        if path.is_dir():
+            yield from _walk(path, root, skipped, (*above, real))
+            continue
+        if split_format(path) is None:
+            skipped.append(name)
+            continue
+        if not path.exists():
+            raise DataError(f"{path} is a broken link. Fetch the file that it stands for, or remove it.")
+        yield _data_file(path, name, _partition(relative))
+
+
+def _entries(folder: Path) -> list[Path]:
+    """What is in a folder and not hidden, in order of name."""
+    try:
+        return sorted(path for path in folder.iterdir() if not _is_hidden(path.name))
+    except OSError as error:
+        raise DataError(f"{folder} cannot be read ({error.strerror}). Change its permissions.") from error
+
+
+def _saved_files(folder: Path) -> Iterator[DataFile]:
+    """The files of a data set that `save_to_disk` wrote: those that it lists, not what lies beside them."""
+    try:
+        listed = json.loads((folder / SAVED_DATASET).read_text("utf-8"))["_data_files"]
+        names = [entry["filename"] for entry in listed]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DataError(
+            f"{folder / SAVED_DATASET} is damaged ({reason(error)}). Save the data set again."
+        ) from error
+    for name in names:
+        if not (folder / name).is_file():
+            raise DataError(f"{folder}: its file {name} is missing. Save the data set again.")
+        yield DataFile(folder / name, f"{folder.name}/{name}", "arrow")
+
+
+def _saved_split(folder: Path, split: str | None) -> str:
     splits = sorted(path.name for path in folder.iterdir() if (path / SAVED_DATASET).is_file())
     wanted = split if split is not None or len(splits) != 1 else splits[0]
     if wanted not in splits:
-        example = f"{folder}/{splits[0]}" if splits else folder
+        example = f"{folder}@{splits[0]}" if splits else folder
         raise DataError(f"{folder}: choose one of its splits ({', '.join(splits)}), such as {example}")
-    return _folder_files(folder / wanted, None)
+    return wanted
 
 
 def _partition(relative: Path) -> dict[str, str | None]:
@@ -153,49 +214,17 @@ def _partition(relative: Path) -> dict[str, str | None]:
     return {key: None if value == "__HIVE_DEFAULT_PARTITION__" else unquote(value) for key, value in pairs}
 
 
-def _of_split(files: Sequence[DataFile], folder: Path, split: str) -> list[DataFile]:
-    """The files that are named for a split; all if none is named for any."""
+def _of_split(files: Sequence[DataFile], folder: Path, split: str, *, must_have: bool) -> list[DataFile]:
+    """The files that are named for a split; all if none is named for any, unless it must be there."""
     relative = [(file, file.path.relative_to(folder).as_posix().lower()) for file in files]
     named = [(match, file) for file, name in relative if (match := _SPLIT.search(name))]
-    if not named:
+    if not named and not must_have:
         return list(files)
     splits = [(_SPLITS.get(match[1], match[1]), file) for match, file in named]
     found = [file for name, file in splits if name == _SPLITS.get(split, split)]
     if not found:
-        names = ", ".join(sorted({name for name, _ in splits}))
+        names = ", ".join(sorted({name for name, _ in splits})) or "none"
         raise DataError(
             f"{folder} has no files of the split '{split}' (found: {names}). Choose: {folder}@SPLIT"
         )
     return found
-
-
-def _copied_stream(source: Path, text_columns: Sequence[str]) -> DataFiles:
-    """A copy of a stream, which can be read only once; it is removed with the result."""
-    is_standard = source == STANDARD_STREAM
-    name = "standard input" if is_standard else source.name
-    folder = Path(tempfile.mkdtemp(prefix="cascadebert-"))
-    copy = folder / "stream"
-    with copy.open("wb") as target:
-        if is_standard:
-            shutil.copyfileobj(sys.stdin.buffer, target)
-        else:
-            with source.open("rb") as stream:
-                shutil.copyfileobj(stream, target)
-    found = split_format(source) or (_guess_format(copy, text_columns), "")
-    result = DataFiles((DataFile(copy, name, *found),), name)
-    weakref.finalize(result, shutil.rmtree, folder, ignore_errors=True)
-    return result
-
-
-def _guess_format(file: Path, text_columns: Sequence[str]) -> Format:
-    """Format of a stream by its first bytes: JSON, a table with a header, or lines of text."""
-    with file.open("rb") as raw:
-        start = raw.read(1 << 16).removeprefix(b"\xef\xbb\xbf").lstrip()
-    if start[:4] == b"PAR1":
-        return "parquet"
-    if start[:1] in (b"{", b"["):
-        return "json"
-    header = start.decode("utf-8", "replace").partition("\n")[0].lower()
-    cells = {cell.strip(" \r\"'") for cell in re.split(r"[,;|\t]", header)}
-    names = {*map(str.lower, text_columns), *chain(*USUAL_TEXT_COLUMNS)}
-    return "csv" if cells & names or header.startswith("sep=") else "txt"

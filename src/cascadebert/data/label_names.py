@@ -10,6 +10,7 @@ from cascadebert.data.labels import is_missing_label, match_names, number, short
 from cascadebert.errors import DataError
 
 MIN_ROWS_OF_CLASSES = 20  # with fewer, most labels may well be distinct
+MIN_ROWS_ALL_DISTINCT = 6  # fewer rows may each be the only one of its class
 
 log = logging.getLogger("cascadebert")
 
@@ -69,7 +70,8 @@ def _check_classes(examples: Examples, names: Collection[str]) -> None:
             f"{place}: the label {min(fractions)} has a fraction: a classifier needs whole numbers or names. "
             "Name the column of the labels with --label-column."
         )
-    if len(examples) >= MIN_ROWS_OF_CLASSES and 2 * len(names) > len(examples):
+    is_mostly_distinct = len(examples) >= MIN_ROWS_OF_CLASSES and 2 * len(names) > len(examples)
+    if is_mostly_distinct or len(names) == len(examples) >= MIN_ROWS_ALL_DISTINCT:
         raise DataError(
             f"{place}: {len(names):,} different labels in {len(examples):,} rows: it seems to hold ids or "
             "texts. Name the column of the labels with --label-column."

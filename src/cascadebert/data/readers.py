@@ -14,6 +14,7 @@ from cascadebert.data.csv_files import CsvLayout, read_csv, read_csv_layout
 from cascadebert.data.files import DataFile, DataFiles, find_files
 from cascadebert.data.json_files import column_kinds, read_json
 from cascadebert.data.labels import shorten
+from cascadebert.data.streams import copy_stream, is_stream
 from cascadebert.data.table import Chunk, ColumnType, Places, Table, describe_fault
 from cascadebert.data.text_files import count_lines, open_text
 from cascadebert.errors import DataError
@@ -73,7 +74,7 @@ def read_layout(source: Path, columns: Columns | None = None, *, split: str | No
     Raises DataError if there is none, it has no row, or a file cannot be read.
     """
     columns = columns or Columns()
-    inputs = find_files(source, split=split, text_columns=(*columns.text, *columns.remembered.text))
+    inputs = copy_stream(source, columns) if is_stream(source) else find_files(source, split=split)
     if inputs.skipped:
         log.info("%s: files of other formats are skipped: %s", inputs.name, shorten(inputs.skipped, 3))
     layouts = tuple(_with_partition(_file_layout(file, columns)) for file in inputs.files)

@@ -39,7 +39,10 @@ def open_text(file: DataFile, encoding: str | None, newline: str | None) -> Iter
                 raw.read(3)
             yield io.TextIOWrapper(raw, name, errors="surrogateescape", newline=newline)
     except UnicodeError as error:
-        raise DataError(f"{file.name}: not text in {encoding or 'UTF-8'} ({reason(error)})") from error
+        advice = "Leave out --encoding, or name another." if encoding else "Name another with --encoding."
+        raise DataError(
+            f"{file.name}: not text in {encoding or 'UTF-8'} ({reason(error)}). {advice}"
+        ) from error
     except _FAILURES as error:
         raise DataError(f"{file.name}: cannot be read ({reason(error)})") from error
 

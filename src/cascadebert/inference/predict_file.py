@@ -22,8 +22,8 @@ from cascadebert.data.arrow_cells import take_rows
 from cascadebert.data.cells import check_texts
 from cascadebert.data.column_types import check_holds, unify_types
 from cascadebert.data.columns import Columns, or_remembered
-from cascadebert.data.files import STANDARD_STREAM
 from cascadebert.data.readers import Layout, read_chunks, read_layout
+from cascadebert.data.streams import STANDARD_STREAM
 from cascadebert.data.table import MISSING, Chunk, ColumnType, Fault, Table, describe_fault
 from cascadebert.data.writers import OUTPUT_FORMATS, join_parts, output_format, write_table
 from cascadebert.errors import DataError
