@@ -114,8 +114,8 @@ def test_long_labels_do_not_make_a_long_message():
 def test_labels_are_left_out_and_counted_if_a_row_has_none_that_can_be_used(given, usable, unknown, caplog):
     assert rows(*given).match_labels(WORDS, required=False).labels is None
     assert caplog.messages == [
-        f"rows.csv: {usable} of {len(given)} rows have a usable label; none is needed here, so accuracy is "
-        f"not reported.{unknown}"
+        f"rows.csv: {usable} of {len(given)} rows have a usable label; none is needed here, so labels are "
+        f"not used.{unknown}"
     ]
 
 

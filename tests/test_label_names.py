@@ -71,7 +71,13 @@ def test_what_is_no_class_is_refused(given, message):
 
 def test_as_many_labels_as_half_of_the_rows_or_of_few_rows_are_taken():
     assert len(label_names(rows(*(f"class {i % 10}" for i in range(20))))) == 10
-    assert len(label_names(rows(*(f"class {i}" for i in range(19))))) == 19
+    assert len(label_names(rows("class 0", *(f"class {i}" for i in range(18))))) == 18
+    assert len(label_names(rows(*(f"class {i}" for i in range(5))))) == 5
+
+
+def test_as_many_labels_as_rows_are_ids():
+    with pytest.raises(DataError, match=r"6 different labels in 6 rows: it seems to hold ids or texts"):
+        label_names(rows(*(f"user {i}" for i in range(6))))
 
 
 @pytest.mark.parametrize(
