@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 DATA, TARGET, SELECTION = "Data", "Target (exactly one)", "Threshold selection"
 ENGINE = "Engine (auto: the one that the thresholds were selected on, otherwise the fastest available)"
-FILES = "csv, tsv, jsonl, txt or parquet file, folder of them, or Hub dataset."
+FILES = "File, folder, pattern in quotes, - for standard input, or Hub dataset (see docs/data.md)."
 
 
 def option(description: str, metavar: str | None = None, panel: str | None = None, *names: str) -> Any:
