@@ -17,9 +17,7 @@ from __future__ import annotations
 
 import argparse
 import re
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -33,15 +31,13 @@ from cascadebert.cli.render import configure_logging
 from cascadebert.data.dataset import Examples, load_examples
 from cascadebert.data.label_names import label_names
 from cascadebert.evaluation.evaluate import scaled_probabilities
-from cascadebert.thresholds.confidence import max_probability
 from cascadebert.thresholds.operating_point import Target
-from cascadebert.thresholds.select import ThresholdSelection, exit_stages, select_thresholds, speedup
+from cascadebert.thresholds.stage_choice import CandidateStages, StageChoice, choose_stages
 from cascadebert.training.config import FitConfig
 from cascadebert.training.losses import NO_LABEL
 from cascadebert.training.static_model import create_static_checkpoint
 from cascadebert.training.train_stage import TrainingData, train_stage
 from cascadebert.tuning.tune import cache_outputs, recalibrate
-from cascadebert.types import Floats, Ints
 from main import minilm
 from stored import ROOT, current_commit, write_result
 from taught import answers
@@ -51,8 +47,6 @@ STUDENTS = ROOT / "build" / "shrink" / "students"
 RATES = {"static": None, "2x128": 6e-4, "3x192": 4e-4, "2x384": 3e-4}
 LARGE = "6x384"
 LOSS = 0.005
-AGREEMENTS = (0.9, 0.92, 0.94, 0.95, 0.96, 0.97, 0.98, 0.99, 1.0)
-FOLDS = 10
 
 
 @dataclass(frozen=True)
@@ -197,107 +191,45 @@ def choose(name: str) -> dict[str, Any]:
         every, data=rows, target=Target(speedup=1.0), output=folder / "all", max_length=length,
         cost_unit="measured", overwrite=True,
     )  # fmt: skip
-    held = hold(whole, rows)
-    lost = {}
-    for agreement in AGREEMENTS:
-        target = Target(min_agreement=agreement)
-        lost[f"{agreement:g}"] = crossed = cross_validated(held, target)
-        if crossed["loss"] <= LOSS:
-            break
-    tried = compare(held, target)
-    best = max(tried, key=lambda one: one[1].speedup)
+    found = choose_stages(candidates(whole, rows), Target(max_accuracy_drop=LOSS))
     made = assemble(
-        [every[i] for i in (*best[0], len(RATES))], data=rows, target=target, output=folder / "cascade",
-        max_length=length, cost_unit="measured", score="auto", overwrite=True,
+        [every[i] for i in found.choice.stages], data=rows, target=Target(min_agreement=found.level),
+        output=folder / "cascade", max_length=length, cost_unit="measured", score="auto", overwrite=True,
     )  # fmt: skip
     expected = made.operating_point.metrics
     assert expected is not None
     return {
         "held_out_rows": len(rows),
-        "chosen": [list(RATES)[i] for i in best[0]],
+        "chosen": names_of(found.choice),
         "score": made.score.name,
-        "min_agreement": agreement,
-        "cross_validated": lost,
+        "min_agreement": found.level,
+        "held_out": asdict(found.held_out),
         "expected_speedup": expected.speedup,
         "notices": expected.notices,
         "tried": [
             {
-                "stages": [list(RATES)[i] for i in chosen],
-                "expected_speedup": choice.speedup,
-                "agreement": 1 - choice.loss,
-                "exit_rates": choice.exit_rates,
+                "stages": names_of(choice),
+                "expected_speedup": choice.selection.speedup,
+                "agreement": 1 - choice.selection.loss,
+                "exit_rates": choice.selection.exit_rates,
             }
-            for chosen, choice in tried
+            for choice in found.tried
         ],
     }
 
 
-@dataclass(frozen=True)
-class Held:
-    """What every stage says of the held-out rows and costs there: (num_stages, n) each, `tokenising` (n,).
-
-    Tokenising is in no stage's `costs`: whichever is first pays for it. `alone`: seconds of the last one.
-    `changed`: the answer is not the last stage's.
-    """
-
-    confidences: Floats
-    wrong: Floats
-    changed: Floats
-    costs: Floats
-    tokenising: Floats
-    alone: float
-
-    def of(self, stages: Sequence[int], rows: Ints) -> tuple[Floats, Floats, Floats]:
-        """Confidences, changed answers and costs of some stages on some rows, in a cascade of these."""
-        one = np.ix_(np.asarray(stages), rows)
-        costs = self.costs[one]
-        costs[0] += self.tokenising[rows]
-        return self.confidences[one], self.changed[one], costs
+def names_of(choice: StageChoice) -> list[str]:
+    """The small stages of a choice."""
+    return [list(RATES)[i] for i in choice.stages[:-1]]
 
 
-def hold(cascade: Cascade, rows: Examples) -> Held:
-    """Every stage on every held-out row."""
+def candidates(cascade: Cascade, rows: Examples) -> CandidateStages:
+    """What every stage says of the held-out rows and costs there."""
     cached = cache_outputs(cascade, rows)
     probabilities = scaled_probabilities(recalibrate(cascade, cached), cached.logits)
-    answers = probabilities.argmax(axis=2)
-    wrong, changed = ((answers != right).astype(float) for right in (cached.labels, answers[-1]))
-    costs, tokenising = cached.latency.costs(cached.encoded), cached.latency.tokenizing[0]
-    consumed = tokenising.cost_of(cached.encoded[0].lengths)
-    without = costs.rows.copy()
-    without[0] -= consumed
-    return Held(max_probability(probabilities), wrong, changed, without, consumed, costs.last_stage_cost)
-
-
-def compare(
-    held: Held, target: Target, rows: Ints | None = None
-) -> list[tuple[Sequence[int], ThresholdSelection]]:
-    """For every choice of one or two small stages, the most speed-up within the target on these rows."""
-    rows = np.arange(held.wrong.shape[1]) if rows is None else rows
-    last = len(held.wrong) - 1
-    found: list[tuple[Sequence[int], ThresholdSelection]] = []
-    for chosen in (*combinations(range(last), 1), *combinations(range(last), 2)):
-        choice = select_thresholds(*held.of([*chosen, last], rows), target=target, last_stage_cost=held.alone)
-        found.append((chosen, choice))
-    return found
-
-
-def cross_validated(held: Held, target: Target) -> dict[str, float]:
-    """Accuracy that the fastest choice loses on rows that it was not made on, and the speed-up there."""
-    last, n = len(held.wrong) - 1, held.wrong.shape[1]
-    losses, gains = np.zeros(n), []
-    for fold in np.array_split(np.random.default_rng(0).permutation(n), FOLDS):
-        tried = compare(held, target, np.setdiff1d(np.arange(n), fold))
-        chosen, choice = max(tried, key=lambda one: one[1].speedup)
-        confidences, _, costs = held.of([*chosen, last], fold)
-        exits = exit_stages(confidences, choice.thresholds)
-        answered = np.array([*chosen, last])[exits]
-        losses[fold] = held.wrong[answered, fold] - held.wrong[-1, fold]
-        gains.append(speedup(exits, costs, held.alone))
-    return {
-        "loss": float(losses.mean()),
-        "standard_error": float(losses.std() / np.sqrt(n)),
-        "speedup": float(np.mean(gains)),
-    }
+    return CandidateStages(
+        probabilities, *cached.latency.parts(cached.encoded), cached.latency.keys, cached.labels
+    )
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ import pytest
 from cascadebert.evaluation import cost_model
 from cascadebert.evaluation.cost_model import LatencyModel, measure_latency
 from cascadebert.inference.batching import Padding, concatenate_tokens
+from cascadebert.thresholds.stage_choice import CandidateStages
 from cascadebert.types import LinearLatency
 from samples import sentences
 
@@ -61,3 +62,16 @@ def test_rows_of_one_length_give_no_negative_seconds():
     fitted = cost_model.fit_latency(np.array([8, 8, 8, 8]), groups, np.array([1.0, 3.0]))
     assert fitted.row >= 0 and fitted.token >= 0
     assert float(fitted.cost_of(np.array([8] * 4)).sum()) == pytest.approx(4.0)
+
+
+def test_a_chain_of_all_stages_costs_what_the_cascade_does(cascade):
+    texts = ["a good film", "really good " * 10, "bad"]
+    encoded = cascade.encode(texts)
+    stages = range(len(cascade.stages))
+    latencies = [LinearLatency(0.5 + i, 0.25 + i) for i in stages]
+    model = LatencyModel(tuple(latencies), tuple(latencies), tuple(s.tokenizer.key for s in cascade.stages))
+    probabilities = np.full((len(stages), 3, 2), 0.5)
+    candidates = CandidateStages(probabilities, *model.parts(encoded), model.keys)
+    expected = model.costs(encoded)
+    assert np.array_equal(candidates.costs(tuple(stages), np.arange(3)), expected.rows)
+    assert candidates.last_stage_cost == expected.last_stage_cost

@@ -38,13 +38,18 @@ class LatencyModel:
 
     def costs(self, encoded: Sequence[TokenizedTexts]) -> RowCosts:
         """Costs of n rows, given each stage's tokens; the first stage with a tokenizer pays for it."""
-        model = [t.cost_of(rows.padded_lengths) for t, rows in zip(self.stages, encoded, strict=True)]
-        tokenizing = [t.cost_of(rows.lengths) for t, rows in zip(self.tokenizing, encoded, strict=True)]
+        model, tokenizing = self.parts(encoded)
         last_stage_cost = float((model[-1] + tokenizing[-1]).mean())
         for i, key in enumerate(self.keys):
             if key not in self.keys[:i]:
-                model[i] = model[i] + tokenizing[i]
-        return RowCosts(np.stack(model), last_stage_cost)
+                model[i] += tokenizing[i]
+        return RowCosts(model, last_stage_cost)
+
+    def parts(self, encoded: Sequence[TokenizedTexts]) -> tuple[Floats, Floats]:
+        """(num_stages, n) seconds of each stage's model alone, and of its tokenizer, given its tokens."""
+        model = [t.cost_of(rows.padded_lengths) for t, rows in zip(self.stages, encoded, strict=True)]
+        tokenizing = [t.cost_of(rows.lengths) for t, rows in zip(self.tokenizing, encoded, strict=True)]
+        return np.stack(model), np.stack(tokenizing)
 
 
 def counted_costs(

@@ -179,7 +179,12 @@ def select_thresholds(
 
 def search_thresholds(arrays: TuningArrays, target: Target) -> ThresholdSelection:
     """`select_thresholds` on arrays that are validated already."""
-    front, last_stage_loss = pareto_front(arrays), float(arrays.losses[-1].mean())
+    return select_on_front(arrays, pareto_front(arrays), target)
+
+
+def select_on_front(arrays: TuningArrays, front: ParetoFront, target: Target) -> ThresholdSelection:
+    """`search_thresholds` where the Pareto front of the arrays is known."""
+    last_stage_loss = float(arrays.losses[-1].mean())
     feasible = np.flatnonzero(_meets(front.losses, front.speedups, last_stage_loss, target))
     # of the feasible points, the one of lowest loss is the slowest; without any, the nearest is at an end
     first, last = (feasible[0], feasible[-1]) if len(feasible) else (-1, 0)
