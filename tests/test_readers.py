@@ -339,6 +339,7 @@ def test_values_may_lie_across_blocks(tmp_path, monkeypatch, size):
         ('{"data": [], "text": "' + "x" * 100_000 + '"}\n\n{"text": "b"}', ["x" * 100_000, "b"]),
         ('{"data": [{"text": "in"}]}\n\n', ["in"]),
         ('{"version": "1.0", "data": [{"text": "in"}]}', ["in"]),
+        ('{"data": [{"text": "in"}, {"text": "b"}], "tags": []}', ["in", "b"]),
         ('{"name": "a set of data", "info": {"a": [1]}, "data": [\n{"text": "in"}\n], "n": 1}', ["in"]),
         ('{"schema": {"fields": []}, "data": [{"index": 0, "text": "in"}]}', ["in"]),
         ('{"info": "' + "x" * 100_000 + '",\n"data": [{"text": "in"}]}', ["in"]),
@@ -352,6 +353,23 @@ def test_rows_in_data_are_told_from_rows_with_data(tmp_path, content, texts):
 def test_a_row_may_name_its_text_as_it_likes(tmp_path):
     path = put(tmp_path, "a.jsonl", '{"body": "a film", "tokens": [{"from": 0}]}')
     assert read_table(path).columns["body"] == ["a film"]
+
+
+@pytest.mark.parametrize("content", ['{"data": []}', '{"version": 1, "data": []}', '{"data": [\n]}'])
+def test_an_object_without_rows_is_empty(tmp_path, content):
+    with pytest.raises(DataError, match=r"a\.json is empty"):
+        read_layout(put(tmp_path, "a.json", content))
+
+
+def test_items_of_data_that_are_no_objects_are_bad_rows(tmp_path):
+    assert faults(put(tmp_path, "a.json", '{"n": "a b", "data": [{"text": "a"}, 3]}')) == [(2, 1)]
+
+
+def test_a_key_that_is_too_long_to_look_at_is_one_of_a_line(tmp_path, monkeypatch):
+    monkeypatch.setattr(json_forms, "_BLOCK", 16)
+    monkeypatch.setattr(json_forms, "_MOST", 32)
+    long = "k" * 100
+    assert list(read_table(put(tmp_path, "a.json", f'{{"{long}": 1}}')).columns) == [long]
 
 
 def test_an_object_may_hold_more_than_its_data(tmp_path):

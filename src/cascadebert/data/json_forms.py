@@ -18,6 +18,7 @@ DECODER = json.JSONDecoder(parse_int=Json, parse_float=Json, parse_constant=Json
 _BLOCK = 1 << 16
 _MOST = 1 << 24  # characters of the first line, and of each value before the rows, that are looked at
 _LONGEST_TOKEN = 16  # of those that are not strings or numbers: -Infinity, or an escaped pair
+_NESTED = ("[", "{")  # starts of values
 _SPACE = re.compile(r"[ \t\n\r]*")
 _ADVICE = "the rest cannot be read. Mend it, or write JSON lines."
 _TEXT_NAMES = set(chain(*USUAL_TEXT_COLUMNS))
@@ -185,11 +186,11 @@ def _find_rows(scanner: _Scanner, name: str) -> bool:
     try:
         has_rows = _go_to_rows(scanner, starts)
     except _BrokenJson as error:
-        is_cut = isinstance(error, _TooLong) and starts[list(starts)[-1]] in "[{"
+        is_cut = isinstance(error, _TooLong) and next(reversed(starts.values()), "") in _NESTED
         if not is_cut and line.strip() != "{":  # a broken line
             return False
         has_rows = False
-    if has_rows and not any(_is_text(key) and start not in "[{" for key, start in starts.items()):
+    if has_rows and not any(_is_text(key) and start not in _NESTED for key, start in starts.items()):
         return True
     lines = " over several lines" if scanner.line > first else ""
     raise _unknown_form(name, f"one object{lines} with the keys {shorten(list(starts)) or '(none)'}")
@@ -208,13 +209,13 @@ def _is_row(record: Mapping[str, Any]) -> bool:
     plain = {key: value for key, value in record.items() if not isinstance(value, (list, dict))}
     if not record or any(map(_is_text, plain)):
         return True
-    lists = [key for key, value in record.items() if _is_rows(value)]
+    lists = {key for key, value in record.items() if isinstance(value, list) and _are_rows(value)}
     has_text = any(isinstance(value, str) and " " in value for value in plain.values())
-    return bool(plain) and "data" not in lists and (has_text or not lists)
+    return bool(plain) and "data" not in lists and (has_text or not any(map(record.get, lists)))
 
 
-def _is_rows(value: Any) -> bool:
-    return isinstance(value, list) and bool(value) and all(isinstance(item, dict) for item in value)
+def _are_rows(items: list[Any]) -> bool:
+    return not items or isinstance(items[0], dict)
 
 
 def _is_text(key: str) -> bool:
@@ -260,13 +261,10 @@ def _items(scanner: _Scanner, name: str, *, in_object: bool) -> Iterator[RawRow]
         is_whole = True
         _check_end(scanner, in_object=in_object)
     except _BrokenJson as error:
-        line = f"line {scanner.line:,}"
-        what = (
-            f"more follows the array in {line}"
-            if is_whole
-            else f"the array breaks off at {line}, row {row:,}"
-        )
-        raise DataError(f"{name}: {what} ({error}); {_ADVICE}") from error
+        place = f"line {scanner.line:,}"
+        fault = f"the array breaks off at {place}, row {row:,}"
+        fault = f"more follows the array in {place}" if is_whole else fault
+        raise DataError(f"{name}: {fault} ({error}); {_ADVICE}") from error
 
 
 def _check_end(scanner: _Scanner, *, in_object: bool) -> None:
