@@ -198,8 +198,8 @@ def lines_case(rng: Rng) -> Case:
     rows = [replace(row, file=packed) for row in rows]
     kind = "damaged json lines" if is_damaged else "json lines"
     case = replace(case_of(kind, packed, content, rows, whole), labels=labels)
-    is_table = len(lines) == 1 and all(value.raw[:1] == "{" for value in records[0].values() if value.raw)
-    return replace(case, is_free=is_table)
+    is_alone = len(lines) == 1 and records[0]["text"].kind != "string"  # may be a table of another form
+    return replace(case, is_free=True, refused=None) if is_alone else case
 
 
 def files_case(rng: Rng) -> Case:
@@ -224,7 +224,7 @@ def array_case(rng: Rng) -> Case:
     )
     damage = pick(rng, ("", "", "", "cut", "item", "more"))
     comma = pick(rng, (",", ",\n", "\n ,"))
-    text, rows, whole = start, [], []
+    text, rows, whole, refused = start, [], [], ("",)
     for i, (record, fault) in enumerate(zip(records, faults, strict=True)):
         text += pick(rng, ("", "\n", " "))
         rows.append(row_of(record, fault, len(rows) + 1, 1 + text.count("\n"), name))
@@ -238,16 +238,19 @@ def array_case(rng: Rng) -> Case:
         text += comma if i < len(records) - 1 else ""
     if damage == "cut":
         text += comma + '{"text": "never ended'
-        rows.append(Row({}, "", "not JSON", None, len(rows) + 1, name))
+        refused = f"breaks off at line {1 + text.count(chr(10))}, row {len(rows) + 1} ", "rest cannot be read"
     elif damage == "more":
-        text += end + '\n[{"text": "late"}]'
-        rows.append(Row({}, "", "after", None, len(rows) + 1, name))
+        text += end
+        is_line = start[0] == "{" and "\n" not in text  # and thus the first of JSON lines
+        refused = ("no column 'text'",) if is_line else ("more follows the array", "rest cannot be read")
+        text += '\n[{"text": "late"}]'
     else:
         text += end
     packed, content = compressed(rng, name, text.encode())
     rows = [replace(row, file=packed) for row in rows]
     case = replace(case_of("json array", packed, content, rows, whole), labels=labels)
-    return replace(case, kind="damaged json array") if damage else case
+    case = replace(case, kind="damaged json array") if damage else case
+    return replace(case, rows=(), labels=None, refused=refused) if refused[0] else case
 
 
 def other_case(rng: Rng) -> Case:
@@ -259,6 +262,11 @@ def other_case(rng: Rng) -> Case:
             (f'{{\n  "text": {text}\n}}\n', ("one object per line",)),
             (f'{{"text": {{"0": {text}}}, "x": {{"0": 1}}}}', ("one object per line",)),
             (f'{{"version": 1, "rows": [\n{{"text": {text}}}\n]}}', ("one object per line",)),
+            (f'{{"train": [{{"text": {text}}}], "test": []}}', ("one object per line", "orient='records'")),
+            (f'{{"columns": ["text"], "data": [[{text}]]}}', ("one object per line", "orient='records'")),
+            (f"[[{text}]]", ("one object per line", "orient='records'")),
+            (f"[{text}]", ("one object per line", "orient='records'")),
+            (f'{{"text": {text}}},\n' * 2, ("comma at the end of the line", "No row of in.json")),
             ("", ("empty",)),
             ("\n\n", ("empty",)),
             ("[]", ("empty",)),

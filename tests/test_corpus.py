@@ -79,7 +79,7 @@ def test_a_named_column_is_read(tmp_path):
         ("a.txt", b"\n \n", r"no text in it"),
         ("a.txt", b"", r"no text in it"),
         ("a.jsonl", b'{"text": "good"}\n{"text": \n', r"a\.jsonl, row 2: not JSON .* \(line 2 of the file\)"),
-        ("a.jsonl", b'["good"]\n', r"row 1: expected an object"),
+        ("a.jsonl", b'["good"]\n', r"expected one object per line"),
         ("a.jsonl", b'{"body": "good"}\n', r"a\.jsonl has no column 'text' .*--text-column body"),
         ("a.jsonl", b'{"text": 3}\n', r"row 1, column 'text': expected text, found int"),
         ("a.jsonl", b'{"text": "\\ud800"}\n', r"half of a surrogate pair"),

@@ -11,15 +11,18 @@ import threading
 from pathlib import Path
 
 import datasets
+import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from cascadebert.data import json_forms, readers
 from cascadebert.data.arrow_cells import python_cells
 from cascadebert.data.cells import check_texts
 from cascadebert.data.columns import Columns
 from cascadebert.data.dataset import load_examples
-from cascadebert.data.readers import read_chunks, read_layout, read_table
+from cascadebert.data.json_forms import raw_rows
+from cascadebert.data.readers import read_chunks, read_layout, read_rows, read_table
 from cascadebert.data.streams import copy_stream
 from cascadebert.data.table import Json
 from cascadebert.errors import DataError
@@ -204,10 +207,16 @@ def test_an_open_quotation_mark_takes_no_more_memory_than_its_limit(tmp_path):
 @pytest.mark.parametrize(
     ("content", "said"),
     [
-        ('"great film,pos\nok film,neg\nbad one",neg\nfine,pos\n', "row 1 with 2 line breaks"),
-        ('fine,pos\n"great film,pos\nbad one",neg\n', "row 2 with 1 line breaks"),
-        ('fine,"pos\ngood,pos\nbad,neg"\n', "row 1 with 2 line breaks"),
-        ('"' + "line\n" * 60 + '",pos\n', "row 1 with 60 line breaks"),
+        (
+            '"great film,pos\nok film,neg\nbad one",neg\nfine,pos\n',
+            "row 1 holds 2 line breaks and looks like 3 rows.",
+        ),
+        ('fine,pos\n"great film,pos\nbad one",neg\n', "row 2 holds 1 line break and looks like 2 rows."),
+        ('fine,"pos\ngood,pos\nbad,neg"\n', "row 1 holds 2 line breaks and looks like 3 rows."),
+        ('"' + "a, b, c\n" * 60 + '",pos\n', "row 1 holds 60 line breaks and looks like 61 rows."),
+        ('"a,pos\nb,neg\nc",pos\n' * 2, "looks like 3 rows, as does one more. It may be"),
+        ('"' + "line\n" * 60 + '",pos\n', ""),
+        ('"' + "a, b, c\n" * 40 + '",pos\n', ""),
         ('"Well, yes\nand no",pos\n', ""),
         ('"One paragraph.\n\nTwo, and more.\nThree",pos\n', ""),
     ],
@@ -287,22 +296,96 @@ def test_a_broken_json_line_is_named_and_spoils_no_other(tmp_path, line, fault):
         read_table(path)
 
 
-def test_a_fault_ends_an_array(tmp_path):
-    path = put(tmp_path, "a.json", '[{"text": "a"},\n {"text": "b"},\n 3, {"x" }]')
-    assert faults(path) == [(3, 3), (4, 3)]
+def test_items_that_are_no_objects_spoil_no_others(tmp_path):
+    path = put(tmp_path, "a.json", '[{"text": "a"},\n 3, {"a": 1, "a": 2}, ["b"],\n {"text": "b"}]')
+    assert faults(path) == [(2, 2), (3, 2), (4, 2)]
 
 
 @pytest.mark.parametrize(
-    "content",
+    ("content", "said"),
     [
-        '[{"text": "a"}]\n{"text": "b"}',
-        '[{"text": "a"}]\n]',
-        '{"data": [{"text": "a"}]}\n{"text": "b"}',
-        '{"data": [{"text": "a"}], "data": []}',
+        ('[{"text": "a"},\n 3, {"x" }, {"text": "c"}]', "breaks off at line 2, row 3 (Expecting ':'"),
+        ('[{"text": "a"}', "breaks off at line 1, row 2"),
+        ('[{"text": "a"},\n', "breaks off at line 2, row 2"),
+        ('[{"text": "a"},\n{"text": "b', "breaks off at line 2, row 2 (Unterminated string"),
+        ('[{"text": "a"}, {"text": "b" "c"}' + " " * 200_000, "breaks off at line 1, row 2"),
+        ('[{"text": "a"}, ' + "[" * 100_000 + "]", "breaks off at line 1, row 2 (nested too deeply)"),
+        ('{"data": [{"text": "a"},\n{"text"', "breaks off at line 2, row 2"),
+        ('[{"text": "a"}]\n{"text": "b"}', "more follows the array in line 2"),
+        ('[{"text": "a"}]\n\n[{"text": "b"}]', "more follows the array in line 3"),
+        ('[{"text": "a"}]\n]', "more follows the array in line 2"),
+        ('{"data": [\n{"text": "a"}]}\n{"text": "b"}', "more follows the array in line 3"),
+        ('{"data": [{"text": "a"}], "data": []}', "more follows the array in line 1 (the key 'data' twice)"),
     ],
 )
-def test_what_follows_an_array_is_not_lost(tmp_path, content):
-    assert faults(put(tmp_path, "a.json", content)) == [(2, 1)]
+def test_an_array_that_breaks_off_is_refused(tmp_path, content, said):
+    with pytest.raises(DataError) as caught:
+        read_layout(put(tmp_path, "a.json", content))
+    assert str(caught.value).startswith("a.json: ") and said in str(caught.value)
+    assert str(caught.value).endswith("; the rest cannot be read. Mend it, or write JSON lines.")
+
+
+def test_a_fault_is_found_without_reading_what_follows(tmp_path):
+    text = io.StringIO('[{"text": "a"}, {"text" "b"}' + ", {}" * 1_000_000)
+    with pytest.raises(DataError, match="breaks off at line 1, row 2"):
+        list(raw_rows(text, "a.json"))
+    assert text.tell() < 200_000
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 5, 50])
+def test_values_may_lie_across_blocks(tmp_path, monkeypatch, size):
+    monkeypatch.setattr(json_forms, "_BLOCK", size)
+    content = (
+        '[ {"text": "\\ud83c\\udfac\\n", "a": [true, null, -Infinity, 1.5e-3]},\n -12345, {"text": "\\""} ]\n'
+    )
+    path = put(tmp_path, "a.json", content)
+    (chunk,) = read_chunks(read_layout(path))
+    assert chunk.table.columns["text"] == ["\U0001f3ac\n", '"'] and chunk.bad[0].row == 2
+    assert chunk.table.columns["a"][0] == "[true, null, -Infinity, 1.5e-3]"
+    path = put(tmp_path, "b.json", f'{{"version": 12, "data": {content}, "more": {{"a": 1}}}}')
+    assert read_layout(path).rows == 3
+
+
+@pytest.mark.parametrize(
+    ("content", "texts"),
+    [
+        ('{"data": [{"text": "in"}], "text": "a"}\n{"data": [{"text": "in"}], "text": "b"}\n', ["a", "b"]),
+        ('{"data": [{"text": "in"}], "text": "a"}\n', ["a"]),
+        ('{"data": [{"text": "in"}], "Question1": "q", "text": "a"}', ["a"]),
+        ('{"data": [], "text": "' + "x" * 100_000 + '"}\n\n{"text": "b"}', ["x" * 100_000, "b"]),
+        ('{"data": [{"text": "in"}]}\n\n', ["in"]),
+        ('{"version": "1.0", "data": [{"text": "in"}]}', ["in"]),
+        ('{"data": [{"text": "in"}, {"text": "b"}], "tags": []}', ["in", "b"]),
+        ('{"name": "a set of data", "info": {"a": [1]}, "data": [\n{"text": "in"}\n], "n": 1}', ["in"]),
+        ('{"schema": {"fields": []}, "data": [{"index": 0, "text": "in"}]}', ["in"]),
+        ('{"info": "' + "x" * 100_000 + '",\n"data": [{"text": "in"}]}', ["in"]),
+        ('{"text": "a", "tokens": [{"from": 0}]}', ["a"]),
+    ],
+)
+def test_rows_in_data_are_told_from_rows_with_data(tmp_path, content, texts):
+    assert read_table(put(tmp_path, "a.json", content)).columns["text"] == texts
+
+
+def test_a_row_may_name_its_text_as_it_likes(tmp_path):
+    path = put(tmp_path, "a.jsonl", '{"body": "a film", "tokens": [{"from": 0}]}')
+    assert read_table(path).columns["body"] == ["a film"]
+
+
+@pytest.mark.parametrize("content", ['{"data": []}', '{"version": 1, "data": []}', '{"data": [\n]}'])
+def test_an_object_without_rows_is_empty(tmp_path, content):
+    with pytest.raises(DataError, match=r"a\.json is empty"):
+        read_layout(put(tmp_path, "a.json", content))
+
+
+def test_items_of_data_that_are_no_objects_are_bad_rows(tmp_path):
+    assert faults(put(tmp_path, "a.json", '{"n": "a b", "data": [{"text": "a"}, 3]}')) == [(2, 1)]
+
+
+def test_a_key_that_is_too_long_to_look_at_is_one_of_a_line(tmp_path, monkeypatch):
+    monkeypatch.setattr(json_forms, "_BLOCK", 16)
+    monkeypatch.setattr(json_forms, "_MOST", 32)
+    long = "k" * 100
+    assert list(read_table(put(tmp_path, "a.json", f'{{"{long}": 1}}')).columns) == [long]
 
 
 def test_an_object_may_hold_more_than_its_data(tmp_path):
@@ -310,10 +393,102 @@ def test_an_object_may_hold_more_than_its_data(tmp_path):
     assert read_table(path).columns == {"text": ["a"]}
 
 
-@pytest.mark.parametrize("content", ['{\n "text": "a"\n}\n', '{"text": {"0": "a"}, "label": {"0": 1}}'])
-def test_json_of_another_form_names_the_forms_that_are_read(tmp_path, content):
+FRAME = pd.DataFrame({"text": ["a", "b"] * 2000, "label": [0, 1] * 2000})
+
+
+@pytest.mark.parametrize("rows", [2, 4000])
+@pytest.mark.parametrize("indent", [None, 1])
+@pytest.mark.parametrize("orient", ["columns", "index", "split", "values", "list", "rows", "train"])
+def test_json_of_another_form_is_told_how_to_write_it(tmp_path, orient, rows, indent):
+    frame = FRAME[:rows]
+    if orient in ("columns", "index", "split", "values"):
+        content = frame.to_json(orient=orient, indent=indent)
+    else:
+        records = frame.to_dict("records")
+        values = {
+            "list": frame.to_dict("list"),
+            "rows": {"version": "1.0", "rows": records},
+            "train": {"train": records},
+        }
+        content = json.dumps(values[orient], indent=indent)
+    with pytest.raises(DataError, match=r"expected one object per line, an array of objects or") as caught:
+        read_layout(put(tmp_path, "a.json", content))
+    assert str(caught.value).endswith("With pandas, write it with to_json(orient='records', lines=True).")
+    assert len(str(caught.value)) < 400
+
+
+@pytest.mark.parametrize("indent", [None, 1])
+@pytest.mark.parametrize("orient", ["records", "table"])
+def test_json_of_pandas_with_an_array_of_rows_is_read(tmp_path, orient, indent):
+    path = put(tmp_path, "a.json", FRAME.to_json(orient=orient, indent=indent))
+    assert read_table(path).columns["text"] == list(FRAME["text"])
+
+
+@pytest.mark.parametrize(
+    "content", ['{\n "text": "a"\n}\n', '{\n "text": "a"\n}\n{\n "text": "b"\n}\n', '["a", "b"]']
+)
+def test_json_over_several_lines_or_of_texts_alone_is_refused(tmp_path, content):
     with pytest.raises(DataError, match=r"expected one object per line, an array of objects or"):
-        read_table(put(tmp_path, "a.json", content))
+        read_layout(put(tmp_path, "a.json", content))
+
+
+def test_values_that_are_too_long_to_look_at_are_still_told_apart(tmp_path, monkeypatch):
+    monkeypatch.setattr(json_forms, "_BLOCK", 16)
+    monkeypatch.setattr(json_forms, "_MOST", 32)
+    long = json.dumps(list(range(100)))
+    with pytest.raises(DataError, match=r"found one object with the keys text\. With pandas"):
+        read_layout(put(tmp_path, "a.json", f'{{"text": {long}}}'))
+    lines = f'{{"text": "a {long}"}}\n{{"text": "b"}}\n'
+    assert read_table(put(tmp_path, "a.json", lines)).columns["text"] == [f"a {long}", "b"]
+
+
+@pytest.mark.parametrize("name", ["a.jsonl", "a.jsonl.gz"])
+def test_lines_that_end_in_commas_say_so(tmp_path, name):
+    content = b'{"text": "a"},\n{"text": "b"},\n'
+    path = put(tmp_path, name, gzip.compress(content) if name.endswith("gz") else content)
+    with pytest.raises(
+        DataError, match=r"row 1: .*comma at the end of the line: JSON lines have none"
+    ) as caught:
+        read_layout(path)
+    assert str(caught.value).endswith(f"No row of {name} can be read, so it has no known column.")
+
+
+@pytest.mark.parametrize("name", ["a.jsonl", "lang=de/a.jsonl"])
+def test_rows_that_are_kept_are_those_that_a_second_reading_gives(tmp_path, name):
+    lines = '{"id": 1, "Text": "a", "label": 0}\n{}\n{"id": 2}\n{"x": 3, "label": 1, "Text": "b"}\n'
+    put(tmp_path, f"in/{name}", lines)
+    again, kept = (read_layout(tmp_path / "in", keep=keep) for keep in (False, True))
+    assert kept.names == again.names and kept.rows == again.rows == 4
+    assert all("id" not in chunk.table.columns for chunk in read_chunks(kept))
+    wanted = ["text", "label"]
+    assert read_rows(kept, wanted) == read_rows(again, wanted)
+    assert read_rows(kept, wanted).columns == {"text": ["a", None, None, "b"], "label": [0, None, None, 1]}
+
+
+def test_a_chunk_of_empty_objects_loses_no_row(tmp_path):
+    layout = read_layout(put(tmp_path, "a.jsonl", '{"text": "a"}\n{}\n'))
+    assert [len(chunk.table) for chunk in read_chunks(layout, rows=1)] == [1, 1]
+    assert read_rows(layout, ["text"]).columns == {"text": ["a", None]}
+
+
+@pytest.mark.parametrize("end", ["csv", "jsonl"])
+def test_a_chunk_of_many_columns_has_fewer_rows(tmp_path, monkeypatch, end):
+    monkeypatch.setattr(readers, "CHUNK_CELLS", 40)
+    monkeypatch.setattr(readers, "MIN_ROWS", 2)
+    names = [f"c{i}" for i in range(10)]
+    write = pd.DataFrame([range(10)] * 9, columns=names)
+    content = write.to_csv(index=False) if end == "csv" else write.to_json(orient="records", lines=True)
+    layout = read_layout(put(tmp_path, f"a.{end}", content))
+    assert [len(chunk) for chunk in read_chunks(layout)] == [4, 4, 1]
+    assert [len(chunk) for chunk in read_chunks(layout, rows=3)] == [3, 3, 3]
+
+
+def test_lines_are_counted_once_and_only_if_needed(tmp_path, monkeypatch):
+    counted = []
+    monkeypatch.setattr(readers, "count_lines", lambda file: counted.append(file) or 3)
+    layout = read_layout(put(tmp_path, "a.csv.gz", gzip.compress(CSV.encode())))
+    assert read_rows(layout, ["text"]).columns["text"] == ["one", "two"] and counted == []
+    assert (layout.rows, layout.rows, len(counted)) == (3, 3, 1)
 
 
 # ---- encodings

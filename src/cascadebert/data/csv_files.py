@@ -23,7 +23,7 @@ DELIMITERS = (",", ";", "\t", "|")  # the first is preferred where several fit
 SAMPLE_LINES = 50
 MAX_ROW_LINES = 10_000  # a quoted cell of more lines is taken for one that is not closed
 _OPEN = "unexpected end of data"  # the csv module's words for an open quotation mark
-MANY_LINES = 50  # line breaks in a cell that are worth a note
+MANY_LINES = 50  # a longer cell with the delimiter on most lines is worth a note
 
 
 @dataclass(frozen=True)
@@ -127,12 +127,17 @@ def read_csv(file: DataFile, layout: CsvLayout, *, encoding: str | None, rows: i
             table, numbers = Table(columns, file.name, layout.repeated), [number for number, *_ in good]
             yield Chunk(table, numbers, bad, [line for _, line, _, _ in good])
     if suspects:
-        row, breaks = suspects[0]
-        log.warning(
-            "%s: %s may be several rows in one, the first is row %s with %s line breaks in a cell. Look for "
-            "a quotation mark that is not closed.",
-            file.name, f"{len(suspects):,} rows" if len(suspects) > 1 else "1 row", f"{row:,}", f"{breaks:,}",
-        )  # fmt: skip
+        _report(file.name, suspects)
+
+
+def _report(name: str, suspects: Sequence[tuple[int, int]]) -> None:
+    (row, breaks), *others = suspects
+    more = f", as do {len(others):,} more" if len(others) > 1 else ", as does one more" if others else ""
+    log.warning(
+        "%s: row %s holds %s line break%s and looks like %s rows%s. It may be several rows in one, if a "
+        "quotation mark is missing or wrong.",
+        name, f"{row:,}", f"{breaks:,}", "s" if breaks > 1 else "", f"{breaks + 1:,}", more,
+    )  # fmt: skip
 
 
 @contextmanager
@@ -241,7 +246,7 @@ def _swallowed_rows(
     for number, cells in rows:
         for i, cell in enumerate(cells):
             breaks = cell.count("\n")
-            if breaks >= MANY_LINES or (breaks and _reads_as_rows(cell, i, values, layout.delimiter)):
+            if breaks and _reads_as_rows(cell, i, values, layout.delimiter):
                 yield number, breaks
                 break
 
@@ -250,7 +255,9 @@ def _reads_as_rows(cell: str, column: int, values: Sequence[set[str]], delimiter
     # With an open quotation mark in this column, the first line goes on to the last column, the lines between
     # are whole rows, and the last line ends in this column.
     width = len(values)
-    first, *between, last = cell.replace("\r\n", "\n").split("\n")
+    first, *between, last = lines = cell.replace("\r\n", "\n").split("\n")
+    if width > 1 and len(lines) > MANY_LINES and sum(delimiter in line for line in lines) * 2 > len(lines):
+        return True
     expected = [width - 1 - column, *(width - 1 for _ in between), column]
     if width < 2 or [line.count(delimiter) for line in (first, *between, last)] != expected:
         return False

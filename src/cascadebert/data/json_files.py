@@ -4,26 +4,21 @@ from __future__ import annotations
 
 import json
 import math
-import re
 from collections.abc import Iterator, Sequence
-from itertools import chain, islice
+from itertools import chain, islice, starmap
 from operator import itemgetter
-from typing import Any, TextIO, TypeAlias
+from typing import Any, TypeAlias
 
 from cascadebert.data.files import DataFile
+from cascadebert.data.json_forms import DECODER, raw_rows, skip_space
 from cascadebert.data.table import MISSING, Chunk, ColumnType, Fault, Json, Table
 from cascadebert.data.text_files import open_text
-from cascadebert.errors import DataError
 
-_ARRAY = re.compile(r'\s*(?:\{\s*"data"\s*:\s*)?\[')  # of a whole file, not of lines
-_BLOCK = 1 << 16
 _NESTED = {tuple, list, dict}  # types of objects and arrays as they are decoded here
 _LARGEST_IN_DOUBLE = 2**53  # of the whole numbers that all fit
-_SPACE = re.compile(r"[ \t\n\r]*")
 
 
 _scan: Any = json.JSONDecoder(object_pairs_hook=tuple, parse_float=Json, parse_constant=Json).scan_once  # type: ignore[attr-defined]
-_decoder_of_digits = json.JSONDecoder(parse_int=Json, parse_float=Json, parse_constant=Json)  # any number of
 
 
 def parse_object(text: str) -> dict[str, Any]:
@@ -32,11 +27,11 @@ def parse_object(text: str) -> dict[str, Any]:
     Raises ValueError with the fault if there is none, or it names a key twice.
     """
     try:
-        pairs, end = _scan(text, 0 if text[:1] == "{" else _skip(text, 0))
+        pairs, end = _scan(text, 0 if text[:1] == "{" else skip_space(text, 0))
     except (ValueError, RecursionError, StopIteration):
         pairs, end = _slow_pairs(text), len(text)
     if end < len(text) and text[end:].strip():
-        raise ValueError(f"not JSON (more after the end of the value at character {end + 1})")
+        raise ValueError(_after_the_end(text, end))
     if type(pairs) is not tuple:
         raise ValueError("expected an object")
     record = dict(pairs)
@@ -48,10 +43,16 @@ def parse_object(text: str) -> dict[str, Any]:
     return {key: Json(spelled[key]) if type(value) in _NESTED else value for key, value in record.items()}
 
 
+def _after_the_end(text: str, end: int) -> str:
+    if text[end:].strip() == ",":
+        return "not JSON (a comma at the end of the line: JSON lines have none)"
+    return f"not JSON (more after the end of the value at character {end + 1})"
+
+
 def _slow_pairs(text: str) -> Any:
     """Keys and values of an object that may hold longer numbers than Python reads. Raises ValueError."""
     try:
-        record = _decoder_of_digits.decode(text)
+        record = DECODER.decode(text)
     except (ValueError, RecursionError) as error:
         raise ValueError(_not_json(error)) from error
     return tuple(record.items()) if isinstance(record, dict) else record
@@ -59,20 +60,15 @@ def _slow_pairs(text: str) -> Any:
 
 def _spelled_values(text: str) -> dict[str, str]:
     """The text of each value of a well-formed object."""
-    found, position = {}, _skip(text, text.index("{") + 1)
+    found, position = {}, skip_space(text, text.index("{") + 1)
     while text[position] != "}":
-        key, position = _decoder_of_digits.raw_decode(text, position)
-        start = _skip(text, _skip(text, position) + 1)  # after the colon
-        _, position = _decoder_of_digits.raw_decode(text, start)
+        key, position = DECODER.raw_decode(text, position)
+        start = skip_space(text, skip_space(text, position) + 1)  # after the colon
+        _, position = DECODER.raw_decode(text, start)
         found[key] = text[start:position]
-        position = _skip(text, position)
-        position = _skip(text, position + 1) if text[position] == "," else position
+        position = skip_space(text, position)
+        position = skip_space(text, position + 1) if text[position] == "," else position
     return found
-
-
-def _skip(text: str, position: int) -> int:
-    match = _SPACE.match(text, position)
-    return position if match is None else match.end()
 
 
 def _not_json(error: Exception) -> str:
@@ -93,11 +89,12 @@ def _row(line: int, text: str) -> _Row:
 def read_json(file: DataFile, *, encoding: str | None, rows: int) -> Iterator[Chunk]:
     """Read a file of JSON lines, an array of objects or `{"data": [...]}` in chunks of `rows` rows.
 
-    A key that an object lacks is MISSING. Raises DataError for JSON of another form.
+    A key that an object lacks is MISSING. Raises DataError for JSON of another form, and where an array
+    breaks off.
     """
     first = 1
     with open_text(file, encoding, "\n") as text:
-        records = _records(text, file.name)
+        records = starmap(_row, raw_rows(text, file.name))
         while batch := list(islice(records, rows)):
             numbered = list(enumerate(batch, first))
             first += len(batch)
@@ -112,112 +109,6 @@ def _columns(rows: Sequence[Any]) -> dict[str, list[Any]]:
     if sum(map(len, rows)) == len(rows) * len(names):  # as a rule, no object lacks a key
         return {name: list(map(itemgetter(name), rows)) for name in names}
     return {name: [row.get(name, MISSING) for row in rows] for name in names}
-
-
-def _records(text: TextIO, name: str) -> Iterator[_Row]:
-    start = text.read(_BLOCK)
-    match = _ARRAY.match(start)
-    if match:
-        yield from _array_items(start, match.end(), text, in_object="{" in match[0])
-        return
-    first = start.lstrip().split("\n", 1)[0]  # other line breaks may be part of a string
-    if first.startswith("{") and _is_pretty(first, start):
-        raise DataError(
-            f'{name}: expected one object per line, an array of objects or {{"data": [...]}}; found an '
-            "object over several lines. With pandas, write it with to_json(orient='records', lines=True)."
-        )
-    for number, line in enumerate(_lines(start, text), start=1):
-        if line.strip():
-            yield _row(number, line)
-
-
-def _is_pretty(first: str, start: str) -> bool:
-    """True if the first line is the beginning of a well-formed object, or of one that is not a row."""
-    try:
-        record = _decoder_of_digits.decode(first)
-    except (ValueError, RecursionError):
-        try:
-            return "\n" in start and isinstance(_decoder_of_digits.decode(start), dict)
-        except (ValueError, RecursionError):
-            return first.strip() == "{"
-    return start.strip() == first.strip() and isinstance(record, dict) and _is_of_columns(record)
-
-
-def _is_of_columns(record: dict[str, Any]) -> bool:
-    return bool(record) and all(isinstance(value, dict) for value in record.values())
-
-
-def _lines(start: str, text: TextIO) -> Iterator[str]:
-    """The lines of a text of which a start has been read."""
-    *whole, rest = start.split("\n")
-    yield from whole
-    for line in text:
-        yield rest + line
-        rest = ""
-    if rest:
-        yield rest
-
-
-def _array_items(start: str, position: int, text: TextIO, *, in_object: bool) -> Iterator[_Row]:
-    """The objects of an array, which may be the value of a key; a fault ends it."""
-    array = _Array(start, position, text)
-    try:
-        while (item := array.next_item()) is not None:
-            yield _row(*item)
-        if not _is_end(array.rest(), in_object=in_object):
-            yield (array.line, "not JSON (more after the end of the array)")
-    except (ValueError, RecursionError) as error:
-        yield (array.line, _not_json(error))
-
-
-class _Array:
-    """The items of an array in a text that is read in blocks."""
-
-    def __init__(self, start: str, position: int, text: TextIO) -> None:
-        self._buffer, self._position, self._text = start, position, text
-        self.line = 1 + start.count("\n", 0, position)
-
-    def next_item(self) -> tuple[int, str] | None:
-        """Line and text of the next item; None at the end of the array. Raises ValueError for a fault."""
-        size = _BLOCK
-        while True:
-            start = _skip(self._buffer, self._position)
-            start = _skip(self._buffer, start + 1) if self._buffer[start : start + 1] == "," else start
-            if self._buffer[start : start + 1] == "]":
-                self._advance(start + 1)
-                return None
-            try:
-                _, end = _decoder_of_digits.raw_decode(self._buffer, start)
-                break
-            except ValueError:
-                more = self._text.read(size)
-                if not more:
-                    self._advance(start)
-                    raise
-                self._buffer, self._position, size = self._buffer[self._position :] + more, 0, 2 * size
-        self._advance(start)
-        line, item = self.line, self._buffer[start:end]
-        self._advance(end)
-        return line, item
-
-    def rest(self) -> str:
-        """All that follows."""
-        return self._buffer[self._position :] + self._text.read()
-
-    def _advance(self, position: int) -> None:
-        self.line += self._buffer.count("\n", self._position, position)
-        self._position = position
-
-
-def _is_end(rest: str, *, in_object: bool) -> bool:
-    """True if what follows an array is nothing, or the rest of the object that it is in."""
-    if not in_object:
-        return not rest.strip()
-    try:
-        parse_object('{"data": []' + rest)
-    except ValueError:
-        return False
-    return True
 
 
 def column_kinds(chunks: Iterator[Chunk]) -> tuple[dict[str, ColumnType], int]:

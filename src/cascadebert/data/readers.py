@@ -5,23 +5,33 @@ from __future__ import annotations
 import logging
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import chain
+from functools import cached_property
+from itertools import chain, islice
 from pathlib import Path
+from typing import Any
 
 from cascadebert.data.arrow_files import ArrowLayout, read_arrow, read_arrow_layout
-from cascadebert.data.columns import Columns, find_text_columns, match_column
+from cascadebert.data.columns import (
+    USUAL_LABEL_COLUMN,
+    USUAL_TEXT_COLUMNS,
+    Columns,
+    find_text_columns,
+    match_column,
+)
 from cascadebert.data.csv_files import CsvLayout, read_csv, read_csv_layout
 from cascadebert.data.files import DataFile, DataFiles, find_files
 from cascadebert.data.json_files import column_kinds, read_json
 from cascadebert.data.labels import shorten
 from cascadebert.data.streams import copy_stream, is_stream
-from cascadebert.data.table import Chunk, ColumnType, Places, Table, describe_fault
+from cascadebert.data.table import MISSING, Chunk, ColumnType, Places, Table, describe_fault
 from cascadebert.data.text_files import count_lines, open_text
 from cascadebert.errors import DataError
 
 log = logging.getLogger("cascadebert")
 
 CHUNK_ROWS = 16_384
+CHUNK_CELLS, MIN_ROWS = 2_000_000, 256  # a chunk has fewer rows where it would have more cells
+JSON_ROWS = 1024  # are parsed at once where the columns are not known yet
 TEXT_COLUMN = "text"  # of a file with a text on each line
 
 
@@ -31,8 +41,14 @@ class FileLayout:
 
     file: DataFile
     types: Mapping[str, ColumnType]  # by name, in order
-    rows: int  # for csv and txt, lines
+    known_rows: int | None = None  # None for csv and txt
     form: CsvLayout | ArrowLayout | None = None
+    kept: tuple[Chunk, ...] | None = None  # the rows of JSON, with the columns that may be needed
+
+    @cached_property
+    def rows(self) -> int:
+        """Number of rows; for csv and txt, of lines, which are counted once."""
+        return count_lines(self.file) if self.known_rows is None else self.known_rows
 
 
 @dataclass(frozen=True)
@@ -63,13 +79,18 @@ class Layout:
         """The text columns. Raises DataError if there are none, or a file does not have them."""
         names = find_text_columns(self.names, columns, self.name, self.repeated)
         for file in self.files:
-            if file.types and file.file.format != "json":  # where each row has names of its own
+            if file.file.format != "json" and file.types:  # where each row has names of its own
                 find_text_columns(file.types, replace(columns, text=names), file.file.name)
         return names
 
 
-def read_layout(source: Path, columns: Columns | None = None, *, split: str | None = None) -> Layout:
+def read_layout(
+    source: Path, columns: Columns | None = None, *, split: str | None = None, keep: bool = False
+) -> Layout:
     """Find the files of an input and their columns; JSON is read once for them. See `find_files`.
+
+    With `keep`, that reading is the only one: the columns of JSON that `columns` may mean stay in memory, and
+    no kinds are settled.
 
     Raises DataError if there is none, it has no row, or a file cannot be read.
     """
@@ -77,27 +98,47 @@ def read_layout(source: Path, columns: Columns | None = None, *, split: str | No
     inputs = copy_stream(source, columns) if is_stream(source) else find_files(source, split=split)
     if inputs.skipped:
         log.info("%s: files of other formats are skipped: %s", inputs.name, shorten(inputs.skipped, 3))
-    layouts = tuple(_with_partition(_file_layout(file, columns)) for file in inputs.files)
+    layouts = tuple(_with_partition(_file_layout(file, columns, keep)) for file in inputs.files)
     found = Layout(layouts, inputs.name, columns.encoding, inputs)
     if not found.names:
         for chunk in read_chunks(found):  # of JSON without any good row
-            raise_first_fault(chunk)
+            for fault in chunk.bad:
+                place = describe_fault(chunk.table.source, *fault)
+                raise DataError(f"{place}. No row of {inputs.name} can be read, so it has no known column.")
         raise DataError(f"{inputs.name} is empty: expected a header and rows")
     return found
 
 
-def _file_layout(file: DataFile, columns: Columns) -> FileLayout:
+def _file_layout(file: DataFile, columns: Columns, keep: bool) -> FileLayout:
     if file.format in ("csv", "tsv"):
         form = read_csv_layout(file, delimiter=columns.delimiter, encoding=columns.encoding)
         names = () if form is None else form.names
-        return FileLayout(file, dict.fromkeys(names, "string"), count_lines(file), form)
+        return FileLayout(file, dict.fromkeys(names, "string"), form=form)
     if file.format == "txt":
-        return FileLayout(file, {TEXT_COLUMN: "string"}, count_lines(file))
+        return FileLayout(file, {TEXT_COLUMN: "string"})
     if file.format == "json":
-        kinds, rows = column_kinds(read_json(file, encoding=columns.encoding, rows=CHUNK_ROWS))
-        return FileLayout(file, kinds, rows)
+        chunks = read_json(file, encoding=columns.encoding, rows=JSON_ROWS)
+        return _kept(file, chunks, columns) if keep else FileLayout(file, *column_kinds(chunks))
     arrow = read_arrow_layout(file)
     return FileLayout(file, arrow.types, arrow.rows, arrow)
+
+
+def _kept(file: DataFile, chunks: Iterator[Chunk], columns: Columns) -> FileLayout:
+    """The layout of a JSON file with its rows."""
+    kept, is_needed = [], dict[str, bool]()
+    for chunk in chunks:
+        found = chunk.table.columns
+        is_needed |= {name: _may_be_needed(name, columns) for name in found if name not in is_needed}
+        needed = {name: cells for name, cells in found.items() if is_needed[name]}
+        kept.append(replace(chunk, table=replace(chunk.table, columns=needed)))
+    return FileLayout(file, dict.fromkeys(is_needed, "json"), sum(map(len, kept)), kept=tuple(kept))
+
+
+def _may_be_needed(name: str, columns: Columns) -> bool:
+    remembered = columns.remembered
+    wanted = (columns.label, columns.group, remembered.label, USUAL_LABEL_COLUMN)
+    texts = chain(columns.text, remembered.text, *USUAL_TEXT_COLUMNS)
+    return any(match_column([name], other) for other in (*wanted, *texts) if other is not None)
 
 
 def _with_partition(layout: FileLayout) -> FileLayout:
@@ -108,7 +149,7 @@ def _with_partition(layout: FileLayout) -> FileLayout:
 def read_chunks(
     layout: Layout, *, rows: int = CHUNK_ROWS, needed: Collection[str] | None = None
 ) -> Iterator[Chunk]:
-    """Read an input in chunks of `rows` good and bad rows, each of one file.
+    """Read an input in chunks of `rows` good and bad rows, or fewer of many columns, each of one file.
 
     `needed` restricts the columns of formats that can leave others unread. Raises DataError if the rest of a
     file cannot be read.
@@ -117,16 +158,20 @@ def read_chunks(
         if not file.types and file.file.format != "json":
             continue
         for chunk in _file_chunks(file, layout.encoding, rows, needed):
-            new = {name: [value] * len(chunk.table) for name, value in file.file.partition.items()}
-            table = replace(
-                chunk.table, columns={**new, **chunk.table.columns} if new else chunk.table.columns
-            )
+            count, found = len(chunk.numbers), chunk.table.columns
+            new: dict[str, Any] = {name: [value] * count for name, value in file.file.partition.items()}
+            if not found and not new:  # objects without a key that is needed
+                new = {name: [MISSING] * count for name in islice(file.types, 1)}
+            table = replace(chunk.table, columns={**new, **found} if new else found)
             yield replace(chunk, table=table)
 
 
 def _file_chunks(
     file: FileLayout, encoding: str | None, rows: int, needed: Collection[str] | None
 ) -> Iterator[Chunk]:
+    rows = min(rows, max(MIN_ROWS, CHUNK_CELLS // max(1, len(file.types))))
+    if file.kept is not None:
+        return iter(file.kept)
     if isinstance(file.form, CsvLayout):
         return read_csv(file.file, file.form, encoding=encoding, rows=rows)
     if isinstance(file.form, ArrowLayout):
