@@ -287,7 +287,7 @@ def _map(labels: Sequence[str | None], label_map: Mapping[str, str]) -> tuple[st
 def _open(name: str, columns: Columns, split: str) -> Layout | datasets.Dataset:
     """A file, or the split of a folder of files or of a data set by name."""
     if is_input(name):
-        return read_layout(Path(name), columns, split=split)
+        return read_layout(Path(name), columns, split=split, keep=True)
     return _load_hub(name, split)
 
 
