@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 from rich.console import Console
-from rich.logging import RichHandler
 from rich.table import Table
 
 from cascadebert.evaluation.templates import percent
@@ -26,12 +25,21 @@ if TYPE_CHECKING:
 JSON_ENABLED = ContextVar("JSON_ENABLED", default=False)  # `--json` of the running command
 
 
+class _NoteHandler(logging.Handler):
+    """Prints each record in a line of its own; warnings look as notices do."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Print it on standard error."""
+        line = " ".join(self.format(record).splitlines())
+        if record.levelno >= logging.WARNING:
+            print_notices([line])
+        else:
+            typer.echo(line, err=True)
+
+
 def configure_logging(*, timestamps: bool = False) -> None:
-    """Send the package's log to standard error; with timestamps in plain lines, for log collectors."""
-    console = Console(stderr=True, soft_wrap=True)
-    handler: logging.Handler = RichHandler(
-        console=console, show_time=False, show_level=False, show_path=False
-    )
+    """Send the package's log to standard error; with timestamps, for log collectors."""
+    handler: logging.Handler = _NoteHandler()
     if timestamps:
         handler = logging.StreamHandler()
         handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
