@@ -54,5 +54,5 @@ def main() -> None:
         message = describe_os_error(error)
     else:
         return
-    print_notices([message], label="error", color="red")
+    print_notices([message], label="error: ", color="red")
     sys.exit(2)
