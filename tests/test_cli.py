@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import csv
+import logging
 import shutil
+import sys
 from dataclasses import fields
 
 import pytest
@@ -12,6 +14,7 @@ from typer.testing import CliRunner
 
 import cascadebert
 from cascadebert.cli import app as cli
+from cascadebert.cli.render import configure_logging, print_notices
 from cascadebert.server.config import ServerConfig
 from cascadebert.training.config import DistillConfig, FitConfig
 from samples import reviews, write_csv
@@ -301,3 +304,36 @@ def test_a_changed_folder_is_refused_by_every_verb(run, cascade, rows, tmp_path)
 def test_a_missing_folder_says_so(run, tmp_path, rows):
     code, _, said = run("evaluate", tmp_path / "nowhere", rows)
     assert code == 2 and "neither a folder nor a repository" in said
+
+
+LONG = "a.csv: " + "a long sentence " * 20 + "[bold]in brackets[/bold]"
+
+
+@pytest.fixture
+def log(monkeypatch):
+    """The package's log as the command line sets it up."""
+    log = logging.getLogger("cascadebert")
+    for name in ("handlers", "level", "propagate"):
+        monkeypatch.setattr(log, name, getattr(log, name))
+    configure_logging()
+    return log
+
+
+def test_each_record_is_one_plain_line_and_a_warning_is_a_note(log, capsys):
+    log.info("%s", LONG)
+    log.warning("%s\n%d rows", LONG, 3)
+    assert capsys.readouterr().err == f"{LONG}\nnote: {LONG} 3 rows\n"
+
+
+def test_notes_are_yellow_on_a_terminal_and_notices_look_the_same(log, capsys, monkeypatch):
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    log.warning("three rows")
+    log.info("two rows")
+    print_notices(["three rows"])
+    first, second, third = capsys.readouterr().err.splitlines()
+    assert first == third == "\x1b[33mnote: \x1b[0mthree rows" and second == "two rows"
+
+
+def test_a_log_without_standard_error_does_not_stop_anything(log, monkeypatch):
+    monkeypatch.setattr("sys.stderr", None)
+    log.warning("three rows")

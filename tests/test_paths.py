@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import threading
 import unicodedata
@@ -9,9 +10,15 @@ from pathlib import Path
 
 import pytest
 
-from cascadebert.atomic import atomic_file, check_work_directory, work_directory, work_directory_path
+from cascadebert.atomic import (
+    atomic_file,
+    check_work_directory,
+    open_descriptor,
+    work_directory,
+    work_directory_path,
+)
 from cascadebert.errors import CascadeError, DataError
-from cascadebert.paths import WORK, check_roles, ensure_creatable, ensure_writable_file
+from cascadebert.paths import WORK, check_roles, ensure_creatable, ensure_writable_file, is_standard_output
 from cascadebert.persistence.folder import atomic_directory, ensure_writable_directory
 
 
@@ -184,6 +191,57 @@ def test_an_output_that_cannot_be_written_is_found_beforehand(file, tmp_path, na
         with pytest.raises(DataError, match=problem):
             ensure_creatable(tmp_path / name)
     assert sorted(path.name for path in tmp_path.rglob("*")) == ["a.csv", "d"]
+
+
+@pytest.mark.parametrize("length", [246, 248, 250, 251, 255, 256, 260])
+def test_a_name_that_is_too_long_is_told_before_its_work_folder_is_looked_for(run, saved, tmp_path, length):
+    source = tmp_path / "in.csv"
+    source.write_text("text\nfine\n")
+    code, _, said = run("predict", saved, source, "--output", tmp_path / f"{'n' * (length - 4)}.csv")
+    assert code == 2 and "cannot be written (File name too long). Choose a shorter name" in said
+    assert "Errno" not in said and "half-finished" not in said
+
+
+def test_a_folder_that_may_not_be_looked_into_is_one_message(run, saved, tmp_path, monkeypatch):
+    source, locked = tmp_path / "in.csv", tmp_path / "locked"
+    source.write_text("text\nfine\n")
+    original = Path.stat
+
+    def stat(self, **options):  # as for anybody but root
+        if locked in self.parents:
+            raise PermissionError(errno.EACCES, "Permission denied", str(self))
+        return original(self, **options)
+
+    monkeypatch.setattr(Path, "stat", stat)
+    locked.mkdir()
+    code, _, said = run("predict", saved, source, "--output", locked / "in" / "o.csv")
+    assert code == 2 and "cannot be written (Permission denied). Choose a path that you may use" in said
+    code, _, said = run("predict", saved, locked / "in.csv", "--output", tmp_path / "o.csv")
+    assert code == 2 and "in.csv: permission denied. Choose a path that you may use" in said
+
+
+@pytest.mark.parametrize(
+    ("name", "number"),
+    [
+        *(("/dev/stdin", 0), ("/dev/stdout", 1), ("/dev/fd/7", 7), ("/proc/self/fd/1", 1), ("link", 1)),
+        *((name, None) for name in ("loop", "/dev/null", "a.csv", "-", "/dev/fd/x", "a\0", "n" * 300)),
+    ],
+)
+def test_names_of_descriptors_are_known(tmp_path, monkeypatch, name, number):
+    monkeypatch.chdir(tmp_path)
+    linked(Path("near"), Path("/dev/stdout"))
+    linked(Path("link"), Path("near"))
+    linked(Path("loop"), Path("loop"))
+    assert open_descriptor(Path(name)) == number
+    assert is_standard_output(Path(name)) == (number == 1 or name == "-")
+
+
+def test_another_name_of_the_pipe_that_is_standard_output_is_known(tmp_path, monkeypatch):
+    for name in ("one", "other"):
+        os.mkfifo(tmp_path / name)
+    status = (tmp_path / "one").stat()
+    monkeypatch.setattr("cascadebert.paths.os.fstat", lambda _: status)
+    assert is_standard_output(tmp_path / "one") and not is_standard_output(tmp_path / "other")
 
 
 def test_an_output_in_a_folder_without_permission_is_found_beforehand(file):

@@ -6,15 +6,17 @@ import os
 import secrets
 import shutil
 import stat
+import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import IO
 
 from cascadebert.errors import CascadeError
 
 WORK_MARKER = "half-finished-work-of-cascadebert"
-STREAM_FOLDERS = ("/dev", "/dev/fd", "/proc/self/fd")  # of /dev/stdout, which may lead to a regular file
+MOST_LINKS = 40  # from /dev/stdout to the descriptor that it stands for, or from a link to it
 
 
 @contextmanager
@@ -24,14 +26,10 @@ def atomic_file(path: Path) -> Iterator[Path]:
     A link stays, and what it leads to is replaced. A pipe or device is written to, never replaced.
     """
     if is_device(path):
-        with tempfile.TemporaryDirectory() as folder:
+        with tempfile.TemporaryDirectory(prefix="cascadebert-") as folder:
             temporary = Path(folder) / path.name
             yield temporary
-            with (
-                temporary.open("rb") as content,
-                path.open("ab") as device,
-            ):  # standard output may be `>> FILE`
-                shutil.copyfileobj(content, device)
+            _append_to_device(temporary, path)
         return
     path = Path(os.path.realpath(path))
     temporary = temporary_path(path)
@@ -49,13 +47,46 @@ def temporary_path(path: Path) -> Path:
 
 def is_device(path: Path) -> bool:
     """True if `path` is there to be written to, not replaced: a pipe, a terminal, /dev/null, /dev/stdout."""
+    if open_descriptor(path) is not None:
+        return True
     try:
         mode = path.stat().st_mode
     except (OSError, ValueError):
         return False
-    if stat.S_ISREG(mode):
-        return str(path.absolute().parent) in STREAM_FOLDERS
-    return not stat.S_ISDIR(mode)
+    return not (stat.S_ISREG(mode) or stat.S_ISDIR(mode))
+
+
+def open_descriptor(path: Path) -> int | None:
+    """The descriptor of this process that a path stands for: 1 for /dev/stdout and links to it, or None.
+
+    >>> open_descriptor(Path("/dev/fd/1")), open_descriptor(Path("answers.csv"))
+    (1, None)
+    """
+    try:
+        for _ in range(MOST_LINKS):
+            if os.path.realpath(path.parent) in ("/dev/fd", f"/proc/{os.getpid()}/fd"):
+                return int(path.name) if path.name.isdecimal() else None
+            if not path.is_symlink():
+                return None
+            path = path.parent / path.readlink()
+    except (OSError, ValueError):  # no path at all, or one that may not be looked at
+        pass
+    return None
+
+
+def _append_to_device(content: Path, device: Path) -> None:
+    number, printed = open_descriptor(device), getattr(sys.stdout, "buffer", None)
+    if sys.stdout is not None:
+        sys.stdout.flush()  # what was printed before comes first
+    with content.open("rb") as source, ExitStack() as stack:
+        if number == 1 and printed is not None:  # a program may have replaced it
+            target: IO[bytes] = printed
+        elif number is not None:  # goes on where others write to the same descriptor, also in a file
+            target = stack.enter_context(os.fdopen(os.dup(number), "wb"))
+        else:
+            target = stack.enter_context(device.open("ab"))
+        shutil.copyfileobj(source, target)
+        target.flush()
 
 
 def write_text_atomically(path: Path, text: str) -> None:

@@ -21,6 +21,12 @@ _DISK_FULL_TEXT = re.compile(
     r"iostream error|requested and \d+ written"
 )
 _MESSAGE_CHARACTERS = 599
+_REMEDIES: Mapping[int | None, str] = {
+    errno.ENAMETOOLONG: "Choose a shorter name: those of unfinished work are some characters longer.",
+    errno.EACCES: "Choose a path that you may use, or change its permissions.",
+    errno.EPERM: "Choose a path that you may use, or change its permissions.",
+    errno.ENOENT: "Check the path.",
+}
 
 
 def printable(text: str, width: int) -> str:
@@ -134,6 +140,25 @@ def reason(error: BaseException) -> str:
     text = " ".join(_ESCAPE_CODE.sub("", str(error)).split())
     text = text if len(text) <= _MOST_CHARACTERS else f"{text[:_MOST_CHARACTERS]} ..."
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
+
+
+def describe_os_error(error: OSError) -> str:
+    """A message for an error of the operating system: the path, what is wrong with it, what to do.
+
+    >>> describe_os_error(PermissionError(errno.EACCES, "Permission denied", "/root/answers.csv"))
+    '/root/answers.csv: permission denied. Choose a path that you may use, or change its permissions.'
+    """
+    if error.strerror is None or not isinstance(error.errno, int):  # of a library: a text alone
+        return printable(str(error) or type(error).__name__, _MESSAGE_CHARACTERS)
+    problem = error.strerror[:1].lower() + error.strerror[1:]
+    path = "" if error.filename is None else f"{printable(str(error.filename), _MOST_CHARACTERS)}: "
+    remedy = remedy_for(error, "Check the path, or choose another.")
+    return printable(f"{path}{problem}. {remedy}", _MESSAGE_CHARACTERS)
+
+
+def remedy_for(error: BaseException, otherwise: str) -> str:
+    """What to do about an error of the operating system, if more can be said than `otherwise`."""
+    return _REMEDIES.get(getattr(error, "errno", None), otherwise)
 
 
 @contextmanager

@@ -12,11 +12,12 @@ from itertools import combinations, product
 from pathlib import Path
 from typing import TypeAlias
 
-from cascadebert.atomic import is_device, temporary_path
-from cascadebert.errors import DataError
+from cascadebert.atomic import is_device, open_descriptor, temporary_path
+from cascadebert.errors import DataError, remedy_for
 
 WORK = "the work folder"  # as a role
-STANDARD_STREAM = "-"
+STANDARD_STREAM = Path("-")  # as an input or an output
+STANDARD_OUTPUT = Path("/dev/fd/1")
 MAX_SHOWN = 120
 
 _Identity: TypeAlias = tuple[int | str, ...]
@@ -61,8 +62,9 @@ def ensure_writable_file(path: Path, *, overwrite: bool) -> None:
     Raises DataError if it is a folder, exists and `overwrite` is false, or cannot be created.
     """
     if is_device(path):
-        if not os.access(path, os.W_OK):
-            raise DataError(f"{shown(path)} may not be written to. Choose another output.")
+        if not _is_writable(path):
+            name = "standard output" if open_descriptor(path) == 1 else shown(path)
+            raise DataError(f"{name} may not be written to. Choose another output.")
         return
     ensure_creatable(path)
     if path.is_dir():
@@ -85,7 +87,30 @@ def ensure_creatable(path: Path) -> None:
         probe.rmdir()
     except (OSError, ValueError) as error:
         problem = getattr(error, "strerror", None) or str(error)
-        raise DataError(f"{shown(path)} cannot be written ({problem}). Choose another output.") from error
+        remedy = remedy_for(error, "Choose another output.")
+        raise DataError(f"{shown(path)} cannot be written ({problem}). {remedy}") from error
+
+
+def _is_writable(device: Path) -> bool:
+    number = open_descriptor(device)
+    if number is None:
+        return os.access(device, os.W_OK)
+    try:
+        os.write(number, b"")
+    except OSError:  # it is not open, or only to read
+        return False
+    return True
+
+
+def is_standard_output(path: Path) -> bool:
+    """True if what is written to an output goes where the process prints: "-", /dev/stdout, the same pipe."""
+    if path == STANDARD_STREAM or open_descriptor(path) == 1:
+        return True
+    try:
+        status, standard = path.stat(), os.fstat(1)
+    except (OSError, ValueError):
+        return False
+    return is_device(path) and not stat.S_ISCHR(status.st_mode) and os.path.samestat(status, standard)
 
 
 def shown(path: Path) -> str:
@@ -106,7 +131,7 @@ class _Place:
     @classmethod
     def of(cls, role: str, path: Path, stream: int) -> _Place:
         """The place of a path; `stream` is the descriptor that "-" stands for."""
-        is_stream = str(path) == STANDARD_STREAM
+        is_stream = path == STANDARD_STREAM
         try:
             status = os.fstat(stream) if is_stream else path.stat()
         except (OSError, ValueError):
@@ -165,7 +190,7 @@ def _existing(value: object) -> Iterator[Path]:
     """The paths that are there, with what links inside of folders lead to."""
     for path in _paths(value):
         name = str(path)
-        if name == STANDARD_STREAM or os.path.lexists(name):
+        if path == STANDARD_STREAM or os.path.lexists(name):
             found = [path]
         elif "@" in name and os.path.lexists(name.rpartition("@")[0]):
             found = [Path(name.rpartition("@")[0])]
@@ -174,5 +199,5 @@ def _existing(value: object) -> Iterator[Path]:
             found = [Path(match) for match in matches]
         for place in found:
             yield place
-            if place.is_dir():
+            if os.path.isdir(place):  # noqa: PTH112  (False for one that may not be looked at)
                 yield from (entry for entry in place.rglob("*") if entry.is_symlink())

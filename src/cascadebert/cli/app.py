@@ -11,7 +11,7 @@ import typer
 from cascadebert import __version__
 from cascadebert.cli.options import as_command
 from cascadebert.cli.render import configure_logging, print_notices
-from cascadebert.errors import CascadeError, explain_full_disk, printable
+from cascadebert.errors import CascadeError, describe_os_error, explain_full_disk
 
 # Each verb is the function of that name in the module of that name.
 VERBS = "demo fit assemble distill tune predict evaluate drift bench info serve reproduce".split()
@@ -50,9 +50,9 @@ def main() -> None:
             app()
     except CascadeError as error:
         message = str(error)
-    except OSError as error:  # quotes the path, however long that is
-        message = printable(str(error), 599)
+    except OSError as error:
+        message = describe_os_error(error)
     else:
         return
-    print_notices([message], label="error", color="red")
+    print_notices([message], label="error: ", color="red")
     sys.exit(2)

@@ -10,6 +10,7 @@ import typer
 from cascadebert.cli import options as o
 from cascadebert.cli.render import JSON_ENABLED, percentages, print_json, print_notices
 from cascadebert.errors import CascadeError
+from cascadebert.paths import is_standard_output
 
 SOURCE = "File, folder of files, pattern in quotes, or - for standard input (see docs/data.md)."
 OUTPUT = "File to write; its suffix sets its format; - for standard output."
@@ -33,18 +34,25 @@ def predict(
     from cascadebert.inference.predict_file import predict_file
     from cascadebert.inference.stage import truncation_notices
 
-    is_standard = str(output) == "-"
-    if is_standard and JSON_ENABLED.get():
-        raise CascadeError("--output - and --json both write to standard output. Leave one out.")
+    outputs = {"--output": output, "--rejects": rejects}
+    printed = [f"{name} {path}" for name, path in outputs.items() if path and is_standard_output(path)]
+    if printed and JSON_ENABLED.get():
+        raise CascadeError(f"{printed[0]} and --json both write to standard output. Leave one out.")
     columns, cascade = data_options.columns(), engine.load(folder)
     result = predict_file(
         cascade, source, output, columns=columns, rejects=rejects, truncate=truncate, overwrite=overwrite
     )
     exits = percentages(result.exit_rates)
-    target = "standard output" if is_standard else output
-    typer.echo(f"{result.n:,} predictions written to {target}; exits by stage: {exits}", err=is_standard)
+    target = "standard output" if is_standard_output(output) else output
+    count = f"{result.n:,} prediction{'' if result.n == 1 else 's'}"
+    typer.echo(f"{count} written to {target}; exits by stage: {exits}", err=bool(printed))
     if result.rejected:
-        print_notices([f"{result.rejected:,} rows are invalid and were written to {rejects}"])
+        rows = (
+            "1 row is invalid and was"
+            if result.rejected == 1
+            else f"{result.rejected:,} rows are invalid and were"
+        )
+        print_notices([f"{rows} written to {rejects}"])
     print_notices(truncation_notices(cascade.stages, result.truncated, result.n))
     values = {"output": output, "n": result.n, "exit_rates": result.exit_rates, "rejects": result.rejected}
     values["truncated"] = result.truncated

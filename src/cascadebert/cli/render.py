@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import sys
 from collections.abc import Iterable, Mapping
 from contextvars import ContextVar
 from dataclasses import asdict
@@ -12,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 from rich.console import Console
-from rich.logging import RichHandler
 from rich.table import Table
 
 from cascadebert.evaluation.templates import percent
@@ -23,15 +23,27 @@ if TYPE_CHECKING:
     from cascadebert.thresholds.operating_point import OperatingPoint
     from cascadebert.types import Report
 
+NOTE = "note: "
 JSON_ENABLED = ContextVar("JSON_ENABLED", default=False)  # `--json` of the running command
 
 
+class _LineHandler(logging.Handler):
+    """Prints each record in a line of its own; warnings look as notices do."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Print it on standard error, above a progress bar that may be there."""
+        try:
+            line = " ".join(self.format(record).splitlines())
+            if record.levelno >= logging.WARNING:
+                line = (typer.style(NOTE, fg="yellow") if sys.stderr.isatty() else NOTE) + line
+            sys.stderr.write(f"{line}\n")
+        except Exception:  # such as a full disk: as handlers of the standard library do
+            self.handleError(record)
+
+
 def configure_logging(*, timestamps: bool = False) -> None:
-    """Send the package's log to standard error; with timestamps in plain lines, for log collectors."""
-    console = Console(stderr=True, soft_wrap=True)
-    handler: logging.Handler = RichHandler(
-        console=console, show_time=False, show_level=False, show_path=False
-    )
+    """Send the package's log to standard error; with timestamps, for log collectors."""
+    handler: logging.Handler = _LineHandler()
     if timestamps:
         handler = logging.StreamHandler()
         handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
@@ -47,10 +59,10 @@ def print_json(values: Mapping[str, Any], **more: Any) -> None:
         typer.echo(json.dumps({**values, **more}, default=str))
 
 
-def print_notices(notices: Iterable[str], *, label: str = "note", color: str = "yellow") -> None:
+def print_notices(notices: Iterable[str], *, label: str = NOTE, color: str = "yellow") -> None:
     """Print notices on standard error."""
     for notice in notices:
-        typer.echo(typer.style(f"{label}: ", fg=color) + notice, err=True)
+        typer.echo(typer.style(label, fg=color) + notice, err=True)
 
 
 def print_table(*rows: Iterable[object]) -> None:

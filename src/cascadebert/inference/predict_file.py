@@ -5,19 +5,17 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import shutil
-import sys
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, nullcontext
-from dataclasses import dataclass, replace
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
 
-from cascadebert.atomic import check_work_directory, is_device, work_directory_path
+from cascadebert.atomic import is_device, work_directory_path
 from cascadebert.data.arrow_cells import take_rows
 from cascadebert.data.cells import check_texts
 from cascadebert.data.column_types import check_holds, unify_types
@@ -29,8 +27,9 @@ from cascadebert.data.writers import OUTPUT_FORMATS, join_parts, output_format, 
 from cascadebert.errors import DataError
 from cascadebert.inference.batch_size import with_tuned_batch_sizes
 from cascadebert.inference.cascade import Cascade
-from cascadebert.inference.predict_work import Job, Work, is_finishing, rows_sha256
-from cascadebert.paths import WORK, check_roles, ensure_writable_file
+from cascadebert.inference.predict_work import Job, Work, rows_sha256, written_outputs
+from cascadebert.paths import STANDARD_OUTPUT, STANDARD_STREAM, WORK, check_roles, ensure_writable_file
+from cascadebert.persistence.folder import file_hashes
 from cascadebert.progress import progress_bar
 
 log = logging.getLogger("cascadebert")
@@ -46,9 +45,10 @@ CHUNK_ROWS = 16_384
 MEASURE_FROM_ROWS = 10_000  # files from this size on are worth the time to measure batch sizes
 TOO_LONG = "more tokens in its text than the stage that answers reads"
 MEND = (
-    "Mend the row and run the same command again (rows that are done are kept), or write such rows to a file "
-    "of their own with --rejects FILE."
+    "Mend the row and run the same command again{kept}, or write such rows to a file of their own with "
+    "--rejects FILE."
 )
+KEPT = " (rows that are done are kept)"
 
 
 @dataclass(frozen=True)
@@ -95,53 +95,50 @@ def predict_file(
     """
     outputs = {"--output": output, "--rejects": rejects, WORK: work_directory_path(output)}
     check_roles(outputs, {"IN": source, "DIR": cascade.path})
-    is_stream = _is_stream(output)
-    for file in (None if is_stream else output, rejects):
-        if file is not None:
+    output = STANDARD_OUTPUT if output == STANDARD_STREAM else output
+    files = [output] if rejects is None else [output, rejects]
+    reserved = [] if overwrite else written_outputs(output, files)
+    for file in files:
+        if file != output or not is_device(output):
             output_format(file)
-            ensure_writable_file(file, overwrite=overwrite or is_finishing(output))
+        ensure_writable_file(file, overwrite=overwrite or file in reserved)
     columns = or_remembered(columns, cascade.remembered_columns)
     layout = read_layout(source, columns)
-    with _output_file(output, layout) if is_stream else nullcontext(output) as file:
-        check_work_directory(file)
-        form = _output_form(layout, columns, file)
-        return _predict(cascade, layout, form, file, rejects, truncate=truncate)
-
-
-def _is_stream(output: Path) -> bool:
-    return output == STANDARD_STREAM or is_device(output)
+    form = _output_form(layout, columns, *_suffixes(output, layout))
+    job = _job(cascade, form, columns, truncate=truncate, rejects=rejects is not None)
+    with _work_place(output) as place:
+        work = Work(place, reserved)
+        measure = layout.rows >= MEASURE_FROM_ROWS
+        sizes = work.begin_or_resume(job, lambda: _batch_tokens(cascade, measure=measure))
+        pairs = zip(cascade.stages, sizes, strict=True)
+        stages = tuple(replace(stage, batch_tokens=size) for stage, size in pairs)
+        settings = {"strict": rejects is None, "truncate": truncate, "keeps": place == output}
+        run = _Run(replace(cascade, stages=stages), form, work, **settings)
+        try:
+            chunks = run.predict(layout)
+        except DataError:
+            work.remove_if_empty()
+            raise
+        return run.finish(chunks, output, rejects)
 
 
 @contextmanager
-def _output_file(output: Path, layout: Layout) -> Iterator[Path]:
-    """A temporary file that is copied to a stream at the end, in its format or else in that of the input."""
-    suffix = output.suffix or f".{layout.files[0].file.format}"
+def _work_place(output: Path) -> Iterator[Path]:
+    """The path beside which the work folder lies: the output, or for a device a temporary one."""
+    if not is_device(output):
+        yield output
+        return
     with TemporaryDirectory(prefix="cascadebert-") as folder:
-        file = Path(folder) / f"output{suffix if suffix in OUTPUT_FORMATS else '.jsonl'}"
-        yield file
-        with file.open("rb") as source, ExitStack() as stack:
-            is_standard = output == STANDARD_STREAM
-            target = sys.stdout.buffer if is_standard else stack.enter_context(output.open("ab"))
-            shutil.copyfileobj(source, target)
-            target.flush()
+        yield Path(folder) / "output"
 
 
-def _predict(
-    cascade: Cascade, layout: Layout, form: _OutputForm, output: Path, rejects: Path | None, *, truncate: bool
-) -> FilePredictions:
-    work = Work(output)
-    job = _job(cascade, form, truncate=truncate, rejects=rejects is not None)
-    measure = layout.rows >= MEASURE_FROM_ROWS
-    sizes = work.begin_or_resume(job, lambda: _batch_tokens(cascade, measure=measure))
-    pairs = zip(cascade.stages, sizes, strict=True)
-    stages = tuple(replace(stage, batch_tokens=size) for stage, size in pairs)
-    run = _Run(replace(cascade, stages=stages), form, work, strict=rejects is None, truncate=truncate)
+def _suffixes(output: Path, layout: Layout) -> tuple[str, str]:
+    """Format and compression of the output: by its name, or for a device without one those of the input."""
     try:
-        chunks = run.predict(layout)
+        return output_format(output)
     except DataError:
-        work.remove_if_empty()
-        raise
-    return run.finish(chunks, output, rejects)
+        suffix = f".{layout.files[0].file.format}"
+        return suffix if suffix in OUTPUT_FORMATS else ".jsonl", ""
 
 
 @dataclass(frozen=True)
@@ -152,6 +149,7 @@ class _OutputForm:
     names: dict[str, str]  # in the output, by name in the input
     types: dict[str, ColumnType]  # by name in the output, with the added columns
     suffix: str
+    compression: str  # of the output
 
     def table(self, chunk: Chunk, valid: Sequence[int], added: Mapping[str, list[Any]]) -> Table:
         """The valid rows of a chunk with the added columns."""
@@ -164,10 +162,10 @@ class _OutputForm:
         return Table({**columns, **added}, chunk.table.source)
 
 
-def _output_form(layout: Layout, columns: Columns, output: Path) -> _OutputForm:
+def _output_form(layout: Layout, columns: Columns, suffix: str, compression: str) -> _OutputForm:
     text_columns = layout.find_text_columns(columns)
     names = {name: _output_name(name, layout.names) for name in layout.names}
-    (suffix, _), types = output_format(output), dict[str, ColumnType]()
+    types = dict[str, ColumnType]()
     for file in layout.files:
         check_holds({names[name]: kind for name, kind in file.types.items()}, suffix, file.file.name)
         for name, kind in file.types.items():
@@ -178,7 +176,7 @@ def _output_form(layout: Layout, columns: Columns, output: Path) -> _OutputForm:
                     f"{types[names[name]]} in another file, which no type of parquet unites. Write jsonl."
                 )
             types[names[name]] = common or "json"
-    return _OutputForm(text_columns, names, {**types, **ADDED_COLUMNS}, suffix)
+    return _OutputForm(text_columns, names, {**types, **ADDED_COLUMNS}, suffix, compression)
 
 
 def _output_name(name: str, columns: Collection[str]) -> str:
@@ -189,20 +187,34 @@ def _output_name(name: str, columns: Collection[str]) -> str:
     return output
 
 
-def _job(cascade: Cascade, form: _OutputForm, *, truncate: bool, rejects: bool) -> Job:
-    stages = None if cascade.spec is None else [(s.sha256, s.temperature) for s in cascade.spec.stages]
-    engines = [(stage.engine.name, stage.engine.precision) for stage in cascade.stages]
-    content = json.dumps([stages, cascade.operating_point.thresholds], default=str)
+def _job(cascade: Cascade, form: _OutputForm, columns: Columns, *, truncate: bool, rejects: bool) -> Job:
+    models = _models(cascade)
+    stages = [(stage.tokenizer.key, stage.columns) for stage in cascade.stages]
+    decision = cascade.temperatures, asdict(cascade.score), cascade.operating_point.thresholds
+    content = json.dumps([models, stages, cascade.label_names, decision], default=str)
     options = {
         "the cascade": hashlib.sha256(content.encode()).hexdigest(),
-        "--engine and --precision": engines,
+        "--engine and --precision": [(stage.engine.name, stage.engine.precision) for stage in cascade.stages],
         "--text-column": form.text_columns,
+        "--delimiter": columns.delimiter,
+        "--encoding": columns.encoding,
         "--truncate": truncate,
         "--rejects": rejects,
         "format of --output": form.suffix,
         "rows per chunk": CHUNK_ROWS,
     }
-    return Job(options, {"names": form.names, "types": form.types})
+    return Job(options, {"names": form.names, "types": form.types}, resumable=models is not None)
+
+
+def _models(cascade: Cascade) -> list[dict[str, str]] | None:
+    """Hashes of the files of each stage; None if they are gone, so that nothing identifies the models."""
+    if cascade.spec is not None:
+        return [stage.sha256 for stage in cascade.spec.stages]
+    try:
+        hashes = [file_hashes(stage.path, Path.is_file) for stage in cascade.stages]
+    except OSError:
+        return None
+    return hashes if all(hashes) else None
 
 
 def _batch_tokens(cascade: Cascade, *, measure: bool) -> list[int]:
@@ -218,6 +230,7 @@ class _Run:
     work: Work
     strict: bool  # a bad row ends the run
     truncate: bool  # a text that a stage reads in part is no bad row
+    keeps: bool  # the work folder stays if the run ends early
 
     def predict(self, layout: Layout) -> int:
         """Predict the chunks that are not done yet. Returns the number of all."""
@@ -226,7 +239,10 @@ class _Run:
         with progress_bar("predicting", layout.rows, "rows") as show:
             for number, chunk in enumerate(read_chunks(layout, rows=CHUNK_ROWS)):
                 sha256 = rows_sha256(chunk)
-                report = self.work.done(number, sha256) or self._predict_chunk(number, chunk, sha256)
+                report = self.work.done(number, sha256)
+                if report is None:
+                    self.work.begin_anew()
+                    report = self._predict_chunk(number, chunk, sha256)
                 count, done = number + 1, done + len(chunk)
                 exits += report["exits"]
                 rates = " / ".join(f"{100 * rate:.0f} %" for rate in exits / max(1, exits.sum()))
@@ -247,7 +263,8 @@ class _Run:
             answered = np.flatnonzero(~predictions.truncated)
         rejects, notes = _all_faults(chunk, invalid), Counter[str]()
         if rejects and self.strict:
-            raise DataError(f"{describe_fault(chunk.table.source, *rejects[0])}. {MEND}")
+            advice = MEND.format(kept=KEPT if self.keeps and self.work.is_begun else "")
+            raise DataError(f"{describe_fault(chunk.table.source, *rejects[0])}. {advice}")
         if len(answered):
             cells = predictions.labels, np.round(predictions.confidences, 6), predictions.stages
             added = {n: column[answered].tolist() for n, column in zip(ADDED_COLUMNS, cells, strict=True)}
@@ -267,25 +284,32 @@ class _Run:
         return report
 
     def finish(self, chunks: int, output: Path, rejects: Path | None) -> FilePredictions:
-        """Concatenate the chunks and their rejects, and remove the work folder."""
+        """Write the concatenated chunks and their rejects, and remove the work folder."""
         reports = [self.work.report(number) for number in range(chunks)]
-        self.work.begin_finishing()
+        parts = [self.work.part(n, self.form.suffix) for n, report in enumerate(reports) if report["rows"]]
+        name = f"output{self.form.suffix}{self.form.compression}"
+        # before the rejects: if a pipe or device does not take it, the same command is to work again
+        self.work.write_output(output, name, chunks, lambda file: self._join(parts, file))
         rejected = [row for report in reports for row in report["rejects"]]
         if rejects is not None:
             columns = {name: [row[i] for row in rejected] for i, name in enumerate(REJECT_COLUMNS)}
-            write_table(Table(columns, rejects.name), rejects, REJECT_COLUMNS)
-        numbers = [number for number, report in enumerate(reports) if report["rows"]]
-        if numbers:
-            parts = [self.work.part(number, self.form.suffix) for number in numbers]
-            join_parts(parts, output, columns=list(self.form.types))
-        else:
-            write_table(Table({name: [] for name in self.form.types}, output.name), output, self.form.types)
+            table, name = Table(columns, rejects.name), f"rejects{''.join(output_format(rejects))}"
+            self.work.write_output(
+                rejects, name, chunks, lambda file: write_table(table, file, REJECT_COLUMNS)
+            )
         self.work.remove()
+        shown = "standard output" if output == STANDARD_OUTPUT else output.name
         for note, count in sum((Counter(report["notes"]) for report in reports), Counter()).items():
-            log.warning("%s: %s %s", output.name, f"{count:,}", note)
+            log.warning("%s: %s %s", shown, f"{count:,}", note)
         exits = np.sum([report["exits"] for report in reports], axis=0)
         truncated = sum(report["truncated"] for report in reports)
         return FilePredictions(tuple(exits.tolist()), len(rejected), truncated)
+
+    def _join(self, parts: Sequence[Path], file: Path) -> None:
+        if parts:
+            join_parts(parts, file, columns=list(self.form.types))
+        else:
+            write_table(Table({name: [] for name in self.form.types}, file.name), file, self.form.types)
 
 
 def _all_faults(chunk: Chunk, invalid: Mapping[int, str]) -> list[Fault]:

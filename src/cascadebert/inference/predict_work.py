@@ -5,21 +5,30 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import os
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cascadebert.atomic import WORK_MARKER, work_directory, work_directory_path, write_text_atomically
+from cascadebert.atomic import (
+    WORK_MARKER,
+    atomic_file,
+    is_device,
+    work_directory,
+    work_directory_path,
+    write_text_atomically,
+)
 from cascadebert.data.table import Chunk
 from cascadebert.errors import CascadeError, extra
+from cascadebert.paths import ensure_writable_file
 
 log = logging.getLogger("cascadebert")
 
-VERSION = 3  # of the form of a work folder
+VERSION = 4  # of the form of a work folder
 SHOWN = 40  # characters of an option's value in a message
-_JOB, _FINISHING = "job.json", "finishing"
+_JOB, _WRITTEN = "job.json", "written.json"
 
 
 @dataclass(frozen=True)
@@ -28,13 +37,18 @@ class Job:
 
     options: Mapping[str, Any]  # by the name that a user knows; work with others is refused
     columns: Mapping[str, Any]  # of the input and the output; work with others begins afresh
+    resumable: bool = True  # False if it cannot be told from another one; its work always begins afresh
 
 
 class Work:
-    """The folder `OUTPUT.work` with a report on each chunk that is done."""
+    """The folder `OUTPUT.work`: a report on each chunk that is done, and what was written from all of them.
 
-    def __init__(self, output: Path) -> None:
+    `reserved` are existing outputs that may be replaced only by the same, see `written_outputs`.
+    """
+
+    def __init__(self, output: Path, reserved: Collection[Path] = ()) -> None:
         self.folder = work_directory(output)
+        self._reserved = reserved
 
     def begin_or_resume(self, job: Job, batch_tokens: Callable[[], list[int]]) -> list[int]:
         """Resume work of the same job, or begin; returns the batch sizes that the work began with.
@@ -49,8 +63,10 @@ class Work:
         options, columns = _plain(job.options), _plain(job.columns)
         if state:
             self._check_options(state["options"], options)
-        if state and state["columns"] != columns:
-            log.warning("%s: the columns of the input have changed: all rows are predicted", self.folder)
+        if state and (state["columns"] != columns or not job.resumable):
+            what = "the columns of the input have changed" if job.resumable else "its model may be another"
+            self.begin_anew()
+            log.warning("%s: %s: all rows are predicted", self.folder, what)
             for file in self._reports():
                 file.unlink()
             state = {}
@@ -91,9 +107,33 @@ class Work:
         """The report on a chunk that is done."""
         return _read(self._file(f"{number:08d}.json"))
 
-    def begin_finishing(self) -> None:
-        """Note that all chunks are done: outputs from here on are those of this work."""
-        self._file(_FINISHING).touch()
+    def begin_anew(self) -> None:
+        """Give up what was written: other rows come now. Raises DataError if they may not replace it."""
+        for path in self._reserved:
+            ensure_writable_file(path, overwrite=False)
+        self._file(_WRITTEN).unlink(missing_ok=True)
+
+    def write_output(self, path: Path, name: str, chunks: int, write: Callable[[Path], object]) -> None:
+        """Write an output of all chunks so that a later run knows it as that of this work.
+
+        `write` is given a file in this folder; `name` ends in the suffixes of the format.
+        """
+        written = _read_written(self.folder)
+        if written.get("chunks", chunks) != chunks:
+            self.begin_anew()
+            written = {}
+        whole = self._file(name)
+        write(whole)
+        with atomic_file(path) as temporary:
+            shutil.move(whole, temporary)
+            if not is_device(path):
+                files = {**written.get("files", {}), str(path.absolute()): _identity(temporary)}
+                write_text_atomically(self._file(_WRITTEN), json.dumps({"chunks": chunks, "files": files}))
+
+    @property
+    def is_begun(self) -> bool:
+        """True if a chunk is done."""
+        return bool(self._reports())
 
     def remove(self) -> None:
         """Remove the folder."""
@@ -101,7 +141,7 @@ class Work:
 
     def remove_if_empty(self) -> None:
         """Remove the folder if no chunk is done."""
-        if not self._reports():
+        if not self.is_begun:
             self.remove()
 
     def _reports(self) -> list[Path]:
@@ -111,10 +151,24 @@ class Work:
         return self.folder / name
 
 
-def is_finishing(output: Path) -> bool:
-    """True if a run was interrupted while it wrote its outputs, which it may then write again."""
-    folder = work_directory_path(output)
-    return (folder / WORK_MARKER).is_file() and (folder / _FINISHING).is_file()
+def written_outputs(output: Path, paths: Collection[Path]) -> list[Path]:
+    """Those of the paths that an interrupted run with the work folder of `output` wrote, and nobody since."""
+    files = _read_written(work_directory_path(output)).get("files", {})
+    return [path for path in paths if files.get(str(path.absolute()), []) == _identity(path)]
+
+
+def _identity(file: Path) -> list[int] | None:
+    """What stays when a file is renamed, and changes with any other; None if there is none."""
+    try:
+        status = file.stat()
+    except (OSError, ValueError):
+        return None
+    return [status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns]
+
+
+def _read_written(folder: Path) -> dict[str, Any]:
+    names = (folder / WORK_MARKER, folder / _WRITTEN)
+    return _read(names[1]) if all(map(os.path.isfile, names)) else {}
 
 
 def rows_sha256(chunk: Chunk) -> str:
@@ -138,7 +192,8 @@ def rows_sha256(chunk: Chunk) -> str:
 
 
 def _change(before: Any, now: Any) -> str:
-    values = f" (then {before}, now {now})"
+    then_and_now = ("not given" if value is None else value for value in (before, now))
+    values = " (then {}, now {})".format(*then_and_now)
     return values if len(values) < SHOWN else ""
 
 
