@@ -195,7 +195,7 @@ def _existing(value: object) -> Iterator[Path]:
         elif "@" in name and os.path.lexists(name.rpartition("@")[0]):
             found = [Path(name.rpartition("@")[0])]
         else:
-            matches = glob.glob(name) if glob.has_magic(name) else []  # noqa: PTH207  (takes absolute ones)
+            matches = glob.glob(name, recursive=True) if glob.has_magic(name) else []  # noqa: PTH207
             found = [Path(match) for match in matches]
         for place in found:
             yield place

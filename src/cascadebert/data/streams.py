@@ -17,10 +17,10 @@ from cascadebert.atomic import is_device
 from cascadebert.data.columns import USUAL_LABEL_COLUMN, USUAL_TEXT_COLUMNS, Columns
 from cascadebert.data.files import DataFile, DataFiles, Format, split_format
 from cascadebert.data.text_files import open_bytes
+from cascadebert.paths import STANDARD_STREAM
 
 log = logging.getLogger("cascadebert")
 
-STANDARD_STREAM = Path("-")
 _COMPRESSIONS = {b"\x1f\x8b": ".gz", b"\x28\xb5\x2f\xfd": ".zst"}
 _NAMES: dict[Format, str] = {"json": "JSON lines", "csv": "csv", "txt": "lines of text", "parquet": "parquet"}
 _SAMPLE = 1 << 16  # bytes

@@ -9,8 +9,8 @@ from typing import Any
 
 from cascadebert.data.table import MISSING, SURROGATE, Json
 
-NOT_UTF8 = r"cells hold bytes that are not UTF-8 or half a surrogate pair, written as \xe9 or \ud800"
-BREAKS = r"cells hold a tab or a line break, which tsv cannot hold, written as \t, \n, \r"
+NOT_UTF8 = r"bytes that are not UTF-8 and halves of surrogate pairs are written as \xe9 or \ud800"
+BREAKS = r"tabs and line breaks, which tsv cannot hold, are written as \t, \n, \r"
 
 _HALF_PAIR = re.compile("[\ud800-\udc7f\udd00-\udfff]")  # the surrogates that stand for no byte
 _BARE = {"NaN": "null", "Infinity": '"Infinity"', "-Infinity": '"-Infinity"'}  # not JSON, and their form

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import hashlib
 import json
 import logging
@@ -21,7 +22,6 @@ from cascadebert.data.cells import check_texts
 from cascadebert.data.column_types import check_holds, unify_types
 from cascadebert.data.columns import Columns, or_remembered
 from cascadebert.data.readers import Layout, read_chunks, read_layout
-from cascadebert.data.streams import STANDARD_STREAM
 from cascadebert.data.table import MISSING, Chunk, ColumnType, Fault, Table, describe_fault
 from cascadebert.data.writers import OUTPUT_FORMATS, join_parts, output_format, write_table
 from cascadebert.errors import DataError
@@ -103,6 +103,33 @@ def predict_file(
             output_format(file)
         ensure_writable_file(file, overwrite=overwrite or file in reserved)
     columns = or_remembered(columns, cascade.remembered_columns)
+    with _frozen_heap():
+        return _predict(cascade, source, output, rejects, columns, reserved, truncate=truncate)
+
+
+@contextmanager
+def _frozen_heap() -> Iterator[None]:
+    """Leave what is in memory, such as libraries, out of collections of garbage.
+
+    Rows by the million cause so many of them that they would take longer than reading and writing.
+    """
+    gc.freeze()
+    try:
+        yield
+    finally:
+        gc.unfreeze()
+
+
+def _predict(
+    cascade: Cascade,
+    source: Path,
+    output: Path,
+    rejects: Path | None,
+    columns: Columns,
+    reserved: Sequence[Path],
+    *,
+    truncate: bool,
+) -> FilePredictions:
     layout = read_layout(source, columns)
     form = _output_form(layout, columns, *_suffixes(output, layout))
     job = _job(cascade, form, columns, truncate=truncate, rejects=rejects is not None)
@@ -300,7 +327,7 @@ class _Run:
         self.work.remove()
         shown = "standard output" if output == STANDARD_OUTPUT else output.name
         for note, count in sum((Counter(report["notes"]) for report in reports), Counter()).items():
-            log.warning("%s: %s %s", shown, f"{count:,}", note)
+            log.warning("%s: %s (%s)", shown, note, f"{count:,} cell{'s' if count > 1 else ''}")
         exits = np.sum([report["exits"] for report in reports], axis=0)
         truncated = sum(report["truncated"] for report in reports)
         return FilePredictions(tuple(exits.tolist()), len(rejected), truncated)
