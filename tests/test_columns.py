@@ -15,6 +15,7 @@ from cascadebert.data.columns import (
 )
 from cascadebert.errors import DataError, printable
 
+OR_HEADER = ", or add a header line such as text,label if that is a row."
 NONE = Columns()
 
 
@@ -156,8 +157,18 @@ def test_control_characters_are_escaped_and_letters_are_not():
         ("a.tsv", ["review,stars"], "Cells may be separated by ',': --delimiter ','."),
         ("a.csv", ["text,n"], "Cells may be separated by ',': --delimiter ','."),
         ("a.csv", ["id,text", "x"], "Cells may be separated by ',': --delimiter ','."),
+        ("a.csv", ["id", "body"], "Name it with --text-column body."),
+        (
+            "a.csv",
+            ["hello there", "positive"],
+            f"Name it with --text-column 'hello there'{OR_HEADER}",
+        ),
         ("a.csv", ["", " ", "#n"], "Name it with --text-column '#n'."),
-        ("a.csv", ["review, stars"], "Name it with --text-column 'review, stars'."),
+        (
+            "a.csv",
+            ["review, stars"],
+            f"Name it with --text-column 'review, stars'{OR_HEADER}",
+        ),
         (
             "a.csv",
             ["I liked this film;1"],

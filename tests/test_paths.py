@@ -89,6 +89,11 @@ def test_other_names_and_other_folders_are_no_conflict(file, tmp_path):
     check_roles(outputs, {"IN": file, "DIR": tmp_path / "d", "--baseline": None, "DATA": "owner/name"})
 
 
+@pytest.mark.parametrize("pattern", ["d/*.jsonl", "*.csv", "d/deep/*.csv"])
+def test_an_output_that_a_pattern_does_not_find_is_no_conflict(file, tmp_path, pattern):
+    check_roles({"--output": tmp_path / "d/new.csv"}, {"IN": tmp_path / pattern})
+
+
 @pytest.mark.parametrize(
     "output, inputs, problem",
     [
@@ -98,6 +103,8 @@ def test_other_names_and_other_folders_are_no_conflict(file, tmp_path):
         ("d", {"--stage": ["x/a", "d/a.csv"]}, "--stage .* lies in --output"),
         ("link", {"--train": "d/a.csv"}, "--train .* lies in --output"),
         ("d/a.csv", {"IN": "d/*.csv"}, "is also IN"),
+        ("d/new.csv", {"IN": "d/*.csv"}, "--output .* matches IN .*: the next run would read it"),
+        ("d/deep/new.csv", {"IN": "d/**/*.csv"}, "--output .* matches IN"),
         ("d/a.csv", {"IN": "d@train"}, "lies in IN"),
         ("d/a.csv", {"IN": "d/a.csv@train"}, "is also IN"),
         ("d/a.csv", {"IN": "linking"}, "is also IN .*inner.csv"),

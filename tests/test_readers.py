@@ -629,6 +629,38 @@ def test_a_pattern_finds_files_at_any_depth_and_folders_with_their_partitions(tm
         read_table(tmp_path / "g/*.jsonl")
 
 
+def test_a_pattern_reads_no_file_twice_and_skips_what_a_folder_skips(tmp_path, caplog):
+    caplog.set_level("INFO", "cascadebert")
+    put(tmp_path, "g/a.csv", "text\na\n")
+    put(tmp_path, "g/sub/b.csv", "text\nb\n")
+    put(tmp_path, "g/README.md", "x")
+    for pattern in ("g/*", "g/**", "g/**/*"):
+        assert read_table(tmp_path / pattern).columns["text"] == ["a", "b"], pattern
+    assert "files of other formats are skipped: g/README.md" in caplog.text
+    assert read_table(tmp_path / "g/**/sub").columns["text"] == ["b"]
+    (tmp_path / "g/sub/loop").symlink_to(tmp_path / "g")
+    with pytest.raises(DataError, match="loop is a link to a folder that it lies in"):
+        read_table(tmp_path / "g/**/*.csv")
+
+
+def test_a_saved_data_set_of_splits_keeps_its_list(tmp_path):
+    data = datasets.Dataset.from_dict({"text": ["one", "two"]})
+    folder = tmp_path / "in/year=2024/dd"
+    datasets.DatasetDict({"train": data}).save_to_disk(str(folder))
+    assert read_table(tmp_path / "in").columns["year"] == ["2024", "2024"]
+    shutil.copy(folder / "train/data-00000-of-00001.arrow", folder / "train/cache-1.arrow")
+    assert read_table(folder / "train/*.arrow").columns["text"] == ["one", "two"]
+    assert read_table(folder / "train/*").columns["text"] == ["one", "two"]
+    with pytest.raises(DataError, match="train has no splits: leave out '@test'"):
+        read_table(Path(f"{folder / 'train'}@test"))
+    datasets.DatasetDict({"train": data, "test": data}).save_to_disk(str(tmp_path / "in/two"))
+    with pytest.raises(DataError, match=r"two: choose one of its splits \(test, train\), such as .*two@test"):
+        read_table(tmp_path / "in")
+    shutil.rmtree(tmp_path / "in/two/test")
+    with pytest.raises(DataError, match=r"two: its split test is missing\. Save the data set again"):
+        read_table(Path(f"{tmp_path / 'in/two'}@test"))
+
+
 def test_only_the_files_that_a_saved_data_set_lists_are_read(tmp_path):
     folder = tmp_path / "in/saved"
     datasets.Dataset.from_dict({"text": ["one", "two", "three"]}).save_to_disk(str(folder), num_shards=3)
@@ -686,6 +718,18 @@ def test_the_format_of_standard_input_is_told_by_its_first_lines(monkeypatch, co
             read_table(Path("-"))
         return
     assert read_table(Path("-")).columns["text"] == texts
+
+
+@pytest.mark.parametrize("content", [gzip.compress(CSV.encode() * 99)[:60], b"\x28\xb5\x2f\xfdjunk"])
+def test_a_stream_that_cannot_be_read_is_one_message_and_leaves_nothing(monkeypatch, tmp_path, content):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(content)))
+    with pytest.raises(DataError, match="standard input: cannot be read"):
+        read_table(Path("-"))
+    monkeypatch.setattr("sys.stdin", None)
+    with pytest.raises(DataError, match="standard input is closed"):
+        read_table(Path("-"))
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("content", ["id,review,label\n1,good,x\n", "id;review\n1;good\n2;bad\n"])

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import fnmatch
 import glob
 import os
 import stat
 import unicodedata
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from itertools import combinations, product
+from itertools import combinations, product, takewhile
 from pathlib import Path
 from typing import TypeAlias
 
@@ -45,6 +46,11 @@ def check_roles(outputs: Mapping[str, object], inputs: Mapping[str, object]) -> 
             _compare(one, other, "written too", advice)
     for output, source in product(written, read):
         _compare(output, source, "read", f"Choose another {output.choice}: no command replaces its input.")
+    for role, value in inputs.items():
+        for pattern, output in product(_patterns(value), written):
+            if _would_match(output.path, pattern):
+                matched = f"{output} matches {role} {shown(pattern)}: the next run would read it."
+                raise DataError(f"{matched} Choose another {output.choice}.")
 
 
 def _compare(output: _Place, other: _Place, used: str, advice: str) -> None:
@@ -184,6 +190,21 @@ def _paths(value: object) -> Iterator[Path]:
     elif isinstance(value, (list, tuple)):
         for item in value:
             yield from _paths(item)
+
+
+def _patterns(value: object) -> Iterator[Path]:
+    return (path for path in _paths(value) if glob.has_magic(str(path)) and not os.path.lexists(path))
+
+
+def _would_match(path: Path, pattern: Path) -> bool:
+    """True if a pattern finds a path, or something with its name deeper in the same folder."""
+    fixed = tuple(takewhile(lambda part: not glob.has_magic(part), pattern.parts))
+    root = Path(os.path.realpath(Path(*fixed)))
+    real = Path(os.path.realpath(path.parent)) / path.name
+    if not real.is_relative_to(root) or not fnmatch.fnmatchcase(path.name, pattern.name):
+        return False
+    depth = len(pattern.parts) - len(fixed)
+    return "**" in pattern.parts or len(real.relative_to(root).parts) == depth
 
 
 def _existing(value: object) -> Iterator[Path]:

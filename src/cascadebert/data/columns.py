@@ -16,6 +16,7 @@ USUAL_TEXT_COLUMNS = (*_PAIRS, ("question1", "question2"), ("text",), ("sentence
 USUAL_LABEL_COLUMN = "label"
 _DELIMITERS = ",;|\t^~"
 _DELIMITED_SOURCE = re.compile(r"\.[ct]sv\b|^standard input$", re.IGNORECASE)
+_INDEX_NAMES = {"", "id", "idx", "index", "unnamed: 0"}  # of columns that hold neither texts nor labels
 _NUMBER = re.compile(r"\s*[+-]?(\d+\.?\d*|\.\d+)\s*")
 
 
@@ -177,8 +178,11 @@ def _advice(columns: Sequence[str], source: str, option: str) -> str:
             cells = columns
         if not usual & set(map(_fold, cells)) and any(map(_looks_like_data, cells)):
             advice += "The first line looks like a row, not a header: add one, such as text,label."
-    example = next((name for name in columns if name.strip() and _fold(name) not in usual), "NAME")
-    return advice.strip() or f"Name it with {option} {printable(shlex.quote(example), 40)}."
+    others = (name for name in columns if _fold(name) not in usual | _INDEX_NAMES)
+    example = printable(shlex.quote(next(others, "NAME")), 40)
+    is_unsure = _DELIMITED_SOURCE.search(source) and any(" " in name.strip() for name in columns)
+    header = ", or add a header line such as text,label if that is a row" if is_unsure else ""
+    return advice.strip() or f"Name it with {option} {example}{header}."
 
 
 def _looks_like_data(cell: str) -> bool:

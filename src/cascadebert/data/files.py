@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import takewhile
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 from urllib.parse import unquote
 
 from cascadebert.errors import DataError, reason
@@ -116,17 +116,42 @@ def _matching_files(pattern: str) -> DataFiles:
     """The files that match a pattern, and those in folders that do."""
     parts = Path(pattern).parts
     root = Path(*takewhile(lambda part: not glob.has_magic(part), parts))
-    is_hidden = _is_hidden(parts[-1])  # such files are asked for
-    found = list[DataFile]()
+    found, skipped = dict[Path, DataFile](), dict[str, None]()
     for match in sorted(glob.glob(pattern, recursive=True)):  # noqa: PTH207 - Path has none for absolute ones
         path = Path(match)
-        if path.is_dir():
-            found += [] if "**" in parts else _walk(path, root, [])
-        elif is_hidden or not any(map(_is_hidden, path.relative_to(root).parts)):
-            found.append(_data_file(path, match, _partition(path.relative_to(root))))
+        above = [folder for folder in reversed(path.parents) if folder.is_relative_to(root)]
+        _check_no_loop(above)
+        if any(_is_hidden(name) for name in path.relative_to(root).parts) and not _is_hidden(parts[-1]):
+            continue
+        others = list[str]()
+        files = _walk(path, root, others) if path.is_dir() else _file_of(path, root, others)
+        found |= {file.path: file for file in files}
+        skipped |= dict.fromkeys(others)
     if not found:
         raise DataError(f"{pattern}: no file matches this pattern")
-    return DataFiles(tuple(found), pattern)
+    return DataFiles(tuple(found[path] for path in sorted(found)), pattern, tuple(skipped))
+
+
+def _check_no_loop(folders: Sequence[Path]) -> None:
+    """Raise DataError if one of some folders, each in the one before, is one of those before it."""
+    reals = [os.path.realpath(folder) for folder in folders]
+    for i, folder in enumerate(folders):
+        if reals[i] in reals[:i]:
+            raise DataError(f"{folder} is a link to a folder that it lies in. Remove it.")
+
+
+def _file_of(path: Path, root: Path, skipped: list[str]) -> Iterator[DataFile]:
+    """A file, unless it is of another format or lies beside those of a saved data set."""
+    relative = path.relative_to(root)
+    name = f"{root.name}/{relative.as_posix()}".lstrip("/")
+    if (path.parent / SAVED_DATASET).is_file():
+        yield from (file for file in _saved_files(path.parent, root) if file.path == path)
+    elif split_format(path) is None:
+        skipped.append(name)
+    elif not path.exists():
+        raise DataError(f"{path} is a broken link. Fetch the file that it stands for, or remove it.")
+    else:
+        yield _data_file(path, name, _partition(relative))
 
 
 def _data_file(path: Path, name: str, partition: Mapping[str, str | None] | None = None) -> DataFile:
@@ -145,36 +170,33 @@ def _folder_files(folder: Path, split: str | None, *, must_have: bool = False) -
     """The files of a folder, or of one of its splits; `must_have` if the split was asked for."""
     if (folder / SAVED_SPLITS).is_file():
         folder, split = folder / _saved_split(folder, split), None
-    skipped = list[str]()
+    is_saved, skipped = (folder / SAVED_DATASET).is_file(), list[str]()
+    if is_saved and must_have and split is not None:
+        raise DataError(f"{folder} has no splits: leave out '@{split}'")
     found = list(_walk(folder, folder, skipped))
-    if split is not None:
+    if split is not None and not is_saved:
         found = _of_split(found, folder, split, must_have=must_have)
+    if is_saved and not found:
+        raise DataError(f"{folder} is a data set without rows")
     if not found:
         other = f" It holds {', '.join(skipped[:3])}." if skipped else ""
         raise DataError(f"{folder} is a folder without data: expected in it {EXPECTED}.{other}")
     return DataFiles(tuple(found), str(folder), tuple(skipped))
 
 
-def _walk(folder: Path, root: Path, skipped: list[str], above: tuple[str, ...] = ()) -> Iterator[DataFile]:
+def _walk(folder: Path, root: Path, skipped: list[str], above: tuple[Path, ...] = ()) -> Iterator[DataFile]:
     """The files in a folder at any depth, in order of path and behind links; others go to `skipped`."""
-    real = os.path.realpath(folder)
-    if real in above:
-        raise DataError(f"{folder} is a link to a folder that it lies in. Remove it.")
+    _check_no_loop((*above, folder))
+    if (folder / SAVED_SPLITS).is_file():
+        folder = folder / _saved_split(folder, None)
     if (folder / SAVED_DATASET).is_file():
-        yield from _saved_files(folder)
+        yield from _saved_files(folder, root)
         return
     for path in _entries(folder):
-        relative = path.relative_to(root)
-        name = f"{root.name}/{relative.as_posix()}"
-        if path.is_dir():
-            yield from _walk(path, root, skipped, (*above, real))
-            continue
-        if split_format(path) is None:
-            skipped.append(name)
-            continue
-        if not path.exists():
-            raise DataError(f"{path} is a broken link. Fetch the file that it stands for, or remove it.")
-        yield _data_file(path, name, _partition(relative))
+        inside = (
+            _walk(path, root, skipped, (*above, folder)) if path.is_dir() else _file_of(path, root, skipped)
+        )
+        yield from inside
 
 
 def _entries(folder: Path) -> list[Path]:
@@ -185,28 +207,33 @@ def _entries(folder: Path) -> list[Path]:
         raise DataError(f"{folder} cannot be read ({error.strerror}). Change its permissions.") from error
 
 
-def _saved_files(folder: Path) -> Iterator[DataFile]:
+def _saved_files(folder: Path, root: Path) -> Iterator[DataFile]:
     """The files of a data set that `save_to_disk` wrote: those that it lists, not what lies beside them."""
-    try:
-        listed = json.loads((folder / SAVED_DATASET).read_text("utf-8"))["_data_files"]
-        names = [entry["filename"] for entry in listed]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise DataError(
-            f"{folder / SAVED_DATASET} is damaged ({reason(error)}). Save the data set again."
-        ) from error
-    for name in names:
-        if not (folder / name).is_file():
-            raise DataError(f"{folder}: its file {name} is missing. Save the data set again.")
-        yield DataFile(folder / name, f"{folder.name}/{name}", "arrow")
+    for entry in _read_json(folder / SAVED_DATASET, "_data_files"):
+        path = folder / entry["filename"]
+        if not path.is_file():
+            raise DataError(f"{folder}: its file {path.name} is missing. Save the data set again.")
+        relative = path.relative_to(root)
+        yield DataFile(path, f"{root.name}/{relative.as_posix()}", "arrow", partition=_partition(relative))
 
 
 def _saved_split(folder: Path, split: str | None) -> str:
-    splits = sorted(path.name for path in folder.iterdir() if (path / SAVED_DATASET).is_file())
-    wanted = split if split is not None or len(splits) != 1 else splits[0]
-    if wanted not in splits:
-        example = f"{folder}@{splits[0]}" if splits else folder
-        raise DataError(f"{folder}: choose one of its splits ({', '.join(splits)}), such as {example}")
+    """The split to read of a folder that `save_to_disk` wrote for several; DataError if it is not there."""
+    splits: list[str] = sorted(_read_json(folder / SAVED_SPLITS, "splits"))
+    wanted = splits[0] if split is None and len(splits) == 1 else split
+    if wanted is None or wanted not in splits:
+        example = f", such as {folder}@{splits[0]}" if splits else ""
+        raise DataError(f"{folder}: choose one of its splits ({', '.join(splits) or 'none'}){example}")
+    if not (folder / wanted / SAVED_DATASET).is_file():
+        raise DataError(f"{folder}: its split {wanted} is missing. Save the data set again.")
     return wanted
+
+
+def _read_json(file: Path, key: str) -> list[Any]:
+    try:
+        return list(json.loads(file.read_text("utf-8"))[key])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DataError(f"{file} is damaged ({reason(error)}). Save the data set again.") from error
 
 
 def _partition(relative: Path) -> dict[str, str | None]:

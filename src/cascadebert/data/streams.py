@@ -16,13 +16,15 @@ from pathlib import Path
 from cascadebert.atomic import is_device
 from cascadebert.data.columns import USUAL_LABEL_COLUMN, USUAL_TEXT_COLUMNS, Columns
 from cascadebert.data.files import DataFile, DataFiles, Format, split_format
-from cascadebert.data.text_files import open_bytes
+from cascadebert.data.text_files import READING_FAILURES, open_bytes
+from cascadebert.errors import DataError, reason
 from cascadebert.paths import STANDARD_STREAM
 
 log = logging.getLogger("cascadebert")
 
 _COMPRESSIONS = {b"\x1f\x8b": ".gz", b"\x28\xb5\x2f\xfd": ".zst"}
-_NAMES: dict[Format, str] = {"json": "JSON lines", "csv": "csv", "txt": "lines of text", "parquet": "parquet"}
+_BINARY: dict[bytes, Format] = {b"PAR1": "parquet", b"ARRO": "arrow", b"\xff\xff\xff\xff": "arrow"}
+_NAMES: dict[Format, str] = {"json": "JSON", "csv": "csv", "txt": "lines of text", "parquet": "parquet"}
 _SAMPLE = 1 << 16  # bytes
 
 
@@ -38,26 +40,39 @@ def copy_stream(source: Path, columns: Columns) -> DataFiles:
     """
     name = "standard input" if source == STANDARD_STREAM else str(source)
     folder = Path(tempfile.mkdtemp(prefix="cascadebert-"))
-    copy = folder / "stream"
+    try:
+        copy = _copy(source, folder / "stream")
+        file = DataFile(copy, name, *(split_format(source) or _guess_format(copy, columns)))
+    except BaseException as error:  # an interruption too leaves nothing
+        shutil.rmtree(folder, ignore_errors=True)
+        if isinstance(error, READING_FAILURES):
+            raise DataError(f"{name}: cannot be read ({reason(error)})") from error
+        raise
+    kind = _NAMES.get(file.format, file.format)
+    log.info("%s is read as %s", name, f"compressed {kind}" if file.compression else kind)
+    result = DataFiles((file,), name)
+    weakref.finalize(result, shutil.rmtree, folder, ignore_errors=True)
+    return result
+
+
+def _copy(source: Path, copy: Path) -> Path:
+    if source == STANDARD_STREAM and sys.stdin is None:
+        raise DataError("standard input is closed. Give a file, or pipe one in.")
     with copy.open("wb") as target:
         if source == STANDARD_STREAM:
             shutil.copyfileobj(sys.stdin.buffer, target)
         else:
             with source.open("rb") as stream:
                 shutil.copyfileobj(stream, target)
-    file = DataFile(copy, name, *(split_format(source) or _guess_format(copy, columns)))
-    log.info("%s is read as %s", name, _NAMES.get(file.format, file.format) + file.compression)
-    result = DataFiles((file,), name)
-    weakref.finalize(result, shutil.rmtree, folder, ignore_errors=True)
-    return result
+    return copy
 
 
 def _guess_format(copy: Path, columns: Columns) -> tuple[Format, str]:
     """Format and compression by the first bytes."""
     with copy.open("rb") as raw:
         magic = raw.read(4)
-    if magic == b"PAR1":
-        return "parquet", ""
+    if magic in _BINARY:
+        return _BINARY[magic], ""
     compression = next((ending for start, ending in _COMPRESSIONS.items() if magic.startswith(start)), "")
     with open_bytes(DataFile(copy, copy.name, "txt", compression)) as raw:
         start = raw.read(_SAMPLE)

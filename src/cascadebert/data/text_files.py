@@ -21,7 +21,7 @@ _OTHER_FORMATS = {
     b"PK\x03\x04": "is a zip archive or a spreadsheet. Save the sheet as CSV, or unpack the archive.",
     b"PAR1": "is a parquet file: its name must end in .parquet",
 }
-_FAILURES = (OSError, EOFError, zlib.error)
+READING_FAILURES = (OSError, EOFError, zlib.error)
 
 
 @contextmanager
@@ -43,7 +43,7 @@ def open_text(file: DataFile, encoding: str | None, newline: str | None) -> Iter
         raise DataError(
             f"{file.name}: not text in {encoding or 'UTF-8'} ({reason(error)}). {advice}"
         ) from error
-    except _FAILURES as error:
+    except READING_FAILURES as error:
         raise DataError(f"{file.name}: cannot be read ({reason(error)})") from error
 
 
@@ -76,5 +76,5 @@ def count_lines(file: DataFile) -> int:
     try:
         with open_bytes(file) as raw:
             return sum(block.count(b"\n") for block in iter(lambda: raw.read(1 << 20), b""))
-    except _FAILURES as error:
+    except READING_FAILURES as error:
         raise DataError(f"{file.name}: cannot be read ({reason(error)})") from error
