@@ -117,6 +117,7 @@ def test_predict_into_a_full_device_is_one_message_and_exit_code_2(run, saved, t
     link.symlink_to("/dev/full")
     code, _, said = run("predict", saved, source, "--output", link)
     assert code == 2 and "no space left" in said and "Traceback" not in said
+    assert "run the same command again: all of the work" in said and "OUTPUT.work" not in said
     assert link.is_symlink() and Path("/dev/full").is_char_device()
 
 

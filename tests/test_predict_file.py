@@ -127,8 +127,8 @@ def counted(monkeypatch) -> list[str]:
 @pytest.mark.parametrize(
     ("before", "now", "said"),
     [
-        ({"rejects": "bad.csv"}, {}, r"--rejects \(then True, now False\)"),
-        ({}, {"truncate": False, "rejects": "bad.csv"}, r"--truncate \(then True, now False\)"),
+        ({"rejects": "bad.csv"}, {}, r"--rejects \(then given, now not given\)"),
+        ({}, {"truncate": False, "rejects": "bad.csv"}, r"--truncate \(then on, now off\)"),
         ({}, {"columns": Columns(("n",))}, r"--text-column"),
         ({}, {"output": "out.csv.gz"}, None),
     ],
@@ -165,9 +165,9 @@ def test_rejects_may_be_added_where_no_row_was_set_aside(cascade, tmp_path, monk
 
 def test_unfinished_work_of_another_version_is_refused(cascade, tmp_path, monkeypatch):
     source = write_rows(tmp_path / "in.csv")
-    monkeypatch.setattr("cascadebert.inference.predict_work.VERSION", 3)
-    begun(cascade, source, tmp_path / "out.csv", monkeypatch)
     monkeypatch.setattr("cascadebert.inference.predict_work.VERSION", 4)
+    begun(cascade, source, tmp_path / "out.csv", monkeypatch)
+    monkeypatch.setattr("cascadebert.inference.predict_work.VERSION", 5)
     with pytest.raises(CascadeError, match=r"unfinished work of another run, of another version"):
         predict_file(cascade, source, tmp_path / "out.csv")
 
@@ -307,7 +307,7 @@ def test_names_that_are_added_are_kept_from_the_input_under_another(cascade, tmp
 
 
 def test_a_run_that_resumes_keeps_the_batch_sizes_it_began_with(tmp_path):
-    job = Job({"--rejects": False}, {"names": []})
+    job = Job({"--rejects": None}, {"names": []})
     known = iter([[512, 512], [8192, 8192]])
     for _ in range(2):
         assert Work(tmp_path / "out.csv").begin_or_resume(job, lambda: next(known)) == [512, 512]

@@ -236,6 +236,33 @@ def test_outputs_that_were_given_up_with_overwrite_stay_given_up(cascade, tmp_pa
         predict_file(cascade, source, output)
 
 
+@pytest.mark.parametrize("first", ["half-finished-work-of-cascadebert", "job.json", "written.json"])
+def test_a_kill_while_the_work_folder_is_removed_leaves_a_finished_run(
+    cascade, tmp_path, source, monkeypatch, first
+):
+    def killed(folder: Path) -> None:
+        (folder / first).unlink()
+        raise KeyboardInterrupt
+
+    output, rejects = tmp_path / "o.csv", tmp_path / "r.csv"
+    with monkeypatch.context() as patch:
+        patch.setattr("cascadebert.inference.predict_work.shutil.rmtree", killed)
+        with pytest.raises(KeyboardInterrupt):
+            predict_file(cascade, source, output, rejects=rejects)
+    before = output.read_bytes(), rejects.read_bytes()
+    assert not (tmp_path / "o.csv.work").exists()
+    with pytest.raises(DataError, match=r"o\.csv exists already"):
+        predict_file(cascade, source, output, rejects=rejects)
+    predict_file(cascade, source, output, rejects=rejects, overwrite=True)
+    assert before == (output.read_bytes(), rejects.read_bytes())
+
+
+def test_the_work_of_an_output_with_the_longest_possible_name_is_removed(cascade, tmp_path, source):
+    output = tmp_path / f"{'o' * 241}.csv"  # 10 more characters are those of its temporary name
+    predict_file(cascade, write(source, "text\na good film\n"), output)
+    assert sorted(tmp_path.iterdir()) == [source, output]
+
+
 KILLED = """
 from pathlib import Path
 from cascadebert import Cascade
@@ -268,8 +295,8 @@ def begun(cascade: Cascade, source: Path, output: Path, monkeypatch, **options: 
 @pytest.mark.parametrize(
     ("before", "now", "said"),
     [
-        ({}, {"delimiter": ","}, r"--delimiter \(then not given, now ,\)"),
-        ({"encoding": "latin-1"}, {}, r"--encoding \(then latin-1, now not given\)"),
+        ({}, {"delimiter": ";"}, r"--delimiter \(then not given, now ;\)"),
+        ({"encoding": "latin-1"}, {}, r"--encoding \(then iso8859-1, now utf-8\)"),
     ],
 )
 def test_a_rerun_with_another_form_of_files_says_so(cascade, tmp_path, monkeypatch, before, now, said):
@@ -277,6 +304,30 @@ def test_a_rerun_with_another_form_of_files_says_so(cascade, tmp_path, monkeypat
     begun(cascade, source, output, monkeypatch, columns=Columns(**before))
     with pytest.raises(CascadeError, match=said):
         predict_file(cascade, source, output, columns=Columns(**now))
+
+
+@pytest.mark.parametrize(
+    ("before", "now"),
+    [
+        ({}, {"delimiter": ","}),
+        ({"delimiter": ","}, {}),
+        ({}, {"encoding": "UTF8"}),
+        ({"encoding": "latin-1"}, {"encoding": "ISO-8859-1"}),
+    ],
+)
+def test_a_form_of_files_that_changes_nothing_is_no_other(cascade, tmp_path, monkeypatch, before, now):
+    source, output = write(tmp_path / "in.csv", "text,n\na good film,1\n"), tmp_path / "out.csv"
+    begun(cascade, source, output, monkeypatch, columns=Columns(**before))
+    monkeypatch.setattr(Cascade, "predict", None)  # all rows are done
+    assert predict_file(cascade, source, output, columns=Columns(**now)).n == 1
+
+
+def test_work_goes_on_where_a_file_got_another_delimiter(cascade, tmp_path, monkeypatch):
+    source, output = write(tmp_path / "in.csv", "text,n\na good film,1\n"), tmp_path / "out.csv"
+    begun(cascade, source, output, monkeypatch)
+    write(source, "text;n\na good film;1\n")
+    monkeypatch.setattr(Cascade, "predict", None)
+    assert predict_file(cascade, source, output).n == 1
 
 
 def other_labels(cascade: Cascade) -> Cascade:

@@ -95,8 +95,10 @@ Install it with: pip install 'cascadebert[train]'
 
 
 @contextmanager
-def explain_full_disk() -> Iterator[None]:
+def explain_full_disk(*, keeps: bool = True) -> Iterator[None]:
     """Raise DiskFullError in place of what libraries raise in the block when a disk is full.
+
+    `keeps` is False where finished work is lost, as the output is not a file.
 
     >>> with explain_full_disk():
     ...     raise RuntimeError("I/O error: No space left on device (os error 28)")
@@ -111,10 +113,11 @@ def explain_full_disk() -> Iterator[None]:
         cause = next(filter(_is_disk_full, _chain(error)), None)
         if cause is None:
             raise
+        kept = "finished work is kept in OUTPUT.work, if there is such a folder"
+        lost = "all of the work, as none is kept for a pipe, device or standard output"
         raise DiskFullError(
             f"no space left to write to ({reason(cause)}). Free some, on the disk of the output and of "
-            "temporary files, and run the same command again: finished work is kept in OUTPUT.work, if there "
-            "is such a folder."
+            f"temporary files, and run the same command again: {kept if keeps else lost}."
         ) from error
 
 

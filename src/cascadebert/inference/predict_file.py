@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import gc
 import hashlib
 import json
@@ -21,10 +22,11 @@ from cascadebert.data.arrow_cells import take_rows
 from cascadebert.data.cells import check_texts
 from cascadebert.data.column_types import check_holds, unify_types
 from cascadebert.data.columns import Columns, or_remembered
+from cascadebert.data.csv_files import CsvLayout
 from cascadebert.data.readers import Layout, read_chunks, read_layout
 from cascadebert.data.table import MISSING, Chunk, ColumnType, Fault, Table, describe_fault
 from cascadebert.data.writers import OUTPUT_FORMATS, join_parts, output_format, write_table
-from cascadebert.errors import DataError
+from cascadebert.errors import DataError, explain_full_disk
 from cascadebert.inference.batch_size import with_tuned_batch_sizes
 from cascadebert.inference.cascade import Cascade
 from cascadebert.inference.predict_work import Job, Work, rows_sha256, written_outputs
@@ -155,7 +157,7 @@ def _work_place(output: Path) -> Iterator[Path]:
     if not is_device(output):
         yield output
         return
-    with TemporaryDirectory(prefix="cascadebert-") as folder:
+    with explain_full_disk(keeps=False), TemporaryDirectory(prefix="cascadebert-") as folder:
         yield Path(folder) / "output"
 
 
@@ -177,6 +179,7 @@ class _OutputForm:
     types: dict[str, ColumnType]  # by name in the output, with the added columns
     suffix: str
     compression: str  # of the output
+    delimiters: tuple[str, ...]  # of the files of csv that are read
 
     def table(self, chunk: Chunk, valid: Sequence[int], added: Mapping[str, list[Any]]) -> Table:
         """The valid rows of a chunk with the added columns."""
@@ -203,7 +206,9 @@ def _output_form(layout: Layout, columns: Columns, suffix: str, compression: str
                     f"{types[names[name]]} in another file, which no type of parquet unites. Write jsonl."
                 )
             types[names[name]] = common or "json"
-    return _OutputForm(text_columns, names, {**types, **ADDED_COLUMNS}, suffix, compression)
+    found = {file.form.delimiter for file in layout.files if isinstance(file.form, CsvLayout)}
+    delimiters = tuple(sorted(found))
+    return _OutputForm(text_columns, names, {**types, **ADDED_COLUMNS}, suffix, compression, delimiters)
 
 
 def _output_name(name: str, columns: Collection[str]) -> str:
@@ -224,13 +229,18 @@ def _job(cascade: Cascade, form: _OutputForm, columns: Columns, *, truncate: boo
         "--engine and --precision": [(stage.engine.name, stage.engine.precision) for stage in cascade.stages],
         "--text-column": form.text_columns,
         "--delimiter": columns.delimiter,
-        "--encoding": columns.encoding,
-        "--truncate": truncate,
-        "--rejects": rejects,
+        "--encoding": codecs.lookup(columns.encoding or "utf-8").name,
+        "--truncate": "on" if truncate else "off",
+        "--rejects": "given" if rejects else None,
         "format of --output": form.suffix,
         "rows per chunk": CHUNK_ROWS,
     }
-    return Job(options, {"names": form.names, "types": form.types}, resumable=models is not None)
+    return Job(
+        options,
+        {"names": form.names, "types": form.types},
+        delimiters=form.delimiters,
+        resumable=models is not None,
+    )
 
 
 def _models(cascade: Cascade) -> list[dict[str, str]] | None:

@@ -16,6 +16,7 @@ from cascadebert.atomic import (
     WORK_MARKER,
     atomic_file,
     is_device,
+    temporary_path,
     work_directory,
     work_directory_path,
     write_text_atomically,
@@ -26,7 +27,7 @@ from cascadebert.paths import ensure_writable_file
 
 log = logging.getLogger("cascadebert")
 
-VERSION = 4  # of the form of a work folder
+VERSION = 5  # of the form of a work folder
 SHOWN = 40  # characters of an option's value in a message
 _JOB, _WRITTEN = "job.json", "written.json"
 
@@ -37,6 +38,7 @@ class Job:
 
     options: Mapping[str, Any]  # by the name that a user knows; work with others is refused
     columns: Mapping[str, Any]  # of the input and the output; work with others begins afresh
+    delimiters: tuple[str, ...] = ()  # that were used; another --delimiter that changes none is accepted
     resumable: bool = True  # False if it cannot be told from another one; its work always begins afresh
 
 
@@ -62,7 +64,7 @@ class Work:
             raise self._refusal("of another version of cascadebert")
         options, columns = _plain(job.options), _plain(job.columns)
         if state:
-            self._check_options(state["options"], options)
+            self._check_options(state, options, job.delimiters)
         if state and (state["columns"] != columns or not job.resumable):
             what = "the columns of the input have changed" if job.resumable else "its model may be another"
             self.begin_anew()
@@ -72,13 +74,18 @@ class Work:
             state = {}
         sizes: list[int] = state["batch_tokens"] if state else batch_tokens()
         state = {"version": VERSION, "options": options, "columns": columns, "batch_tokens": sizes}
-        write_text_atomically(self._file(_JOB), json.dumps(state))
+        write_text_atomically(self._file(_JOB), json.dumps({**state, "delimiters": job.delimiters}))
         return sizes
 
-    def _check_options(self, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
-        differing = [name for name in now if before.get(name) != now[name]]
-        if before.get("--rejects") is False and "--rejects" in differing:
-            differing.remove("--rejects")  # no row was set aside so far, so there is nothing to lose
+    def _check_options(
+        self, state: Mapping[str, Any], now: Mapping[str, Any], delimiters: Collection[str]
+    ) -> None:
+        before, harmless = state["options"], set[str]()
+        if before.get("--rejects") is None:
+            harmless.add("--rejects")  # no row was set aside so far, so there is nothing to lose
+        if state["delimiters"] == list(delimiters):
+            harmless.add("--delimiter")  # what was typed is what was found, or the other way around
+        differing = [name for name in now if before.get(name) != now[name] and name not in harmless]
         if differing:
             changes = [f"{name}{_change(before.get(name), now[name])}" for name in differing]
             raise self._refusal(f"with other options: {'; '.join(changes)}")
@@ -136,8 +143,13 @@ class Work:
         return bool(self._reports())
 
     def remove(self) -> None:
-        """Remove the folder."""
-        shutil.rmtree(self.folder)
+        """Remove the folder, first from its name: a kill leaves no part of it to be taken for work.
+
+        The other name is a short one, as that of the output may be as long as a name can be.
+        """
+        removed = temporary_path(self.folder.with_name("work"))
+        self.folder.rename(removed)
+        shutil.rmtree(removed)
 
     def remove_if_empty(self) -> None:
         """Remove the folder if no chunk is done."""
