@@ -595,6 +595,11 @@ def test_partitions_in_the_names_of_folders_are_columns(tmp_path):
     assert table.columns["day"] == [None, None, "2024-01-02", "2024-01-02"]
 
 
+def test_an_object_without_the_key_of_its_folder_has_the_folders_value(tmp_path):
+    put(tmp_path, "in/y=1/a.jsonl", '{"text": "a"}\n{"text": "b", "y": "own"}\n')
+    assert read_table(tmp_path / "in").columns["y"] == ["1", "own"]
+
+
 def test_a_folder_of_save_to_disk_is_read_with_its_label_names(tmp_path):
     features = datasets.Features(
         {"text": datasets.Value("string"), "label": datasets.ClassLabel(names=["no", "yes"])}

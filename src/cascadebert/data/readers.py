@@ -162,6 +162,10 @@ def read_chunks(
             new: dict[str, Any] = {name: [value] * count for name, value in file.file.partition.items()}
             if not found and not new:  # objects without a key that is needed
                 new = {name: [MISSING] * count for name in islice(file.types, 1)}
+            is_json = file.file.format == "json"
+            for name in new.keys() & found.keys() if is_json else ():  # an object may lack the key
+                value = file.file.partition[name]
+                found = {**found, name: [value if cell is MISSING else cell for cell in found[name]]}
             table = replace(chunk.table, columns={**new, **found} if new else found)
             yield replace(chunk, table=table)
 

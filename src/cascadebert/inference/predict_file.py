@@ -23,7 +23,7 @@ from cascadebert.data.cells import check_texts
 from cascadebert.data.column_types import check_holds, unify_types
 from cascadebert.data.columns import Columns, or_remembered
 from cascadebert.data.csv_files import CsvLayout
-from cascadebert.data.readers import Layout, read_chunks, read_layout
+from cascadebert.data.readers import CHUNK_ROWS, Layout, read_chunks, read_layout
 from cascadebert.data.table import MISSING, Chunk, ColumnType, Fault, Table, describe_fault
 from cascadebert.data.writers import OUTPUT_FORMATS, join_parts, output_format, write_table
 from cascadebert.errors import DataError, explain_full_disk
@@ -43,7 +43,6 @@ REJECT_COLUMNS: Mapping[str, ColumnType] = {
     "line": "integer",
     "reason": "string",
 }
-CHUNK_ROWS = 16_384
 MEASURE_FROM_ROWS = 10_000  # files from this size on are worth the time to measure batch sizes
 TOO_LONG = "more tokens in its text than the stage that answers reads"
 MEND = (
