@@ -19,12 +19,12 @@ import pytest
 from cascadebert.data import json_forms, readers
 from cascadebert.data.arrow_cells import python_cells
 from cascadebert.data.cells import check_texts
-from cascadebert.data.columns import Columns
+from cascadebert.data.columns import ColumnNames, Columns
 from cascadebert.data.dataset import load_examples
 from cascadebert.data.json_forms import raw_rows
 from cascadebert.data.readers import read_chunks, read_layout, read_rows, read_table
-from cascadebert.data.streams import copy_stream
-from cascadebert.data.table import Json
+from cascadebert.data.streams import _guess_format, copy_stream
+from cascadebert.data.table import Json, describe_fault
 from cascadebert.errors import DataError
 
 ROWS = {"text": ["one", "two"], "label": ["yes", "no"]}
@@ -323,6 +323,82 @@ def test_an_array_that_breaks_off_is_refused(tmp_path, content, said):
         read_layout(put(tmp_path, "a.json", content))
     assert str(caught.value).startswith("a.json: ") and said in str(caught.value)
     assert str(caught.value).endswith("; the rest cannot be read. Mend it, or write JSON lines.")
+
+
+@pytest.mark.parametrize(
+    ("content", "ends"),
+    [
+        ('[{"text": "a b"},, {"text": "c"}]', False),
+        ('[{"text": "a b"}, {"text" "c"}]', False),
+        ('[{"text": "a"}, {"text": "b"', True),
+        ('[{"text": "a"}, {"text": "b\n', True),
+        ('[{"text": "a"}, {"text": tru\n', True),
+        ('[{"text": "a"},\n', True),
+    ],
+)
+def test_a_file_is_said_to_end_only_where_it_does(tmp_path, content, ends):
+    with pytest.raises(DataError, match="breaks off") as caught:
+        read_layout(put(tmp_path, "a.json", content))
+    assert ("and the file ends" in str(caught.value)) == ends
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        '{"data": [{"x": 1}], "body": "a b"}',
+        '{"body": "a b", "data": []}',
+        '{"BODY": "a b", "tags": [{"n": 1}]}',
+    ],
+)
+@pytest.mark.parametrize("keep", [False, True])
+@pytest.mark.parametrize("columns", [Columns("body"), Columns(remembered=ColumnNames(text=("body",)))])
+def test_one_object_with_a_named_text_is_a_row(tmp_path, content, keep, columns):
+    layout = read_layout(put(tmp_path, "a.json", content), columns, keep=keep)
+    (name,) = layout.find_text_columns(columns)
+    assert [chunk.table.cells(name) for chunk in read_chunks(layout)] == [["a b"]]
+
+
+@pytest.mark.parametrize("end", ["", "\n", "\n\n"])
+def test_one_object_of_one_line_is_not_over_several(tmp_path, end):
+    content = '{"review": "great", "tags": [{"n": 1}]}'
+    with pytest.raises(DataError, match="found one object with the keys"):
+        read_layout(put(tmp_path, "a.json", content + end))
+    with pytest.raises(DataError, match="one object over several lines"):
+        read_layout(put(tmp_path, "a.json", content.replace(" ", "\n") + end))
+
+
+@pytest.mark.parametrize(
+    ("content", "format_"),
+    [
+        ("[Verse 1]\nlove me do\n", "txt"),
+        ("[1] See above\nwords\n", "txt"),
+        ("[ ] buy milk\n[x] sleep\n", "txt"),
+        ("{name}: hello\nyou\n", "txt"),
+        ("[text],label\na,b\n", "csv"),
+        (' [\n {"text": "a"}]', "json"),
+        ('{ "text": "a"}\n', "json"),
+        ('{"a\\"b": "a", "text', "json"),
+        ('["a", "b"]', "json"),
+        ("{\n", "json"),
+        ("[]\n", "json"),
+        ("{}\n{}\n", "json"),
+    ],
+)
+def test_json_of_a_stream_is_told_by_its_first_value(tmp_path, content, format_):
+    path = put(tmp_path, "stream", content)
+    assert _guess_format(path, Columns()) == (format_, "")
+
+
+@pytest.mark.parametrize(
+    ("fault", "told"),
+    [
+        ("not JSON", "row 2: not JSON (line 3 of the file)"),
+        ("a mark. Close it.", "row 2: a mark (line 3 of the file). Close it"),
+        ("column 'a': no label 'Mr. X'", "row 2, column 'a': no label 'Mr. X' (line 3 of the file)"),
+    ],
+)
+def test_the_line_of_a_fault_stands_before_the_advice(fault, told):
+    assert describe_fault("a.csv", 2, 3, fault) == f"a.csv, {told}"
 
 
 def test_a_fault_is_found_without_reading_what_follows(tmp_path):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from itertools import chain, islice, starmap
 from operator import itemgetter
 from typing import Any, TypeAlias
@@ -86,15 +86,19 @@ def _row(line: int, text: str) -> _Row:
         return line, str(error)
 
 
-def read_json(file: DataFile, *, encoding: str | None, rows: int) -> Iterator[Chunk]:
+def read_json(
+    file: DataFile, *, encoding: str | None, rows: int, texts: Collection[str] = ()
+) -> Iterator[Chunk]:
     """Read a file of JSON lines, an array of objects or `{"data": [...]}` in chunks of `rows` rows.
+
+    An object that is alone is a row if it has a text by one of the names in `texts`, or by a usual one.
 
     A key that an object lacks is MISSING. Raises DataError for JSON of another form, and where an array
     breaks off.
     """
     first = 1
     with open_text(file, encoding, "\n") as text:
-        records = starmap(_row, raw_rows(text, file.name))
+        records = starmap(_row, raw_rows(text, file.name, texts))
         while batch := list(islice(records, rows)):
             numbered = list(enumerate(batch, first))
             first += len(batch)

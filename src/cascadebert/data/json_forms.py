@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from itertools import chain
 from typing import Any, TextIO, TypeAlias
 
-from cascadebert.data.columns import USUAL_TEXT_COLUMNS
+from cascadebert.data.columns import USUAL_TEXT_COLUMNS, match_column
 from cascadebert.data.labels import shorten
 from cascadebert.data.table import Json
 from cascadebert.errors import DataError, printable
@@ -21,7 +21,8 @@ _LONGEST_TOKEN = 16  # of those that are not strings or numbers: -Infinity, or a
 _NESTED = ("[", "{")  # starts of values
 _SPACE = re.compile(r"[ \t\n\r]*")
 _ADVICE = "the rest cannot be read. Mend it, or write JSON lines."
-_TEXT_NAMES = set(chain(*USUAL_TEXT_COLUMNS))
+_LITERALS = ("true", "false", "null", "NaN", "Infinity", "-Infinity")
+_TEXT_NAMES = frozenset(chain(*USUAL_TEXT_COLUMNS))
 
 RawRow: TypeAlias = "tuple[int, str]"  # the line at which a row begins, and its text
 
@@ -32,14 +33,16 @@ def skip_space(text: str, position: int) -> int:
     return position if match is None else match.end()
 
 
-def raw_rows(text: TextIO, name: str) -> Iterator[RawRow]:
+def raw_rows(text: TextIO, name: str, texts: Collection[str] = ()) -> Iterator[RawRow]:
     """The rows of JSON lines, of an array, or of the array in `{"data": [...]}`.
+
+    An object that is alone is a row if it has a text by one of the names in `texts`, or by a usual one.
 
     Raises DataError for JSON of another form, and where an array breaks off.
     """
     scanner = _Scanner(text)
     start = scanner.peek()
-    if start == "[" or (start == "{" and _find_rows(scanner, name)):
+    if start == "[" or (start == "{" and _find_rows(scanner, name, _TEXT_NAMES.union(texts))):
         yield from _items(scanner, name, in_object=start == "{")
     else:
         for number, line in enumerate(scanner.lines(), start=1):
@@ -101,21 +104,21 @@ class _Scanner:
                 break
             size *= 2
         if fault:
-            raise _BrokenJson(f"{fault}, and the file ends")
+            raise _BrokenJson(fault.msg + (", and the file ends" if _is_cut_off(fault) else ""))
         line, value = self.line, self._buffer[self._position : end]
         self._advance(end)
         return line, value
 
-    def _end_of_value(self) -> tuple[int, str]:
+    def _end_of_value(self) -> tuple[int, json.JSONDecodeError | None]:
         """The end of the next value, and a fault that may be due to the end of what is read."""
         self.peek()
         try:
-            return DECODER.raw_decode(self._buffer, self._position)[1], ""
+            return DECODER.raw_decode(self._buffer, self._position)[1], None
         except json.JSONDecodeError as error:
             is_cut = error.pos >= len(self._buffer) - _LONGEST_TOKEN or "Unterminated" in error.msg
             if not is_cut:
                 raise _BrokenJson(error.msg) from error
-            return len(self._buffer), error.msg
+            return len(self._buffer), error
         except RecursionError as error:
             raise _BrokenJson("nested too deeply") from error
 
@@ -172,14 +175,21 @@ class _Scanner:
         self._position = position
 
 
-def _find_rows(scanner: _Scanner, name: str) -> bool:
+def _is_cut_off(fault: json.JSONDecodeError) -> bool:
+    """True if a text with this fault ends in the midst of a value."""
+    rest = fault.doc[fault.pos :].rstrip()
+    is_in_literal = fault.msg == "Expecting value" and any(name.startswith(rest) for name in _LITERALS)
+    return not rest or is_in_literal or "Unterminated" in fault.msg
+
+
+def _find_rows(scanner: _Scanner, name: str, texts: Collection[str]) -> bool:
     """Go to the array of rows in one object. False for lines, of which each is an object.
 
     Raises DataError for one object of another form.
     """
     line = scanner.first_line()
     record = _object(line)
-    if record is not None and (_is_row(record) or scanner.is_followed(line)):
+    if record is not None and (_is_row(record, texts) or scanner.is_followed(line)):
         return False
     starts: dict[str, str] = {}  # the first character of each value
     first = scanner.line
@@ -190,7 +200,7 @@ def _find_rows(scanner: _Scanner, name: str) -> bool:
         if not is_cut and line.strip() != "{":  # a broken line
             return False
         has_rows = False
-    if has_rows and not any(_is_text(key) and start not in _NESTED for key, start in starts.items()):
+    if has_rows and not any(_is_text(key, texts) and start not in _NESTED for key, start in starts.items()):
         return True
     lines = " over several lines" if scanner.line > first else ""
     raise _unknown_form(name, f"one object{lines} with the keys {shorten(list(starts)) or '(none)'}")
@@ -204,10 +214,10 @@ def _object(line: str) -> dict[str, Any] | None:
     return record if isinstance(record, dict) else None
 
 
-def _is_row(record: Mapping[str, Any]) -> bool:
+def _is_row(record: Mapping[str, Any], texts: Collection[str]) -> bool:
     """True if an object that is alone in a file is a row, and holds no rows itself."""
     plain = {key: value for key, value in record.items() if not isinstance(value, (list, dict))}
-    if not record or any(map(_is_text, plain)):
+    if not record or any(_is_text(key, texts) for key in plain):
         return True
     lists = {key for key, value in record.items() if isinstance(value, list) and _are_rows(value)}
     has_text = any(isinstance(value, str) and " " in value for value in plain.values())
@@ -218,8 +228,8 @@ def _are_rows(items: list[Any]) -> bool:
     return not items or isinstance(items[0], dict)
 
 
-def _is_text(key: str) -> bool:
-    return key.strip().lower() in _TEXT_NAMES
+def _is_text(key: str, texts: Collection[str]) -> bool:
+    return any(match_column([key], name) for name in texts)
 
 
 def _go_to_rows(scanner: _Scanner, starts: dict[str, str]) -> bool:
@@ -234,7 +244,7 @@ def _go_to_rows(scanner: _Scanner, starts: dict[str, str]) -> bool:
         if not scanner.take(","):
             break
     scanner.require("}")
-    if scanner.peek():
+    if scanner.is_followed(""):
         raise _BrokenJson("more after the end of the object")
     return False
 

@@ -59,6 +59,7 @@ class Layout:
     name: str  # in messages
     encoding: str | None
     inputs: DataFiles  # kept, as a copied stream is removed with it
+    texts: tuple[str, ...] = ()  # names of text columns that are looked for besides the usual ones
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -99,7 +100,7 @@ def read_layout(
     if inputs.skipped:
         log.info("%s: files of other formats are skipped: %s", inputs.name, shorten(inputs.skipped, 3))
     layouts = tuple(_with_partition(_file_layout(file, columns, keep)) for file in inputs.files)
-    found = Layout(layouts, inputs.name, columns.encoding, inputs)
+    found = Layout(layouts, inputs.name, columns.encoding, inputs, _texts(columns))
     if not found.names:
         for chunk in read_chunks(found):  # of JSON without any good row
             for fault in chunk.bad:
@@ -117,10 +118,14 @@ def _file_layout(file: DataFile, columns: Columns, keep: bool) -> FileLayout:
     if file.format == "txt":
         return FileLayout(file, {TEXT_COLUMN: "string"})
     if file.format == "json":
-        chunks = read_json(file, encoding=columns.encoding, rows=JSON_ROWS)
+        chunks = read_json(file, encoding=columns.encoding, rows=JSON_ROWS, texts=_texts(columns))
         return _kept(file, chunks, columns) if keep else FileLayout(file, *column_kinds(chunks))
     arrow = read_arrow_layout(file)
     return FileLayout(file, arrow.types, arrow.rows, arrow)
+
+
+def _texts(columns: Columns) -> tuple[str, ...]:
+    return (*columns.text, *columns.remembered.text)
 
 
 def _kept(file: DataFile, chunks: Iterator[Chunk], columns: Columns) -> FileLayout:
@@ -137,7 +142,7 @@ def _kept(file: DataFile, chunks: Iterator[Chunk], columns: Columns) -> FileLayo
 def _may_be_needed(name: str, columns: Columns) -> bool:
     remembered = columns.remembered
     wanted = (columns.label, columns.group, remembered.label, USUAL_LABEL_COLUMN)
-    texts = chain(columns.text, remembered.text, *USUAL_TEXT_COLUMNS)
+    texts = chain(_texts(columns), *USUAL_TEXT_COLUMNS)
     return any(match_column([name], other) for other in (*wanted, *texts) if other is not None)
 
 
@@ -157,7 +162,7 @@ def read_chunks(
     for file in layout.files:
         if not file.types and file.file.format != "json":
             continue
-        for chunk in _file_chunks(file, layout.encoding, rows, needed):
+        for chunk in _file_chunks(file, layout, rows, needed):
             count, found = len(chunk.numbers), chunk.table.columns
             new: dict[str, Any] = {name: [value] * count for name, value in file.file.partition.items()}
             if not found and not new:  # objects without a key that is needed
@@ -171,8 +176,9 @@ def read_chunks(
 
 
 def _file_chunks(
-    file: FileLayout, encoding: str | None, rows: int, needed: Collection[str] | None
+    file: FileLayout, layout: Layout, rows: int, needed: Collection[str] | None
 ) -> Iterator[Chunk]:
+    encoding = layout.encoding
     rows = min(rows, max(MIN_ROWS, CHUNK_CELLS // max(1, len(file.types))))
     if file.kept is not None:
         return iter(file.kept)
@@ -181,7 +187,7 @@ def _file_chunks(
     if isinstance(file.form, ArrowLayout):
         return read_arrow(file.file, file.form, rows=rows, needed=needed)
     if file.file.format == "json":
-        return read_json(file.file, encoding=encoding, rows=rows)
+        return read_json(file.file, encoding=encoding, rows=rows, texts=layout.texts)
     return _read_lines(file.file, encoding=encoding, rows=rows)
 
 

@@ -26,6 +26,10 @@ _COMPRESSIONS = {b"\x1f\x8b": ".gz", b"\x28\xb5\x2f\xfd": ".zst"}
 _BINARY: dict[bytes, Format] = {b"PAR1": "parquet", b"ARRO": "arrow", b"\xff\xff\xff\xff": "arrow"}
 _NAMES: dict[Format, str] = {"json": "JSON", "csv": "csv", "txt": "lines of text", "parquet": "parquet"}
 _SAMPLE = 1 << 16  # bytes
+_STRING = r'"(?:[^"\\]|\\.)*"'
+_JSON_START = re.compile(  # of objects and arrays, but not of "[Verse 1]", "[ ] to do" or "{name}"
+    rf"\{{\s*(?:{_STRING}\s*:|\}}\s*(?:\{{|$)|$)|\[\s*(?:\{{|\]\s*$|$)|\[[\s\[]*{_STRING}\s*[,\]]"
+)
 
 
 def is_stream(source: Path) -> bool:
@@ -77,7 +81,7 @@ def _guess_format(copy: Path, columns: Columns) -> tuple[Format, str]:
     with open_bytes(DataFile(copy, copy.name, "txt", compression)) as raw:
         start = raw.read(_SAMPLE)
     text = start.decode(columns.encoding or "utf-8", "replace").lstrip("\ufeff \t\r\n")
-    if text[:1] in ("{", "["):
+    if _JSON_START.match(text):
         return "json", compression
     names = (*columns.text, columns.label, *columns.remembered.text, columns.remembered.label)
     usual = (USUAL_LABEL_COLUMN, *chain(*USUAL_TEXT_COLUMNS))

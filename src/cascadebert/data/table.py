@@ -79,11 +79,12 @@ class Places:
 
 
 def describe_fault(source: str, row: int, line: int | None, fault: str) -> str:
-    """A row's fault with its place."""
+    """A row's fault with its place, which stands before the advice that a fault may end with."""
     separator = "," if fault.startswith("column ") else ":"
-    return f"{source}, row {row}{separator} {fault}" + (
-        "" if line is None else f" (line {line:,} of the file)"
-    )
+    place = "" if line is None else f" (line {line:,} of the file)"
+    what, _, advice = fault.removesuffix(".").rpartition(". ") if fault.endswith(".") else (fault, "", "")
+    told = f"{what}{place}. {advice}" if what and advice else f"{advice or what}{place}"
+    return f"{source}, row {row}{separator} {told}"
 
 
 @dataclass(frozen=True)
