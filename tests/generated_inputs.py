@@ -247,7 +247,7 @@ def misplaced_case(rng: Rng) -> Case:
         rng,
         (
             ({}, "absent.csv", ("absent.csv", "no such file")),
-            ({}, "absent/*.csv", ("no such file",)),
+            ({}, "absent/*.csv", ("no file matches",)),
             ({"in.csv": b""}, "in.csv", ("empty",)),
             ({"in.csv": b"text,label\n"}, "in.csv", ("empty",)),
             ({"in.csv": b"\n\n"}, "in.csv", ("empty",)),
