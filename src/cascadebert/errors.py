@@ -148,8 +148,8 @@ def reason(error: BaseException) -> str:
 def describe_os_error(error: OSError) -> str:
     """A message for an error of the operating system: the path, what is wrong with it, what to do.
 
-    >>> describe_os_error(PermissionError(errno.EACCES, "Permission denied", "/root/answers.csv"))
-    '/root/answers.csv: permission denied. Choose a path that you may use, or change its permissions.'
+    >>> describe_os_error(PermissionError(errno.EACCES, "Permission denied", "/data/answers.csv"))
+    '/data/answers.csv: permission denied. Choose a path that you may use, or change its permissions.'
     """
     if error.strerror is None or not isinstance(error.errno, int):  # of a library: a text alone
         return printable(str(error) or type(error).__name__, _MESSAGE_CHARACTERS)
@@ -160,7 +160,7 @@ def describe_os_error(error: OSError) -> str:
 
 
 def remedy_for(error: BaseException, otherwise: str) -> str:
-    """What to do about an error of the operating system, if more can be said than `otherwise`."""
+    """Advice on an error of the operating system; `otherwise` if there is none of its own."""
     return _REMEDIES.get(getattr(error, "errno", None), otherwise)
 
 

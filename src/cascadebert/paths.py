@@ -151,7 +151,7 @@ class _Place:
 
     @property
     def choice(self) -> str:
-        """What to choose another of."""
+        """The option to give another value."""
         return "--output" if self.role == WORK else self.role
 
     def is_in(self, other: _Place) -> bool:

@@ -149,7 +149,7 @@ def _lists(array: Any) -> list[Any]:
 
 
 def _bounds(array: Any) -> tuple[list[int], list[int]]:
-    """Where the items of each list begin and end among all values."""
+    """Start and end of the items of each list among all values."""
     kind = type(array).__name__
     if kind == "FixedSizeListArray":
         size = array.type.list_size

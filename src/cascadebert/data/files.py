@@ -200,7 +200,7 @@ def _walk(folder: Path, root: Path, skipped: list[str], above: tuple[Path, ...] 
 
 
 def _entries(folder: Path) -> list[Path]:
-    """What is in a folder and not hidden, in order of name."""
+    """The files and folders in a folder that are not hidden, in order of name."""
     try:
         return sorted(path for path in folder.iterdir() if not _is_hidden(path.name))
     except OSError as error:

@@ -163,16 +163,17 @@ def read_chunks(
         if not file.types and file.file.format != "json":
             continue
         for chunk in _file_chunks(file, layout, rows, needed):
-            count, found = len(chunk.numbers), chunk.table.columns
-            new: dict[str, Any] = {name: [value] * count for name, value in file.file.partition.items()}
-            if not found and not new:  # objects without a key that is needed
-                new = {name: [MISSING] * count for name in islice(file.types, 1)}
-            is_json = file.file.format == "json"
-            for name in new.keys() & found.keys() if is_json else ():  # an object may lack the key
-                value = file.file.partition[name]
-                found = {**found, name: [value if cell is MISSING else cell for cell in found[name]]}
-            table = replace(chunk.table, columns={**new, **found} if new else found)
-            yield replace(chunk, table=table)
+            yield replace(chunk, table=replace(chunk.table, columns=_completed(chunk, file)))
+
+
+def _completed(chunk: Chunk, file: FileLayout) -> Mapping[str, Any]:
+    """The columns of a chunk with those in the names of its folders, and at least one."""
+    count, partition = len(chunk.numbers), file.file.partition
+    found = {**{name: [value] * count for name, value in partition.items()}, **chunk.table.columns}
+    for name in partition if file.file.format == "json" else ():  # an object may lack the key
+        found[name] = [partition[name] if cell is MISSING else cell for cell in found[name]]
+    # objects without a key that is needed have one column too, for their number
+    return found or {name: [MISSING] * count for name in islice(file.types, 1)}
 
 
 def _file_chunks(

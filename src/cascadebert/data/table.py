@@ -52,7 +52,7 @@ class Fault(NamedTuple):
 
 @dataclass(frozen=True)
 class Places:
-    """Where each of n rows comes from."""
+    """Files, rows and lines that n rows come from."""
 
     sources: tuple[str, ...]  # names of files
     source: Ints  # (n,) index of the file

@@ -170,7 +170,7 @@ def written_outputs(output: Path, paths: Collection[Path]) -> list[Path]:
 
 
 def _identity(file: Path) -> list[int] | None:
-    """What stays when a file is renamed, and changes with any other; None if there is none."""
+    """Properties that stay when a file is renamed and differ for any other file; None without a file."""
     try:
         status = file.stat()
     except (OSError, ValueError):

@@ -157,7 +157,7 @@ class _Searched:
 def _search(
     candidates: CandidateStages, max_stages: int, scores: Sequence[ScoreName], examples: Ints
 ) -> list[_Searched]:
-    """What every chain with every score reaches on these examples."""
+    """The Pareto front of every chain with every score on these examples."""
     predictions = candidates.probabilities.argmax(axis=2)[:, examples]
     changed = (predictions != predictions[-1]).astype(np.float64)
     found = []
