@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from cascadebert import Cascade, CascadeError, label_difficulty
+from cascadebert import Cascade, CascadeError
+from cascadebert.training.difficulty import label_difficulty
 
 STAGES = ("--stage", "no/such/model", "--stage", "m")
 TARGET = ("--target-speedup", 2)

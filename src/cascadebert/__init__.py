@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from cascadebert.thresholds.risk_control import certify
     from cascadebert.thresholds.select import select_thresholds
     from cascadebert.training.assemble import assemble
+    from cascadebert.training.build.build import build
     from cascadebert.training.config import FitConfig
-    from cascadebert.training.difficulty import label_difficulty
     from cascadebert.training.distillation.distill import distill
     from cascadebert.training.fit import fit
     from cascadebert.tuning.tune import tune
@@ -35,11 +35,11 @@ _LAZY_IMPORTS = {
     "Stage": "inference.stage",
     "Target": "thresholds.operating_point",
     "assemble": "training.assemble",
+    "build": "training.build.build",
     "certify": "thresholds.risk_control",
     "distill": "training.distillation.distill",
     "evaluate": "evaluation.evaluate",
     "fit": "training.fit",
-    "label_difficulty": "training.difficulty",
     "select_thresholds": "thresholds.select",
     "tune": "tuning.tune",
 }
@@ -53,11 +53,11 @@ __all__ = [
     "Stage",
     "Target",
     "assemble",
+    "build",
     "certify",
     "distill",
     "evaluate",
     "fit",
-    "label_difficulty",
     "select_thresholds",
     "tune",
 ]

@@ -14,7 +14,7 @@ from cascadebert.cli.render import configure_logging, print_notices
 from cascadebert.errors import CascadeError, describe_os_error, explain_full_disk
 
 # Each verb is the function of that name in the module of that name.
-VERBS = "demo fit assemble distill tune predict evaluate drift bench info serve reproduce".split()
+VERBS = "demo build fit assemble distill tune predict evaluate drift bench info serve reproduce".split()
 
 app = typer.Typer(
     name="cascadebert",

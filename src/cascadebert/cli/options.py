@@ -100,6 +100,17 @@ class TargetOptions:
 
 
 @dataclass(frozen=True)
+class OptionalTargetOptions(TargetOptions):
+    """The four targets, of which one at most is to be given; by default agreement of 0.99."""
+
+    def build(self) -> Target:
+        """Return the target; raises CascadeError if several are given, or one is out of range."""
+        if all(value is None for value in vars(self).values()):
+            return Target(min_agreement=0.99)
+        return super().build()
+
+
+@dataclass(frozen=True)
 class EngineOptions:
     """The engine that runs the stages, and its precision."""
 

@@ -32,6 +32,7 @@ from cascadebert.persistence.schema import SCHEMA_VERSION, CascadeSpec, StageSpe
 SPEC_FILE = "cascade.json"
 ROWS_FILE = "rows.npz"
 CARD_FILE = "README.md"
+REPORT_FILE = "report.html"  # of `build`; alone where no cascade pays
 UPDATED_FILES = (ROWS_FILE, CARD_FILE, SPEC_FILE)  # by `update_folder`, in this order
 MODEL_SUFFIXES = (".json", ".safetensors", ".model")
 MODEL_NAMES = ("vocab.txt", "merges.txt", CARD_FILE)
@@ -217,7 +218,7 @@ def ensure_writable_directory(path: Path, *, overwrite: bool, kind: Kind = "casc
 def _is_replaceable(path: Path, kind: Kind) -> bool:
     content = list(path.iterdir())
     if kind == "cascade":
-        return not content or (path / SPEC_FILE).is_file()
+        return (path / SPEC_FILE).is_file() or all(entry.name == REPORT_FILE for entry in content)
     return _is_model(path) or all(map(_is_model, content))
 
 
