@@ -52,10 +52,10 @@ class Task:
 
 TASKS = {
     "mrpc": Task(1_600, 4_000, 3, 5e-5, 128),
-    "clinc150": Task(6_000, 9_000, 5, 1.5e-4, 48, 64),
-    "sst2": Task(3_000, 16_000, 2, 4e-5, 64),
-    "agnews": Task(4_000, 5_500, 2, 5e-5, 64),
-    "imdb": Task(6_000, 2_500, 2, 4e-5, 128),
+    "clinc150": Task(6_000, 9_000, 4, 1.5e-4, 48, 64),
+    "sst2": Task(3_000, 8_000, 1, 5e-5, 64),
+    "agnews": Task(4_000, 3_500, 2, 5e-5, 64),
+    "imdb": Task(6_000, 1_500, 2, 5e-5, 128),
 }
 
 
@@ -78,10 +78,10 @@ def divide(name: str, task: Task, data: Path) -> tuple[Examples, tuple[str, ...]
     table, rows = table.filter(pa.array(unseen)), rows.take(np.flatnonzero(unseen))
     rng = np.random.default_rng(0)
     order = rng.permutation(len(table))
-    groups = np.arange(len(table))
+    groups, sentences = np.arange(len(table)), np.ones(len(table), np.bool_)
     if name == "sst2":
-        groups = table["group"].to_numpy()
-        order = order[table["is_sentence"].to_numpy()[order]]
+        groups, sentences = table["group"].to_numpy(), table["is_sentence"].to_numpy(zero_copy_only=False)
+        order = order[sentences[order]]
     traffic = np.sort(order[: task.traffic])
     rest = np.flatnonzero(
         ~np.isin(groups, groups[traffic]) & ~np.isin(rows.hashes(), rows.hashes()[traffic])
@@ -93,8 +93,9 @@ def divide(name: str, task: Task, data: Path) -> tuple[Examples, tuple[str, ...]
     pq.write_table(table.take(pa.array(traffic)), folder / "data.parquet")
     texts = [column for column in columns if column not in ("label", "id", "idx")]
     pq.write_table(table.take(pa.array(rest)).select(texts), folder / "texts.parquet")
-    names = label_names(rows)
-    return rows.take(np.sort(rng.permutation(rest)[: task.rows])), names
+    learned = rng.permutation(rest)
+    learned = learned[np.argsort(~sentences[learned], kind="stable")]  # sentences first
+    return rows.take(np.sort(learned[: task.rows])), label_names(rows)
 
 
 def finetune(encoder: Path, rows: Examples, names: tuple[str, ...], task: Task, folder: Path) -> None:

@@ -141,6 +141,6 @@ def test_accuracy_needs_labels_and_shapes_must_fit():
     with pytest.raises(CascadeError, match="--max-accuracy-drop needs labels"):
         choose_stages(replace(stages, labels=None), Target(max_accuracy_drop=0.01))
     with pytest.raises(CascadeError, match="at least one stage beside the last"):
-        candidates([0.8], [1.0])
+        choose_stages(candidates([0.8], [1.0]), Target(min_agreement=0.9))
     with pytest.raises(CascadeError, match="candidates of shape"):
         replace(stages, model_costs=np.ones((3, N)))
