@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextvars import ContextVar
 from dataclasses import asdict
 from pathlib import Path
@@ -74,13 +74,15 @@ def print_table(*rows: Iterable[object]) -> None:
     Console(highlight=False, markup=False, emoji=False, soft_wrap=True).print(table)
 
 
-def optional(value: float | None, form: str) -> str:
+def optional(value: float | None, form: str | Callable[[float], str]) -> str:
     """Format a value that may be missing.
 
-    >>> optional(2.0, "{:.2f}x"), optional(None, "{:.2f}x")
-    ('2.00x', 'n/a')
+    >>> optional(2.0, "{:.2f}x"), optional(0.5, percent), optional(None, percent)
+    ('2.00x', '50.0 %', 'n/a')
     """
-    return "n/a" if value is None else form.format(value)
+    if value is None:
+        return "n/a"
+    return form.format(value) if isinstance(form, str) else form(value)
 
 
 def percentages(fractions: Iterable[float]) -> str:

@@ -118,7 +118,7 @@ class DriftResult:
 
     def _lines(self) -> tuple[str, ...]:
         return render_lines(
-            "drift.txt.jinja",
+            "evaluation/drift.txt.jinja",
             result=self,
             beyond=lambda change: _beyond(change, self.tolerance),
             exit_rates_within=all(_within(stage.exit_rate.change, self.tolerance) for stage in self.stages),

@@ -116,7 +116,7 @@ def reliability_chart(analysis: CalibrationAnalysis) -> str:
     axes.set_ylim(-0.03, 1.03)
     axes.legend(frameon=False, loc="upper left", fontsize=9)
     errors = f"ECE {before.ece.value:.3f} before and {after.ece.value:.3f} after scaling"
-    return _inline(figure, f"Reliability of {analysis.name}: {errors}")
+    return inline(figure, f"Reliability of {analysis.name}: {errors}")
 
 
 def risk_chart(analyses: Sequence[CalibrationAnalysis]) -> str:
@@ -132,7 +132,7 @@ def risk_chart(analyses: Sequence[CalibrationAnalysis]) -> str:
     axes.set_ylim(bottom=0)
     axes.legend(frameon=False, loc="best", fontsize=9)
     areas = ", ".join(f"{analysis.name} {analysis.risk.area:.4f}" for analysis in analyses)
-    return _inline(figure, f"Risk against coverage; area under the curve: {areas}")
+    return inline(figure, f"Risk against coverage; area under the curve: {areas}")
 
 
 def time_chart(verdict: Verdict) -> str:
@@ -159,7 +159,7 @@ def time_chart(verdict: Verdict) -> str:
     axes.legend(frameon=False, loc="upper center", bbox_to_anchor=(0.5, 1.14), ncols=3, fontsize=9)
     described = {"cascade": cascade, **points, "oracle": best}
     values = "; ".join(f"{name} {time:.3g} ms, {score:.1f} %" for name, (time, score) in described.items())
-    return _inline(figure, f"Accuracy against time: {values}")
+    return inline(figure, f"Accuracy against time: {values}")
 
 
 def errors_chart(errors: HighConfidenceErrors) -> str:
@@ -171,7 +171,7 @@ def errors_chart(errors: HighConfidenceErrors) -> str:
     axes.set_xticks(numbers)
     axes.set_ylim(0, max([1.0, *rates]) * 1.1)
     values = ", ".join(f"{rate:.1f}" for rate in rates)
-    return _inline(figure, f"Regressions among early exits, in % by decile of confidence: {values}")
+    return inline(figure, f"Regressions among early exits, in % by decile of confidence: {values}")
 
 
 def new_axes(
@@ -204,7 +204,7 @@ def save_svg(figure: Figure, file: Path | TextIO, *, salt: str = "cascadebert", 
         figure.savefig(file, format="svg", transparent=page, metadata=metadata)
 
 
-def _inline(figure: Figure, description: str) -> str:
+def inline(figure: Figure, description: str) -> str:
     """The figure as one scalable svg element, with ids of its own and the description as its title."""
     buffer = io.StringIO()
     save_svg(figure, buffer, salt=description, page=True)

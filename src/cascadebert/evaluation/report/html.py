@@ -45,7 +45,7 @@ def render_report(report: CascadeReport) -> str:
     """The page as text: the decision first, then the evidence."""
     verdict, errors = report.verdict, report.verdict.high_confidence_errors
     return render(
-        "report/report.html",
+        "evaluation/report/report.html",
         report=report,
         verdict=verdict,
         machine=machine(),

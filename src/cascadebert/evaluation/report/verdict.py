@@ -174,7 +174,9 @@ def summary(verdict: Verdict) -> tuple[str, ...]:
         for kind in ("class", "length")
     ]
     overrepresented = [group for group in worst if _excess_regressions(group) > 0]
-    return render_lines("report/summary.txt.jinja", verdict=verdict, overrepresented=overrepresented)
+    return render_lines(
+        "evaluation/report/summary.txt.jinja", verdict=verdict, overrepresented=overrepresented
+    )
 
 
 def _excess_regressions(group: analysis.Group) -> float:

@@ -1,0 +1,83 @@
+"""The printed result of `cascadebert build`."""
+
+from __future__ import annotations
+
+import shlex
+from dataclasses import asdict, replace
+from typing import TYPE_CHECKING
+
+import typer
+
+from cascadebert.cli.render import optional, print_json, print_notices, print_table
+from cascadebert.errors import printable
+from cascadebert.evaluation.templates import capitalized, duration, percent, rate, relative_cost
+
+if TYPE_CHECKING:
+    from cascadebert.training.build.result import BuildResult
+
+NAME_WIDTH = 24
+
+
+def print_build(result: BuildResult) -> None:
+    """Print the candidates, the chosen chain, the certificate and the verdict."""
+    from cascadebert.training.build import summary
+
+    print_notices(result.notices)
+    _print_candidates(result)
+    _print_chain(result)
+    short = replace(result, model=printable(result.model, 40))
+    choice = [*summary.choice_sentences(result)]
+    if result.certification is not None:
+        choice.append(summary.certificate_sentence(result))
+    verdict = typer.style(f"{summary.headline(short)}.", bold=True)
+    reasons = map(capitalized, result.reasons)
+    for paragraph in (choice, [verdict, *reasons, *summary.evidence(result)], [_next_step(result)]):
+        if paragraph:
+            typer.echo("\n" + "\n".join(paragraph))
+    print_json(asdict(result))
+
+
+def _print_candidates(result: BuildResult) -> None:
+    rows: list[tuple[str, ...]] = [
+        ("candidate", "layers x width", "agreement", "accuracy", "cost", "texts/s", "made in")
+    ]
+    for candidate in result.candidates:
+        if candidate.state != "not made":
+            size = f"{candidate.layers} x {candidate.hidden}"
+            quality = (optional(value, percent) for value in (candidate.agreement, candidate.accuracy))
+            cost = optional(candidate.relative_cost, relative_cost)
+            speed = optional(candidate.texts_per_second, rate), optional(candidate.seconds, duration)
+            rows.append((_short(candidate.name), size, *quality, cost, *speed))
+    print_table(*rows)
+    for candidate in result.candidates:
+        if candidate.state == "not made":
+            typer.echo(f"Not made: {_short(candidate.name)}: {candidate.reason}")
+
+
+def _print_chain(result: BuildResult) -> None:
+    from cascadebert.training.build.summary import chosen_stages
+
+    if result.chosen is None:
+        return
+    rows = [("chosen chain" if result.cascades else "best chain", "exits", "texts/s alone")]
+    for number, stage in enumerate(chosen_stages(result), start=1):
+        speed = optional(stage.candidate.texts_per_second, rate)
+        rows.append((f"{number}. {_short(stage.candidate.name)}", optional(stage.exit_rate, percent), speed))
+    if result.report is not None:
+        rows.append(("cascade", "", rate(result.report.timing.cascade.examples_per_second)))
+    typer.echo()
+    print_table(*rows)
+
+
+def _short(name: str) -> str:
+    return printable(name, NAME_WIDTH)
+
+
+def _next_step(result: BuildResult) -> str:
+    output = shlex.quote(str(result.output))
+    if result.cascades:
+        return f"Saved in {output}. Next: cascadebert predict {output} DATA --output predictions.csv"
+    return (
+        f"Only {shlex.quote(str(result.output / 'report.html'))} was saved. Next: the same command with more "
+        "--minutes, another --small or a lower target keeps what was made and tries more."
+    )

@@ -1,0 +1,35 @@
+"""The page of a build: one HTML file without external resources, scripts or texts of the data."""
+
+from __future__ import annotations
+
+from cascadebert.environment import machine, versions
+from cascadebert.evaluation.templates import render
+from cascadebert.training.build import summary
+from cascadebert.training.build.curve import curve_chart
+from cascadebert.training.build.result import BuildResult
+
+PURPOSES = {
+    "train": "train the small models",
+    "tune": "choose stages and thresholds",
+    "certify": "certify",
+    "report": "report",
+    "corpus": "train, from the corpus",
+}
+
+
+def render_page(result: BuildResult) -> str:
+    """The page as text: the decision first, then the evidence. Raises MissingExtra without jinja2."""
+    return render(
+        "training/build/page.html",
+        result=result,
+        headline=summary.headline(result),
+        evidence=summary.evidence(result),
+        stages=summary.chosen_stages(result),
+        choice=summary.choice_sentences(result),
+        runners_up=summary.runners_up(result),
+        certificate=summary.certificate_sentence(result),
+        curve=curve_chart(result),
+        parts={PURPOSES.get(name, name): count for name, count in result.parts.items()},
+        machine=machine(),
+        versions=versions(),
+    )
