@@ -14,6 +14,7 @@ from cascadebert.evaluation.templates import capitalized, duration, percent, rat
 
 if TYPE_CHECKING:
     from cascadebert.training.build.result import BuildResult
+    from cascadebert.training.build.search import PlannedBuild
 
 NAME_WIDTH = 24
 
@@ -35,6 +36,30 @@ def print_build(result: BuildResult) -> None:
         if paragraph:
             typer.echo("\n" + "\n".join(paragraph))
     print_json(asdict(result))
+
+
+def print_plan(plan: PlannedBuild) -> None:
+    """Print the texts by purpose, and every candidate with its estimates."""
+    schedule = plan.schedule
+    typer.echo("Texts: " + ", ".join(f"{count:,} to {name}" for name, count in plan.parts.items() if count))
+    typer.echo(
+        f"It runs on {schedule.texts:,} of the texts to train on: {_minutes(schedule.pass_seconds)}."
+    )
+    rows = [("candidate", "layers x width", "operations", "to make")]
+    for one in plan.candidates:
+        size = f"{one.candidate.layers} x {one.candidate.hidden}"
+        minutes = "not enough time" if one.minutes is None else _minutes(60 * one.minutes)
+        rows.append((_short(one.candidate.name), size, relative_cost(one.relative_cost), minutes))
+    print_table(*rows)
+    typer.echo(
+        f"Choosing, certifying and timing: {_minutes(schedule.finish_seconds)}. Estimates; a candidate that "
+        "cannot pay beside those made before it is left out."
+    )
+    print_json(asdict(plan))
+
+
+def _minutes(seconds: float) -> str:
+    return f"{seconds / 60:.1f} minutes" if seconds >= 30 else f"{seconds:.0f} seconds"
 
 
 def _print_candidates(result: BuildResult) -> None:

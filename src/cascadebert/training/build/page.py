@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from cascadebert.environment import machine, versions
 from cascadebert.evaluation.templates import render
 from cascadebert.training.build import summary
@@ -15,6 +17,11 @@ PURPOSES = {
     "report": "report",
     "corpus": "train, from the corpus",
 }
+
+
+def write_page(path: Path, result: BuildResult) -> None:
+    """Write the page to a new file."""
+    path.write_text(render_page(result), "utf-8")
 
 
 def render_page(result: BuildResult) -> str:

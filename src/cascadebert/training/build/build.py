@@ -1,0 +1,242 @@
+"""From a fine-tuned classifier and texts to the fastest cascade that keeps a target."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+
+from cascadebert.atomic import check_work_directory, work_directory, work_directory_path
+from cascadebert.data.columns import ColumnNames, Columns, named
+from cascadebert.data.dataset import DataSource, Examples
+from cascadebert.errors import CascadeError, explain_full_disk, show_paths_as
+from cascadebert.evaluation.evaluate import check_has_tokens
+from cascadebert.evaluation.report.html import ensure_report_writable
+from cascadebert.inference.cascade import Cascade
+from cascadebert.inference.engines.load import resolve_engine
+from cascadebert.paths import WORK, check_roles
+from cascadebert.persistence.checkpoint_config import config_label_names, read_config
+from cascadebert.persistence.folder import REPORT_FILE, atomic_directory, ensure_writable_directory
+from cascadebert.thresholds.operating_point import Target
+from cascadebert.training.build.candidates import copy_classifier, once
+from cascadebert.training.build.choose import choose
+from cascadebert.training.build.curve import save_curve
+from cascadebert.training.build.finish import certify_cascade, measure, save_cascade, verdict
+from cascadebert.training.build.page import write_page
+from cascadebert.training.build.parts import divide, load_corpus, load_data
+from cascadebert.training.build.progress import Progress
+from cascadebert.training.build.result import BuildResult, Certification, ChosenCascade, ReportMetrics
+from cascadebert.training.build.search import Job, PlannedBuild, Searched, plan, search
+from cascadebert.training.checkpoints import (
+    check_stages,
+    checkpoint_fingerprint,
+    display_name,
+    fingerprint,
+    weight_files,
+)
+from cascadebert.training.open_stage import open_checkpoint, opened_classifiers
+from cascadebert.training.stage_check import StageFiles, load_checked
+from cascadebert.tuning.tune import needs_labels
+
+CURVE = "curve.svg"
+DEFAULT_TARGET = Target(min_agreement=0.99)
+
+
+@explain_full_disk()
+def build(
+    model: str | Path,
+    *,
+    data: DataSource | Sequence[DataSource],
+    output: str | Path,
+    target: Target = DEFAULT_TARGET,
+    confidence_level: float = 0.95,
+    small: Sequence[str | Path] = (),
+    corpus: DataSource | None = None,
+    minutes: float = 60.0,
+    max_stages: int = 3,
+    columns: Columns | None = None,
+    max_length: int | None = None,
+    engine: str = "auto",
+    precision: str = "auto",
+    overwrite: bool = False,
+) -> BuildResult:
+    """Make the fastest cascade before a fine-tuned classifier that keeps a target, and save it.
+
+    Small models are made within the time and learn the classifier's predictions; stages, score and
+    thresholds are chosen as one by cross-validation; the result is certified and measured on texts that had
+    no part in it. Where no cascade pays, only the report is saved. All that was made is kept in
+    `OUTPUT.work`, from which the same call goes on after an interruption, or with more time.
+
+    Args:
+        model: The classifier: a folder or a repository of the Hub.
+        data: Texts like those to come, with or without labels: one source or several (see `load_examples`).
+        output: The folder to write.
+        target: The requirement; accuracy targets need labels.
+        confidence_level: Of the certificate, in [0.5, 1).
+        small: Small models to try: encoders, or classifiers of the same labels.
+        corpus: More texts for the small models to learn from.
+        minutes: Time for all of it, on this machine; that of earlier calls for the same output counts.
+        max_stages: The most stages, the classifier included.
+        columns: Names of the columns, if they are not the usual ones; the cascade remembers them.
+        max_length: Maximum tokens per text; by default 128.
+        engine: "openvino", "onnxruntime", "torch" or "auto", as for `assemble`.
+        precision: "float32", "bfloat16" or "auto".
+        overwrite: Replace an existing output that was not made by such a call.
+
+    Returns:
+        All that was found; `cascades` tells if a cascade was saved.
+
+    Raises:
+        CascadeError: If the classifier, the texts or a limit cannot be used; the output is not changed.
+    """
+    output = Path(output)
+    _check_limits(minutes, max_stages, confidence_level)
+    inputs = {"MODEL": model, "--data": data, "--small": list(small), "--corpus": corpus}
+    check_roles({"--output": output, WORK: work_directory_path(output)}, inputs)
+    continued = work_directory_path(output).is_dir()
+    check_work_directory(output)
+    ensure_writable_directory(output, overwrite=overwrite or continued)
+    ensure_report_writable(output.with_suffix(".html"))
+    opened = _opened(
+        model, data, small, corpus, target, minutes, max_stages, columns, max_length, engine, precision,
+        lambda: work_directory(output),
+    )  # fmt: skip
+    with opened as job:
+        result = finish(job, search(job), target, confidence_level, named(columns), output)
+    return result
+
+
+def plan_build(
+    model: str | Path,
+    *,
+    data: DataSource | Sequence[DataSource],
+    target: Target = DEFAULT_TARGET,
+    small: Sequence[str | Path] = (),
+    corpus: DataSource | None = None,
+    minutes: float = 60.0,
+    columns: Columns | None = None,
+    max_length: int | None = None,
+    engine: str = "auto",
+    precision: str = "auto",
+) -> PlannedBuild:
+    """The candidates that `build` would try and the minutes that they would take; nothing is kept."""
+    _check_limits(minutes, 3, 0.95)
+    with (
+        tempfile.TemporaryDirectory() as temporary,
+        _opened(
+            model, data, small, corpus, target, minutes, 3, columns, max_length, engine, precision,
+            lambda: Path(temporary),
+        ) as job,
+    ):  # fmt: skip
+        return plan(job)
+
+
+def _check_limits(minutes: float, max_stages: int, confidence_level: float) -> None:
+    if not minutes > 0:
+        raise CascadeError(f"the minutes must be above 0, not {minutes:g}")
+    if max_stages < 2:
+        raise CascadeError(f"a cascade has two stages or more; --max-stages is {max_stages}")
+    if not 0.5 <= confidence_level < 1:
+        raise CascadeError(f"the confidence level must be in [0.5, 1) (such as 0.95), not {confidence_level}")
+
+
+@contextmanager
+def _opened(
+    model: str | Path,
+    data: DataSource | Sequence[DataSource],
+    small: Sequence[str | Path],
+    corpus: DataSource | None,
+    target: Target,
+    minutes: float,
+    max_stages: int,
+    columns: Columns | None,
+    max_length: int | None,
+    engine: str,
+    precision: str,
+    work: Callable[[], Path],
+) -> Iterator[Job]:
+    """The classifier and the texts, checked; `work` creates the work directory."""
+    engine, precision = resolve_engine(engine, precision)
+    sources = list(data) if isinstance(data, (list, tuple)) else [data]
+    with opened_classifiers([model]) as (source,), tempfile.TemporaryDirectory() as temporary:
+        weight_files(source)
+        names = config_label_names(read_config(source), source)
+        folders = {str(name): open_checkpoint(name, Path(temporary) / str(i)) for i, name in enumerate(small)}
+        for name, folder in folders.items():
+            check_stages([name, str(model)], [folder, source], num_labels=len(names))
+        examples = load_data(sources, names, columns=columns, labels=needs_labels(target))
+        parts = divide(examples, load_corpus(corpus, examples, columns))
+        texts = [Examples(parts.train, None), parts.tune, parts.certify, parts.report]
+        key = fingerprint(
+            checkpoint_fingerprint(source), [part.sha256() for part in texts], max_length, engine, precision
+        )
+        top = work()
+        folder = top / key
+        folder.mkdir(exist_ok=True)
+        copy = once(folder / "classifier", partial(copy_classifier, source))
+        files = StageFiles(display_name(str(model)), copy, tokenizer=source, model=source)
+        with show_paths_as({copy: str(model), source: str(model)}):
+            stage = load_checked(
+                files, parts.tune.texts, engine=engine, precision=precision, max_length=max_length
+            )
+            check_has_tokens(examples, [stage.tokenizer])
+            yield Job(folder, Progress(top, key), files, stage, folders, parts, target, minutes, max_stages)
+
+
+def finish(
+    job: Job,
+    searched: Searched,
+    target: Target,
+    confidence_level: float,
+    columns: ColumnNames | None,
+    output: Path,
+) -> BuildResult:
+    """Choose among the stages that were made, save, certify and measure the cascade, and write the output."""
+    progress, parts, made = job.progress, job.parts, searched.made
+    folders = [str(one.files.folder) for one in made]
+    key = fingerprint(folders, repr(target), job.max_stages, parts.tune.sha256())
+    chosen, certification, report = None, None, None
+    folder = job.work / f"cascade-{key}"
+    if len(made) > 1:
+        run = partial(choose, made, searched.arrays, target, job.max_stages)
+        chosen = progress.step(f"choose-{key}", run, ChosenCascade)
+    if chosen is not None and verdict(chosen, None, target)[0]:
+        stages = [one for one in made if one.candidate.name in chosen.stages]
+        provenance = {"made_by": "build", "rows": parts.counts, "target": repr(target)}
+        save = partial(save_cascade, stages, chosen, target, parts, provenance, columns, folder)
+        progress.step(f"save-{key}", lambda: save().path is not None, bool)
+        earlier = progress.count("certify-")
+        certify = partial(certify_cascade, folder, target, parts, confidence_level, earlier=earlier)
+        certification = progress.step(f"certify-{key}-{confidence_level:g}", certify, Certification)
+        run_report = partial(measure, Cascade.from_pretrained(folder), parts.report)
+        report = progress.step(f"measure-{key}-{confidence_level:g}", run_report, ReportMetrics)
+    pays, reasons = verdict(chosen, report, target)
+    pays = pays and report is not None
+    result = BuildResult(
+        cascades=pays,
+        reasons=tuple(reasons),
+        output=output,
+        model=job.files.name,
+        target=target,
+        parts=parts.counts,
+        notices=parts.notices,
+        candidates=searched.reports,
+        chosen=chosen,
+        certification=certification if pays else None,
+        report=report,
+        seconds=progress.seconds,
+    )
+    _publish(result, folder if pays else None, output)
+    return result
+
+
+def _publish(result: BuildResult, cascade: Path | None, output: Path) -> None:
+    """Replace the output by the cascade, if there is one, and the report."""
+    with atomic_directory(output, overwrite=True) as new:
+        if cascade is not None:
+            shutil.copytree(cascade, new, dirs_exist_ok=True)
+            save_curve(new / CURVE, result)
+        write_page(new / REPORT_FILE, result)

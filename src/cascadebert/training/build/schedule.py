@@ -1,0 +1,101 @@
+"""The time that the steps of a build take, estimated from measured speeds."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from cascadebert.training.build.candidates import HIDDEN_EPOCHS, Candidate, batch_size
+
+PASS_SHARE, HIDDEN_SHARE, FINISH_SHARE = 0.25, 0.4, 0.2  # of the minutes, of the pass, of the minutes
+MAX_HIDDEN_TOKENS = 500_000
+FINISH_TEXTS = 15_000  # that the classifier runs on after the last training: tuning, certifying, timing
+MIN_PASSES, MAX_PASSES, WANTED_STEPS, MIN_STEPS = 3.0, 10.0, 4000, 200
+TRAINING_EFFICIENCY = 0.35  # operations per second of training over those of prediction, until measured
+TRAINING_FACTOR = 3.0  # a forward and a backward pass over a forward pass
+STATIC_PASSES, STATIC_TEXTS_PER_SECOND = 10.0, 5000.0
+
+
+@dataclass(frozen=True)
+class Speeds:
+    """Speeds that estimates are made from."""
+
+    seconds: float  # of the classifier for a text
+    tokens: float  # mean, of a text
+    operations: float  # of the classifier per second
+    training: float | None = None  # operations per second of the last training; None before it
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """The size of the classifier's pass, and the time to leave for the end."""
+
+    texts: int  # of those to train on, that the classifier runs on
+    hidden_tokens: int  # whose hidden states are kept
+    pass_seconds: float
+    finish_seconds: float
+
+
+def make_schedule(minutes: float, texts: int, students: bool, speeds: Speeds) -> Schedule:
+    """The largest pass over the texts that takes a quarter of the time at most.
+
+    Hidden states are kept for up to 40 % of it, if there are students to learn them.
+    """
+    total = 60 * minutes
+    count = max(1, min(texts, int(PASS_SHARE * total / speeds.seconds)))
+    hidden = int(min(MAX_HIDDEN_TOKENS, HIDDEN_SHARE * count * speeds.tokens)) if students else 0
+    finish = min(FINISH_SHARE * total, FINISH_TEXTS * speeds.seconds)
+    return Schedule(count, hidden, count * speeds.seconds, finish)
+
+
+def wanted_passes(candidate: Candidate, texts: int) -> float:
+    """Passes over the texts that a candidate is trained for where there is time."""
+    if candidate.kind == "static":
+        return STATIC_PASSES
+    return min(MAX_PASSES, max(MIN_PASSES, WANTED_STEPS * batch_size(texts) / texts))
+
+
+def seconds_per_pass(candidate: Candidate, texts: int, speeds: Speeds) -> float:
+    """Estimated seconds of one pass of training over the texts."""
+    if not candidate.is_trained:
+        return 0.0
+    if candidate.kind == "static":
+        return texts / STATIC_TEXTS_PER_SECOND
+    rate = speeds.training or TRAINING_EFFICIENCY * speeds.operations
+    return TRAINING_FACTOR * candidate.operations(speeds.tokens) * texts / rate
+
+
+def seconds_to_make(candidate: Candidate, passes: float, schedule: Schedule, speeds: Speeds) -> float:
+    """Estimated seconds of a training, hidden states included."""
+    seconds = passes * seconds_per_pass(candidate, schedule.texts, speeds)
+    if candidate.kind == "student":
+        texts = int(schedule.hidden_tokens / speeds.tokens)
+        seconds += min(HIDDEN_EPOCHS, passes) * seconds_per_pass(candidate, texts, speeds)
+    return seconds
+
+
+def trained_operations(candidate: Candidate, passes: float, schedule: Schedule, speeds: Speeds) -> float:
+    """Operations of a training, to measure its speed by."""
+    one = Speeds(speeds.seconds, speeds.tokens, speeds.operations, training=1.0)
+    return seconds_to_make(candidate, passes, schedule, one)
+
+
+def affordable_passes(
+    candidate: Candidate, later: Sequence[Candidate], left: float, schedule: Schedule, speeds: Speeds
+) -> float | None:
+    """Passes that a candidate is trained for, given the seconds left for it and the later ones.
+
+    All get the same fraction of what they want, if there is too little time. None if that is too little to
+    learn anything from: 200 steps, or one pass.
+    """
+
+    def wanted(one: Candidate) -> float:
+        return seconds_to_make(one, wanted_passes(one, schedule.texts), schedule, speeds)
+
+    passes = wanted_passes(candidate, schedule.texts)
+    if not candidate.is_trained or not wanted(candidate):
+        return passes
+    total = sum(wanted(one) for one in (candidate, *later))
+    passes *= min(1.0, max(0.0, left) / total)
+    least = min(1.0, MIN_STEPS * batch_size(schedule.texts) / schedule.texts)
+    return passes if passes >= least else None

@@ -1,0 +1,259 @@
+"""Makes candidates, the cheapest first, as long as one can pay and there is time."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+
+from cascadebert.errors import StageError
+from cascadebert.inference.stage import Stage
+from cascadebert.thresholds.operating_point import Target
+from cascadebert.thresholds.stage_choice import CandidateStages
+from cascadebert.timing import interleaved
+from cascadebert.training.build.candidates import (
+    Candidate,
+    Lesson,
+    MadeFolders,
+    list_candidates,
+    make_candidate,
+    stage_files,
+)
+from cascadebert.training.build.choose import (
+    TIMED_TEXTS,
+    Made,
+    expected_seconds,
+    in_order,
+    least_seconds,
+    level_of,
+    timed_candidates,
+    tuning_logits,
+)
+from cascadebert.training.build.parts import Parts
+from cascadebert.training.build.progress import Progress
+from cascadebert.training.build.result import CandidateReport
+from cascadebert.training.build.schedule import (
+    Schedule,
+    Speeds,
+    affordable_passes,
+    make_schedule,
+    seconds_to_make,
+    trained_operations,
+    wanted_passes,
+)
+from cascadebert.training.build.teacher import run_teacher
+from cascadebert.training.stage_check import StageFiles, load_checked
+from cascadebert.training.trainer import log
+
+TIMED_ALONE = 96  # texts, to measure the classifier's speed
+PAYS = 0.9  # a candidate must be able to take the expected time below this fraction of itself
+MIN_TRAINING_SECONDS = 5.0  # to measure the speed of training by
+SEED = 1234
+
+
+@dataclass(frozen=True)
+class Job:
+    """The classifier, the texts and the limits of a build."""
+
+    work: Path  # of this classifier and these texts
+    progress: Progress
+    files: StageFiles  # of the classifier
+    classifier: Stage
+    small: dict[str, Path]  # folders of small models by the names that were given
+    parts: Parts
+    target: Target
+    minutes: float
+    max_stages: int
+
+
+@dataclass(frozen=True)
+class Searched:
+    """The stages that were made, from the fastest to the classifier, and reports on all candidates."""
+
+    made: tuple[Made, ...]
+    arrays: CandidateStages
+    reports: tuple[CandidateReport, ...]
+
+
+@dataclass(frozen=True)
+class PlannedCandidate:
+    """A candidate with its estimates before anything is made."""
+
+    candidate: Candidate
+    relative_cost: float  # its operations over the classifier's
+    minutes: float | None  # None: there is not enough time
+
+
+def measure_speeds(stage: Stage, parts: Parts) -> Speeds:
+    """Speeds of the classifier on some of the texts; raises StageError if its operations are not known."""
+    if stage.flops is None:
+        raise StageError(f"{stage.name}: its operations cannot be counted")
+    texts = [*parts.train[:TIMED_ALONE], *parts.tune.texts[:TIMED_ALONE]][:TIMED_ALONE]
+    tokens = stage.encode(texts)
+    seconds = min(interleaved([lambda: stage.logits(tokens)], repeats=2)[0]) / len(texts)
+    operations = float(stage.flops.cost_of(tokens.padded_lengths).mean())
+    return Speeds(seconds, float(tokens.lengths.mean()), operations / seconds)
+
+
+@dataclass(frozen=True)
+class PlannedBuild:
+    """What a build would do, and the minutes that it would take."""
+
+    parts: dict[str, int]  # texts by purpose
+    schedule: Schedule
+    candidates: tuple[PlannedCandidate, ...]
+
+
+def plan(job: Job) -> PlannedBuild:
+    """The schedule, and every candidate with its estimates; nothing is trained or written."""
+    speeds = measure_speeds(job.classifier, job.parts)
+    candidates = list_candidates(job.classifier, job.small)
+    schedule = _schedule(job, candidates, speeds)
+    left, planned = 60 * job.minutes - schedule.pass_seconds - schedule.finish_seconds, []
+    for i, candidate in enumerate(candidates):
+        passes, seconds = affordable_passes(candidate, candidates[i + 1 :], left, schedule, speeds), None
+        if passes is not None:
+            seconds = seconds_to_make(candidate, passes, schedule, speeds)
+            left -= seconds
+        share = candidate.operations(speeds.tokens) / (speeds.operations * speeds.seconds)
+        planned.append(PlannedCandidate(candidate, share, None if seconds is None else seconds / 60))
+    return PlannedBuild(job.parts.counts, schedule, tuple(planned))
+
+
+def _schedule(job: Job, candidates: Sequence[Candidate], speeds: Speeds) -> Schedule:
+    students = any(candidate.kind == "student" for candidate in candidates)
+    return make_schedule(job.minutes, len(job.parts.train), students, speeds)
+
+
+def search(job: Job) -> Searched:
+    """Make the candidates that can pay, as long as there is time."""
+    return _Search(job).run()
+
+
+class _Search:
+    def __init__(self, job: Job) -> None:
+        self._job = job
+        self._speeds = job.progress.step("speeds", lambda: measure_speeds(job.classifier, job.parts), Speeds)
+        self._candidates = list_candidates(job.classifier, job.small)
+        self._schedule = _schedule(job, self._candidates, self._speeds)
+        stage = job.classifier
+        assert stage.flops is not None
+        whole = Candidate(job.files.name, "classifier", stage.layers, stage.hidden, stage.flops)
+        self._made = [self._made_of(whole, job.files, stage)]
+        self._arrays = timed_candidates(self._made, job.parts.tune, texts=TIMED_TEXTS)
+        self._reasons: dict[str, str] = {}
+
+    def run(self) -> Searched:
+        job, lesson = self._job, self._lesson()
+        for i, candidate in enumerate(self._candidates):
+            reason = self._refusal(candidate) or self._make(candidate, lesson, self._candidates[i + 1 :])
+            if reason is not None:
+                log.info("%s: not made, %s", candidate.name, reason)
+                self._reasons[candidate.name] = reason
+        arrays = timed_candidates(self._made, job.parts.tune)
+        made, arrays = in_order(self._made, arrays)
+        reports = [self._report(one, i, arrays) for i, one in enumerate(made)]
+        missing = [
+            CandidateReport(one.name, "not made", self._reasons[one.name], one.layers, one.hidden)
+            for one in self._candidates
+            if one.name in self._reasons
+        ]
+        return Searched(tuple(made), arrays, (*reports[:-1], *missing, reports[-1]))
+
+    def _lesson(self) -> Lesson:
+        """The classifier's outputs for the texts to train on, made where they are missing."""
+        job, schedule = self._job, self._schedule
+        count = max(schedule.texts, job.progress.largest("pass-"))
+        texts, folder = job.parts.train[:count], job.work / "outputs"
+        run = partial(run_teacher, job.classifier, texts, hidden_tokens=schedule.hidden_tokens, folder=folder)
+        log.info("%s: its predictions for %s texts are what small models learn", job.files.name, f"{count:,}")
+        job.progress.step(f"pass-{count}", lambda: len(run().logits), int)
+        length = job.classifier.tokenizer.max_length
+        return Lesson(job.work, job.classifier, texts, run(), length, SEED)
+
+    def _refusal(self, candidate: Candidate) -> str | None:
+        """The reason not to make a candidate that could not pay even with the classifier's predictions."""
+        if self._job.progress.has(f"passes-{candidate.name}"):  # decided before
+            return None
+        job, speeds, arrays = self._job, self._speeds, self._arrays
+        share = candidate.operations(speeds.tokens) / (speeds.operations * speeds.seconds)
+        level = level_of(job.target)
+        now = expected_seconds(arrays, level, job.max_stages)
+        least = least_seconds(arrays, arrays.model_costs[-1] * share, level, job.max_stages)
+        if least <= PAYS * now:
+            return None
+        return (
+            f"it cannot pay: a text takes {1000 * now:.2f} ms now, and would take {1000 * least:.2f} if it "
+            "predicted as the classifier does"
+        )
+
+    def _make(self, candidate: Candidate, lesson: Lesson, later: Sequence[Candidate]) -> str | None:
+        """Make a candidate and take it into the choice; the reason if it cannot be made."""
+        job, progress, schedule, speeds = self._job, self._job.progress, self._schedule, self._speeds
+        left = 60 * job.minutes - progress.seconds - schedule.finish_seconds
+        passes = affordable_passes(candidate, later, left, schedule, speeds)
+        key, decided = f"made-{candidate.name}", f"passes-{candidate.name}"
+        if passes is None and not progress.has(decided):
+            wanted = seconds_to_make(candidate, wanted_passes(candidate, schedule.texts), schedule, speeds)
+            return f"it takes about {wanted / 60:.0f} minutes, and {max(left, 0) / 60:.0f} are left"
+        passes = progress.step(decided, lambda: float(passes or 0.0), float)
+        estimate = seconds_to_make(candidate, passes, schedule, speeds)
+        log.info("%s: %.1f passes, about %.1f minutes", candidate.name, passes, estimate / 60)
+        try:
+            made = progress.step(key, lambda: make_candidate(candidate, lesson, passes), MadeFolders)
+            files = stage_files(candidate, made, job.work)
+            stage = self._checked(files)
+        except StageError as error:
+            return str(error)
+        seconds = progress.seconds_of(key)
+        if candidate.kind in ("encoder", "student") and seconds > MIN_TRAINING_SECONDS:
+            done = trained_operations(candidate, passes, schedule, speeds)
+            self._speeds = replace(speeds, training=done / seconds)
+        self._made.insert(-1, self._made_of(candidate, files, stage))
+        self._made, self._arrays = in_order(
+            self._made, timed_candidates(self._made, job.parts.tune, texts=TIMED_TEXTS)
+        )
+        return None
+
+    def _checked(self, files: StageFiles) -> Stage:
+        """A stage on the classifier's engine, with its order of labels."""
+        last = self._job.classifier
+        stage = load_checked(
+            files,
+            self._job.parts.tune.texts,
+            engine=last.engine.name,
+            precision=last.engine.precision,
+            max_length=last.tokenizer.max_length,
+        )
+        return stage.with_labels(last.label_names)
+
+    def _made_of(self, candidate: Candidate, files: StageFiles, stage: Stage) -> Made:
+        return Made(candidate, files, stage, tuning_logits(stage, self._job.parts.tune, self._job.work))
+
+    def _report(self, one: Made, index: int, arrays: CandidateStages) -> CandidateReport:
+        """The report on a stage that was made, or on the classifier."""
+        predictions, labels = arrays.probabilities.argmax(axis=2), arrays.labels
+        seconds = float((arrays.model_costs + arrays.tokenizing_costs)[index].mean())
+        last = index == len(arrays.probabilities) - 1
+        agreement = float((predictions[index] == predictions[-1]).mean())
+        return CandidateReport(
+            name=one.candidate.name,
+            state="the classifier" if last else "made",
+            reason="" if last else _made_reason(one.candidate),
+            layers=one.stage.layers,
+            hidden=one.stage.hidden,
+            texts_per_second=1 / seconds,
+            relative_cost=seconds / arrays.last_stage_cost,
+            agreement=agreement,
+            accuracy=None if labels is None else float((predictions[index] == labels).mean()),
+            seconds=None if last else self._job.progress.seconds_of(f"made-{one.candidate.name}"),
+        )
+
+
+def _made_reason(candidate: Candidate) -> str:
+    if candidate.kind == "classifier":
+        return "used as it is: a classifier of the same labels"
+    if candidate.kind == "student":
+        return "learned the classifier's hidden states and logits"
+    return "learned the classifier's logits"
