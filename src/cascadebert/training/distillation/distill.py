@@ -38,6 +38,7 @@ from cascadebert.training.distillation.token_store import tokenize_corpus
 from cascadebert.training.distillation.trainer import (
     DistillationObjective,
     HiddenStateObjective,
+    running_teacher,
     train_students,
 )
 from cascadebert.training.tokenizer_files import check_tokenizer, copy_tokenizer
@@ -144,7 +145,16 @@ def distill(
     ]
     recipe = {**asdict(config), "bf16": use_bf16(config.bf16)}
     key = fingerprint(key, recipe, [asdict(size) for size in sizes], objective.name)
-    result = train_students(teacher, students, passages, config, objective, folder=work / f"students-{key}")
+    result = train_students(
+        teacher,
+        students,
+        passages,
+        config,
+        objective,
+        running_teacher(teacher, objective, bf16=config.bf16),
+        folder=work / f"students-{key}",
+        description=f"distilling, {len(students)} at once" if len(students) > 1 else "distilling",
+    )
     facts |= {"corpus": text, "result": result, "config": config, "objective": objective.name}
     facts["fingerprint"] = checkpoint_fingerprint(source)
     facts["precision"] = "bfloat16" if recipe["bf16"] else "float32"

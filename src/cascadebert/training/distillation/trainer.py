@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterable, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
@@ -24,6 +25,10 @@ with extra("train"):
     from torch import Tensor, nn
     from torch.nn import functional
     from transformers import PreTrainedModel
+
+
+Features = Callable[[Ints, Inputs], Tensor]
+"""The teacher's features of the passages at (rows,) positions, which are given as padded inputs too."""
 
 
 class DistillationObjective(Protocol):
@@ -131,35 +136,47 @@ class DistillationResult:
     tokens_per_second: float | None  # of this call; None if nothing was left to train
 
 
+def running_teacher(
+    teacher: PreTrainedModel, objective: DistillationObjective, *, bf16: bool | None
+) -> Features:
+    """The features of a copy of the teacher, which runs on every batch."""
+    frozen = deepcopy(teacher).eval().requires_grad_(False)
+    nn.Module.to(frozen, _device(), torch.bfloat16 if use_bf16(bf16) else torch.float32)
+    return lambda positions, inputs: objective.features(frozen, inputs)
+
+
 def train_students(
     teacher: PreTrainedModel,
     students: Sequence[PreTrainedModel],
     passages: TokenizedTexts,
     config: DistillConfig,
     objective: DistillationObjective,
+    features: Features,
     *,
     folder: Path,
+    description: str,
+    epochs: float = 1.0,
 ) -> DistillationResult:
-    """Train the students in place, with checkpoints in `folder`; the teacher runs once per batch."""
+    """Train the students in place on the teacher's `features`, with checkpoints in `folder`.
+
+    `epochs` is the number of passes over the passages if the configuration does not limit the tokens.
+    """
     lengths, token_types = passages.lengths, takes_token_types(teacher)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    frozen = deepcopy(teacher).eval().requires_grad_(False)
-    nn.Module.to(frozen, device, torch.bfloat16 if use_bf16(config.bf16) else torch.float32)
     module = Students(teacher, students, objective, seed=config.seed)
 
     def collate(positions: Ints) -> Inputs:
         return padded_inputs(passages, positions, token_types)
 
-    def losses(module: nn.Module, inputs: Inputs) -> Tensor:
+    def losses(module: nn.Module, inputs: Inputs, positions: Ints) -> Tensor:
         with torch.no_grad():
-            features = objective.features(frozen, inputs)
-        result: Tensor = module(teacher_features=features, **inputs)
+            targets = features(positions, inputs)
+        result: Tensor = module(teacher_features=targets, **inputs)
         return result
 
     for student in students:
         use_eager_attention(student)
     train, held_out = split_held_out(lengths, seed=config.seed)
-    budget, tokens = config.batch_tokens, config.max_tokens or int(lengths[train].sum())
+    budget, tokens = config.batch_tokens, config.max_tokens or round(epochs * int(lengths[train].sum()))
     batches = token_batches(lengths, train, budget=budget, tokens=tokens, seed=config.seed)
     amounts = np.array([int(lengths[batch].sum()) for batch in batches])
     start = now()
@@ -168,29 +185,33 @@ def train_students(
         batches,
         config,
         collate,
-        lambda module, inputs, step: losses(module, inputs).sum(),
+        lambda module, inputs, step: losses(module, inputs, batches[step]).sum(),
         folder=folder,
-        description=f"distilling, {len(students)} at once" if len(students) > 1 else "distilling",
+        description=description,
         amounts=amounts,
         clipped=[nn.ModuleList(pair) for pair in zip(module.students, module.projections, strict=True)],
     )
     speed = done / (now() - start) if done else None
-    module.to(device)
+    module.to(_device())
     tests = token_batches(lengths, held_out, budget=budget, tokens=int(lengths[held_out].sum()), seed=0)
-    held_out_losses = _mean_losses(lambda inputs: losses(module, inputs), map(collate, tests), device)
+    held_out_losses = _mean_losses(functools.partial(losses, module), tests, collate)
     module.to("cpu")
     return DistillationResult(held_out_losses, int(amounts.sum()), padding_fraction(lengths, batches), speed)
 
 
 @torch.no_grad()
 def _mean_losses(
-    losses: Callable[[Inputs], Tensor], batches: Iterable[Inputs], device: torch.device
+    losses: Callable[[Inputs, Ints], Tensor], batches: Iterable[Ints], collate: Callable[[Ints], Inputs]
 ) -> tuple[float, ...]:
     """The loss of each student in float32, averaged over all tokens of the batches."""
-    total, count = torch.zeros((), device=device), 0
-    for batch in batches:
-        inputs = {name: tensor.to(device) for name, tensor in batch.items()}
+    total, count = torch.zeros((), device=_device()), 0
+    for positions in batches:
+        inputs = {name: tensor.to(_device()) for name, tensor in collate(positions).items()}
         tokens = int(inputs["attention_mask"].sum())
-        total = total + losses(inputs) * tokens
+        total = total + losses(inputs, positions) * tokens
         count += tokens
     return tuple(float(loss) for loss in total / count)
+
+
+def _device() -> torch.device:
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
