@@ -83,9 +83,7 @@ def divide(name: str, task: Task, data: Path) -> tuple[Examples, tuple[str, ...]
         groups, sentences = table["group"].to_numpy(), table["is_sentence"].to_numpy(zero_copy_only=False)
         order = order[sentences[order]]
     traffic = np.sort(order[: task.traffic])
-    rest = np.flatnonzero(
-        ~np.isin(groups, groups[traffic]) & ~np.isin(rows.hashes(), rows.hashes()[traffic])
-    )
+    rest = np.flatnonzero(~np.isin(groups, groups[traffic]) & ~np.isin(rows.hashes(), rows.hashes()[traffic]))
     folder = BUILD / name
     folder.mkdir(parents=True, exist_ok=True)
     columns = [column for column in table.column_names if column not in ("group", "is_sentence")]

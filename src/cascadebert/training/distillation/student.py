@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from cascadebert.errors import StageError, extra
+from cascadebert.errors import StageError, extra, reason
 from cascadebert.inference.engines.torch import POOLER, layer_lists, quiet_transformers
 
 with extra("train"):
@@ -23,6 +23,9 @@ with extra("train"):
 SCALED_SIZES = (
     "num_attention_heads num_key_value_heads intermediate_size hidden_dim pooler_hidden_size".split()
 )
+
+# lists with an entry per layer, in configurations that have them
+LAYER_LISTS = ("layer_types", "attention_window")
 
 
 @dataclass(frozen=True)
@@ -124,7 +127,8 @@ def check_size(config: PreTrainedConfig, size: StudentSize) -> None:
         raise StageError(
             f"the large model has {depth} layers; --num-layers must be 1 to {depth}, not {size.layers}"
         )
-    head, hidden = width // config.num_attention_heads, size.hidden
+    heads = getattr(config, "num_attention_heads", width)  # FNet has none
+    head, hidden = width // heads, size.hidden
     if not head <= hidden <= width or hidden % head:
         raise StageError(
             f"the large model is {width} wide with heads of {head}; --hidden-size must be a multiple of "
@@ -143,8 +147,10 @@ def check_size(config: PreTrainedConfig, size: StudentSize) -> None:
     try:
         with quiet_transformers(), torch.device("meta"):
             AutoModel.from_config(_student_config(config, size, spread_layers(depth, size.layers)))
-    except (ValueError, KeyError, RuntimeError, AttributeError) as error:
-        raise StageError(f"no {config.model_type} model can be made at {size.name} ({error})") from error
+    except Exception as error:  # what a model's own code raises for a configuration that it cannot have
+        raise StageError(
+            f"no {config.model_type} model can be made at {size.name} ({reason(error)})"
+        ) from error
 
 
 def _student_config(config: PreTrainedConfig, size: StudentSize, layers: Sequence[int]) -> PreTrainedConfig:
@@ -157,8 +163,9 @@ def _student_config(config: PreTrainedConfig, size: StudentSize, layers: Sequenc
     if hasattr(config, "embedding_size"):
         separate = config.embedding_size != width
         sizes["embedding_size"] = size.embedding or (config.embedding_size if separate else hidden)
-    if getattr(config, "layer_types", None) is not None:
-        sizes["layer_types"] = [config.layer_types[i] for i in layers]
+    for name in LAYER_LISTS:
+        if isinstance(entries := getattr(config, name, None), list):
+            sizes[name] = [entries[i] for i in layers]
     named = {config.attribute_map.get(name, name): value for name, value in sizes.items()}
     return type(config).from_dict({**config.to_dict(), **named})
 
