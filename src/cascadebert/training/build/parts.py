@@ -109,7 +109,7 @@ def divide(examples: Examples, corpus: Examples | None) -> Parts:
     notices += _notice(len(corpus) - len(new), "texts of the corpus were dropped: repeated, or in the data")
     new = new[np.argsort(found[new], kind="stable")]
     more = [corpus.texts[i] for i in new.tolist()]
-    return Parts([*train, *more], corpus=len(more), notices=notices, **parts)  # type: ignore[list-item]
+    return Parts([*train, *more], corpus=len(more), notices=notices, **parts)
 
 
 def _first_of_each(hashes: Hashes) -> Ints:
