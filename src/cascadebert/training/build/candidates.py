@@ -84,16 +84,17 @@ class Lesson:
 
 
 def list_candidates(classifier: Stage, small: Mapping[str, Path]) -> list[Candidate]:
-    """The static stage, the small models and the students of a classifier, by operations of 32 tokens.
+    """The static stage, the small models and the students of a classifier, each kind from small to large.
 
-    `small` holds folders by name. Raises StageError if one cannot be a stage.
+    `small` holds folders by name; a complete model is more likely to pay than a student of an hour. Raises
+    StageError if one cannot be a stage.
     """
     assert classifier.flops is not None
     labels = len(classifier.label_names)
     static = Candidate("static", "static", 0, 0, Flops(2.0 * labels, 2.0 * (labels + 1), 0.0))
     given = [_given(name, path, classifier) for name, path in small.items()]
     students = [_student(size, classifier) for size in student_sizes(classifier)]
-    return sorted([static, *given, *students], key=lambda candidate: candidate.operations(32))
+    return [static, *sorted(given, key=lambda candidate: candidate.operations(32)), *students]
 
 
 def student_sizes(classifier: Stage) -> list[StudentSize]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 from cascadebert.training.build.candidates import HIDDEN_EPOCHS, Candidate, batch_size
@@ -81,21 +80,17 @@ def trained_operations(candidate: Candidate, passes: float, schedule: Schedule, 
 
 
 def affordable_passes(
-    candidate: Candidate, later: Sequence[Candidate], left: float, schedule: Schedule, speeds: Speeds
+    candidate: Candidate, left: float, schedule: Schedule, speeds: Speeds, *, is_last: bool
 ) -> float | None:
-    """Passes that a candidate is trained for, given the seconds left for it and the later ones.
+    """Passes that a candidate is trained for: as many as it wants, in half of the seconds that are left.
 
-    All get the same fraction of what they want, if there is too little time. None if that is too little to
-    learn anything from: 200 steps, or one pass.
+    The last candidate may take all of them. None if that is too little to learn anything from: 200 steps, or
+    one pass.
     """
-
-    def wanted(one: Candidate) -> float:
-        return seconds_to_make(one, wanted_passes(one, schedule.texts), schedule, speeds)
-
     passes = wanted_passes(candidate, schedule.texts)
-    if not candidate.is_trained or not wanted(candidate):
+    wanted = seconds_to_make(candidate, passes, schedule, speeds)
+    if not wanted:
         return passes
-    total = sum(wanted(one) for one in (candidate, *later))
-    passes *= min(1.0, max(0.0, left) / total)
+    passes *= min(1.0, max(0.0, left if is_last else left / 2) / wanted)
     least = min(1.0, MIN_STEPS * batch_size(schedule.texts) / schedule.texts)
     return passes if passes >= least else None

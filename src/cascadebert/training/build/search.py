@@ -112,7 +112,8 @@ def plan(job: Job) -> PlannedBuild:
     schedule = _schedule(job, candidates, speeds)
     left, planned = 60 * job.minutes - schedule.pass_seconds - schedule.finish_seconds, []
     for i, candidate in enumerate(candidates):
-        passes, seconds = affordable_passes(candidate, candidates[i + 1 :], left, schedule, speeds), None
+        is_last, seconds = i == len(candidates) - 1, None
+        passes = affordable_passes(candidate, left, schedule, speeds, is_last=is_last)
         if passes is not None:
             seconds = seconds_to_make(candidate, passes, schedule, speeds)
             left -= seconds
@@ -146,8 +147,8 @@ class _Search:
 
     def run(self) -> Searched:
         job, lesson = self._job, self._lesson()
-        for i, candidate in enumerate(self._candidates):
-            reason = self._refusal(candidate) or self._make(candidate, lesson, self._candidates[i + 1 :])
+        for candidate in self._candidates:
+            reason = self._refusal(candidate) or self._make(candidate, lesson)
             if reason is not None:
                 log.info("%s: not made, %s", candidate.name, reason)
                 self._reasons[candidate.name] = reason
@@ -188,11 +189,12 @@ class _Search:
             "predicted as the classifier does"
         )
 
-    def _make(self, candidate: Candidate, lesson: Lesson, later: Sequence[Candidate]) -> str | None:
+    def _make(self, candidate: Candidate, lesson: Lesson) -> str | None:
         """Make a candidate and take it into the choice; the reason if it cannot be made."""
         job, progress, schedule, speeds = self._job, self._job.progress, self._schedule, self._speeds
         left = 60 * job.minutes - progress.seconds - schedule.finish_seconds
-        passes = affordable_passes(candidate, later, left, schedule, speeds)
+        is_last = candidate is self._candidates[-1]
+        passes = affordable_passes(candidate, left, schedule, speeds, is_last=is_last)
         key, decided = f"made-{candidate.name}", f"passes-{candidate.name}"
         if passes is None and not progress.has(decided):
             wanted = seconds_to_make(candidate, wanted_passes(candidate, schedule.texts), schedule, speeds)
