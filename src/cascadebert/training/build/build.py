@@ -169,10 +169,9 @@ def _opened(
             check_stages([name, str(model)], [folder, source], num_labels=len(names))
         examples = load_data(sources, names, columns=columns, labels=needs_labels(target))
         parts = divide(examples, load_corpus(corpus, examples, columns))
-        texts = [Examples(parts.train, None), parts.tune, parts.certify, parts.report]
-        key = fingerprint(
-            checkpoint_fingerprint(source), [part.sha256() for part in texts], max_length, engine, precision
-        )
+        texts = (parts.train, parts.tune.texts, parts.certify.texts, parts.report.texts)
+        hashes = [Examples(part, None).sha256() for part in texts]
+        key = fingerprint(checkpoint_fingerprint(source), hashes, max_length, engine, precision)
         top = work()
         folder = top / key
         folder.mkdir(exist_ok=True)
