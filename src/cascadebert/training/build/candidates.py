@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Mapping
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 
 from cascadebert.data.labels import same_labels
-from cascadebert.errors import StageError, extra
+from cascadebert.errors import StageError
 from cascadebert.inference.engines.static import MODEL_TYPE
 from cascadebert.inference.stage import Stage
 from cascadebert.persistence.checkpoint_config import config_int, config_label_names, read_config
@@ -27,16 +28,13 @@ from cascadebert.training.checkpoints import (
     weight_files,
 )
 from cascadebert.training.config import DistillConfig, FitConfig
-from cascadebert.training.distillation.student import StudentSize, check_size
+from cascadebert.training.distillation.student import StudentSize, check_size, open_encoder
 from cascadebert.training.losses import NO_LABEL
 from cascadebert.training.stage_check import StageFiles
 from cascadebert.training.stage_limits import write_limits
 from cascadebert.training.static_model import create_static_checkpoint
 from cascadebert.training.train_stage import TrainingData, train_stage
 from cascadebert.types import Flops, Texts
-
-with extra("train"):
-    from transformers import AutoConfig
 
 Kind = Literal["static", "classifier", "encoder", "student"]
 DEPTHS = (1 / 12, 1 / 6, 1 / 4, 1 / 2)  # of the classifier's layers
@@ -55,6 +53,12 @@ class Candidate:
     hidden: int
     flops: Flops
     source: Path | None = None  # of a classifier or an encoder
+    fault: str | None = None  # the reason why it cannot be made
+
+    @cached_property
+    def key(self) -> str:
+        """Identifies the model, whatever its name, among the candidates for one classifier."""
+        return self.name if self.source is None else checkpoint_fingerprint(self.source)
 
     @property
     def size(self) -> StudentSize:
@@ -92,32 +96,50 @@ def list_candidates(classifier: Stage, small: Mapping[str, Path]) -> list[Candid
     assert classifier.flops is not None
     labels = len(classifier.label_names)
     static = Candidate("static", "static", 0, 0, Flops(2.0 * labels, 2.0 * (labels + 1), 0.0))
-    given = [_given(name, path, classifier) for name, path in small.items()]
-    students = [_student(size, classifier) for size in student_sizes(classifier)]
-    return [static, *sorted(given, key=lambda candidate: candidate.operations(32)), *students]
+    students = _students(classifier)
+    taken = [one.name for one in (static, *students)] + [classifier.name]
+    names = _distinct_names(list(small), taken)
+    given = [_given(name, path, classifier) for name, path in zip(names, small.values(), strict=True)]
+    distinct = {candidate.key: candidate for candidate in given}.values()
+    return [static, *sorted(distinct, key=lambda candidate: candidate.operations(32)), *students]
+
+
+def _distinct_names(names: Sequence[str], taken: Sequence[str]) -> list[str]:
+    """Display names of models; whole paths where these are not distinct."""
+    shown = Counter([*map(display_name, names), *taken])
+    return [
+        str(Path(name).absolute()) if shown[display_name(name)] > 1 and Path(name).is_dir() else display_name(name)
+        for name in names
+    ]
 
 
 def student_sizes(classifier: Stage) -> list[StudentSize]:
-    """Depths of students at the classifier's width.
-
-    Empty if it is of a family that students cannot be made of.
-    """
-    depth, sizes = classifier.layers, list[StudentSize]()
-    config = AutoConfig.from_pretrained(classifier.path, local_files_only=True)
-    for layers in sorted({max(1, round(depth * fraction)) for fraction in DEPTHS}):
-        if layers < depth:
-            with suppress(StageError):
-                check_size(config, StudentSize(layers, classifier.hidden))
-                sizes.append(StudentSize(layers, classifier.hidden))
-    return sizes
+    """Depths of students at the classifier's width."""
+    depth = classifier.layers
+    depths = sorted({max(1, round(depth * fraction)) for fraction in DEPTHS})
+    return [StudentSize(layers, classifier.hidden) for layers in depths if layers < depth]
 
 
-def _student(size: StudentSize, classifier: Stage) -> Candidate:
+def _students(classifier: Stage) -> list[Candidate]:
+    """The students; of some families none can be made."""
+    return [_student(size, classifier, _fault(size, classifier)) for size in student_sizes(classifier)]
+
+
+def _fault(size: StudentSize, classifier: Stage) -> str | None:
+    """The reason why a student cannot be made."""
+    try:
+        check_size(open_encoder(classifier.path).config, size)
+    except StageError as error:
+        return str(error)
+    return None
+
+
+def _student(size: StudentSize, classifier: Stage, fault: str | None) -> Candidate:
     whole = classifier.flops
     assert whole is not None
     share = size.layers / classifier.layers
     flops = Flops(whole.row * share, whole.token * share, whole.pair * share)
-    return Candidate(f"student {size.name}", "student", size.layers, size.hidden, flops)
+    return Candidate(f"student {size.name}", "student", size.layers, size.hidden, flops, fault=fault)
 
 
 def _given(name: str, path: Path, classifier: Stage) -> Candidate:
@@ -135,7 +157,7 @@ def _given(name: str, path: Path, classifier: Stage) -> Candidate:
         kind = "classifier"
     flops = count_flops(path) if kind == "classifier" else count_flops(path, num_labels=2)
     layers, hidden = (config_int(config, key, path) for key in ("num_hidden_layers", "hidden_size"))
-    return Candidate(display_name(name), kind, layers, hidden, flops, path)
+    return Candidate(name, kind, layers, hidden, flops, path)
 
 
 @dataclass(frozen=True)
@@ -207,7 +229,7 @@ def _source(candidate: Candidate, lesson: Lesson, passes: float) -> Path:
             lesson.classifier.path,
             candidate.size,
             lesson.outputs,
-            epochs=min(HIDDEN_EPOCHS, passes),
+            epochs=min(HIDDEN_EPOCHS, passes) if len(lesson.outputs.tokens) > 1 else 0.0,
             config=config,
             work=lesson.work,
             description=f"{candidate.name}, hidden states",

@@ -10,7 +10,7 @@ import numpy as np
 
 from cascadebert.atomic import atomic_file
 from cascadebert.data.dataset import Examples
-from cascadebert.evaluation.cost_model import measure_latency
+from cascadebert.evaluation.cost_model import LatencyModel, measure_latency
 from cascadebert.evaluation.evaluate import scaled_probabilities
 from cascadebert.inference.cascade import Cascade
 from cascadebert.inference.stage import Stage
@@ -58,17 +58,19 @@ def tuning_logits(stage: Stage, tune: Examples, work: Path) -> Logits:
     return found
 
 
-def timed_candidates(made: Sequence[Made], tune: Examples, *, texts: int | None = None) -> CandidateStages:
-    """Outputs and costs of the stages on the tuning set, the classifier last and the others by their cost.
+def time_stages(made: Sequence[Made], tune: Examples, *, texts: int | None = None) -> LatencyModel:
+    """The latency of the stages, timed in turn on `texts` of the tuning set or on up to 1,024."""
+    stages = tuple(one.stage for one in made)
+    sample = np.linspace(0, len(tune) - 1, min(len(tune), texts or len(tune))).astype(np.int64)
+    some = [tune.texts[i] for i in sample.tolist()]
+    return measure_latency(stages, some, [stage.encode(some) for stage in stages])
 
-    All are timed in turn, on `texts` of the tuning set or on up to 1,024.
-    """
+
+def candidate_stages(made: Sequence[Made], tune: Examples, latency: LatencyModel) -> CandidateStages:
+    """Outputs and costs of the stages on the tuning set, in their order, the classifier last."""
     stages = tuple(one.stage for one in made)
     cascade = Cascade(stages, (1.0,) * len(stages), OperatingPoint((1.0,) * (len(stages) - 1)))
     encoded = cascade.encode(tune.texts)
-    sample = np.linspace(0, len(tune) - 1, min(len(tune), texts or len(tune))).astype(np.int64)
-    some = [tune.texts[i] for i in sample.tolist()]
-    latency = measure_latency(stages, some, cascade.encode(some))
     labels = None if tune.labels is None else tune.label_ids(cascade.label_names)
     cached = CachedOutputs(np.stack([one.logits for one in made]), encoded, labels, latency)
     probabilities = scaled_probabilities(recalibrate(cascade, cached), cached.logits)
@@ -102,15 +104,27 @@ def expected_seconds(candidates: CandidateStages, level: float, max_stages: int)
     return min(alone, alone / choice.selection.speedup)
 
 
-def least_seconds(candidates: CandidateStages, model_seconds: Floats, level: float, max_stages: int) -> float:
+def least_seconds(
+    candidates: CandidateStages,
+    model_seconds: Floats,
+    level: float,
+    max_stages: int,
+    *,
+    same_tokenizer: bool = True,
+) -> float:
     """A lower bound of `expected_seconds` with a further candidate.
 
     It is the time of a cascade that ends in a stage with the classifier's predictions and the (n,) seconds of
-    the candidate: the candidate cannot do better than predict as the classifier does.
+    the candidate: the candidate cannot do better than predict as the classifier does. Unless it has the
+    classifier's tokenizer, its tokens are taken to cost nothing.
     """
-    costs = candidates.model_costs.copy()
+    costs, tokenizing = candidates.model_costs.copy(), candidates.tokenizing_costs.copy()
     costs[-1] = model_seconds
-    return expected_seconds(replace(candidates, model_costs=costs), level, max_stages)
+    tokenizing[-1] *= same_tokenizer
+    further = replace(candidates, model_costs=costs, tokenizing_costs=tokenizing)
+    return min(
+        expected_seconds(candidates, level, max_stages), expected_seconds(further, level, max_stages)
+    )
 
 
 def choose(

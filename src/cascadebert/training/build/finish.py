@@ -23,13 +23,17 @@ from cascadebert.thresholds.operating_point import Guarantee, Target
 from cascadebert.thresholds.select import exit_stages
 from cascadebert.training.assemble import BuildConfig, build_cascade
 from cascadebert.training.build.choose import Made
-from cascadebert.training.build.parts import Parts, join
+from cascadebert.training.build.parts import EVALUATED, Parts, join
 from cascadebert.training.build.result import Certification, ChosenCascade, ReportMetrics
-from cascadebert.tuning.certify import certify_folder
+from cascadebert.tuning.certify import CertificationFailed, certify_folder
 
 TIMED_TEXTS = 512
 FIRST_SHARE, LATER_SHARE = 0.8, 0.2  # of the allowed risk, for the first certificate and those after it
 MIN_GAIN = 1.1
+NO_SAMPLE = " cannot be certified from any number of texts: give a limit that leaves room for a difference"
+CERTIFYING = (
+    f"Of the texts given to a build {100 * EVALUATED['certify'][0]:g} % certify, {EVALUATED['certify'][1]:,} at most."
+)
 SPEEDUP_REASON = "a speed-up is not a statement about predictions: give --min-agreement to have one certified"
 
 
@@ -66,12 +70,15 @@ def certify_cascade(
 ) -> Certification:
     """Certify the target of a saved cascade, and store the certificate in its folder.
 
-    `earlier` certificates were issued from the same texts: this one has a part of the allowed risk that
-    leaves all of them together within it.
+    `earlier` calls have read these texts for a certificate: this one has a part of the allowed risk that
+    leaves all of them together within it. Where no point is certified, but the texts were read, the result
+    has a bound.
     """
     n = len(parts.certify)
     if target.name == "speedup":
         return Certification(None, confidence_level, n, None, SPEEDUP_REASON)
+    if not 0 < target.value < 1:
+        return Certification(None, confidence_level, n, None, f"{target.option} {target.value:g}{NO_SAMPLE}")
     delta = (1 - confidence_level) * FIRST_SHARE * LATER_SHARE**earlier
     try:
         guarantee = Guarantee(target.name, target.value)  # type: ignore[arg-type]
@@ -82,8 +89,10 @@ def certify_cascade(
             confidence_level=1 - delta,
             cost_unit="measured",
         )
+    except CertificationFailed as error:
+        return Certification(None, confidence_level, n, error.results[0].bound, f"{error} {CERTIFYING}")
     except CascadeError as error:
-        return Certification(None, confidence_level, n, None, str(error))
+        return Certification(None, confidence_level, n, None, f"{error} {CERTIFYING}")
     assert tuned.point.certificate is not None
     result = tuned.point.certificate.guarantees[0]
     return Certification(result.guarantee.description, confidence_level, result.n, result.bound, None)

@@ -27,11 +27,18 @@ class Progress:
         """Read what is there. Raises CascadeError if the file is damaged."""
         self._file, self._prefix = work / FILE, prefix
         self._steps: dict[str, dict[str, Any]] = {}
+        self._start = now()
         if self._file.is_file():
             try:
                 self._steps = dict(json.loads(self._file.read_text("utf-8")))
             except ValueError as error:
                 raise self._damaged(error) from error
+        self._earlier = self.seconds
+
+    @property
+    def elapsed(self) -> float:
+        """Seconds since this object was made, and those that the steps finished before then took."""
+        return self._earlier + now() - self._start
 
     @property
     def seconds(self) -> float:
@@ -50,9 +57,9 @@ class Progress:
         """The largest number that the key of a finished step of a kind ends in; 0 if there is none."""
         return max((int(key.removeprefix(kind)) for key in self._own() if key.startswith(kind)), default=0)
 
-    def count(self, kind: str) -> int:
-        """Number of finished steps of a kind, those of other classifiers and texts included."""
-        return sum(f"/{kind}" in key for key in self._steps)
+    def results(self, kind: str) -> list[Any]:
+        """Plain results of the finished steps of a kind, those of other classifiers and texts included."""
+        return [step["result"] for key, step in self._steps.items() if f"/{kind}" in key]
 
     def step(self, key: str, make: Callable[[], ResultT], kind: type[ResultT]) -> ResultT:
         """The result of a step: as it was found before, or made and stored now."""

@@ -91,6 +91,14 @@ def affordable_passes(
     wanted = seconds_to_make(candidate, passes, schedule, speeds)
     if not wanted:
         return passes
-    passes *= min(1.0, max(0.0, left if is_last else left / 2) / wanted)
+    passes = min(passes, _passes_in(left if is_last else left / 2, candidate, schedule, speeds))
     least = min(1.0, MIN_STEPS * batch_size(schedule.texts) / schedule.texts)
     return passes if passes >= least else None
+
+
+def _passes_in(seconds: float, candidate: Candidate, schedule: Schedule, speeds: Speeds) -> float:
+    """The passes of training that take so many seconds; those over hidden states end first."""
+    all_hidden = seconds_to_make(candidate, HIDDEN_EPOCHS, schedule, speeds)
+    if seconds <= all_hidden:
+        return HIDDEN_EPOCHS * max(0.0, seconds) / all_hidden
+    return HIDDEN_EPOCHS + (seconds - all_hidden) / seconds_per_pass(candidate, schedule.texts, speeds)

@@ -8,6 +8,8 @@ from functools import partial
 from pathlib import Path
 
 from cascadebert.errors import StageError
+from cascadebert.evaluation.cost_model import LatencyModel
+from cascadebert.evaluation.templates import duration
 from cascadebert.inference.stage import Stage
 from cascadebert.thresholds.operating_point import Target
 from cascadebert.thresholds.stage_choice import CandidateStages
@@ -23,11 +25,12 @@ from cascadebert.training.build.candidates import (
 from cascadebert.training.build.choose import (
     TIMED_TEXTS,
     Made,
+    candidate_stages,
     expected_seconds,
     in_order,
     least_seconds,
     level_of,
-    timed_candidates,
+    time_stages,
     tuning_logits,
 )
 from cascadebert.training.build.parts import Parts
@@ -42,9 +45,11 @@ from cascadebert.training.build.schedule import (
     trained_operations,
     wanted_passes,
 )
-from cascadebert.training.build.teacher import run_teacher
+from cascadebert.training.build.teacher import TeacherOutputs, run_teacher
+from cascadebert.training.checkpoints import fingerprint
 from cascadebert.training.stage_check import StageFiles, load_checked
 from cascadebert.training.trainer import log
+from cascadebert.types import Texts
 
 TIMED_ALONE = 96  # texts, to measure the classifier's speed
 PAYS = 0.9  # a candidate must be able to take the expected time below this fraction of itself
@@ -108,7 +113,7 @@ class PlannedBuild:
 def plan(job: Job) -> PlannedBuild:
     """The schedule, and every candidate with its estimates; nothing is trained or written."""
     speeds = measure_speeds(job.classifier, job.parts)
-    candidates = list_candidates(job.classifier, job.small)
+    candidates = [one for one in list_candidates(job.classifier, job.small) if one.fault is None]
     schedule = _schedule(job, candidates, speeds)
     left, planned = 60 * job.minutes - schedule.pass_seconds - schedule.finish_seconds, []
     for i, candidate in enumerate(candidates):
@@ -123,7 +128,7 @@ def plan(job: Job) -> PlannedBuild:
 
 
 def _schedule(job: Job, candidates: Sequence[Candidate], speeds: Speeds) -> Schedule:
-    students = any(candidate.kind == "student" for candidate in candidates)
+    students = any(candidate.kind == "student" and candidate.fault is None for candidate in candidates)
     return make_schedule(job.minutes, len(job.parts.train), students, speeds)
 
 
@@ -142,7 +147,7 @@ class _Search:
         assert stage.flops is not None
         whole = Candidate(job.files.name, "classifier", stage.layers, stage.hidden, stage.flops)
         self._made = [self._made_of(whole, job.files, stage)]
-        self._arrays = timed_candidates(self._made, job.parts.tune, texts=TIMED_TEXTS)
+        self._arrays = self._timed(texts=TIMED_TEXTS)
         self._reasons: dict[str, str] = {}
 
     def run(self) -> Searched:
@@ -152,8 +157,7 @@ class _Search:
             if reason is not None:
                 log.info("%s: not made, %s", candidate.name, reason)
                 self._reasons[candidate.name] = reason
-        arrays = timed_candidates(self._made, job.parts.tune)
-        made, arrays = in_order(self._made, arrays)
+        made, arrays = in_order(self._made, self._timed())
         reports = [self._report(one, i, arrays) for i, one in enumerate(made)]
         missing = [
             CandidateReport(one.name, "not made", self._reasons[one.name], one.layers, one.hidden)
@@ -162,26 +166,48 @@ class _Search:
         ]
         return Searched(tuple(made), arrays, (*reports[:-1], *missing, reports[-1]))
 
+    def _timed(self, *, texts: int | None = None) -> CandidateStages:
+        """The stages that were made, timed once, so that a later call decides as this one."""
+        made, tune = list(self._made), self._job.parts.tune
+        key = fingerprint([one.files.folder.name for one in made], texts)
+        time = partial(time_stages, made, tune, texts=texts)
+        return candidate_stages(made, tune, self._job.progress.step(f"timed-{key}", time, LatencyModel))
+
     def _lesson(self) -> Lesson:
         """The classifier's outputs for the texts to train on, made where they are missing."""
         job, schedule = self._job, self._schedule
         count = max(schedule.texts, job.progress.largest("pass-"))
         texts, folder = job.parts.train[:count], job.work / "outputs"
-        run = partial(run_teacher, job.classifier, texts, hidden_tokens=schedule.hidden_tokens, folder=folder)
+        run = partial(self._run, texts, folder)
         log.info("%s: its predictions for %s texts are what small models learn", job.files.name, f"{count:,}")
         job.progress.step(f"pass-{count}", lambda: len(run().logits), int)
         length = job.classifier.tokenizer.max_length
         return Lesson(job.work, job.classifier, texts, run(), length, SEED)
 
+    def _run(self, texts: Texts, folder: Path) -> TeacherOutputs:
+        """Outputs of the classifier, with hidden states unless it has none that students can learn."""
+        run = partial(run_teacher, self._job.classifier, texts, folder=folder)
+        try:
+            return run(hidden_tokens=self._schedule.hidden_tokens)
+        except StageError as error:
+            log.info("students learn no hidden states: %s", error)
+            return run(hidden_tokens=0)
+
     def _refusal(self, candidate: Candidate) -> str | None:
-        """The reason not to make a candidate that could not pay even with the classifier's predictions."""
-        if self._job.progress.has(f"passes-{candidate.name}"):  # decided before
+        """The reason not to make a candidate: it cannot be made, or cannot pay.
+
+        It cannot pay if it would not even with the classifier's predictions.
+        """
+        if candidate.fault is not None:
+            return candidate.fault
+        if self._job.progress.has(f"passes-{candidate.key}"):  # decided before
             return None
         job, speeds, arrays = self._job, self._speeds, self._arrays
         share = candidate.operations(speeds.tokens) / (speeds.operations * speeds.seconds)
         level = level_of(job.target)
         now = expected_seconds(arrays, level, job.max_stages)
-        least = least_seconds(arrays, arrays.model_costs[-1] * share, level, job.max_stages)
+        costs, same = arrays.model_costs[-1] * share, candidate.source is None
+        least = least_seconds(arrays, costs, level, job.max_stages, same_tokenizer=same)
         if least <= PAYS * now:
             return None
         return (
@@ -192,14 +218,10 @@ class _Search:
     def _make(self, candidate: Candidate, lesson: Lesson) -> str | None:
         """Make a candidate and take it into the choice; the reason if it cannot be made."""
         job, progress, schedule, speeds = self._job, self._job.progress, self._schedule, self._speeds
-        left = 60 * job.minutes - progress.seconds - schedule.finish_seconds
-        is_last = candidate is self._candidates[-1]
-        passes = affordable_passes(candidate, left, schedule, speeds, is_last=is_last)
-        key, decided = f"made-{candidate.name}", f"passes-{candidate.name}"
-        if passes is None and not progress.has(decided):
+        passes, key = self._passes(candidate), f"made-{candidate.key}"
+        if passes is None:
             wanted = seconds_to_make(candidate, wanted_passes(candidate, schedule.texts), schedule, speeds)
-            return f"it takes about {wanted / 60:.0f} minutes, and {max(left, 0) / 60:.0f} are left"
-        passes = progress.step(decided, lambda: float(passes or 0.0), float)
+            return f"it takes about {duration(wanted)}, and too little of that is left"
         estimate = seconds_to_make(candidate, passes, schedule, speeds)
         log.info("%s: %.1f passes, about %.1f minutes", candidate.name, passes, estimate / 60)
         try:
@@ -213,10 +235,21 @@ class _Search:
             done = trained_operations(candidate, passes, schedule, speeds)
             self._speeds = replace(speeds, training=done / seconds)
         self._made.insert(-1, self._made_of(candidate, files, stage))
-        self._made, self._arrays = in_order(
-            self._made, timed_candidates(self._made, job.parts.tune, texts=TIMED_TEXTS)
-        )
+        self._made, self._arrays = in_order(self._made, self._timed(texts=TIMED_TEXTS))
         return None
+
+    def _passes(self, candidate: Candidate) -> float | None:
+        """Passes that a candidate is trained for, as once decided; None if the minutes are too few."""
+        progress, minutes = self._job.progress, self._job.minutes
+        decided = f"passes-{candidate.key}"
+        if not progress.has(decided):
+            left = 60 * minutes - progress.elapsed - self._schedule.finish_seconds
+            is_last = candidate is self._candidates[-1]
+            passes = affordable_passes(candidate, left, self._schedule, self._speeds, is_last=is_last)
+            passes = progress.step(f"within-{minutes:g}-{candidate.key}", lambda: passes or 0.0, float)
+            if not passes:
+                return None
+        return progress.step(decided, lambda: float(passes), float)
 
     def _checked(self, files: StageFiles) -> Stage:
         """A stage on the classifier's engine, with its order of labels."""
@@ -249,7 +282,7 @@ class _Search:
             relative_cost=seconds / arrays.last_stage_cost,
             agreement=agreement,
             accuracy=None if labels is None else float((predictions[index] == labels).mean()),
-            seconds=None if last else self._job.progress.seconds_of(f"made-{one.candidate.name}"),
+            seconds=None if last else self._job.progress.seconds_of(f"made-{one.candidate.key}"),
         )
 
 
