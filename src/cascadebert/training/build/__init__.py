@@ -1,0 +1,1 @@
+"""From a fine-tuned classifier to the fastest cascade: the steps of `build`."""
