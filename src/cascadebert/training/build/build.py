@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
@@ -19,15 +20,22 @@ from cascadebert.inference.cascade import Cascade
 from cascadebert.inference.engines.load import resolve_engine
 from cascadebert.paths import WORK, check_roles
 from cascadebert.persistence.checkpoint_config import config_label_names, read_config
-from cascadebert.persistence.folder import REPORT_FILE, atomic_directory, ensure_writable_directory
+from cascadebert.persistence.folder import (
+    REPORT_FILE,
+    SPEC_FILE,
+    atomic_directory,
+    ensure_writable_directory,
+    read_folder,
+)
 from cascadebert.thresholds.operating_point import Target
+from cascadebert.thresholds.select import InfeasibleTarget
 from cascadebert.training.build.candidates import copy_classifier, once
-from cascadebert.training.build.choose import choose
+from cascadebert.training.build.choose import Made, choose
 from cascadebert.training.build.curve import save_curve
 from cascadebert.training.build.finish import certify_cascade, measure, save_cascade, verdict
 from cascadebert.training.build.page import write_page
 from cascadebert.training.build.parts import divide, load_corpus, load_data
-from cascadebert.training.build.progress import Progress
+from cascadebert.training.build.progress import PROGRESS_FILE, Progress
 from cascadebert.training.build.result import BuildResult, Certification, ChosenCascade, ReportMetrics
 from cascadebert.training.build.search import Job, PlannedBuild, Searched, plan, search
 from cascadebert.training.checkpoints import (
@@ -41,7 +49,7 @@ from cascadebert.training.open_stage import open_checkpoint, opened_classifiers
 from cascadebert.training.stage_check import StageFiles, load_checked
 from cascadebert.tuning.tune import needs_labels
 
-CURVE = "curve.svg"
+CURVE, MADE_BY = "curve.svg", "build"
 DEFAULT_TARGET = Target(min_agreement=0.99)
 
 
@@ -96,9 +104,8 @@ def build(
     _check_limits(minutes, max_stages, confidence_level)
     inputs = {"MODEL": model, "--data": data, "--small": list(small), "--corpus": corpus}
     check_roles({"--output": output, WORK: work_directory_path(output)}, inputs)
-    continued = work_directory_path(output).is_dir()
     check_work_directory(output)
-    ensure_writable_directory(output, overwrite=overwrite or continued)
+    ensure_writable_directory(output, overwrite=overwrite or _was_built(output))
     ensure_report_writable(output.with_suffix(".html"))
     opened = _opened(
         model, data, small, corpus, target, minutes, max_stages, columns, max_length, engine, precision,
@@ -134,9 +141,18 @@ def plan_build(
         return plan(job)
 
 
+def _was_built(output: Path) -> bool:
+    """True if all that an output holds is what an earlier build wrote."""
+    if not (work_directory_path(output) / PROGRESS_FILE).is_file() or not output.is_dir():
+        return False
+    if not (output / SPEC_FILE).is_file():
+        return True  # no cascade that could be lost
+    return read_folder(output, check_files=False).provenance.get("made_by") == MADE_BY
+
+
 def _check_limits(minutes: float, max_stages: int, confidence_level: float) -> None:
-    if not minutes > 0:
-        raise CascadeError(f"the minutes must be above 0, not {minutes:g}")
+    if not 0 < minutes < math.inf:
+        raise CascadeError(f"the minutes must be above 0 and finite, not {minutes:g}")
     if max_stages < 2:
         raise CascadeError(f"a cascade has two stages or more; --max-stages is {max_stages}")
     if not 0.5 <= confidence_level < 1:
@@ -195,28 +211,27 @@ def finish(
 ) -> BuildResult:
     """Choose among the stages that were made, save, certify and measure the cascade, and write the output."""
     progress, parts, made = job.progress, job.parts, searched.made
-    folders = [str(one.files.folder) for one in made]
-    key = fingerprint(folders, repr(target), job.max_stages, parts.tune.sha256())
-    chosen, certification, report = None, None, None
-    folder = job.work / f"cascade-{key}"
-    if len(made) > 1:
-        run = partial(choose, made, searched.arrays, target, job.max_stages)
-        chosen = progress.step(f"choose-{key}", run, ChosenCascade)
-    if chosen is not None and verdict(chosen, None, target)[0]:
-        stages = [one for one in made if one.candidate.name in chosen.stages]
-        provenance = {"made_by": "build", "rows": parts.counts, "target": repr(target)}
-        save = partial(save_cascade, stages, chosen, target, parts, provenance, columns, folder)
-        progress.step(f"save-{key}", lambda: save().path is not None, bool)
-        earlier = progress.count("certify-")
-        certify = partial(certify_cascade, folder, target, parts, confidence_level, earlier=earlier)
-        certification = progress.step(f"certify-{key}-{confidence_level:g}", certify, Certification)
-        run_report = partial(measure, Cascade.from_pretrained(folder), parts.report)
-        report = progress.step(f"measure-{key}-{confidence_level:g}", run_report, ReportMetrics)
+    names = [one.files.folder.name for one in made]
+    key = fingerprint(names, repr(target), job.max_stages, parts.tune.sha256())
+    labeled = fingerprint(key, parts.certify.sha256(), parts.report.sha256(), confidence_level)
+    folder = job.work / f"cascade-{labeled}"
+    chosen, certification, report, missed = None, None, None, None
+    try:
+        if len(made) > 1:
+            run = partial(choose, made, searched.arrays, target, job.max_stages)
+            chosen = progress.step(f"choose-{key}", run, ChosenCascade)
+        if chosen is not None and verdict(chosen, None, target)[0]:
+            certify = partial(_save_certified, job, made, chosen, confidence_level, columns, folder)
+            certification = progress.step(f"certify-{labeled}", certify, Certification)
+            measured = partial(_measure_saved, folder, parts.report)
+            report = progress.step(f"measure-{labeled}", measured, ReportMetrics)
+    except InfeasibleTarget as error:
+        missed = str(error)
     pays, reasons = verdict(chosen, report, target)
     pays = pays and report is not None
     result = BuildResult(
         cascades=pays,
-        reasons=tuple(reasons),
+        reasons=tuple(reasons) if missed is None else (missed,),
         output=output,
         model=job.files.name,
         target=target,
@@ -230,6 +245,27 @@ def finish(
     )
     _publish(result, folder if pays else None, output)
     return result
+
+
+def _save_certified(
+    job: Job,
+    made: Sequence[Made],
+    chosen: ChosenCascade,
+    confidence_level: float,
+    columns: ColumnNames | None,
+    folder: Path,
+) -> Certification:
+    """Save the chosen cascade and certify it: one step, as a certificate reads its texts once only."""
+    by_name = {one.candidate.name: one for one in made}
+    stages = [by_name[name] for name in chosen.stages]
+    provenance = {"made_by": MADE_BY, "rows": job.parts.counts, "target": repr(job.target)}
+    save_cascade(stages, chosen, job.target, job.parts, provenance, columns, folder)
+    earlier = sum(result["bound"] is not None for result in job.progress.results("certify-"))
+    return certify_cascade(folder, job.target, job.parts, confidence_level, earlier=earlier)
+
+
+def _measure_saved(folder: Path, report: Examples) -> ReportMetrics:
+    return measure(Cascade.from_pretrained(folder), report)
 
 
 def _publish(result: BuildResult, cascade: Path | None, output: Path) -> None:

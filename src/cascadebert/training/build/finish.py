@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from cascadebert.evaluation.evaluate import scaled_probabilities
 from cascadebert.evaluation.metrics import paired_difference
 from cascadebert.evaluation.report.analysis import oracle_routing
 from cascadebert.inference.cascade import Cascade
-from cascadebert.persistence.folder import UsedRows
+from cascadebert.persistence.folder import UsedRows, read_folder, read_used_rows, update_folder
 from cascadebert.thresholds.intervals import binomial_interval
 from cascadebert.thresholds.operating_point import Guarantee, Target
 from cascadebert.thresholds.select import exit_stages
@@ -30,10 +31,8 @@ from cascadebert.tuning.certify import CertificationFailed, certify_folder
 TIMED_TEXTS = 512
 FIRST_SHARE, LATER_SHARE = 0.8, 0.2  # of the allowed risk, for the first certificate and those after it
 MIN_GAIN = 1.1
-NO_SAMPLE = " cannot be certified from any number of texts: give a limit that leaves room for a difference"
-CERTIFYING = (
-    f"Of the texts given to a build {100 * EVALUATED['certify'][0]:g} % certify, {EVALUATED['certify'][1]:,} at most."
-)
+NO_SAMPLE = " cannot be certified from any number of texts"
+CERTIFYING = f"One text in five certifies, {EVALUATED['certify'][1]:,} at most."
 SPEEDUP_REASON = "a speed-up is not a statement about predictions: give --min-agreement to have one certified"
 
 
@@ -74,11 +73,10 @@ def certify_cascade(
     leaves all of them together within it. Where no point is certified, but the texts were read, the result
     has a bound.
     """
-    n = len(parts.certify)
     if target.name == "speedup":
-        return Certification(None, confidence_level, n, None, SPEEDUP_REASON)
+        return _uncertified(path, parts, confidence_level, SPEEDUP_REASON)
     if not 0 < target.value < 1:
-        return Certification(None, confidence_level, n, None, f"{target.option} {target.value:g}{NO_SAMPLE}")
+        return _uncertified(path, parts, confidence_level, f"{target.option} {target.value:g}{NO_SAMPLE}")
     delta = (1 - confidence_level) * FIRST_SHARE * LATER_SHARE**earlier
     try:
         guarantee = Guarantee(target.name, target.value)  # type: ignore[arg-type]
@@ -90,12 +88,24 @@ def certify_cascade(
             cost_unit="measured",
         )
     except CertificationFailed as error:
-        return Certification(None, confidence_level, n, error.results[0].bound, f"{error} {CERTIFYING}")
+        failed = _uncertified(path, parts, confidence_level, f"{error} {CERTIFYING}")
+        return replace(failed, bound=error.results[0].bound)
     except CascadeError as error:
-        return Certification(None, confidence_level, n, None, f"{error} {CERTIFYING}")
+        return _uncertified(path, parts, confidence_level, f"{error} {CERTIFYING}")
     assert tuned.point.certificate is not None
     result = tuned.point.certificate.guarantees[0]
     return Certification(result.guarantee.description, confidence_level, result.n, result.bound, None)
+
+
+def _uncertified(path: Path, parts: Parts, confidence_level: float, reason: str) -> Certification:
+    """The reason why there is no certificate, which is kept in the folder too."""
+    spec, used = read_folder(path), read_used_rows(path)
+    metrics = spec.operating_point.metrics
+    assert metrics is not None
+    metrics = replace(metrics, notices=(*metrics.notices, f"Not certified: {reason}"))
+    point = replace(spec.operating_point, metrics=metrics)
+    update_folder(path, spec.model_copy(update={"operating_point": point}), used)
+    return Certification(None, confidence_level, len(parts.certify), None, reason)
 
 
 def measure(cascade: Cascade, report: Examples) -> ReportMetrics:

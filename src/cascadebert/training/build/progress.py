@@ -13,7 +13,7 @@ from cascadebert.atomic import write_text_atomically
 from cascadebert.errors import CascadeError
 from cascadebert.timing import now
 
-FILE = "progress.json"
+PROGRESS_FILE = "progress.json"
 ResultT = TypeVar("ResultT")
 
 
@@ -25,7 +25,7 @@ class Progress:
 
     def __init__(self, work: Path, prefix: str) -> None:
         """Read what is there. Raises CascadeError if the file is damaged."""
-        self._file, self._prefix = work / FILE, prefix
+        self._file, self._prefix = work / PROGRESS_FILE, prefix
         self._steps: dict[str, dict[str, Any]] = {}
         self._start = now()
         if self._file.is_file():
