@@ -108,7 +108,9 @@ def _distinct_names(names: Sequence[str], taken: Sequence[str]) -> list[str]:
     """Display names of models; whole paths where these are not distinct."""
     shown = Counter([*map(display_name, names), *taken])
     return [
-        str(Path(name).absolute()) if shown[display_name(name)] > 1 and Path(name).is_dir() else display_name(name)
+        str(Path(name).absolute())
+        if shown[display_name(name)] > 1 and Path(name).is_dir()
+        else display_name(name)
         for name in names
     ]
 

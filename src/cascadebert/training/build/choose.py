@@ -122,9 +122,7 @@ def least_seconds(
     costs[-1] = model_seconds
     tokenizing[-1] *= same_tokenizer
     further = replace(candidates, model_costs=costs, tokenizing_costs=tokenizing)
-    return min(
-        expected_seconds(candidates, level, max_stages), expected_seconds(further, level, max_stages)
-    )
+    return min(expected_seconds(candidates, level, max_stages), expected_seconds(further, level, max_stages))
 
 
 def choose(

@@ -151,7 +151,7 @@ class _Search:
         self._reasons: dict[str, str] = {}
 
     def run(self) -> Searched:
-        job, lesson = self._job, self._lesson()
+        lesson = self._lesson()
         for candidate in self._candidates:
             reason = self._refusal(candidate) or self._make(candidate, lesson)
             if reason is not None:
@@ -242,14 +242,17 @@ class _Search:
         """Passes that a candidate is trained for, as once decided; None if the minutes are too few."""
         progress, minutes = self._job.progress, self._job.minutes
         decided = f"passes-{candidate.key}"
-        if not progress.has(decided):
+        if progress.has(decided):
+            return progress.step(decided, float, float)
+
+        def decide() -> float:
             left = 60 * minutes - progress.elapsed - self._schedule.finish_seconds
             is_last = candidate is self._candidates[-1]
             passes = affordable_passes(candidate, left, self._schedule, self._speeds, is_last=is_last)
-            passes = progress.step(f"within-{minutes:g}-{candidate.key}", lambda: passes or 0.0, float)
-            if not passes:
-                return None
-        return progress.step(decided, lambda: float(passes), float)
+            return passes or 0.0
+
+        passes = progress.step(f"within-{minutes:g}-{candidate.key}", decide, float)
+        return progress.step(decided, lambda: passes, float) if passes else None
 
     def _checked(self, files: StageFiles) -> Stage:
         """A stage on the classifier's engine, with its order of labels."""

@@ -1,0 +1,115 @@
+"""The time that a build plans, and the rule that leaves out candidates that cannot pay."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+
+from cascadebert.thresholds.stage_choice import CandidateStages
+from cascadebert.training.build.candidates import Candidate
+from cascadebert.training.build.choose import expected_seconds, least_seconds
+from cascadebert.training.build.schedule import (
+    MAX_PASSES,
+    MIN_STEPS,
+    Schedule,
+    Speeds,
+    affordable_passes,
+    make_schedule,
+    seconds_to_make,
+    wanted_passes,
+)
+from cascadebert.types import Flops
+
+SPEEDS = st.builds(
+    Speeds, seconds=st.floats(1e-5, 1), tokens=st.floats(2, 128), operations=st.floats(1e6, 1e13),
+    training=st.none() | st.floats(1e6, 1e13),
+)  # fmt: skip
+CANDIDATES = st.builds(
+    Candidate, st.just("one"), st.sampled_from(["static", "encoder", "student"]), st.just(2), st.just(64),
+    st.builds(Flops, st.floats(0, 1e6), st.floats(1e3, 1e10), st.just(0.0)),
+)  # fmt: skip
+
+
+def stages(seed: int, count: int, n: int, labels: int) -> CandidateStages:
+    """Random outputs of stages; the better ones are the later ones, two share a tokenizer."""
+    rng = np.random.default_rng(seed)
+    truth = rng.normal(size=(n, labels))
+    logits = np.stack([truth + rng.normal(size=truth.shape) * (count - i) for i in range(count)])
+    probabilities = np.exp(3 * logits) / np.exp(3 * logits).sum(axis=2, keepdims=True)
+    costs = np.sort(rng.uniform(0.1, 10, size=(count, 1)), axis=0) * rng.uniform(0.5, 2, size=(1, n))
+    own = rng.integers(0, 2, size=count)
+    tokenizing = np.repeat(np.array([0.05, 0.3])[own], n).reshape(count, n)
+    return CandidateStages(probabilities, costs, tokenizing, tuple(map(str, own)))
+
+
+def without(arrays: CandidateStages, index: int) -> CandidateStages:
+    kept = [i for i in range(len(arrays.tokenizers)) if i != index]
+    return replace(
+        arrays,
+        probabilities=arrays.probabilities[kept],
+        model_costs=arrays.model_costs[kept],
+        tokenizing_costs=arrays.tokenizing_costs[kept],
+        tokenizers=tuple(arrays.tokenizers[i] for i in kept),
+    )
+
+
+@given(st.integers(0, 10**6), st.integers(2, 4), st.integers(2, 4), st.sampled_from([0.8, 0.9, 0.97, 1.0]))
+@settings(max_examples=60, deadline=None)
+def test_no_candidate_of_a_cost_makes_a_cascade_faster_than_the_bound(seed, count, max_stages, level):
+    arrays = stages(seed, count, 40, 3)
+    index = seed % (count - 1)
+    fewer, last = without(arrays, index), len(arrays.tokenizers) - 1
+    same = arrays.tokenizers[index] == arrays.tokenizers[last]
+    least = least_seconds(fewer, arrays.model_costs[index], level, max_stages, same_tokenizer=same)
+    assert expected_seconds(arrays, level, max_stages) >= least - 1e-9
+
+
+def test_a_candidate_that_predicts_as_the_classifier_does_reaches_the_bound():
+    arrays = stages(1, 3, 40, 3)
+    perfect = arrays.probabilities.copy()
+    perfect[1] = perfect[2]
+    arrays = replace(arrays, probabilities=perfect, tokenizing_costs=0 * arrays.tokenizing_costs)
+    least = least_seconds(without(arrays, 1), arrays.model_costs[1], 0.97, 3)
+    assert expected_seconds(arrays, 0.97, 3) == pytest.approx(least)
+
+
+@given(st.lists(CANDIDATES, min_size=1, max_size=6), SPEEDS, st.floats(0.01, 600), st.integers(80, 300_000))
+@settings(deadline=None)
+def test_what_is_planned_takes_no_more_time_than_there_is(candidates, speeds, minutes, texts):
+    schedule = make_schedule(minutes, texts, True, speeds)
+    assume(schedule.texts > 1)
+    assert schedule.pass_seconds <= 0.25 * 60 * minutes + 1e-6
+    total = left = 60 * minutes - schedule.pass_seconds - schedule.finish_seconds
+    assert left > 0
+    for i, candidate in enumerate(candidates):
+        is_last = i == len(candidates) - 1
+        passes = affordable_passes(candidate, left, schedule, speeds, is_last=is_last)
+        if passes is not None:
+            assert 0 < passes <= wanted_passes(candidate, schedule.texts)
+            left -= seconds_to_make(candidate, passes, schedule, speeds)
+        assert left >= -1e-6 * total
+
+
+@given(CANDIDATES, SPEEDS, st.floats(0.1, 600), st.integers(80, 300_000))
+@settings(deadline=None)
+def test_a_candidate_is_trained_for_200_steps_or_one_pass_at_least(candidate, speeds, minutes, texts):
+    schedule = make_schedule(minutes, texts, True, speeds)
+    passes = affordable_passes(candidate, 30 * minutes, schedule, speeds, is_last=False)
+    assume(passes is not None)
+    assert passes >= 1 or passes * schedule.texts / 32 >= MIN_STEPS - 1e-6
+    assert passes <= MAX_PASSES
+
+
+def test_half_of_the_time_that_is_left_is_for_later_candidates():
+    speeds, schedule = Speeds(0.01, 32.0, 1e9, training=1e9), Schedule(10_000, 0, 100.0, 100.0)
+    encoder = Candidate("one", "encoder", 2, 64, Flops(0.0, 1e5, 0.0))
+    wanted = seconds_to_make(encoder, wanted_passes(encoder, 10_000), schedule, speeds)
+    passes = [
+        affordable_passes(encoder, wanted, schedule, speeds, is_last=is_last) for is_last in (True, False)
+    ]
+    assert passes == [MAX_PASSES, MAX_PASSES / 2]
+    assert affordable_passes(encoder, 0.0, schedule, speeds, is_last=True) is None
