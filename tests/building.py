@@ -71,9 +71,7 @@ def cascade_of(output: Path) -> dict[str, Any]:
 
 def all_files(folder: Path) -> dict[str, bytes]:
     """The content of every file below a folder."""
-    return {
-        str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()
-    }
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 def copied(output: Path, target: Path) -> Path:
@@ -82,5 +80,3 @@ def copied(output: Path, target: Path) -> Path:
         if old.is_dir():
             shutil.copytree(old, new)
     return target
-
-

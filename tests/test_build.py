@@ -277,7 +277,9 @@ def test_what_cannot_be_done_is_refused_before_anything_is_written(make_model, t
         (Target(speedup=1.2), 0.95, "speed-up is not a statement"),
     ],
 )
-def test_what_cannot_be_certified_is_saved_with_the_reason(built, tmp_path, classifier, target, confidence, expected):
+def test_what_cannot_be_certified_is_saved_with_the_reason(
+    built, tmp_path, classifier, target, confidence, expected
+):
     from building import copied
 
     output = copied(built[0], tmp_path / "fast")
@@ -328,7 +330,7 @@ def test_an_output_of_others_is_not_touched(make_model, saved, tmp_path):
                 (folder / "half-finished-work-of-cascadebert").touch()
                 (folder / "progress.json").write_text("{}")
             before = all_files(output)
-            with pytest.raises(CascadeError, match="exists already|not a saved cascade"):
+            with pytest.raises(CascadeError, match=r"exists already|not a saved cascade"):
                 build_quickly(model, {"text": TEXTS}, output)
             assert all_files(output) == before
 
@@ -340,7 +342,11 @@ def test_a_dry_run_prints_the_plan_and_writes_nothing(make_model, tmp_path, run)
     before = all_files(tmp_path), all_files(model)
     code, values, said = run(*words, "--dry-run", "--json")
     assert code == 0 and "student 1x16" in said and "estimates" in said.lower()
-    assert [one["candidate"]["name"] for one in values["candidates"]] == ["static", "student 1x16", "student 2x16"]
+    assert [one["candidate"]["name"] for one in values["candidates"]] == [
+        "static",
+        "student 1x16",
+        "student 2x16",
+    ]
     assert (all_files(tmp_path), all_files(model)) == before and not list(tmp_path.glob("out*"))
 
 
