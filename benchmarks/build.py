@@ -53,7 +53,7 @@ def main() -> None:
     for name in names:
         folder = BUILD / name
         if asked.step == "make":
-            with opened(request(name, asked.minutes), lambda: work_directory(folder / "labeled")) as job:
+            with opened(request(name, asked.minutes), partial(work_directory, folder / "labeled")) as job:
                 search(job)
             continue
         for variant in ("labeled", "unlabeled", "without_small"):
@@ -88,7 +88,7 @@ def measured(name: str, variant: str, minutes: float, validation: Path) -> dict[
     if variant != "labeled" and not work_directory_path(output).exists():
         shutil.copytree(made, work_directory_path(output), copy_function=os.link)
     asked = request(name, minutes, variant)
-    with opened(asked, lambda: work_directory(output)) as job:
+    with opened(asked, partial(work_directory, output)) as job:
         result = finish(job, search(job), asked.confidence_level, None, output)
     values = {
         "pays": result.cascades,
