@@ -4,6 +4,7 @@ A task's train set, less what is in its validation set, is divided at random (SS
 model learns one part; the other, `data.parquet`, stands for traffic and is what `build` is given;
 `texts.parquet` holds texts without labels, those that the model learned among them. The validation sets are
 not looked at.
+
     python benchmarks/build_models.py MPNET --data ../shared/data     # half an hour of two cores
 
 MPNET is the folder of the encoder. Models and data lie in build/cascade/TASK.
