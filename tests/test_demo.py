@@ -19,7 +19,7 @@ def test_the_demo_writes_what_it_says_and_its_printed_commands_work(tmp_path, mo
         monkeypatch.setattr(demo_run, size, rows)
     code, values, said = run("demo", "--output", "my demo", "--seed", 3, "--json")
     assert code == 0, said
-    assert set(values) >= {"classifier_accuracy", "cascade_accuracy", "agreement", "measured_speedup", "seconds"}
+    assert values["measured_speedup"] > 1 and 0.5 < values["agreement"] <= 1
     assert [path.name for path in tmp_path.iterdir()] == ["my demo"]
     written = sorted(path.name for path in (tmp_path / "my demo").iterdir())
     assert written == ["classifier", "fast", "fast.work", "traffic.csv"]
