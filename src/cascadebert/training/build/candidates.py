@@ -12,7 +12,7 @@ from typing import Literal
 
 import numpy as np
 
-from cascadebert.data.labels import same_labels
+from cascadebert.data.labels import same_labels, without_prefix
 from cascadebert.errors import StageError, extra
 from cascadebert.inference.engines.static import MODEL_TYPE
 from cascadebert.inference.stage import Stage
@@ -55,6 +55,7 @@ class Candidate:
     hidden: int
     flops: Flops
     source: Path | None = None  # of a classifier or an encoder
+    is_retrained: bool = False  # the source is a classifier of the same labels, and learns more
 
     @property
     def size(self) -> StudentSize:
@@ -64,7 +65,7 @@ class Candidate:
     @property
     def is_trained(self) -> bool:
         """True if it is trained by a build, rather than used as it is."""
-        return self.kind != "classifier"
+        return self.kind != "classifier" or self.is_retrained
 
     def operations(self, tokens: float) -> float:
         """Floating-point operations of a text of so many tokens."""
@@ -92,7 +93,7 @@ def list_candidates(classifier: Stage, small: Mapping[str, Path]) -> list[Candid
     assert classifier.flops is not None
     labels = len(classifier.label_names)
     static = Candidate("static", "static", 0, 0, Flops(2.0 * labels, 2.0 * (labels + 1), 0.0))
-    given = [_given(name, path, classifier) for name, path in small.items()]
+    given = [given_candidate(name, path, classifier) for name, path in small.items()]
     students = [_student(size, classifier) for size in student_sizes(classifier)]
     return [static, *sorted(given, key=lambda candidate: candidate.operations(32)), *students]
 
@@ -120,7 +121,7 @@ def _student(size: StudentSize, classifier: Stage) -> Candidate:
     return Candidate(f"student {size.name}", "student", size.layers, size.hidden, flops)
 
 
-def _given(name: str, path: Path, classifier: Stage) -> Candidate:
+def given_candidate(name: str, path: Path, classifier: Stage) -> Candidate:
     """A model that the user gave: used as it is if it is a classifier of the same labels."""
     weight_files(path)
     config = read_config(path)
@@ -156,6 +157,12 @@ def make_candidate(candidate: Candidate, lesson: Lesson, passes: float) -> MadeF
         return MadeFolders(source.name, None)
     unlabeled = np.full(len(lesson.texts), NO_LABEL, dtype=np.int64)
     names, logits = lesson.classifier.label_names, np.asarray(lesson.outputs.logits)
+    if candidate.is_retrained:  # its head keeps its columns
+        names = config_label_names(read_config(source), source)
+        columns = [
+            without_prefix(lesson.classifier.label_names).index(name) for name in without_prefix(names)
+        ]
+        logits = logits[:, columns]
     data = TrainingData(lesson.texts, unlabeled, names, teacher=logits)
     settings = recipe(candidate, lesson, passes)
     folder = train_stage(source, data, settings, work=lesson.work, description=candidate.name)
@@ -194,7 +201,7 @@ def batch_size(texts: int) -> int:
 
 def _source(candidate: Candidate, lesson: Lesson, passes: float) -> Path:
     """The checkpoint that is trained; of a classifier that is used as it is, a copy."""
-    if candidate.kind == "static":
+    if candidate.kind == "static" and candidate.source is None:
         create = partial(create_static_checkpoint, lesson.classifier.path)
         return once(lesson.work / "static", create)
     if candidate.kind == "student":
@@ -213,7 +220,7 @@ def _source(candidate: Candidate, lesson: Lesson, passes: float) -> Path:
             description=f"{candidate.name}, hidden states",
         )
     assert candidate.source is not None
-    if candidate.kind == "encoder":
+    if candidate.is_trained:
         return candidate.source
     folder = lesson.work / f"given-{checkpoint_fingerprint(candidate.source)}"
     return once(folder, partial(copy_classifier, candidate.source))

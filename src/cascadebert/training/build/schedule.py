@@ -41,7 +41,7 @@ def make_schedule(minutes: float, texts: int, students: bool, speeds: Speeds) ->
     Hidden states are kept for up to 40 % of it, if there are students to learn them.
     """
     total = 60 * minutes
-    count = max(1, min(texts, int(PASS_SHARE * total / speeds.seconds)))
+    count = min(texts, max(1, int(PASS_SHARE * total / speeds.seconds)))
     hidden = int(min(MAX_HIDDEN_TOKENS, HIDDEN_SHARE * count * speeds.tokens)) if students else 0
     finish = min(FINISH_SHARE * total, FINISH_TEXTS * speeds.seconds)
     return Schedule(count, hidden, count * speeds.seconds, finish)
@@ -49,6 +49,8 @@ def make_schedule(minutes: float, texts: int, students: bool, speeds: Speeds) ->
 
 def wanted_passes(candidate: Candidate, texts: int) -> float:
     """Passes over the texts that a candidate is trained for where there is time."""
+    if not candidate.is_trained:
+        return 0.0
     if candidate.kind == "static":
         return STATIC_PASSES
     return min(MAX_PASSES, max(MIN_PASSES, WANTED_STEPS * batch_size(texts) / texts))

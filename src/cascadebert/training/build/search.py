@@ -16,7 +16,6 @@ from cascadebert.training.build.candidates import (
     Candidate,
     Lesson,
     MadeFolders,
-    list_candidates,
     make_candidate,
     stage_files,
 )
@@ -60,11 +59,16 @@ class Job:
     progress: Progress
     files: StageFiles  # of the classifier
     classifier: Stage
-    small: dict[str, Path]  # folders of small models by the names that were given
+    candidates: Sequence[Candidate]  # in the order in which they are made
     parts: Parts
     target: Target
     minutes: float
     max_stages: int
+    keeps_all: bool = False  # every candidate is a stage, in this order
+
+    def chains(self, arrays: CandidateStages) -> list[tuple[int, ...]]:
+        """The cascades to choose among, by the indices of their stages."""
+        return [tuple(range(len(arrays.tokenizers)))] if self.keeps_all else arrays.chains(self.max_stages)
 
 
 @dataclass(frozen=True)
@@ -108,8 +112,7 @@ class PlannedBuild:
 def plan(job: Job) -> PlannedBuild:
     """The schedule, and every candidate with its estimates; nothing is trained or written."""
     speeds = measure_speeds(job.classifier, job.parts)
-    candidates = list_candidates(job.classifier, job.small)
-    schedule = _schedule(job, candidates, speeds)
+    candidates, schedule = job.candidates, _schedule(job, speeds)
     left, planned = 60 * job.minutes - schedule.pass_seconds - schedule.finish_seconds, []
     for i, candidate in enumerate(candidates):
         is_last, seconds = i == len(candidates) - 1, None
@@ -122,8 +125,8 @@ def plan(job: Job) -> PlannedBuild:
     return PlannedBuild(job.parts.counts, schedule, tuple(planned))
 
 
-def _schedule(job: Job, candidates: Sequence[Candidate], speeds: Speeds) -> Schedule:
-    students = any(candidate.kind == "student" for candidate in candidates)
+def _schedule(job: Job, speeds: Speeds) -> Schedule:
+    students = any(candidate.kind == "student" for candidate in job.candidates)
     return make_schedule(job.minutes, len(job.parts.train), students, speeds)
 
 
@@ -136,8 +139,8 @@ class _Search:
     def __init__(self, job: Job) -> None:
         self._job = job
         self._speeds = job.progress.step("speeds", lambda: measure_speeds(job.classifier, job.parts), Speeds)
-        self._candidates = list_candidates(job.classifier, job.small)
-        self._schedule = _schedule(job, self._candidates, self._speeds)
+        self._candidates = job.candidates
+        self._schedule = _schedule(job, self._speeds)
         stage = job.classifier
         assert stage.flops is not None
         whole = Candidate(job.files.name, "classifier", stage.layers, stage.hidden, stage.flops)
@@ -149,11 +152,12 @@ class _Search:
         job, lesson = self._job, self._lesson()
         for candidate in self._candidates:
             reason = self._refusal(candidate) or self._make(candidate, lesson)
+            if reason is not None and job.keeps_all:
+                raise StageError(f"{candidate.name}: {reason}")
             if reason is not None:
                 log.info("%s: not made, %s", candidate.name, reason)
                 self._reasons[candidate.name] = reason
-        arrays = timed_candidates(self._made, job.parts.tune)
-        made, arrays = in_order(self._made, arrays)
+        made, arrays = self._timed()
         reports = [self._report(one, i, arrays) for i, one in enumerate(made)]
         missing = [
             CandidateReport(one.name, "not made", self._reasons[one.name], one.layers, one.hidden)
@@ -168,14 +172,17 @@ class _Search:
         count = max(schedule.texts, job.progress.largest("pass-"))
         texts, folder = job.parts.train[:count], job.work / "outputs"
         run = partial(run_teacher, job.classifier, texts, hidden_tokens=schedule.hidden_tokens, folder=folder)
-        log.info("%s: its predictions for %s texts are what small models learn", job.files.name, f"{count:,}")
+        if count:
+            log.info(
+                "%s: its predictions for %s texts are what small models learn", job.files.name, f"{count:,}"
+            )
         job.progress.step(f"pass-{count}", lambda: len(run().logits), int)
         length = job.classifier.tokenizer.max_length
         return Lesson(job.work, job.classifier, texts, run(), length, SEED)
 
     def _refusal(self, candidate: Candidate) -> str | None:
         """The reason not to make a candidate that could not pay even with the classifier's predictions."""
-        if self._job.progress.has(f"passes-{candidate.name}"):  # decided before
+        if self._job.keeps_all or self._job.progress.has(f"passes-{candidate.name}"):  # decided before
             return None
         job, speeds, arrays = self._job, self._speeds, self._arrays
         share = candidate.operations(speeds.tokens) / (speeds.operations * speeds.seconds)
@@ -209,14 +216,17 @@ class _Search:
         except StageError as error:
             return str(error)
         seconds = progress.seconds_of(key)
-        if candidate.kind in ("encoder", "student") and seconds > MIN_TRAINING_SECONDS:
+        if candidate.is_trained and candidate.kind != "static" and seconds > MIN_TRAINING_SECONDS:
             done = trained_operations(candidate, passes, schedule, speeds)
             self._speeds = replace(speeds, training=done / seconds)
         self._made.insert(-1, self._made_of(candidate, files, stage))
-        self._made, self._arrays = in_order(
-            self._made, timed_candidates(self._made, job.parts.tune, texts=TIMED_TEXTS)
-        )
+        self._made, self._arrays = self._timed(TIMED_TEXTS)
         return None
+
+    def _timed(self, texts: int | None = None) -> tuple[list[Made], CandidateStages]:
+        """The stages in their order, and their outputs and costs."""
+        arrays = timed_candidates(self._made, self._job.parts.tune, texts=texts)
+        return (self._made, arrays) if self._job.keeps_all else in_order(self._made, arrays)
 
     def _checked(self, files: StageFiles) -> Stage:
         """A stage on the classifier's engine, with its order of labels."""
@@ -254,7 +264,7 @@ class _Search:
 
 
 def _made_reason(candidate: Candidate) -> str:
-    if candidate.kind == "classifier":
+    if not candidate.is_trained:
         return "used as it is: a classifier of the same labels"
     if candidate.kind == "student":
         return "learned the classifier's hidden states and logits"
