@@ -85,8 +85,9 @@ def affordable_passes(
 ) -> float | None:
     """Passes that a candidate is trained for, given the seconds left for it and the later ones.
 
-    All get the same fraction of what they want, if there is too little time. None if that is too little to
-    learn anything from: 200 steps, or one pass.
+    All get the same fraction of what they want, if there is too little time, but no less than 200 steps or
+    one pass, from which a candidate learns something: if time is too short for that, the cheapest come first.
+    None if there is not even time for that.
     """
 
     def wanted(one: Candidate) -> float:
@@ -95,7 +96,9 @@ def affordable_passes(
     passes = wanted_passes(candidate, schedule.texts)
     if not candidate.is_trained or not wanted(candidate):
         return passes
-    total = sum(wanted(one) for one in (candidate, *later))
-    passes *= min(1.0, max(0.0, left) / total)
     least = min(1.0, MIN_STEPS * batch_size(schedule.texts) / schedule.texts)
-    return passes if passes >= least else None
+    left = max(0.0, left)
+    if passes * left < least * wanted(candidate):
+        return None
+    total = sum(wanted(one) for one in (candidate, *later))
+    return max(least, passes * min(1.0, left / total))
