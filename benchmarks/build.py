@@ -150,9 +150,9 @@ def summarize(data: Path, commit: str) -> None:
     means = {key: mean(task.get(key, default(key)) for task in tasks.values()) for key in MEASURED}
     unlabeled = [task["unlabeled"] for task in tasks.values()]
     means["unlabeled"] = {key: mean(task.get(key, default(key)) for task in unlabeled) for key in MEASURED}
-    files = [data / name / f"{split}.parquet" for name in tasks for split in ("train", "validation")]
     values = {"tasks": tasks, "mean": means}
-    write_result(ROOT / "results" / "build" / "summary.json", values, data=files, commit=commit)
+    read = [data / name / f"{split}.parquet" for name in tasks for split in ("train", "validation")]
+    write_result(ROOT / "results" / "build" / "summary.json", values, data=read, commit=commit)
 
 
 def default(key: str) -> float:

@@ -15,8 +15,8 @@ from cascadebert.demo.task import LEVELS, generate, vocabulary
 @pytest.mark.slow
 def test_the_demo_writes_what_it_says_and_its_printed_commands_work(tmp_path, monkeypatch, run):
     monkeypatch.chdir(tmp_path)
-    for size, rows in (("TRAIN_SIZE", 3000), ("TRAFFIC_SIZE", 1500), ("TEST_SIZE", 300)):
-        monkeypatch.setattr(demo_run, size, rows)
+    for name, value in (("TRAIN_SIZE", 3000), ("TRAFFIC_SIZE", 1500), ("TEST_SIZE", 300), ("MINUTES", 20)):
+        monkeypatch.setattr(demo_run, name, value)
     code, values, said = run("demo", "--output", "my demo", "--seed", 3, "--json")
     assert code == 0, said
     assert values["measured_speedup"] > 1 and 0.5 < values["agreement"] <= 1
