@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from dataclasses import replace
 from html import unescape
@@ -12,8 +13,12 @@ import pytest
 
 from cascadebert import Target
 from cascadebert.cli.build_output import print_build
+from cascadebert.cli.render import JSON_ENABLED
+from cascadebert.errors import DataError
 from cascadebert.evaluation.benchmark import BenchmarkResult, TimedPredictor
 from cascadebert.thresholds.stage_choice import HeldOutMetrics
+from cascadebert.training.build.curve import save_curve
+from cascadebert.training.build.page import render_page
 from cascadebert.training.build.result import (
     BuildResult,
     CandidateReport,
@@ -23,6 +28,7 @@ from cascadebert.training.build.result import (
     TriedChain,
 )
 from cascadebert.types import Interval
+from test_report_page import Reader
 
 MODEL = "mpnet-sst2"
 EVIL = "<script>alert('x')</script>&"
