@@ -73,9 +73,9 @@ def test_the_earlier_stages_stay_and_all_else_is_new(copied, model, data):
     assert result.certification.n == result.parts["certify"]
     assert cascade.operating_point.certificate is not None
     assert set(hashes(OLD)) <= set(used.tune) and not np.isin(used.certify, hashes(OLD)).any()
-    assert result.parts == {"train": 0, "tune": 200, "certify": 133, "report": 66, "corpus": 0}
+    assert result.parts == {"train": 0, "tune": 199, "certify": 133, "report": 66, "corpus": 0}
     assert "60 texts were left out" in result.notices[0]
-    with pytest.raises(CascadeError, match="beside 3.. that the cascade was trained, tuned or certified on"):
+    with pytest.raises(CascadeError, match=r"beside \d+ that the cascade was trained, tuned or certified"):
         replace_last_stage(copied, model, data=data, target=AGREEMENT)
     assert contents(copied) == after
 
@@ -120,8 +120,7 @@ def test_a_killed_run_leaves_the_cascade_and_goes_on(copied, model, data, monkey
     before = contents(copied)
     run_killed(KILLED, copied, model, data)
     assert contents(copied) == before
-    monkeypatch.delattr("cascadebert.training.build.build.certify_cascade")  # it is not called again
-    monkeypatch.setattr("cascadebert.training.build.build.certify_cascade", None, raising=False)
+    monkeypatch.setattr("cascadebert.training.build.build.certify_cascade", pytest.fail)  # not called again
     result = replace_last_stage(copied, model, data=data, target=AGREEMENT)
     assert result.cascades and Cascade.from_pretrained(copied).operating_point.certificate is not None
 
@@ -135,7 +134,7 @@ def not_slower(make_model, data):
 
 
 def pairs(make_model, data):
-    return {"data": {"text": TEXTS, "text_pair": TEXTS}}
+    return {"data": {"sentence1": TEXTS, "sentence2": TEXTS}}
 
 
 def few_new_texts(make_model, data):
@@ -155,7 +154,7 @@ def no_time(make_model, data):
     ("change", "message"),
     [
         (other_labels, "has other labels than .*: bad, good; expected, in any order, negative, positive"),
-        (not_slower, "does not cost less than bert-1-16-5"),
+        (not_slower, "does not cost less than .*bert-1-16-5"),
         (pairs, "this cascade was made for single texts, got pairs of texts"),
         (few_new_texts, "140 distinct texts beside 160 that the cascade was trained, tuned or certified on"),
         (corpus_alone, "give --reteach too"),
@@ -200,7 +199,7 @@ def test_no_input_lies_in_the_replaced_folder(run, words, copied, monkeypatch):
     copied.rename("c")
     usual = {"--from": "c", "--model": "m", "--data": "d.csv"}
     code, _, said = run("build", *(word for pair in {**usual, words[0]: words[1]}.items() for word in pair))
-    assert code == 2 and "lies in" in said
+    assert code == 2 and ("lies in" in said or "is also" in said)
 
 
 @pytest.mark.parametrize("trains", [True, False])
@@ -240,8 +239,9 @@ def test_stages_of_one_name_and_a_classifier_of_their_name_are_told_apart(old):
     assert list(names.values()) == [old / "stage-1", old / "stage-2"]
 
 
-def test_static_stages_are_trained_again_as_such(old, make_model):
+def test_stages_are_trained_again_from_their_own_weights(old, make_model):
     kept, classifier = KeptStages.read(old, retrain=True), Stage.from_pretrained(make_model(layers=3))
     candidates = kept.candidates(classifier, kept.folders("m", classifier.label_names))
     assert [one.kind for one in candidates] == ["classifier", "classifier"]
-    assert all(one.is_trained and one.source is not None for one in candidates)
+    assert [one.source for one in candidates] == [old / "stage-1", old / "stage-2"]
+    assert all(one.is_trained for one in candidates)
