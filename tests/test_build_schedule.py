@@ -15,9 +15,9 @@ STUDENTS = [Candidate(f"{n}x64", "student", n, 64, Flops(0.0, n * 1e5, 0.0)) for
 WANTED = seconds_to_make(STUDENTS[0], 10.0, SCHEDULE, SPEEDS)
 
 
-@pytest.mark.parametrize(("left", "expected"), [(100.0, 10.0), (0.3, 1.0), (0.05, None), (-1.0, None)])
+@pytest.mark.parametrize(("left", "expected"), [(2.0, 10.0), (1.0, 5.0), (0.15, 1.0), (0.05, None), (-1.0, None)])
 def test_a_student_gets_what_it_wants_or_one_pass_or_is_not_made(left, expected):
-    passes = affordable_passes(STUDENTS[0], STUDENTS[1:], left * WANTED, SCHEDULE, SPEEDS)
+    passes = affordable_passes(STUDENTS[0], left * WANTED, SCHEDULE, SPEEDS, is_last=False)
     assert passes == expected
 
 
@@ -25,7 +25,7 @@ def test_what_is_too_little_for_all_goes_to_the_cheapest():
     made, left = [], 0.5 * WANTED
     candidates = [STATIC, *STUDENTS]
     for i, candidate in enumerate(candidates):
-        passes = affordable_passes(candidate, candidates[i + 1 :], left, SCHEDULE, SPEEDS)
+        passes = affordable_passes(candidate, left, SCHEDULE, SPEEDS, is_last=i == len(candidates) - 1)
         if passes is not None:
             left -= seconds_to_make(candidate, passes, SCHEDULE, SPEEDS)
             made.append(candidate.name)

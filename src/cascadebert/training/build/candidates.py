@@ -159,10 +159,8 @@ def make_candidate(candidate: Candidate, lesson: Lesson, passes: float) -> MadeF
     names, logits = lesson.classifier.label_names, np.asarray(lesson.outputs.logits)
     if candidate.is_retrained:  # its head keeps its columns
         names = config_label_names(read_config(source), source)
-        columns = [
-            without_prefix(lesson.classifier.label_names).index(name) for name in without_prefix(names)
-        ]
-        logits = logits[:, columns]
+        known = without_prefix(lesson.classifier.label_names)
+        logits = logits[:, [known.index(name) for name in without_prefix(names)]]
     data = TrainingData(lesson.texts, unlabeled, names, teacher=logits)
     settings = recipe(candidate, lesson, passes)
     folder = train_stage(source, data, settings, work=lesson.work, description=candidate.name)

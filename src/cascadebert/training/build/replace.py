@@ -28,7 +28,7 @@ def replace_last_stage(
     output: str | Path | None = None,
     target: Target = DEFAULT_TARGET,
     confidence_level: float = 0.95,
-    retrain: bool = False,
+    reteach: bool = False,
     corpus: DataSource | None = None,
     minutes: float = 60.0,
     columns: Columns | None = None,
@@ -51,7 +51,7 @@ def replace_last_stage(
         output: The folder to write; by default that of the cascade.
         target: The requirement; accuracy targets need labels.
         confidence_level: Of the certificate, in [0.5, 1).
-        retrain: Train the earlier stages on the new classifier's predictions, from their present weights.
+        reteach: Train the earlier stages on the new classifier's predictions, from their present weights.
         corpus: More texts to retrain them on.
         minutes: Time for all of it, on this machine; that of earlier calls for the same output counts.
         columns: Names of the columns; by default those that the cascade remembers, or the usual ones.
@@ -68,13 +68,13 @@ def replace_last_stage(
             changed.
     """
     cascade, output = Path(cascade), Path(cascade if output is None else output)
-    if corpus is not None and not retrain:
+    if corpus is not None and not reteach:
         raise CascadeError("a corpus is only trained on: give --reteach too, or leave out --corpus")
     in_place = output.exists() and cascade.exists() and output.samefile(cascade)
     inputs = {"--model": model, "--data": data, "--corpus": corpus, "--from": None if in_place else cascade}
     check_roles({"--output": output, WORK: work_directory_path(output)}, inputs)
     check_work_directory(output)
-    kept = KeptStages.read(cascade, retrain=retrain)
+    kept = KeptStages.read(cascade, retrain=reteach)
     continued = in_place or work_directory_path(output).is_dir()
     ensure_writable_directory(output, overwrite=overwrite or continued)
     request = Request(

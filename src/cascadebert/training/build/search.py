@@ -208,7 +208,8 @@ class _Search:
             return f"it takes about {wanted / 60:.0f} minutes, and {max(left, 0) / 60:.0f} are left"
         passes = progress.step(decided, lambda: float(passes or 0.0), float)
         estimate = seconds_to_make(candidate, passes, schedule, speeds)
-        log.info("%s: %.1f passes, about %.1f minutes", candidate.name, passes, estimate / 60)
+        if candidate.is_trained:
+            log.info("%s: %.1f passes, about %.1f minutes", candidate.name, passes, estimate / 60)
         try:
             made = progress.step(key, lambda: make_candidate(candidate, lesson, passes), MadeFolders)
             files = stage_files(candidate, made, job.work)
