@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from cascadebert.thresholds.select import select_thresholds
     from cascadebert.training.assemble import assemble
     from cascadebert.training.build.build import build
+    from cascadebert.training.build.replace import replace_last_stage
     from cascadebert.training.config import FitConfig
     from cascadebert.training.distillation.distill import distill
     from cascadebert.training.fit import fit
@@ -40,6 +41,7 @@ _LAZY_IMPORTS = {
     "distill": "training.distillation.distill",
     "evaluate": "evaluation.evaluate",
     "fit": "training.fit",
+    "replace_last_stage": "training.build.replace",
     "select_thresholds": "thresholds.select",
     "tune": "tuning.tune",
 }
@@ -58,6 +60,7 @@ __all__ = [
     "distill",
     "evaluate",
     "fit",
+    "replace_last_stage",
     "select_thresholds",
     "tune",
 ]

@@ -17,10 +17,14 @@ if TYPE_CHECKING:
     from cascadebert.training.build.search import PlannedBuild
 
 NAME_WIDTH = 24
+RETRY = "more --minutes, another --small or a lower target"
 
 
-def print_build(result: BuildResult) -> None:
-    """Print the candidates, the chosen chain, the certificate and the verdict."""
+def print_build(result: BuildResult, retry: str = RETRY) -> None:
+    """Print the candidates, the chosen chain, the certificate and the verdict.
+
+    `retry` says with what the same command may find more.
+    """
     from cascadebert.training.build import summary
 
     print_notices(result.notices)
@@ -31,7 +35,7 @@ def print_build(result: BuildResult) -> None:
         choice.append(summary.certificate_sentence(result))
     verdict = typer.style(f"{summary.headline(result)}.", bold=True)
     reasons = map(capitalized, result.reasons)
-    for paragraph in (choice, [verdict, *reasons, *summary.evidence(result)], [_next_step(result)]):
+    for paragraph in (choice, [verdict, *reasons, *summary.evidence(result)], [_next_step(result, retry)]):
         if paragraph:
             typer.echo("\n" + "\n".join(paragraph))
     print_json(asdict(result))
@@ -98,11 +102,11 @@ def _short(name: str) -> str:
     return printable(name, NAME_WIDTH)
 
 
-def _next_step(result: BuildResult) -> str:
+def _next_step(result: BuildResult, retry: str) -> str:
     output = shlex.quote(str(result.output))
     if result.cascades:
         return f"Saved in {output}. Next: cascadebert predict {output} DATA --output predictions.csv"
     return (
-        f"Only {shlex.quote(str(result.output / 'report.html'))} was saved. Next: the same command with more "
-        "--minutes, another --small or a lower target keeps what was made and tries more."
+        f"Only {shlex.quote(str(result.output / 'report.html'))} was saved. Next: the same command with "
+        f"{retry} keeps what was made and tries more."
     )

@@ -190,13 +190,8 @@ class Cascade:
         Raises:
             DataError: if they are not.
         """
-        if self.spec is None or not len(texts):
-            return
-        texts_per_row = 1 if isinstance(texts[0], str) else 2
-        if texts_per_row != self.spec.texts_per_row:
-            kinds = {1: "single texts", 2: "pairs of texts"}
-            expected, actual = kinds[self.spec.texts_per_row], kinds[texts_per_row]
-            raise DataError(f"this cascade was made for {expected}, got {actual}")
+        if self.spec is not None:
+            check_input_kind(self.spec, texts)
 
     def with_operating_point(self, point: OperatingPoint) -> Cascade:
         """The same stages with other thresholds."""
@@ -240,6 +235,25 @@ class Cascade:
         return str(commit.commit_url)
 
 
+def check_input_kind(spec: CascadeSpec, texts: Texts) -> None:
+    """Raise DataError if texts are given where a saved cascade was made for pairs, or the other way round."""
+    if not len(texts):
+        return
+    texts_per_row = 1 if isinstance(texts[0], str) else 2
+    if texts_per_row != spec.texts_per_row:
+        kinds = {1: "single texts", 2: "pairs of texts"}
+        expected, actual = kinds[spec.texts_per_row], kinds[texts_per_row]
+        raise DataError(f"this cascade was made for {expected}, got {actual}")
+
+
+def tuned_engine(spec: CascadeSpec, engine: str, precision: str) -> tuple[str, str]:
+    """The engine and precision to load a saved cascade with, as in `from_pretrained`."""
+    tuned = spec.tuned_on
+    if tuned is None or engine not in ("auto", tuned.engine):
+        return engine, precision
+    return tuned.engine, tuned.precision if precision == "auto" else precision
+
+
 def load_stages(
     path: Path, spec: CascadeSpec, entries: Sequence[StageSpec], engine: str, precision: str
 ) -> tuple[Stage, ...]:
@@ -247,9 +261,7 @@ def load_stages(
 
     Raises StageError if the engine or the precision is not available.
     """
-    tuned = spec.tuned_on
-    if tuned is not None and engine in ("auto", tuned.engine):
-        engine, precision = tuned.engine, tuned.precision if precision == "auto" else precision
+    engine, precision = tuned_engine(spec, engine, precision)
     stages = []
     for entry in entries:
         stage = Stage.from_pretrained(

@@ -49,6 +49,16 @@ class UsedRows:
     consumed: Hashes = field(default_factory=lambda: np.empty(0, dtype=np.uint64))
     """Examples that a guarantee was tested on; they cannot be used for another."""
 
+    @property
+    def all(self) -> Hashes:
+        """Examples used for any purpose."""
+        return np.concatenate([self.train, self.tune, self.certify, self.consumed])
+
+    def union(self, other: UsedRows) -> UsedRows:
+        """Examples that made either of two cascades."""
+        names = [entry.name for entry in fields(self)]
+        return UsedRows(*(np.union1d(getattr(self, name), getattr(other, name)) for name in names))
+
     def count_overlap(self, hashes: Hashes) -> dict[str, int]:
         """Number of the examples used for each purpose; reserved and consumed ones count as "certify"."""
         used = {"train": self.train, "tune": self.tune, "certify": np.union1d(self.certify, self.consumed)}

@@ -111,6 +111,7 @@ def choose_stages(
     target: Target,
     *,
     max_stages: int = 3,
+    chains: Sequence[tuple[int, ...]] | None = None,
     scores: Sequence[ScoreName] = ("max_probability",),
 ) -> CrossValidatedChoice:
     """Choose stages, score and thresholds that meet a target on held-out examples, at the least cost.
@@ -118,7 +119,8 @@ def choose_stages(
     The best of many cascades is optimistically biased on the examples that it was chosen on. So agreement
     with the last stage is asked for at rising levels, until the whole choice, made on nine tenths of the
     examples, meets the target on the other tenth (ten-fold). For a speed-up there is one level: the
-    cascade of the least disagreement that reaches it.
+    cascade of the least disagreement that reaches it. `chains` limits the choice to these cascades; by
+    default all of up to `max_stages` stages are considered.
 
     Raises CascadeError if there is no other stage or an accuracy target comes without labels, and
     InfeasibleTarget if no cascade reaches a speed-up.
@@ -130,7 +132,7 @@ def choose_stages(
     levels: tuple[float | None, ...] = (None,) if target.name == "speedup" else LEVELS
     if target.name == "min_agreement":
         levels = (target.value, *(level for level in LEVELS if level > target.value))
-    search = partial(_search, candidates, max_stages, scores)
+    search = partial(_search, candidates, chains or candidates.chains(max_stages), scores)
     n = candidates.n
     folds = np.array_split(np.random.default_rng(0).permutation(n), min(FOLDS, n))
     searched = [(fold, search(np.setdiff1d(np.arange(n), fold))) for fold in folds]
@@ -150,7 +152,8 @@ def fastest_choice(candidates: CandidateStages, target: Target, *, max_stages: i
     It is optimistic, and takes a fraction of the time of `choose_stages`. Raises InfeasibleTarget if no
     cascade reaches a speed-up.
     """
-    searched = _search(candidates, max_stages, ("max_probability",), np.arange(candidates.n))
+    chains = candidates.chains(max_stages)
+    searched = _search(candidates, chains, ("max_probability",), np.arange(candidates.n))
     return _best(_choices(searched, target), target)
 
 
@@ -165,13 +168,16 @@ class _Searched:
 
 
 def _search(
-    candidates: CandidateStages, max_stages: int, scores: Sequence[ScoreName], examples: Ints
+    candidates: CandidateStages,
+    chains: Sequence[tuple[int, ...]],
+    scores: Sequence[ScoreName],
+    examples: Ints,
 ) -> list[_Searched]:
     """The Pareto front of every chain with every score on these examples."""
     predictions = candidates.probabilities.argmax(axis=2)[:, examples]
     changed = (predictions != predictions[-1]).astype(np.float64)
     found = []
-    for chain, name in product(candidates.chains(max_stages), scores):
+    for chain, name in product(chains, scores):
         scored = score_outputs(name, candidates.probabilities[np.ix_(np.asarray(chain), examples)])
         costs = candidates.costs(chain, examples)
         arrays = TuningArrays(scored.confidences, changed[list(chain)], costs, candidates.last_stage_cost)

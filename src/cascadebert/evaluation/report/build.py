@@ -100,7 +100,7 @@ def unused_examples(
     all_used = [read_used_rows(cascade.path) for cascade in cascades if cascade and cascade.path]
     if not all_used:
         return examples, {}, ()
-    hashes = [np.concatenate([used.train, used.tune, used.certify, used.consumed]) for used in all_used]
+    hashes = [used.all for used in all_used]
     reason = "used to train, tune or certify a cascade, or reserved for that"
     unused, notices = leave_out(examples, np.concatenate(hashes), reason)
     return unused, all_used[0].count_overlap(examples.hashes()), notices

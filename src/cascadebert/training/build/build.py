@@ -7,16 +7,17 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
-from cascadebert.atomic import check_work_directory, work_directory, work_directory_path
+from cascadebert.atomic import atomic_file, check_work_directory, work_directory, work_directory_path
 from cascadebert.data.columns import ColumnNames, Columns, named
 from cascadebert.data.dataset import DataSource, Examples
 from cascadebert.errors import CascadeError, explain_full_disk, show_paths_as
 from cascadebert.evaluation.evaluate import check_has_tokens
 from cascadebert.evaluation.report.html import ensure_report_writable
-from cascadebert.inference.cascade import Cascade
+from cascadebert.inference.cascade import Cascade, check_input_kind
 from cascadebert.inference.engines.load import resolve_engine
 from cascadebert.paths import WORK, check_roles
 from cascadebert.persistence.checkpoint_config import config_label_names, read_config
@@ -29,12 +30,13 @@ from cascadebert.persistence.folder import (
 )
 from cascadebert.thresholds.operating_point import Target
 from cascadebert.thresholds.select import InfeasibleTarget
-from cascadebert.training.build.candidates import copy_classifier, once
+from cascadebert.training.build.candidates import copy_classifier, list_candidates, once
 from cascadebert.training.build.choose import Made, choose
 from cascadebert.training.build.curve import save_curve
 from cascadebert.training.build.finish import certify_cascade, measure, save_cascade, verdict
+from cascadebert.training.build.kept import KeptStages
 from cascadebert.training.build.page import write_page
-from cascadebert.training.build.parts import divide, load_corpus, load_data
+from cascadebert.training.build.parts import Parts, divide, load_corpus, load_data
 from cascadebert.training.build.progress import PROGRESS_FILE, Progress
 from cascadebert.training.build.result import BuildResult, Certification, ChosenCascade, ReportMetrics
 from cascadebert.training.build.search import Job, PlannedBuild, Searched, plan, search
@@ -51,6 +53,37 @@ from cascadebert.tuning.tune import needs_labels
 
 CURVE, MADE_BY = "curve.svg", "build"
 DEFAULT_TARGET = Target(min_agreement=0.99)
+
+
+@dataclass(frozen=True)
+class Request:
+    """All that a build is given but its output; see `build`.
+
+    Raises CascadeError if a number is out of range.
+    """
+
+    model: str | Path
+    data: DataSource | Sequence[DataSource]
+    target: Target
+    minutes: float
+    confidence_level: float = 0.95
+    max_stages: int = 3
+    small: Sequence[str | Path] = ()
+    corpus: DataSource | None = None
+    columns: Columns | None = None
+    max_length: int | None = None
+    engine: str = "auto"
+    precision: str = "auto"
+    kept: KeptStages | None = None  # instead of `small` and all other candidates
+
+    def __post_init__(self) -> None:
+        if not 0 < self.minutes < math.inf:
+            raise CascadeError(f"the minutes must be above 0 and finite, not {self.minutes:g}")
+        if self.max_stages < 2:
+            raise CascadeError(f"a cascade has two stages or more; --max-stages is {self.max_stages}")
+        if not 0.5 <= self.confidence_level < 1:
+            level = self.confidence_level
+            raise CascadeError(f"the confidence level must be in [0.5, 1) (such as 0.95), not {level}")
 
 
 @explain_full_disk()
@@ -100,20 +133,18 @@ def build(
     Raises:
         CascadeError: If the classifier, the texts or a limit cannot be used; the output is not changed.
     """
+    request = Request(
+        model, data, target, minutes, confidence_level, max_stages, small, corpus, columns, max_length,
+        engine, precision,
+    )  # fmt: skip
     output = Path(output)
-    _check_limits(minutes, max_stages, confidence_level)
     inputs = {"MODEL": model, "--data": data, "--small": list(small), "--corpus": corpus}
     check_roles({"--output": output, WORK: work_directory_path(output)}, inputs)
     check_work_directory(output)
     ensure_writable_directory(output, overwrite=overwrite or _was_built(output))
     ensure_report_writable(output.with_suffix(".html"))
-    opened = _opened(
-        model, data, small, corpus, target, minutes, max_stages, columns, max_length, engine, precision,
-        lambda: work_directory(output),
-    )  # fmt: skip
-    with opened as job:
-        result = finish(job, search(job), target, confidence_level, named(columns), output)
-    return result
+    with opened(request, lambda: work_directory(output)) as job:
+        return finish(job, search(job), confidence_level, named(columns), output)
 
 
 def plan_build(
@@ -130,14 +161,12 @@ def plan_build(
     precision: str = "auto",
 ) -> PlannedBuild:
     """The candidates that `build` would try and the minutes that they would take; nothing is kept."""
-    _check_limits(minutes, 3, 0.95)
-    with (
-        tempfile.TemporaryDirectory() as temporary,
-        _opened(
-            model, data, small, corpus, target, minutes, 3, columns, max_length, engine, precision,
-            lambda: Path(temporary),
-        ) as job,
-    ):  # fmt: skip
+    request = Request(
+        model, data, target, minutes,
+        small=small, corpus=corpus, columns=columns, max_length=max_length,
+        engine=engine, precision=precision,
+    )  # fmt: skip
+    with tempfile.TemporaryDirectory() as work, opened(request, lambda: Path(work)) as job:
         return plan(job)
 
 
@@ -150,67 +179,62 @@ def _was_built(output: Path) -> bool:
     return read_folder(output, check_files=False).provenance.get("made_by") == MADE_BY
 
 
-def _check_limits(minutes: float, max_stages: int, confidence_level: float) -> None:
-    if not 0 < minutes < math.inf:
-        raise CascadeError(f"the minutes must be above 0 and finite, not {minutes:g}")
-    if max_stages < 2:
-        raise CascadeError(f"a cascade has two stages or more; --max-stages is {max_stages}")
-    if not 0.5 <= confidence_level < 1:
-        raise CascadeError(f"the confidence level must be in [0.5, 1) (such as 0.95), not {confidence_level}")
-
-
 @contextmanager
-def _opened(
-    model: str | Path,
-    data: DataSource | Sequence[DataSource],
-    small: Sequence[str | Path],
-    corpus: DataSource | None,
-    target: Target,
-    minutes: float,
-    max_stages: int,
-    columns: Columns | None,
-    max_length: int | None,
-    engine: str,
-    precision: str,
-    work: Callable[[], Path],
-) -> Iterator[Job]:
+def opened(request: Request, work: Callable[[], Path]) -> Iterator[Job]:
     """The classifier and the texts, checked; `work` creates the work directory."""
-    engine, precision = resolve_engine(engine, precision)
-    sources = list(data) if isinstance(data, (list, tuple)) else [data]
+    engine, precision = resolve_engine(request.engine, request.precision)
+    model, kept = str(request.model), request.kept
     with opened_classifiers([model]) as (source,), tempfile.TemporaryDirectory() as temporary:
         weight_files(source)
         names = config_label_names(read_config(source), source)
-        folders = {str(name): open_checkpoint(name, Path(temporary) / str(i)) for i, name in enumerate(small)}
+        if kept is None:
+            places = enumerate(request.small)
+            folders = {str(name): open_checkpoint(name, Path(temporary) / str(i)) for i, name in places}
+        else:
+            folders = kept.folders(model, names)
         for name, folder in folders.items():
-            check_stages([name, str(model)], [folder, source], num_labels=len(names))
-        examples = load_data(sources, names, columns=columns, labels=needs_labels(target))
-        parts = divide(examples, load_corpus(corpus, examples, columns))
+            check_stages([name, model], [folder, source], num_labels=len(names))
+        examples, parts = _load(request, names)
         texts = (parts.train, parts.tune.texts, parts.certify.texts, parts.report.texts)
         hashes = [Examples(part, None).sha256() for part in texts]
-        key = fingerprint(checkpoint_fingerprint(source), hashes, max_length, engine, precision)
+        key = fingerprint(checkpoint_fingerprint(source), hashes, request.max_length, engine, precision)
         top = work()
-        folder = top / key
-        folder.mkdir(exist_ok=True)
+        folder = stack.enter_context(_work_folder(top, key))
         copy = once(folder / "classifier", partial(copy_classifier, source))
-        files = StageFiles(display_name(str(model)), copy, tokenizer=source, model=source)
-        with show_paths_as({copy: str(model), source: str(model)}):
+        files = StageFiles(display_name(model), copy, tokenizer=source, model=source)
+        with show_paths_as({copy: model, source: model}):
             stage = load_checked(
-                files, parts.tune.texts, engine=engine, precision=precision, max_length=max_length
+                files, parts.tune.texts, engine=engine, precision=precision, max_length=request.max_length
             )
             check_has_tokens(examples, [stage.tokenizer])
-            yield Job(folder, Progress(top, key), files, stage, folders, parts, target, minutes, max_stages)
+            list_all = partial(list_candidates, stage) if kept is None else partial(kept.candidates, stage)
+            yield Job(
+                folder, Progress(top, key), files, stage, list_all(folders), parts, request.target,
+                request.minutes, request.max_stages, keeps_all=kept is not None,
+            )  # fmt: skip
+
+
+def _load(request: Request, label_names: Sequence[str]) -> tuple[Examples, Parts]:
+    """The examples, and all texts by purpose."""
+    data, columns, kept = request.data, request.columns, request.kept
+    sources = list(data) if isinstance(data, (list, tuple)) else [data]
+    examples = load_data(sources, label_names, columns=columns, labels=needs_labels(request.target))
+    corpus = load_corpus(request.corpus, examples, columns)
+    if kept is None:
+        return examples, divide(examples, corpus)
+    check_input_kind(kept.spec, examples.texts)
+    return examples, divide(examples, corpus, kept.used, trains=kept.retrain)
 
 
 def finish(
     job: Job,
     searched: Searched,
-    target: Target,
     confidence_level: float,
     columns: ColumnNames | None,
     output: Path,
 ) -> BuildResult:
     """Choose among the stages that were made, save, certify and measure the cascade, and write the output."""
-    progress, parts, made = job.progress, job.parts, searched.made
+    progress, parts, made, target = job.progress, job.parts, searched.made, job.target
     names = [one.files.folder.name for one in made]
     key = fingerprint(names, repr(target), job.max_stages, parts.tune.sha256())
     labeled = fingerprint(key, parts.certify.sha256(), parts.report.sha256(), confidence_level)
@@ -218,7 +242,7 @@ def finish(
     chosen, certification, report, missed = None, None, None, None
     try:
         if len(made) > 1:
-            run = partial(choose, made, searched.arrays, target, job.max_stages)
+            run = partial(choose, made, searched.arrays, target, job.chains(searched.arrays))
             chosen = progress.step(f"choose-{key}", run, ChosenCascade)
         if chosen is not None and verdict(chosen, None, target)[0]:
             certify = partial(_save_certified, job, made, chosen, confidence_level, columns, folder)
@@ -243,8 +267,7 @@ def finish(
         report=report,
         seconds=progress.seconds,
     )
-    _publish(result, folder if pays else None, output)
-    return result
+    return _publish(result, folder if pays else None, keep=job.keeps_all)
 
 
 def _save_certified(
@@ -268,10 +291,20 @@ def _measure_saved(folder: Path, report: Examples) -> ReportMetrics:
     return measure(Cascade.from_pretrained(folder), report)
 
 
-def _publish(result: BuildResult, cascade: Path | None, output: Path) -> None:
-    """Replace the output by the cascade, if there is one, and the report."""
+def _publish(result: BuildResult, cascade: Path | None, *, keep: bool) -> BuildResult:
+    """Replace the output by the cascade, if there is one, and the report.
+
+    If there is none, and a cascade in the output is to be kept, the report goes to the work folder.
+    """
+    output = result.output
+    if cascade is None and keep and (output / SPEC_FILE).is_file():
+        result = replace(result, output=work_directory_path(output))
+        with atomic_file(result.output / REPORT_FILE) as page:
+            write_page(page, result)
+        return result
     with atomic_directory(output, overwrite=True) as new:
         if cascade is not None:
             shutil.copytree(cascade, new, dirs_exist_ok=True)
             save_curve(new / CURVE, result)
         write_page(new / REPORT_FILE, result)
+    return result

@@ -13,7 +13,7 @@ from typing import Literal
 
 import numpy as np
 
-from cascadebert.data.labels import same_labels
+from cascadebert.data.labels import same_labels, without_prefix
 from cascadebert.errors import StageError
 from cascadebert.inference.engines.static import MODEL_TYPE
 from cascadebert.inference.stage import Stage
@@ -54,6 +54,7 @@ class Candidate:
     flops: Flops
     source: Path | None = None  # of a classifier or an encoder
     fault: str | None = None  # the reason why it cannot be made
+    is_retrained: bool = False  # the source is a classifier of the same labels, and learns more
 
     @cached_property
     def key(self) -> str:
@@ -68,7 +69,7 @@ class Candidate:
     @property
     def is_trained(self) -> bool:
         """True if it is trained by a build, rather than used as it is."""
-        return self.kind != "classifier"
+        return self.kind != "classifier" or self.is_retrained
 
     def operations(self, tokens: float) -> float:
         """Floating-point operations of a text of so many tokens."""
@@ -96,11 +97,13 @@ def list_candidates(classifier: Stage, small: Mapping[str, Path]) -> list[Candid
     assert classifier.flops is not None
     labels = len(classifier.label_names)
     static = Candidate("static", "static", 0, 0, Flops(2.0 * labels, 2.0 * (labels + 1), 0.0))
-    students = _students(classifier)
+    students = [_student(size, classifier, _fault(size, classifier)) for size in student_sizes(classifier)]
     taken = [one.name for one in (static, *students)] + [classifier.name]
     names = _distinct_names(list(small), taken)
-    given = [_given(name, path, classifier) for name, path in zip(names, small.values(), strict=True)]
-    distinct = {candidate.key: candidate for candidate in given}.values()
+    given = [
+        given_candidate(name, path, classifier) for name, path in zip(names, small.values(), strict=True)
+    ]
+    distinct = {candidate.key: candidate for candidate in reversed(given)}.values()
     return [static, *sorted(distinct, key=lambda candidate: candidate.operations(32)), *students]
 
 
@@ -122,11 +125,6 @@ def student_sizes(classifier: Stage) -> list[StudentSize]:
     return [StudentSize(layers, classifier.hidden) for layers in depths if layers < depth]
 
 
-def _students(classifier: Stage) -> list[Candidate]:
-    """The students; of some families none can be made."""
-    return [_student(size, classifier, _fault(size, classifier)) for size in student_sizes(classifier)]
-
-
 def _fault(size: StudentSize, classifier: Stage) -> str | None:
     """The reason why a student cannot be made."""
     try:
@@ -144,7 +142,7 @@ def _student(size: StudentSize, classifier: Stage, fault: str | None) -> Candida
     return Candidate(f"student {size.name}", "student", size.layers, size.hidden, flops, fault=fault)
 
 
-def _given(name: str, path: Path, classifier: Stage) -> Candidate:
+def given_candidate(name: str, path: Path, classifier: Stage) -> Candidate:
     """A model that the user gave: used as it is if it is a classifier of the same labels."""
     weight_files(path)
     config = read_config(path)
@@ -180,6 +178,10 @@ def make_candidate(candidate: Candidate, lesson: Lesson, passes: float) -> MadeF
         return MadeFolders(source.name, None)
     unlabeled = np.full(len(lesson.texts), NO_LABEL, dtype=np.int64)
     names, logits = lesson.classifier.label_names, np.asarray(lesson.outputs.logits)
+    if candidate.is_retrained:  # its head keeps its columns
+        names = config_label_names(read_config(source), source)
+        known = without_prefix(lesson.classifier.label_names)
+        logits = logits[:, [known.index(name) for name in without_prefix(names)]]
     data = TrainingData(lesson.texts, unlabeled, names, teacher=logits)
     settings = recipe(candidate, lesson, passes)
     folder = train_stage(source, data, settings, work=lesson.work, description=candidate.name)
@@ -218,7 +220,7 @@ def batch_size(texts: int) -> int:
 
 def _source(candidate: Candidate, lesson: Lesson, passes: float) -> Path:
     """The checkpoint that is trained; of a classifier that is used as it is, a copy."""
-    if candidate.kind == "static":
+    if candidate.kind == "static" and candidate.source is None:
         create = partial(create_static_checkpoint, lesson.classifier.path)
         return once(lesson.work / "static", create)
     if candidate.kind == "student":
@@ -237,7 +239,7 @@ def _source(candidate: Candidate, lesson: Lesson, passes: float) -> Path:
             description=f"{candidate.name}, hidden states",
         )
     assert candidate.source is not None
-    if candidate.kind == "encoder":
+    if candidate.is_trained:
         return candidate.source
     folder = lesson.work / f"given-{checkpoint_fingerprint(candidate.source)}"
     return once(folder, partial(copy_classifier, candidate.source))

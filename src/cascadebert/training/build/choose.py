@@ -126,10 +126,10 @@ def least_seconds(
 
 
 def choose(
-    made: Sequence[Made], candidates: CandidateStages, target: Target, max_stages: int
+    made: Sequence[Made], candidates: CandidateStages, target: Target, chains: Sequence[tuple[int, ...]]
 ) -> ChosenCascade:
-    """Choose stages, score and thresholds as one; see `choose_stages`."""
-    found = choose_stages(candidates, target, max_stages=max_stages, scores=SCORES)
+    """Choose one of the chains, score and thresholds as one; see `choose_stages`."""
+    found = choose_stages(candidates, target, chains=chains, scores=SCORES)
     names = [one.candidate.name for one in made]
 
     def chain(choice: StageChoice) -> TriedChain:

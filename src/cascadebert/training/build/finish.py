@@ -18,7 +18,7 @@ from cascadebert.evaluation.evaluate import scaled_probabilities
 from cascadebert.evaluation.metrics import paired_difference
 from cascadebert.evaluation.report.analysis import oracle_routing
 from cascadebert.inference.cascade import Cascade
-from cascadebert.persistence.folder import UsedRows, read_folder, read_used_rows, update_folder
+from cascadebert.persistence.folder import read_folder, read_used_rows, update_folder
 from cascadebert.thresholds.intervals import binomial_interval
 from cascadebert.thresholds.operating_point import Guarantee, Target
 from cascadebert.thresholds.select import exit_stages
@@ -58,10 +58,8 @@ def save_cascade(
         overwrite=True,
         columns=columns,
     )
-    trained = Examples(parts.train, None).hashes()
-    used = UsedRows(trained, parts.tune.hashes(), parts.certify.hashes())
     files = [one.files for one in stages]
-    return build_cascade(files, parts.tune, config, output, used, provenance, parts.notices)
+    return build_cascade(files, parts.tune, config, output, parts.used, provenance, parts.notices)
 
 
 def certify_cascade(

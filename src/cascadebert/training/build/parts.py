@@ -11,11 +11,13 @@ from cascadebert.data.columns import Columns
 from cascadebert.data.dataset import DataSource, Examples, Hashes, load_examples
 from cascadebert.data.labels import shorten
 from cascadebert.errors import DataError
+from cascadebert.persistence.folder import UsedRows
 from cascadebert.types import Ints, Texts
 
 # fraction of the texts, and the most that are useful; the others are trained on
 EVALUATED = {"report": (0.1, 2000), "certify": (0.2, 4000), "tune": (0.3, 4000)}
 MIN_TEXTS = 200
+NO_ROWS = UsedRows(*(np.empty(0, dtype=np.uint64) for _ in range(3)))
 
 
 @dataclass(frozen=True)
@@ -28,12 +30,19 @@ class Parts:
     report: Examples  # to report on it
     corpus: int  # texts of `train` that are from the corpus
     notices: tuple[str, ...]  # what was left out, one sentence each
+    earlier: UsedRows = NO_ROWS  # that a cascade was made from whose stages are kept
 
     @property
     def counts(self) -> dict[str, int]:
         """Number of texts by purpose."""
         evaluated = {name: len(getattr(self, name)) for name in ("tune", "certify", "report")}
         return {"train": len(self.train) - self.corpus, **evaluated, "corpus": self.corpus}
+
+    @property
+    def used(self) -> UsedRows:
+        """Fingerprints of the texts by purpose, for the saved folder."""
+        trained = Examples(self.train, None).hashes()
+        return self.earlier.union(UsedRows(trained, self.tune.hashes(), self.certify.hashes()))
 
 
 def load_data(
@@ -78,38 +87,48 @@ def check_same_kind(examples: Examples, like: Examples) -> None:
         raise DataError(f"{examples.source}: expected {kind}, as in {like.source}")
 
 
-def divide(examples: Examples, corpus: Examples | None) -> Parts:
+def divide(
+    examples: Examples, corpus: Examples | None, earlier: UsedRows = NO_ROWS, *, trains: bool = True
+) -> Parts:
     """Divide the examples by purpose, and add the corpus to those to train on.
 
     The purpose of a text follows from its hash and from the other texts, not from labels or order. Repeated
-    texts are dropped, those of the corpus that are in another part too. Raises DataError if fewer than 200
-    texts are left.
+    texts are dropped, those of the corpus that are in another part too; texts of `earlier` can only be
+    trained on. Unless it `trains`, none are trained on. Raises DataError if fewer than 200 texts are left.
     """
     hashes = examples.hashes()
     distinct = _first_of_each(hashes)
     notices = _notice(len(examples) - len(distinct), "repeated texts were dropped")
-    if len(distinct) < MIN_TEXTS:
+    order = distinct[np.argsort(hashes[distinct], kind="stable")]
+    is_used = np.isin(hashes[order], earlier.all)
+    order, used = order[~is_used], order[is_used]
+    fate = "are only trained on" if trains else "were left out"
+    notices += _notice(len(used), f"texts {fate}: the cascade was trained, tuned or certified on them")
+    if len(order) < MIN_TEXTS:
+        found = f"{len(order):,} distinct texts"
+        if len(used):
+            found += f" beside {len(used):,} that the cascade was trained, tuned or certified on"
         raise DataError(
-            f"{examples.source}: {len(distinct):,} distinct texts; at least {MIN_TEXTS} are needed to choose "
+            f"{examples.source}: {found}; at least {MIN_TEXTS} are needed to choose "
             "a cascade, and some thousands for a good one. Give more: labels are not needed."
         )
-    order = distinct[np.argsort(hashes[distinct], kind="stable")]
     parts, start = dict[str, Examples](), 0
+    divided = 1.0 if trains else sum(fraction for fraction, _ in EVALUATED.values())
     for name, (fraction, most) in EVALUATED.items():
-        count = min(most, int(fraction * len(order)))
+        count = min(most, int(fraction / divided * len(order)))
         parts[name] = examples.take(np.sort(order[start : start + count]))
         start += count
-    rest = order[start:]
+    rest = np.concatenate([order[start:], used]) if trains else order[:0]
     train = [examples.texts[i] for i in rest.tolist()]
     if corpus is None:
-        return Parts(train, corpus=0, notices=notices, **parts)
-    found = corpus.hashes()
-    new = _first_of_each(found)
-    new = new[~np.isin(found[new], hashes)]
+        return Parts(train, corpus=0, notices=notices, earlier=earlier, **parts)
+    in_corpus = corpus.hashes()
+    new = _first_of_each(in_corpus)
+    new = new[~np.isin(in_corpus[new], hashes)]
     notices += _notice(len(corpus) - len(new), "texts of the corpus were dropped: repeated, or in the data")
-    new = new[np.argsort(found[new], kind="stable")]
+    new = new[np.argsort(in_corpus[new], kind="stable")]
     more = [corpus.texts[i] for i in new.tolist()]
-    return Parts([*train, *more], corpus=len(more), notices=notices, **parts)
+    return Parts([*train, *more], corpus=len(more), notices=notices, earlier=earlier, **parts)
 
 
 def _first_of_each(hashes: Hashes) -> Ints:

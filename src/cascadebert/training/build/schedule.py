@@ -41,7 +41,7 @@ def make_schedule(minutes: float, texts: int, students: bool, speeds: Speeds) ->
     Hidden states are kept for up to 40 % of it, if there are students to learn them.
     """
     total = 60 * minutes
-    count = max(1, min(texts, int(PASS_SHARE * total / speeds.seconds)))
+    count = min(texts, max(1, int(PASS_SHARE * total / speeds.seconds)))
     hidden = int(min(MAX_HIDDEN_TOKENS, HIDDEN_SHARE * count * speeds.tokens)) if students else 0
     finish = min(FINISH_SHARE * total, FINISH_TEXTS * speeds.seconds)
     return Schedule(count, hidden, count * speeds.seconds, finish)
@@ -49,6 +49,8 @@ def make_schedule(minutes: float, texts: int, students: bool, speeds: Speeds) ->
 
 def wanted_passes(candidate: Candidate, texts: int) -> float:
     """Passes over the texts that a candidate is trained for where there is time."""
+    if not candidate.is_trained:
+        return 0.0
     if candidate.kind == "static":
         return STATIC_PASSES
     return min(MAX_PASSES, max(MIN_PASSES, WANTED_STEPS * batch_size(texts) / texts))
@@ -84,21 +86,22 @@ def affordable_passes(
 ) -> float | None:
     """Passes that a candidate is trained for: as many as it wants, in half of the seconds that are left.
 
-    The last candidate may take all of them. None if that is too little to learn anything from: 200 steps, or
-    one pass.
+    The last candidate may take all of them. Less than 200 steps or one pass is too little to learn anything
+    from: it gets as much if there is time at all, otherwise None.
     """
     passes = wanted_passes(candidate, schedule.texts)
-    wanted = seconds_to_make(candidate, passes, schedule, speeds)
-    if not wanted:
+    if not seconds_to_make(candidate, passes, schedule, speeds):
         return passes
-    passes = min(passes, _passes_in(left if is_last else left / 2, candidate, schedule, speeds))
     least = min(1.0, MIN_STEPS * batch_size(schedule.texts) / schedule.texts)
-    return passes if passes >= least else None
+    if seconds_to_make(candidate, least, schedule, speeds) > left:
+        return None
+    share = _passes_in(left if is_last else left / 2, candidate, schedule, speeds)
+    return max(least, min(passes, share))
 
 
 def _passes_in(seconds: float, candidate: Candidate, schedule: Schedule, speeds: Speeds) -> float:
     """The passes of training that take so many seconds; those over hidden states end first."""
     all_hidden = seconds_to_make(candidate, HIDDEN_EPOCHS, schedule, speeds)
     if seconds <= all_hidden:
-        return HIDDEN_EPOCHS * max(0.0, seconds) / all_hidden
+        return HIDDEN_EPOCHS * seconds / all_hidden
     return HIDDEN_EPOCHS + (seconds - all_hidden) / seconds_per_pass(candidate, schedule.texts, speeds)

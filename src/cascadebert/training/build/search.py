@@ -18,7 +18,6 @@ from cascadebert.training.build.candidates import (
     Candidate,
     Lesson,
     MadeFolders,
-    list_candidates,
     make_candidate,
     stage_files,
 )
@@ -65,11 +64,16 @@ class Job:
     progress: Progress
     files: StageFiles  # of the classifier
     classifier: Stage
-    small: dict[str, Path]  # folders of small models by the names that were given
+    candidates: Sequence[Candidate]  # in the order in which they are made
     parts: Parts
     target: Target
     minutes: float
     max_stages: int
+    keeps_all: bool = False  # every candidate is a stage, in this order
+
+    def chains(self, arrays: CandidateStages) -> list[tuple[int, ...]]:
+        """The cascades to choose among, by the indices of their stages."""
+        return [tuple(range(len(arrays.tokenizers)))] if self.keeps_all else arrays.chains(self.max_stages)
 
 
 @dataclass(frozen=True)
@@ -113,8 +117,8 @@ class PlannedBuild:
 def plan(job: Job) -> PlannedBuild:
     """The schedule, and every candidate with its estimates; nothing is trained or written."""
     speeds = measure_speeds(job.classifier, job.parts)
-    candidates = [one for one in list_candidates(job.classifier, job.small) if one.fault is None]
-    schedule = _schedule(job, candidates, speeds)
+    candidates = [candidate for candidate in job.candidates if candidate.fault is None]
+    schedule = _schedule(job, speeds)
     left, planned = 60 * job.minutes - schedule.pass_seconds - schedule.finish_seconds, []
     for i, candidate in enumerate(candidates):
         is_last, seconds = i == len(candidates) - 1, None
@@ -127,8 +131,8 @@ def plan(job: Job) -> PlannedBuild:
     return PlannedBuild(job.parts.counts, schedule, tuple(planned))
 
 
-def _schedule(job: Job, candidates: Sequence[Candidate], speeds: Speeds) -> Schedule:
-    students = any(candidate.kind == "student" and candidate.fault is None for candidate in candidates)
+def _schedule(job: Job, speeds: Speeds) -> Schedule:
+    students = any(candidate.kind == "student" and candidate.fault is None for candidate in job.candidates)
     return make_schedule(job.minutes, len(job.parts.train), students, speeds)
 
 
@@ -141,23 +145,25 @@ class _Search:
     def __init__(self, job: Job) -> None:
         self._job = job
         self._speeds = job.progress.step("speeds", lambda: measure_speeds(job.classifier, job.parts), Speeds)
-        self._candidates = list_candidates(job.classifier, job.small)
-        self._schedule = _schedule(job, self._candidates, self._speeds)
+        self._candidates = job.candidates
+        self._schedule = _schedule(job, self._speeds)
         stage = job.classifier
         assert stage.flops is not None
         whole = Candidate(job.files.name, "classifier", stage.layers, stage.hidden, stage.flops)
         self._made = [self._made_of(whole, job.files, stage)]
-        self._arrays = self._timed(texts=TIMED_TEXTS)
+        self._made, self._arrays = self._timed(TIMED_TEXTS)
         self._reasons: dict[str, str] = {}
 
     def run(self) -> Searched:
-        lesson = self._lesson()
+        job, lesson = self._job, self._lesson()
         for candidate in self._candidates:
             reason = self._refusal(candidate) or self._make(candidate, lesson)
+            if reason is not None and job.keeps_all:
+                raise StageError(f"{candidate.name}: {reason}")
             if reason is not None:
                 log.info("%s: not made, %s", candidate.name, reason)
                 self._reasons[candidate.name] = reason
-        made, arrays = in_order(self._made, self._timed())
+        made, arrays = self._timed()
         reports = [self._report(one, i, arrays) for i, one in enumerate(made)]
         missing = [
             CandidateReport(one.name, "not made", self._reasons[one.name], one.layers, one.hidden)
@@ -166,20 +172,16 @@ class _Search:
         ]
         return Searched(tuple(made), arrays, (*reports[:-1], *missing, reports[-1]))
 
-    def _timed(self, *, texts: int | None = None) -> CandidateStages:
-        """The stages that were made, timed once, so that a later call decides as this one."""
-        made, tune = list(self._made), self._job.parts.tune
-        key = fingerprint([one.files.folder.name for one in made], texts)
-        time = partial(time_stages, made, tune, texts=texts)
-        return candidate_stages(made, tune, self._job.progress.step(f"timed-{key}", time, LatencyModel))
-
     def _lesson(self) -> Lesson:
         """The classifier's outputs for the texts to train on, made where they are missing."""
         job, schedule = self._job, self._schedule
         count = max(schedule.texts, job.progress.largest("pass-"))
         texts, folder = job.parts.train[:count], job.work / "outputs"
         run = partial(self._run, texts, folder)
-        log.info("%s: its predictions for %s texts are what small models learn", job.files.name, f"{count:,}")
+        if count:
+            log.info(
+                "%s: its predictions for %s texts are what small models learn", job.files.name, f"{count:,}"
+            )
         job.progress.step(f"pass-{count}", lambda: len(run().logits), int)
         length = job.classifier.tokenizer.max_length
         return Lesson(job.work, job.classifier, texts, run(), length, SEED)
@@ -200,7 +202,7 @@ class _Search:
         """
         if candidate.fault is not None:
             return candidate.fault
-        if self._job.progress.has(f"passes-{candidate.key}"):  # decided before
+        if self._job.keeps_all or self._job.progress.has(f"passes-{candidate.key}"):  # decided before
             return None
         job, speeds, arrays = self._job, self._speeds, self._arrays
         share = candidate.operations(speeds.tokens) / (speeds.operations * speeds.seconds)
@@ -223,7 +225,8 @@ class _Search:
             wanted = seconds_to_make(candidate, wanted_passes(candidate, schedule.texts), schedule, speeds)
             return f"it takes about {duration(wanted)}, and too little of that is left"
         estimate = seconds_to_make(candidate, passes, schedule, speeds)
-        log.info("%s: %.1f passes, about %.1f minutes", candidate.name, passes, estimate / 60)
+        if candidate.is_trained:
+            log.info("%s: %.1f passes, about %.1f minutes", candidate.name, passes, estimate / 60)
         try:
             made = progress.step(key, lambda: make_candidate(candidate, lesson, passes), MadeFolders)
             files = stage_files(candidate, made, job.work)
@@ -231,11 +234,11 @@ class _Search:
         except StageError as error:
             return str(error)
         seconds = progress.seconds_of(key)
-        if candidate.kind in ("encoder", "student") and seconds > MIN_TRAINING_SECONDS:
+        if candidate.is_trained and candidate.kind != "static" and seconds > MIN_TRAINING_SECONDS:
             done = trained_operations(candidate, passes, schedule, speeds)
             self._speeds = replace(speeds, training=done / seconds)
         self._made.insert(-1, self._made_of(candidate, files, stage))
-        self._made, self._arrays = in_order(self._made, self._timed(texts=TIMED_TEXTS))
+        self._made, self._arrays = self._timed(TIMED_TEXTS)
         return None
 
     def _passes(self, candidate: Candidate) -> float | None:
@@ -249,10 +252,21 @@ class _Search:
             left = 60 * minutes - progress.elapsed - self._schedule.finish_seconds
             is_last = candidate is self._candidates[-1]
             passes = affordable_passes(candidate, left, self._schedule, self._speeds, is_last=is_last)
-            return passes or 0.0
+            return -1.0 if passes is None else passes
 
         passes = progress.step(f"within-{minutes:g}-{candidate.key}", decide, float)
-        return progress.step(decided, lambda: passes, float) if passes else None
+        return progress.step(decided, lambda: passes, float) if passes >= 0 else None
+
+    def _timed(self, texts: int | None = None) -> tuple[list[Made], CandidateStages]:
+        """The stages in their order, and their outputs and costs.
+
+        They are timed once: a later call decides as this one.
+        """
+        job, made, tune = self._job, list(self._made), self._job.parts.tune
+        key = fingerprint([one.files.folder.name for one in made], texts)
+        time = partial(time_stages, made, tune, texts=texts)
+        arrays = candidate_stages(made, tune, job.progress.step(f"timed-{key}", time, LatencyModel))
+        return (made, arrays) if job.keeps_all else in_order(made, arrays)
 
     def _checked(self, files: StageFiles) -> Stage:
         """A stage on the classifier's engine, with its order of labels."""
@@ -290,7 +304,7 @@ class _Search:
 
 
 def _made_reason(candidate: Candidate) -> str:
-    if candidate.kind == "classifier":
+    if not candidate.is_trained:
         return "used as it is: a classifier of the same labels"
     if candidate.kind == "student":
         return "learned the classifier's hidden states and logits"
