@@ -15,7 +15,10 @@ STUDENTS = [Candidate(f"{n}x64", "student", n, 64, Flops(0.0, n * 1e5, 0.0)) for
 WANTED = seconds_to_make(STUDENTS[0], 10.0, SCHEDULE, SPEEDS)
 
 
-@pytest.mark.parametrize(("left", "expected"), [(2.0, 10.0), (1.0, 5.0), (0.15, 1.0), (0.05, None), (-1.0, None)])
+LEFT = [(2.0, 10.0), (1.0, 5.0), (0.15, 1.0), (0.05, None), (-1.0, None)]
+
+
+@pytest.mark.parametrize(("left", "expected"), LEFT)
 def test_a_student_gets_what_it_wants_or_one_pass_or_is_not_made(left, expected):
     passes = affordable_passes(STUDENTS[0], left * WANTED, SCHEDULE, SPEEDS, is_last=False)
     assert passes == expected

@@ -31,7 +31,7 @@ from cascadebert.training.build.page import write_page
 from cascadebert.training.build.parts import Parts, divide, load_corpus, load_data
 from cascadebert.training.build.progress import Progress
 from cascadebert.training.build.result import BuildResult, Certification, ChosenCascade, ReportMetrics
-from cascadebert.training.build.search import Job, PlannedBuild, Searched, plan, search
+from cascadebert.training.build.search import BuildJob, PlannedBuild, Searched, plan, search
 from cascadebert.training.checkpoints import (
     check_stages,
     checkpoint_fingerprint,
@@ -48,7 +48,7 @@ DEFAULT_TARGET = Target(min_agreement=0.99)
 
 
 @dataclass(frozen=True)
-class Request:
+class BuildRequest:
     """All that a build is given but its output; see `build`.
 
     Raises CascadeError if a number is out of range.
@@ -125,7 +125,7 @@ def build(
     Raises:
         CascadeError: If the classifier, the texts or a limit cannot be used; the output is not changed.
     """
-    request = Request(
+    request = BuildRequest(
         model, data, target, minutes, confidence_level, max_stages, small, corpus, columns, max_length,
         engine, precision,
     )  # fmt: skip
@@ -154,7 +154,7 @@ def plan_build(
     precision: str = "auto",
 ) -> PlannedBuild:
     """The candidates that `build` would try and the minutes that they would take; nothing is kept."""
-    request = Request(
+    request = BuildRequest(
         model, data, target, minutes,
         small=small, corpus=corpus, columns=columns, max_length=max_length,
         engine=engine, precision=precision,
@@ -164,7 +164,7 @@ def plan_build(
 
 
 @contextmanager
-def opened(request: Request, work: Callable[[], Path]) -> Iterator[Job]:
+def opened(request: BuildRequest, work: Callable[[], Path]) -> Iterator[BuildJob]:
     """The classifier and the texts, checked; `work` creates the work directory."""
     engine, precision = resolve_engine(request.engine, request.precision)
     model, kept = str(request.model), request.kept
@@ -193,13 +193,13 @@ def opened(request: Request, work: Callable[[], Path]) -> Iterator[Job]:
             )
             check_has_tokens(examples, [stage.tokenizer])
             list_all = partial(list_candidates, stage) if kept is None else partial(kept.candidates, stage)
-            yield Job(
+            yield BuildJob(
                 folder, Progress(top, key), files, stage, list_all(folders), parts, request.target,
                 request.minutes, request.max_stages, keeps_all=kept is not None,
             )  # fmt: skip
 
 
-def _load(request: Request, label_names: Sequence[str]) -> tuple[Examples, Parts]:
+def _load(request: BuildRequest, label_names: Sequence[str]) -> tuple[Examples, Parts]:
     """The examples, and all texts by purpose."""
     data, columns, kept = request.data, request.columns, request.kept
     sources = list(data) if isinstance(data, (list, tuple)) else [data]
@@ -212,7 +212,7 @@ def _load(request: Request, label_names: Sequence[str]) -> tuple[Examples, Parts
 
 
 def finish(
-    job: Job,
+    job: BuildJob,
     searched: Searched,
     confidence_level: float,
     columns: ColumnNames | None,
