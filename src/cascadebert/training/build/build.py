@@ -48,7 +48,7 @@ DEFAULT_TARGET = Target(min_agreement=0.99)
 
 
 @dataclass(frozen=True)
-class Request:
+class BuildRequest:
     """All that a build is given but its output; see `build`.
 
     Raises CascadeError if a number is out of range.
@@ -125,7 +125,7 @@ def build(
     Raises:
         CascadeError: If the classifier, the texts or a limit cannot be used; the output is not changed.
     """
-    request = Request(
+    request = BuildRequest(
         model, data, target, minutes, confidence_level, max_stages, small, corpus, columns, max_length,
         engine, precision,
     )  # fmt: skip
@@ -154,7 +154,7 @@ def plan_build(
     precision: str = "auto",
 ) -> PlannedBuild:
     """The candidates that `build` would try and the minutes that they would take; nothing is kept."""
-    request = Request(
+    request = BuildRequest(
         model, data, target, minutes,
         small=small, corpus=corpus, columns=columns, max_length=max_length,
         engine=engine, precision=precision,
@@ -164,7 +164,7 @@ def plan_build(
 
 
 @contextmanager
-def opened(request: Request, work: Callable[[], Path]) -> Iterator[Job]:
+def opened(request: BuildRequest, work: Callable[[], Path]) -> Iterator[Job]:
     """The classifier and the texts, checked; `work` creates the work directory."""
     engine, precision = resolve_engine(request.engine, request.precision)
     model, kept = str(request.model), request.kept
@@ -199,7 +199,7 @@ def opened(request: Request, work: Callable[[], Path]) -> Iterator[Job]:
             )  # fmt: skip
 
 
-def _load(request: Request, label_names: Sequence[str]) -> tuple[Examples, Parts]:
+def _load(request: BuildRequest, label_names: Sequence[str]) -> tuple[Examples, Parts]:
     """The examples, and all texts by purpose."""
     data, columns, kept = request.data, request.columns, request.kept
     sources = list(data) if isinstance(data, (list, tuple)) else [data]
