@@ -57,7 +57,7 @@ bench: setup
 	for step in objectives make finetune speed; do $(RUN)/shrink.py $$step --data $(DATA) || exit 1; done
 	$(RUN)/taught.py --data $(DATA)
 	$(RUN)/unlabelled.py --data $(DATA)
-	for step in train choose; do $(RUN)/cascades.py $$step --data $(DATA) || exit 1; done
+	$(RUN)/cascades.py --data $(DATA)
 	for step in engines tasks labels routing files static install; do \
 		$(RUN)/inference.py $$step --data $(DATA) || exit 1; done
 	for step in answers draws; do $(RUN)/coverage.py $$step --data $(DATA) || exit 1; done

@@ -1,8 +1,9 @@
 """The large models that `build` is measured on: all-mpnet-base-v2, fine-tuned by plain transformers.
 
 A task's train set, less what is in its validation set, is divided at random (SST-2's phrases by groups): the
-model learns one part; the other, `data.parquet`, stands for traffic and is what `build` is given; `texts.parquet`
-holds texts without labels, those that the model learned among them. The validation sets are not looked at.
+model learns one part; the other, `data.parquet`, stands for traffic and is what `build` is given;
+`texts.parquet` holds texts without labels, those that the model learned among them. The validation sets are
+not looked at.
 
     python benchmarks/build_models.py MPNET --data ../shared/data     # half an hour of two cores
 

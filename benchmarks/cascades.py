@@ -1,14 +1,11 @@
 """Four cascades to measure: a static stage and complete students before MiniLM (6 layers, 384 wide).
 
-Per task the large model learns the labels, and the small ones its logits as well; SST-2's small ones learn
-its logits on film sentences without labels too. Then every choice of one or two small stages is tried on
-held-out rows of the train set: the fastest by the clock whose answers are the large model's own as often as
-asked for. More and more is asked for until this whole choice, made on nine tenths of these rows, loses at
-most half a point of accuracy on the other tenth. The validation sets are not looked at. From the repository's
-root, after `benchmarks/shrink.py make`; a killed run goes on where it was:
+Per task MiniLM learns the labels of the train set, less held-out rows; then `build` makes the fastest cascade
+before it that loses at most half a point on the held-out rows, with students that `benchmarks/shrink.py make`
+made. They learn its logits on the train texts too, those of SST-2 also on film sentences.
+The validation sets are not looked at. From the repository's root; a killed run goes on where it was:
 
-    python benchmarks/cascades.py train --data ../shared/data     # two hours of two cores
-    python benchmarks/cascades.py choose --data ../shared/data    # a quarter of an hour, nothing beside it
+    python benchmarks/cascades.py --data ../shared/data     # some two hours of two cores, nothing beside it
 
 Results: results/inference/cascades.json; the cascades lie in build/inference/TASK/cascade.
 """
@@ -26,34 +23,27 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from cascadebert import Cascade, assemble
+from cascadebert import Target, build
 from cascadebert.cli.render import configure_logging
 from cascadebert.data.dataset import Examples, load_examples
 from cascadebert.data.label_names import label_names
-from cascadebert.evaluation.evaluate import scaled_probabilities
-from cascadebert.thresholds.operating_point import Target
-from cascadebert.thresholds.stage_choice import CandidateStages, StageChoice, choose_stages
 from cascadebert.training.config import FitConfig
-from cascadebert.training.losses import NO_LABEL
-from cascadebert.training.static_model import create_static_checkpoint
 from cascadebert.training.train_stage import TrainingData, train_stage
-from cascadebert.tuning.tune import cache_outputs, recalibrate
 from main import minilm
 from stored import ROOT, current_commit, write_result
-from taught import answers
 
 BUILD = ROOT / "build" / "inference"
 STUDENTS = ROOT / "build" / "shrink" / "students"
-RATES = {"static": None, "2x128": 6e-4, "3x192": 4e-4, "2x384": 3e-4}
+SMALL = ("2x128", "3x192", "2x384")
 LARGE = "6x384"
-LOSS = 0.005
+LOSS, MINUTES = 0.005, 60.0
 
 
 @dataclass(frozen=True)
 class Task:
-    """How its models are trained. The log tells what came before.
+    """How its large model is trained.
 
-    `rows`: of the train set at most, the rest is held out too; `sentences`: film sentences for small stages.
+    `rows`: of the train set at most, the rest is held out too; `sentences`: film sentences for small models.
     """
 
     epochs: float
@@ -61,32 +51,26 @@ class Task:
     batch_size: int
     max_length: int
     held_out: int
-    small_epochs: float
     rows: int | None = None
     sentences: int = 0
 
 
 TASKS = {
-    "sst2": Task(2, 1.2e-4, 128, 64, 1200, 4, sentences=60_000),
-    "agnews": Task(2, 2e-4, 64, 64, 1500, 4),
-    "clinc150": Task(6, 3e-4, 64, 48, 2000, 10),
-    "imdb": Task(2, 1e-4, 32, 128, 2500, 3, rows=5000),
+    "sst2": Task(2, 1.2e-4, 128, 64, 1200, sentences=60_000),
+    "agnews": Task(2, 2e-4, 64, 64, 1500),
+    "clinc150": Task(6, 3e-4, 64, 48, 2000),
+    "imdb": Task(2, 1e-4, 32, 128, 2500, rows=5000),
 }
 
 
 def main() -> None:
-    """Run one step."""
+    """Train the large models, and build a cascade before each."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("step", choices=("train", "choose"))
     parser.add_argument("--data", type=Path, required=True, help="folder of data sets")
     asked = parser.parse_args()
     configure_logging()
     commit = current_commit()
-    if asked.step == "train":
-        for name in TASKS:
-            train(name, asked.data)
-        return
-    values = {name: {"recipe": asdict(task), **choose(name)} for name, task in TASKS.items()}
+    values = {name: {"recipe": asdict(task), **cascade(name, asked.data)} for name, task in TASKS.items()}
     files = [asked.data / name / "train.parquet" for name in TASKS]
     write_result(ROOT / "results" / "inference" / "cascades.json", values, data=files, commit=commit)
 
@@ -136,99 +120,49 @@ def film_sentences(data: Path, count: int) -> list[str]:
     return [fit[i] for i in np.sort(np.random.default_rng(0).permutation(len(fit))[:count])]
 
 
-def train(name: str, data: Path) -> None:
-    """Every stage of one task, in build/inference/TASK/stages."""
-    task, stages = TASKS[name], BUILD / name / "stages"
-    rows, _ = parts(name, data)
-    names, work = label_names(rows), BUILD / name / "work"
+def cascade(name: str, data: Path) -> dict[str, Any]:
+    """Train the large model of a task, build a cascade before it, and say what came out."""
+    task, folder = TASKS[name], BUILD / name
+    rows, held_out = parts(name, data)
+    names, work = label_names(rows), folder / "work"
     work.mkdir(parents=True, exist_ok=True)
-    stages.mkdir(exist_ok=True)
-    ids = rows.label_ids(names)
     large = train_stage(
-        minilm(), TrainingData(rows.texts, ids, names), config(task, task.learning_rate, task.epochs),
+        minilm(), TrainingData(rows.texts, rows.label_ids(names), names), config(task),
         work=work, description=f"{name}: {LARGE}",
     )  # fmt: skip
-    link(stages / LARGE, large)
-    texts = [*rows.texts, *film_sentences(data, task.sentences)]
-    labels = np.concatenate([ids, np.full(task.sentences, NO_LABEL)])
-    lesson = TrainingData(texts, labels, names, teacher=answers(large, texts, task.max_length))
-    for small, rate in RATES.items():
-        source = STUDENTS / small
-        if rate is None:
-            source = BUILD / "static"
-            if not source.is_dir():
-                create_static_checkpoint(minilm(), source)
-        recipe = config(task, rate or task.learning_rate, task.small_epochs)
-        made = train_stage(source, lesson, recipe, work=work, description=f"{name}: {small}")
-        link(stages / small, made)
-
-
-def config(task: Task, rate: float, epochs: float) -> FitConfig:
-    """A recipe; without the difficulty-aware term, which the paper's experiment measures."""
-    return FitConfig(
+    result = build(
+        large,
+        data=held_out,
+        corpus={"text": [*rows.texts, *film_sentences(data, task.sentences)]},
+        small=[STUDENTS / size for size in SMALL],
+        target=Target(max_accuracy_drop=LOSS),
+        minutes=MINUTES,
         max_length=task.max_length,
-        epochs=epochs,
-        batch_size=task.batch_size,
-        learning_rate=rate,
-        warmup_ratio=0.05,
-        dar_weight=0.0,
-        distill_weight=1.0,
+        output=folder / "cascade",
+        overwrite=True,
     )
-
-
-def link(path: Path, folder: Path) -> None:
-    """Give a trained stage its name."""
-    path.unlink(missing_ok=True)
-    path.symlink_to(folder.absolute())
-
-
-def choose(name: str) -> dict[str, Any]:
-    """Assemble the fastest choice of small stages on the held-out rows, and say what the others came to."""
-    folder, length = BUILD / name, TASKS[name].max_length
-    rows = load_examples(folder / "held_out.parquet")
-    every = [folder / "stages" / stage for stage in (*RATES, LARGE)]
-    whole = assemble(
-        every, data=rows, target=Target(speedup=1.0), output=folder / "all", max_length=length,
-        cost_unit="measured", overwrite=True,
-    )  # fmt: skip
-    found = choose_stages(candidates(whole, rows), Target(max_accuracy_drop=LOSS))
-    made = assemble(
-        [every[i] for i in found.choice.stages], data=rows, target=Target(min_agreement=found.level),
-        output=folder / "cascade", max_length=length, cost_unit="measured", score="auto", overwrite=True,
-    )  # fmt: skip
-    expected = made.operating_point.metrics
-    assert expected is not None
+    assert result.chosen is not None
     return {
-        "held_out_rows": len(rows),
-        "chosen": names_of(found.choice),
-        "score": made.score.name,
-        "min_agreement": found.level,
-        "held_out": asdict(found.held_out),
-        "expected_speedup": expected.speedup,
-        "notices": expected.notices,
-        "tried": [
-            {
-                "stages": names_of(choice),
-                "expected_speedup": choice.selection.speedup,
-                "agreement": 1 - choice.selection.loss,
-                "exit_rates": choice.selection.exit_rates,
-            }
-            for choice in found.tried
-        ],
+        "held_out_rows": len(held_out),
+        "pays": result.cascades,
+        "chosen": result.chosen.stages,
+        "score": result.chosen.score,
+        "min_agreement": result.chosen.level,
+        "held_out": asdict(result.chosen.held_out),
+        "candidates": [asdict(one) for one in result.candidates],
+        "tried": [asdict(one) for one in result.chosen.tried],
     }
 
 
-def names_of(choice: StageChoice) -> list[str]:
-    """The small stages of a choice."""
-    return [list(RATES)[i] for i in choice.stages[:-1]]
-
-
-def candidates(cascade: Cascade, rows: Examples) -> CandidateStages:
-    """What every stage says of the held-out rows and costs there."""
-    cached = cache_outputs(cascade, rows)
-    probabilities = scaled_probabilities(recalibrate(cascade, cached), cached.logits)
-    return CandidateStages(
-        probabilities, *cached.latency.parts(cached.encoded), cached.latency.keys, cached.labels
+def config(task: Task) -> FitConfig:
+    """A recipe for labels alone."""
+    return FitConfig(
+        max_length=task.max_length,
+        epochs=task.epochs,
+        batch_size=task.batch_size,
+        learning_rate=task.learning_rate,
+        warmup_ratio=0.05,
+        dar_weight=0.0,
     )
 
 

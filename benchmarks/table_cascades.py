@@ -34,13 +34,13 @@ def demo_table() -> str:
     """What the demo measured."""
     found = load("demo/demo.json")
     lines = [
-        "| seed | small | large | cascade | exit early | measured speed-up | total seconds |",
+        "| seed | classifier | cascade | same prediction | stages | measured speed-up | total seconds |",
         "|" + "---|" * 7,
     ]
     for run in found["runs"]:
         lines.append(
-            f"| {run['seed']} | {percent(run['small_accuracy'])} | {percent(run['large_accuracy'])} "
-            f"| {percent(run['cascade_accuracy'])} | {percent(run['exit_rates'][0])} "
+            f"| {run['seed']} | {percent(run['classifier_accuracy'])} | {percent(run['cascade_accuracy'])} "
+            f"| {percent(run['agreement'])} | {', '.join(run['stages'])} "
             f"| {run['measured_speedup']:.1f}x | {run['seconds']:.0f} |"
         )
     return "\n".join(lines)

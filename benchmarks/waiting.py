@@ -1,6 +1,6 @@
 """How long does a small training take on a busy machine, by what OpenMP threads do at barriers?
 
-Each run trains the demo's large model on 1,500 generated sentences in a process of its own: with libgomp's
+Each run trains the demo's classifier on 1,500 generated sentences in a process of its own: with libgomp's
 default, with sleep at once (passive), or with the short spin that the package sets. "Busy" means one endless
 loop per core beside it. Writes results/training/waiting.json; nothing else may run.
 
@@ -24,7 +24,7 @@ import tempfile
 from pathlib import Path
 import torch
 import cascadebert.training
-from cascadebert.demo.run import CONFIG, LARGE, random_encoder
+from cascadebert.demo.run import CONFIG, ENCODER, random_encoder
 from cascadebert.demo.task import generate, vocabulary
 from cascadebert.timing import now
 from cascadebert.training.train_stage import TrainingData, train_stage
@@ -32,10 +32,10 @@ import numpy as np
 rows = generate(1500, seed=0)
 labels = np.array([row.label == "positive" for row in rows]).astype(np.int64)
 with tempfile.TemporaryDirectory() as folder:
-    source = random_encoder(Path(folder) / "large", LARGE, vocabulary(), seed=0)
+    source = random_encoder(Path(folder) / "encoder", ENCODER, vocabulary(), seed=0)
     data = TrainingData([row.text for row in rows], labels, ("negative", "positive"))
     start = now()
-    train_stage(source, data, CONFIG, work=Path(folder), description="large")
+    train_stage(source, data, CONFIG, work=Path(folder), description="classifier")
     print(now() - start)
 """
 SETTINGS = {

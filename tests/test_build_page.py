@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from dataclasses import replace
+from functools import cache
 from html import unescape
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from cascadebert.cli.render import JSON_ENABLED
 from cascadebert.errors import DataError
 from cascadebert.evaluation.benchmark import BenchmarkResult, TimedPredictor
 from cascadebert.thresholds.stage_choice import HeldOutMetrics
-from cascadebert.training.build.curve import save_curve
+from cascadebert.training.build.curve import curve_figure, save_curve
 from cascadebert.training.build.page import render_page
 from cascadebert.training.build.result import (
     BuildResult,
@@ -178,7 +179,7 @@ MANY_CANDIDATES = tuple(
 MANY = replace(
     UNLABELED,
     target=Target(speedup=4),
-    candidates=(*MANY_CANDIDATES, CANDIDATES[-1]),
+    candidates=(*MANY_CANDIDATES, UNLABELED.candidates[-1]),
     chosen=replace(
         UNLABELED.chosen,
         stages=("student of 1 layers", MODEL),
@@ -223,12 +224,17 @@ RESULTS = {
     "evil": renamed(EVIL),
     "long": renamed(LONG),
 }
-each = pytest.mark.parametrize("result", RESULTS.values(), ids=RESULTS)
+each = pytest.mark.parametrize("name", RESULTS)
 
 
-def text_of(page):
+@cache
+def page_of(name):
+    return render_page(RESULTS[name])
+
+
+def text_of(name):
     """What a reader sees of a page, in one line."""
-    body = re.sub(r"<style>.*?</style>", "", page, flags=re.DOTALL)
+    body = re.sub(r"<style>.*?</style>", "", page_of(name), flags=re.DOTALL)
     return " ".join(unescape(re.sub(r"<[^>]+>", " ", body)).split())
 
 
@@ -236,3 +242,158 @@ def printed(result, capsys):
     print_build(result)
     output = capsys.readouterr()
     return output.out, output.err
+
+
+@each
+def test_the_page_is_well_formed_and_complete_in_itself(name):
+    page = page_of(name)
+    reader = Reader()
+    reader.feed(page)
+    reader.close()
+    assert reader.open == [] and reader.loaded == []
+    assert len(reader.names) == len(set(reader.names)) and "script" not in reader.tags
+    assert not re.search(r"@import|https?:|url\((?!#)", page)
+    assert page.count("<svg") == (RESULTS[name].chosen is not None)
+
+
+@each
+def test_nothing_that_is_missing_is_written(name, capsys):
+    for text in (text_of(name), *printed(RESULTS[name], capsys)):
+        assert not re.search(r"\b(None|nan|inf)\b", text)
+
+
+@each
+def test_page_and_terminal_tell_the_decision_before_all_else_and_what_was_tried(name, capsys):
+    result = RESULTS[name]
+    page, (shown, notes) = text_of(name), printed(result, capsys)
+    decision = "Cascade: 8.3x as fast as" if result.cascades else "Do not cascade"
+    for text in (page, shown):
+        assert decision in text and all(reason[1:] in text for reason in result.reasons)
+    assert page.index(decision) < page.index("Certificate") < page.index("Candidates")
+    for candidate in result.candidates:
+        assert candidate.name in page and candidate.reason[1:] in page
+    assert all(notice in page and notice in notes for notice in result.notices)
+
+
+def test_the_page_of_a_cascade_that_pays_holds_its_numbers():
+    page = text_of("paying")
+    for wanted in (
+        "8.3x as fast as mpnet-sst2 alone, agreement 98.2 %, accuracy -0.3 points",
+        "on 2,000 examples that had no part in making the cascade: 98.2 % (97.6 to 98.8)",
+        "Accuracy on them 93.1 %, the classifier's 93.4 %: -0.3 points (-0.8 to +0.2)",
+        "8.35x (8.11 to 8.52), median and range of 5 interleaved runs of 2,000 texts",
+        "in batches of 32: 34.3x, 812 against 24 texts per second",
+        "74.2 % of that of oracle routing",
+        "2. all-MiniLM-L6-v2 6 x 384 50.3 % 1,460",
+        "the fastest of 5 chains with at least 98.5 % agreement on the tuning set, the lowest level",
+        "it meets the target: agreement 98.1 %, accuracy 92.9 % (-0.4 points, standard error 0.2), expected "
+        "speed-up 8.71x",
+        "static → student of 2 layers → mpnet-sst2 max probability 7.70x 98.7 %",
+        "Certified at 95.0 % confidence: agreement of at least 0.98 on new data like these (4,000 examples; "
+        "their own bound is 0.9812).",
+        "student of 1 layer 1 x 768 91.2 % 88.4 % 8.04 % 1,210 7 min Made. It may pay.",
+        "Not made. 19 minutes are left and it needs 24.",
+        "texts to certify 4,000",
+        "time of all steps 41 min",
+        "python 3.",
+    ):
+        assert wanted in page, wanted
+
+
+def test_the_terminal_shows_candidates_chain_certificate_verdict_and_what_comes_next(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "100")
+    shown, notes = printed(PAYING, capsys)
+    parts = [
+        "all-MiniLM-L6-v2     6 x 384         94.1 %     90.7 %    6.66 %   1,460    11 min",
+        "Not made: student of 3 layers: 19 minutes are left",
+        "2. all-MiniLM-L6-v2  50.3 %  1,460",
+        "Certified at 95.0 % confidence",
+        "Cascade: 8.3x",
+        "It is faster in every run",
+        "Next: cascadebert predict fast DATA --output predictions.csv",
+    ]
+    places = [shown.index(part) for part in parts]
+    assert places == sorted(places)
+    assert notes == "note: 312 repeated texts were dropped.\n"
+
+
+@pytest.mark.parametrize("name", ["many", "evil", "long"])
+def test_tables_in_the_terminal_fit_into_100_columns(name, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "100")
+    tables = printed(RESULTS[name], capsys)[0].split("\nTarget: ")[0]
+    lines = [line for line in tables.splitlines() if not line.startswith("Not made: ")]
+    assert max(map(len, lines)) <= 100
+    assert len([line for line in lines if re.search(r" \d+ x \d+ ", line)]) == sum(
+        candidate.state != "not made" for candidate in RESULTS[name].candidates
+    )
+
+
+def test_json_is_one_line_with_all_values(capsys):
+    token = JSON_ENABLED.set(True)
+    try:
+        values = json.loads(printed(PAYING, capsys)[0].splitlines()[-1])
+    finally:
+        JSON_ENABLED.reset(token)
+    assert values["cascades"] is True and values["output"] == "fast"
+    assert values["report"]["timing"]["measured_speedup"] == 8.35
+    assert values["candidates"][1]["name"] == "all-MiniLM-L6-v2"
+
+
+def test_without_labels_only_agreement_is_stated(capsys):
+    for text in (text_of("unlabeled"), *printed(UNLABELED, capsys)):
+        assert "ccuracy" not in text
+    assert "98.2 % (97.6 to 98.8)" in text_of("unlabeled")
+
+
+def test_without_a_certificate_the_reason_is_told(capsys):
+    sentence = "Not certified at 95.0 % confidence: 61 texts are too few; it would take 180."
+    assert sentence in text_of("uncertified") and sentence in printed(UNCERTIFIED, capsys)[0]
+
+
+@pytest.mark.parametrize(
+    "name, chain_title", [("slower", "The best cascade that was found"), ("nothing", None)]
+)
+def test_a_build_that_does_not_pay_says_so_and_offers_no_cascade(name, chain_title, capsys):
+    page, (shown, _) = text_of(name), printed(RESULTS[name], capsys)
+    assert "No cascade was saved, so none is certified." in page and "Saved in" not in shown
+    assert "Only fast/report.html was saved. Next: the same command" in shown
+    assert (chain_title in page) if chain_title else ("Why this one" not in page)
+
+
+def test_at_most_ten_runners_up_are_listed():
+    assert page_of("many").count(" → ") == 10
+    assert "the one of 30 chains that agrees most" in page_of("many")
+
+
+def test_names_from_outside_cannot_add_markup():
+    page = page_of("evil")
+    assert "<script" not in page and page.count("&lt;script&gt;") > 30
+
+
+@pytest.mark.parametrize("name", ["paying", "many", "long"])
+def test_names_in_the_curve_cover_neither_each_other_nor_a_point(name):
+    figure = curve_figure(RESULTS[name])
+    (axes,) = figure.axes
+    boxes = [text.get_window_extent() for text in axes.texts]
+    points = [line.get_xydata() for line in axes.lines if line.get_marker() in ("o", "D")]
+    assert len(boxes) >= 5
+    for i, box in enumerate(boxes):
+        assert box.count_overlaps(boxes[:i]) == 0
+        assert box.count_contains(axes.transData.transform(np.concatenate(points))) == 0
+
+
+def test_the_curve_has_the_target_as_a_line_only_if_it_is_an_agreement():
+    def labels(result):
+        return [text.get_text() for text in curve_figure(result).legends[0].get_texts()]
+
+    assert "target" in labels(PAYING) and "target" not in labels(MANY)
+    assert "best chain, every threshold" in labels(SLOWER)
+
+
+def test_the_curve_is_saved_as_svg_and_the_same_each_time(tmp_path):
+    for name in ("one.svg", "two.svg"):
+        save_curve(tmp_path / name, PAYING)
+    assert "<svg" in (tmp_path / "one.svg").read_text("utf-8")
+    assert (tmp_path / "one.svg").read_bytes() == (tmp_path / "two.svg").read_bytes()
+    with pytest.raises(DataError, match=r"ending in \.svg"):
+        save_curve(tmp_path / "curve.png", PAYING)

@@ -179,3 +179,11 @@ def test_files_bodies_and_nesting_stay_small():
 def test_only_timing_reads_the_clock():
     users = [str(path) for file, path in files() if "perf_counter" in file.read_text("utf-8")]
     assert users == ["timing.py"]
+
+
+def test_no_file_of_the_package_is_ignored_and_so_left_out_of_wheels():
+    command = ["git", "ls-files", "--cached", "--others", "--ignored", "--exclude-standard", "--", "."]
+    done = subprocess.run(command, cwd=SOURCE, capture_output=True, text=True, check=False)
+    if done.returncode:
+        pytest.skip("not a git checkout")
+    assert [name for name in done.stdout.splitlines() if "__pycache__" not in name] == []

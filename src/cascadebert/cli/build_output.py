@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 import typer
@@ -30,11 +30,10 @@ def print_build(result: BuildResult, retry: str = RETRY) -> None:
     print_notices(result.notices)
     _print_candidates(result)
     _print_chain(result)
-    short = replace(result, model=printable(result.model, 40))
     choice = [*summary.choice_sentences(result)]
     if result.certification is not None:
         choice.append(summary.certificate_sentence(result))
-    verdict = typer.style(f"{summary.headline(short)}.", bold=True)
+    verdict = typer.style(f"{summary.headline(result)}.", bold=True)
     reasons = map(capitalized, result.reasons)
     for paragraph in (choice, [verdict, *reasons, *summary.evidence(result)], [_next_step(result, retry)]):
         if paragraph:
@@ -65,16 +64,19 @@ def _minutes(seconds: float) -> str:
 
 
 def _print_candidates(result: BuildResult) -> None:
+    labeled = any(candidate.accuracy is not None for candidate in result.candidates)
+    accuracy = ("accuracy",) if labeled else ()
     rows: list[tuple[str, ...]] = [
-        ("candidate", "layers x width", "agreement", "accuracy", "cost", "texts/s", "made in")
+        ("candidate", "layers x width", "agreement", *accuracy, "cost", "texts/s", "made in")
     ]
     for candidate in result.candidates:
         if candidate.state != "not made":
             size = f"{candidate.layers} x {candidate.hidden}"
-            quality = (optional(value, percent) for value in (candidate.agreement, candidate.accuracy))
+            quality = (candidate.agreement, candidate.accuracy) if labeled else (candidate.agreement,)
             cost = optional(candidate.relative_cost, relative_cost)
             speed = optional(candidate.texts_per_second, rate), optional(candidate.seconds, duration)
-            rows.append((_short(candidate.name), size, *quality, cost, *speed))
+            qualities = (optional(value, percent) for value in quality)
+            rows.append((_short(candidate.name), size, *qualities, cost, *speed))
     print_table(*rows)
     for candidate in result.candidates:
         if candidate.state == "not made":

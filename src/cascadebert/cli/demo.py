@@ -18,7 +18,7 @@ def demo(
     seed: Annotated[int, o.option("Random seed.", "N")] = 0,
     overwrite: o.Overwrite = False,
 ) -> None:
-    """Train, save, load and time a cascade on a generated task, in minutes and offline."""
+    """Train a classifier on a generated task and make it faster with `build`, in minutes and offline."""
     from cascadebert.demo.run import demo as run
 
     result = run(output, seed=seed, overwrite=overwrite)

@@ -1,1 +1,1 @@
-"""The embedded demo: a generated task, two transformers from scratch, the public path end to end."""
+"""The embedded demo: a generated task, a classifier from scratch, and `build` end to end."""

@@ -48,17 +48,18 @@ def curve_chart(result: BuildResult) -> str:
     points = "; ".join(
         f"{name} {x:.3g}x, {y:.1f} %" for name, (x, y) in (*_candidates(result), *_operating_points(result))
     )
-    return inline(_figure(result), f"Agreement against expected speed-up: {points}{target}")
+    return inline(curve_figure(result), f"Agreement against expected speed-up: {points}{target}")
 
 
 def save_curve(path: Path, result: BuildResult) -> None:
     """Write the curve as an SVG file, atomically; something must have been chosen."""
     ensure_plot_writable(path)
     with atomic_file(path) as temporary:
-        save_svg(_figure(result), temporary)
+        save_svg(curve_figure(result), temporary)
 
 
-def _figure(result: BuildResult) -> Figure:
+def curve_figure(result: BuildResult) -> Figure:
+    """The figure; something must have been chosen."""
     chosen = result.chosen
     assert chosen is not None
     figure, axes = new_axes(7, 4.4, "expected speed-up over the classifier alone", "agreement, %")
@@ -154,4 +155,4 @@ def _place(label: Annotation, x: float, y: float, horizontal: Any, vertical: Any
     """Move a label and return the pixels that it covers."""
     label.set_position((x, y))
     label.set(horizontalalignment=horizontal, verticalalignment=vertical)
-    return label.get_window_extent()
+    return label.get_window_extent().padded(3)

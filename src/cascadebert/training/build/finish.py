@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from cascadebert.evaluation.evaluate import scaled_probabilities
 from cascadebert.evaluation.metrics import paired_difference
 from cascadebert.evaluation.report.analysis import oracle_routing
 from cascadebert.inference.cascade import Cascade
+from cascadebert.persistence.folder import read_folder, read_used_rows, update_folder
 from cascadebert.thresholds.intervals import binomial_interval
 from cascadebert.thresholds.operating_point import Guarantee, Target
 from cascadebert.thresholds.select import exit_stages
@@ -66,9 +68,8 @@ def certify_cascade(
     `earlier` certificates were issued from the same texts: this one has a part of the allowed risk that
     leaves all of them together within it.
     """
-    n = len(parts.certify)
     if target.name == "speedup":
-        return Certification(None, confidence_level, n, None, SPEEDUP_REASON)
+        return _uncertified(path, parts, confidence_level, SPEEDUP_REASON)
     delta = (1 - confidence_level) * FIRST_SHARE * LATER_SHARE**earlier
     try:
         guarantee = Guarantee(target.name, target.value)  # type: ignore[arg-type]
@@ -80,10 +81,21 @@ def certify_cascade(
             cost_unit="measured",
         )
     except CascadeError as error:
-        return Certification(None, confidence_level, n, None, str(error))
+        return _uncertified(path, parts, confidence_level, f"{error} One text in five certifies.")
     assert tuned.point.certificate is not None
     result = tuned.point.certificate.guarantees[0]
     return Certification(result.guarantee.description, confidence_level, result.n, result.bound, None)
+
+
+def _uncertified(path: Path, parts: Parts, confidence_level: float, reason: str) -> Certification:
+    """The reason why there is no certificate, which is kept in the folder too."""
+    spec, used = read_folder(path), read_used_rows(path)
+    metrics = spec.operating_point.metrics
+    assert metrics is not None
+    metrics = replace(metrics, notices=(*metrics.notices, f"Not certified: {reason}"))
+    point = replace(spec.operating_point, metrics=metrics)
+    update_folder(path, spec.model_copy(update={"operating_point": point}), used)
+    return Certification(None, confidence_level, len(parts.certify), None, reason)
 
 
 def measure(cascade: Cascade, report: Examples) -> ReportMetrics:

@@ -86,13 +86,14 @@ def affordable_passes(
 ) -> float | None:
     """Passes that a candidate is trained for: as many as it wants, in half of the seconds that are left.
 
-    The last candidate may take all of them. None if that is too little to learn anything from: 200 steps, or
-    one pass.
+    The last candidate may take all of them. Less than 200 steps or one pass is too little to learn anything
+    from: it gets as much if there is time at all, otherwise None.
     """
     passes = wanted_passes(candidate, schedule.texts)
     wanted = seconds_to_make(candidate, passes, schedule, speeds)
     if not wanted:
         return passes
-    passes *= min(1.0, max(0.0, left if is_last else left / 2) / wanted)
     least = min(1.0, MIN_STEPS * batch_size(schedule.texts) / schedule.texts)
-    return passes if passes >= least else None
+    if least * wanted > passes * max(0.0, left):
+        return None
+    return max(least, passes * min(1.0, (left if is_last else left / 2) / wanted))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from cascadebert.errors import printable
 from cascadebert.evaluation.templates import percent, percent_interval, points, rate, times
 from cascadebert.thresholds.operating_point import Target
 from cascadebert.training.build.result import BuildResult, CandidateReport, ReportMetrics, TriedChain
@@ -26,7 +27,7 @@ def headline(result: BuildResult) -> str:
     report = result.report
     if not result.cascades or report is None:
         return "Do not cascade"
-    speed = f"{report.timing.measured_speedup:.1f}x as fast as {result.model} alone"
+    speed = f"{report.timing.measured_speedup:.1f}x as fast as {printable(result.model, 40)} alone"
     drop = report.accuracy_drop
     accuracy = "" if drop is None else f", accuracy {100 * _gain(drop).value:+.1f} points"
     return f"Cascade: {speed}, agreement {percent(report.agreement.value)}{accuracy}"
@@ -107,7 +108,7 @@ def choice_sentences(result: BuildResult) -> tuple[str, ...]:
     held_out = chosen.held_out
     metrics = [f"agreement {percent(held_out.agreement)}"]
     if held_out.accuracy is not None and held_out.accuracy_drop is not None:
-        gain, error = -100 * held_out.accuracy_drop, 100 * held_out.standard_error
+        gain, error = 0 - 100 * held_out.accuracy_drop, 100 * held_out.standard_error
         metrics.append(
             f"accuracy {percent(held_out.accuracy)} ({gain:+.1f} points, standard error {error:.1f})"
         )
