@@ -28,7 +28,7 @@ from cascadebert import Cascade, Target
 from cascadebert.atomic import work_directory, work_directory_path
 from cascadebert.cli.render import configure_logging
 from cascadebert.data.dataset import load_examples
-from cascadebert.training.build.build import Request, finish, opened
+from cascadebert.training.build.build import BuildRequest, finish, opened
 from cascadebert.training.build.finish import measure
 from cascadebert.training.build.result import BuildResult, ReportMetrics
 from cascadebert.training.build.search import search
@@ -63,7 +63,7 @@ def main() -> None:
         summarize(asked.data, commit)
 
 
-def request(name: str, minutes: float, variant: str = "labeled") -> Request:
+def request(name: str, minutes: float, variant: str = "labeled") -> BuildRequest:
     """What a build of a task is given."""
     folder = BUILD / name
     data = folder / "data.parquet"
@@ -71,7 +71,7 @@ def request(name: str, minutes: float, variant: str = "labeled") -> Request:
         table = pq.read_table(data)
         data = folder / "unlabeled.parquet"
         pq.write_table(table.drop_columns(["label"]), data)
-    return Request(
+    return BuildRequest(
         folder / "model",
         data,
         UNLABELED if variant == "unlabeled" else LABELED,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -13,17 +14,19 @@ import torch
 from transformers import AutoModelForSequenceClassification
 
 import tiny
-from building import NAMES, all_files, build_quickly, cascade_of, count_time, train_classifier
+from building import NAMES, all_files, build_quickly, cascade_of, copied, count_time, train_classifier
 from cascadebert import Cascade, Target
-from cascadebert.errors import CascadeError
+from cascadebert.data.dataset import Examples
+from cascadebert.errors import CascadeError, StageError
 from cascadebert.inference.stage import Stage
 from cascadebert.persistence.folder import read_used_rows
-from cascadebert.training.build import search
+from cascadebert.training.build import search, teacher
 from cascadebert.training.build.build import plan_build
+from cascadebert.training.build.parts import divide
 from samples import reviews, sentences, write_csv
 
 TEXTS, LABELS = reviews(400, seed=1)
-FAMILIES = ["mpnet", "roberta", "electra", "distilbert", "modernbert", "xlnet", "albert", "funnel", "gpt2"]
+FAMILIES = ["mpnet", "roberta", "electra", "distilbert", "modernbert", "xlnet", "gpt2"]
 LOW = Target(min_agreement=0.6)
 
 
@@ -86,23 +89,23 @@ def test_classifiers_of_any_family_can_be_cascaded(make_model, tmp_path, family)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("family", ["bert", "roberta", "modernbert", "albert", "funnel"])
+@pytest.mark.parametrize("family", ["bert", "roberta", "modernbert", "gpt_neo", "albert"])
 def test_students_are_made_or_the_report_says_why_not(make_model, tmp_path, monkeypatch, family):
     monkeypatch.setattr(search, "PAYS", np.inf)
     model = make_model(family, layers=3, hidden=16, labels=("b", "a", "c"), seed=1)
     result = build_quickly(model, {"text": sentences(260, seed=2)}, tmp_path / "out", target=LOW)
-    states = {one.name: (one.state, one.reason) for one in result.candidates}
-    made = {states["student 1x16"][0], states["student 2x16"][0]}
-    assert made == ({"made"} if family in ("bert", "roberta", "modernbert") else {"not made"})
-    assert states["static"][0] == "made"
-    assert all(reason for state, reason in states.values() if state == "not made")
+    states = {one.name: one.state for one in result.candidates[:-1]}
+    made = {name for name, state in states.items() if state == "made"}
+    assert states.keys() == {"static", "student 1x16", "student 2x16"}
+    missing = {"albert": set(states), "gpt_neo": {"student 1x16"}}.get(family, set())
+    assert made == states.keys() - missing
+    page = (tmp_path / "out" / "report.html").read_text("utf-8")
+    assert page.count("could be cut") + page.count("no gpt_neo model can be made") == len(missing)
+    assert (result.chosen is None) == (not made)
 
 
 @pytest.mark.slow
 def test_hidden_states_that_no_student_can_learn_leave_the_logits(classifier, tmp_path, monkeypatch):
-    from cascadebert.errors import StageError
-    from cascadebert.training.build import teacher
-
     def refuse(self, batch, width):
         raise StageError("hidden states of another shape")
 
@@ -142,12 +145,18 @@ def test_a_cased_tokenizer_is_that_of_the_students_too(make_model, tmp_path, mon
 
 
 @pytest.mark.slow
-def test_150_labels_one_of_them_missing_in_300_rows(make_model, tmp_path):
+def test_150_labels_one_of_them_missing_in_300_rows(tmp_path):
     names = tuple(f"label {i}" for i in range(150))
-    model = make_model(layers=2, hidden=16, labels=names, seed=2)
+    config = tiny.configuration("bert", 2, 16, 0.4)
+    config.id2label = dict(enumerate(names))
+    config.label2id = {name: i for i, name in enumerate(names)}
+    model = tmp_path / "model"
+    torch.manual_seed(0)
+    AutoModelForSequenceClassification.from_config(config).save_pretrained(model)
+    tiny.tokenizer().save_pretrained(model)
     texts = sentences(300, seed=8)
     labels = [names[i % 149] for i in range(300)]
-    target = Target(max_accuracy_drop=0.2)
+    target = Target(max_accuracy_drop=0.2)  # of a random classifier
     result = build_quickly(model, {"text": texts, "label": labels}, tmp_path / "out", target=target)
     assert result.chosen is not None and result.candidates[0].accuracy is not None
     assert (tmp_path / "out" / "report.html").is_file()
@@ -255,7 +264,6 @@ def test_a_model_that_cannot_be_used_is_refused_before_anything_is_written(make_
         ({"target": Target(min_accuracy=0.9)}, "label"),
         ({"corpus": {"sentence1": TEXTS, "sentence2": TEXTS}}, "expected single texts"),
         ({"data": {"text": TEXTS[:199]}}, "at least 200"),
-        ({"data": {"text": [*TEXTS, "\u200b"]}}, "no tokens|empty"),
         ({"small": ["no-such-model"]}, "no-such-model"),
         ({"data": {"sentence1": TEXTS, "sentence2": TEXTS}, "corpus": {"text": TEXTS}}, "expected pairs"),
     ],
@@ -268,11 +276,21 @@ def test_what_cannot_be_done_is_refused_before_anything_is_written(make_model, t
     assert not list(tmp_path.iterdir())
 
 
+def test_texts_without_tokens_are_refused_before_anything_is_written(make_model, tmp_path):
+    model = shutil.copytree(make_model(layers=2, hidden=16), tmp_path / "model")
+    file = model / "tokenizer.json"
+    settings = json.loads(file.read_text("utf-8")) | {"post_processor": None}  # no [CLS] and [SEP]
+    file.write_text(json.dumps(settings), "utf-8")
+    with pytest.raises(CascadeError, match="no tokens"):
+        build_quickly(model, {"text": [*TEXTS, "\u200b"]}, tmp_path / "out")
+    assert [path.name for path in tmp_path.iterdir()] == ["model"]
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("target", "confidence", "expected"),
     [
-        (Target(min_agreement=1.0), 0.95, "cannot be certified from any number"),
+        (Target(max_accuracy_drop=0.0), 0.95, "cannot be certified from any number"),
         (Target(min_agreement=0.9), 0.999, r"needs \d+ certification .*One text in five"),
         (Target(speedup=1.2), 0.95, "speed-up is not a statement"),
     ],
@@ -280,15 +298,10 @@ def test_what_cannot_be_done_is_refused_before_anything_is_written(make_model, t
 def test_what_cannot_be_certified_is_saved_with_the_reason(
     built, tmp_path, classifier, target, confidence, expected
 ):
-    from building import copied
-
     output = copied(built[0], tmp_path / "fast")
     data = {"text": TEXTS, "label": LABELS}
     result = build_quickly(classifier, data, output, target=target, confidence_level=confidence)
-    if not result.cascades:
-        pytest.fail(str(result.reasons))
-    import re
-
+    assert result.cascades, result.reasons
     assert re.search(expected, result.certification.reason), result.certification.reason
     assert Cascade.from_pretrained(output).operating_point.certificate is None
 
@@ -300,8 +313,12 @@ def test_where_nothing_pays_only_the_report_is_saved_and_a_later_run_works(make_
     words = ["build", model, "--data", data, "--output", tmp_path / "out", "--engine", "torch"]
     code, values, said = run(*words, "--min-agreement", "1", "--json")
     assert code == 1 and values["cascades"] is False and "Do not cascade" in said
-    assert [path.name for path in (tmp_path / "out").iterdir()] == ["report.html"]
-    assert values["reasons"] and values["reasons"][0][:20] in (tmp_path / "out" / "report.html").read_text()
+    (page,) = (tmp_path / "out").iterdir()
+    assert (
+        page.name == "report.html"
+        and values["reasons"]
+        and values["reasons"][0][1:20] in page.read_text("utf-8")
+    )
     code, values, _ = run(*words, "--min-agreement", "0.3", "--json")
     assert code == 0 and values["cascades"] and (tmp_path / "out" / "cascade.json").is_file()
     json.loads(json.dumps(values, allow_nan=False))
@@ -309,8 +326,6 @@ def test_where_nothing_pays_only_the_report_is_saved_and_a_later_run_works(make_
 
 @pytest.mark.slow
 def test_a_speedup_that_no_cascade_reaches_is_reported(built, tmp_path, classifier):
-    from building import copied
-
     output = copied(built[0], tmp_path / "fast")
     result = build_quickly(classifier, {"text": TEXTS, "label": LABELS}, output, target=Target(speedup=1e6))
     assert not result.cascades and "speed-up" in result.reasons[0]
@@ -359,9 +374,6 @@ def test_a_plan_leaves_out_students_that_cannot_be_made(make_model):
 
 @pytest.mark.slow
 def test_labels_of_other_parts_do_not_change_the_cascade(classifier, tmp_path):
-    from cascadebert.data.dataset import Examples
-    from cascadebert.training.build.parts import divide
-
     parts = divide(Examples(TEXTS, tuple(LABELS)), None)
     unseen = {*parts.certify.texts, *parts.report.texts, *parts.train}
     swap = dict(zip(NAMES, NAMES[::-1], strict=True))

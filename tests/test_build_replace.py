@@ -8,13 +8,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cascadebert import Cascade, CascadeError, Target, assemble, replace_last_stage
+from cascadebert import Cascade, CascadeError, Target, assemble
 from cascadebert.data.dataset import Examples
 from cascadebert.inference.stage import Stage
 from cascadebert.persistence.folder import UsedRows, read_used_rows
 from cascadebert.thresholds.stage_choice import CandidateStages, choose_stages
 from cascadebert.training.build.kept import KeptStages
 from cascadebert.training.build.parts import divide
+from cascadebert.training.build.replace import replace_last_stage
 from killing import run_killed
 from samples import reviews, sentences, write_csv
 

@@ -310,7 +310,8 @@ from cascadebert.training.build import teacher
 trainer.MIN_STEPS_BETWEEN_CHECKPOINTS = 2
 kill_at(trainer.LossTrainer, "compute_loss", int(sys.argv[1]))
 own = test.open_stage(teacher.Path(sys.argv[2]))
-outputs = test.run_teacher(own, test.sentences(300, seed=1), hidden_tokens=10**6, folder=teacher.Path(sys.argv[3]))
+texts = test.sentences(300, seed=1)
+outputs = test.run_teacher(own, texts, hidden_tokens=10**6, folder=teacher.Path(sys.argv[3]))
 test.make((own, outputs), teacher.Path(sys.argv[4]), 3)
 """
 

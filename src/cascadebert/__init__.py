@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from cascadebert.thresholds.select import select_thresholds
     from cascadebert.training.assemble import assemble
     from cascadebert.training.build.build import build
-    from cascadebert.training.build.replace import replace_last_stage
     from cascadebert.training.config import FitConfig
     from cascadebert.training.distillation.distill import distill
     from cascadebert.training.fit import fit
@@ -41,7 +40,6 @@ _LAZY_IMPORTS = {
     "distill": "training.distillation.distill",
     "evaluate": "evaluation.evaluate",
     "fit": "training.fit",
-    "replace_last_stage": "training.build.replace",
     "select_thresholds": "thresholds.select",
     "tune": "tuning.tune",
 }
@@ -60,7 +58,6 @@ __all__ = [
     "distill",
     "evaluate",
     "fit",
-    "replace_last_stage",
     "select_thresholds",
     "tune",
 ]

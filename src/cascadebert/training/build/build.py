@@ -11,7 +11,13 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
-from cascadebert.atomic import atomic_file, check_work_directory, work_directory, work_directory_path
+from cascadebert.atomic import (
+    WORK_MARKER,
+    atomic_file,
+    check_work_directory,
+    work_directory,
+    work_directory_path,
+)
 from cascadebert.data.columns import ColumnNames, Columns, named
 from cascadebert.data.dataset import DataSource, Examples
 from cascadebert.errors import CascadeError, explain_full_disk, show_paths_as
@@ -39,7 +45,7 @@ from cascadebert.training.build.page import write_page
 from cascadebert.training.build.parts import Parts, divide, load_corpus, load_data
 from cascadebert.training.build.progress import PROGRESS_FILE, Progress
 from cascadebert.training.build.result import BuildResult, Certification, ChosenCascade, ReportMetrics
-from cascadebert.training.build.search import Job, PlannedBuild, Searched, plan, search
+from cascadebert.training.build.search import BuildJob, PlannedBuild, Searched, plan, search
 from cascadebert.training.checkpoints import (
     check_stages,
     checkpoint_fingerprint,
@@ -56,7 +62,7 @@ DEFAULT_TARGET = Target(min_agreement=0.99)
 
 
 @dataclass(frozen=True)
-class Request:
+class BuildRequest:
     """All that a build is given but its output; see `build`.
 
     Raises CascadeError if a number is out of range.
@@ -133,7 +139,7 @@ def build(
     Raises:
         CascadeError: If the classifier, the texts or a limit cannot be used; the output is not changed.
     """
-    request = Request(
+    request = BuildRequest(
         model, data, target, minutes, confidence_level, max_stages, small, corpus, columns, max_length,
         engine, precision,
     )  # fmt: skip
@@ -161,7 +167,7 @@ def plan_build(
     precision: str = "auto",
 ) -> PlannedBuild:
     """The candidates that `build` would try and the minutes that they would take; nothing is kept."""
-    request = Request(
+    request = BuildRequest(
         model, data, target, minutes,
         small=small, corpus=corpus, columns=columns, max_length=max_length,
         engine=engine, precision=precision,
@@ -180,7 +186,7 @@ def _was_built(output: Path) -> bool:
 
 
 @contextmanager
-def opened(request: Request, work: Callable[[], Path]) -> Iterator[Job]:
+def opened(request: BuildRequest, work: Callable[[], Path]) -> Iterator[BuildJob]:
     """The classifier and the texts, checked; `work` creates the work directory."""
     engine, precision = resolve_engine(request.engine, request.precision)
     model, kept = str(request.model), request.kept
@@ -199,22 +205,36 @@ def opened(request: Request, work: Callable[[], Path]) -> Iterator[Job]:
         hashes = [Examples(part, None).sha256() for part in texts]
         key = fingerprint(checkpoint_fingerprint(source), hashes, request.max_length, engine, precision)
         top = work()
-        folder = stack.enter_context(_work_folder(top, key))
-        copy = once(folder / "classifier", partial(copy_classifier, source))
-        files = StageFiles(display_name(model), copy, tokenizer=source, model=source)
-        with show_paths_as({copy: model, source: model}):
+        with _work_folder(top, key) as folder, show_paths_as({folder / "classifier": model, source: model}):
+            copy = once(folder / "classifier", partial(copy_classifier, source))
+            files = StageFiles(display_name(model), copy, tokenizer=source, model=source)
             stage = load_checked(
                 files, parts.tune.texts, engine=engine, precision=precision, max_length=request.max_length
             )
             check_has_tokens(examples, [stage.tokenizer])
             list_all = partial(list_candidates, stage) if kept is None else partial(kept.candidates, stage)
-            yield Job(
+            yield BuildJob(
                 folder, Progress(top, key), files, stage, list_all(folders), parts, request.target,
                 request.minutes, request.max_stages, keeps_all=kept is not None,
             )  # fmt: skip
 
 
-def _load(request: Request, label_names: Sequence[str]) -> tuple[Examples, Parts]:
+@contextmanager
+def _work_folder(top: Path, key: str) -> Iterator[Path]:
+    """A folder in the work directory, which is removed if an error comes before the first step."""
+    folder = top / key
+    folder.mkdir(exist_ok=True)
+    try:
+        yield folder
+    except CascadeError:
+        if not Progress(top, key).has_any:
+            shutil.rmtree(folder)
+            if {file.name for file in top.iterdir()} <= {WORK_MARKER}:
+                shutil.rmtree(top)
+        raise
+
+
+def _load(request: BuildRequest, label_names: Sequence[str]) -> tuple[Examples, Parts]:
     """The examples, and all texts by purpose."""
     data, columns, kept = request.data, request.columns, request.kept
     sources = list(data) if isinstance(data, (list, tuple)) else [data]
@@ -227,7 +247,7 @@ def _load(request: Request, label_names: Sequence[str]) -> tuple[Examples, Parts
 
 
 def finish(
-    job: Job,
+    job: BuildJob,
     searched: Searched,
     confidence_level: float,
     columns: ColumnNames | None,
@@ -271,7 +291,7 @@ def finish(
 
 
 def _save_certified(
-    job: Job,
+    job: BuildJob,
     made: Sequence[Made],
     chosen: ChosenCascade,
     confidence_level: float,

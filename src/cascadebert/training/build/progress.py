@@ -49,6 +49,11 @@ class Progress:
         """Seconds that a finished step took; 0 if it is not finished."""
         return float(self._own().get(key, {}).get("seconds", 0.0))
 
+    @property
+    def has_any(self) -> bool:
+        """True if a step is finished."""
+        return bool(self._own())
+
     def has(self, key: str) -> bool:
         """True if a step is finished."""
         return key in self._own()

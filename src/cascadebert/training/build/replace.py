@@ -13,7 +13,7 @@ from cascadebert.inference.cascade import tuned_engine
 from cascadebert.paths import WORK, check_roles
 from cascadebert.persistence.folder import ensure_writable_directory
 from cascadebert.thresholds.operating_point import Target
-from cascadebert.training.build.build import DEFAULT_TARGET, Request, finish, opened
+from cascadebert.training.build.build import DEFAULT_TARGET, BuildRequest, finish, opened
 from cascadebert.training.build.kept import KeptStages
 from cascadebert.training.build.result import BuildResult
 from cascadebert.training.build.search import search
@@ -77,7 +77,7 @@ def replace_last_stage(
     kept = KeptStages.read(cascade, retrain=reteach)
     continued = in_place or work_directory_path(output).is_dir()
     ensure_writable_directory(output, overwrite=overwrite or continued)
-    request = Request(
+    request = BuildRequest(
         model, data, target, minutes, confidence_level,
         corpus=corpus,
         columns=or_remembered(columns, kept.spec.columns),

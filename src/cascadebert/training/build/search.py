@@ -57,7 +57,7 @@ SEED = 1234
 
 
 @dataclass(frozen=True)
-class Job:
+class BuildJob:
     """The classifier, the texts and the limits of a build."""
 
     work: Path  # of this classifier and these texts
@@ -114,7 +114,7 @@ class PlannedBuild:
     candidates: tuple[PlannedCandidate, ...]
 
 
-def plan(job: Job) -> PlannedBuild:
+def plan(job: BuildJob) -> PlannedBuild:
     """The schedule, and every candidate with its estimates; nothing is trained or written."""
     speeds = measure_speeds(job.classifier, job.parts)
     candidates = [candidate for candidate in job.candidates if candidate.fault is None]
@@ -131,18 +131,18 @@ def plan(job: Job) -> PlannedBuild:
     return PlannedBuild(job.parts.counts, schedule, tuple(planned))
 
 
-def _schedule(job: Job, speeds: Speeds) -> Schedule:
+def _schedule(job: BuildJob, speeds: Speeds) -> Schedule:
     students = any(candidate.kind == "student" and candidate.fault is None for candidate in job.candidates)
     return make_schedule(job.minutes, len(job.parts.train), students, speeds)
 
 
-def search(job: Job) -> Searched:
+def search(job: BuildJob) -> Searched:
     """Make the candidates that can pay, as long as there is time."""
     return _Search(job).run()
 
 
 class _Search:
-    def __init__(self, job: Job) -> None:
+    def __init__(self, job: BuildJob) -> None:
         self._job = job
         self._speeds = job.progress.step("speeds", lambda: measure_speeds(job.classifier, job.parts), Speeds)
         self._candidates = job.candidates
