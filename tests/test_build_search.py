@@ -105,8 +105,7 @@ def test_a_build_interrupted_after_any_step_ends_in_the_same_result(
         with pytest.raises(KeyboardInterrupt):
             build_quickly(classifier, DATA, output)
     assert not output.exists()
-    (file,) = Path(f"{output}.work").glob("progress.json")
-    done = set(Progress(file.parent, "")._steps)
+    done = set(Progress(Path(f"{output}.work"), "")._steps)
     made = count_calls(monkeypatch, search, "make_candidate")
     result = build_quickly(classifier, DATA, output)
     assert ignoring_time(result) == ignoring_time(built[1])
@@ -240,7 +239,7 @@ def test_a_candidate_that_fails_is_reported_and_the_others_are_made(classifier, 
     states = {one.name: (one.state, one.reason) for one in result.candidates}
     assert states["student 1x32"] == ("not made", "the student does not run")
     assert states["static"][0] == states["student 2x32"][0] == "made"
-    assert "the student does not run" in (tmp_path / "fast" / "report.html").read_text("utf-8")
+    assert "student does not run" in (tmp_path / "fast" / "report.html").read_text("utf-8")
 
 
 @pytest.mark.slow

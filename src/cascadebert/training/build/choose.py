@@ -48,7 +48,7 @@ class Made:
 def tuning_logits(stage: Stage, tune: Examples, work: Path) -> Logits:
     """(n, num_labels) logits of a stage on the tuning set, kept in the work directory."""
     engine = stage.engine
-    key = fingerprint(str(stage.path), stage.tokenizer.key, engine.name, engine.precision, tune.sha256())
+    key = fingerprint(stage.path.name, stage.tokenizer.key, engine.name, engine.precision, tune.sha256())
     file = work / f"logits-{key}.npy"
     if not file.is_file():
         logits = stage.logits(stage.encode(tune.texts))
