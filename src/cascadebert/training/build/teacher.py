@@ -1,4 +1,4 @@
-"""The classifier's logits and last hidden states of many texts, run once and kept on disk for all small models."""
+"""The classifier's logits and last hidden states of texts, made once and kept for all small models."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class TeacherOutputs:
 
 
 def run_teacher(stage: Stage, texts: Texts, *, hidden_tokens: int, folder: Path) -> TeacherOutputs:
-    """Run the classifier on texts or pairs and store what it gives in `folder`, or reuse what is stored there.
+    """Run the classifier on texts or pairs, store its outputs in `folder`, and reuse those stored there.
 
     The first texts, until `hidden_tokens` tokens are reached, run in torch, in bfloat16 where the hardware
     supports it, and their last hidden states are stored; all others run on the stage's own engine. What is
@@ -112,8 +112,9 @@ class _HiddenStateEngine:
         """The (tokens, width) last hidden states of each row of the batch that ran last."""
         if self._states.shape != (*batch.input_ids.shape, width):
             raise StageError(
-                f"the model has hidden states of shape {tuple(self._states.shape)} for token ids of shape "
-                f"{batch.input_ids.shape}; expected one of width {width} per token. No student can learn them."
+                f"the model has hidden states of shape {tuple(self._states.shape)} for token ids of "
+                f"shape {batch.input_ids.shape}; expected one of width {width} per token. "
+                "No student can learn these."
             )
         states = self._states.float().clamp(-HALF_MAX, HALF_MAX).half().cpu().numpy()
         return [row[mask] for row, mask in zip(states, batch.attention_mask.astype(np.bool_), strict=True)]
