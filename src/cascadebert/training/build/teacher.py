@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from contextlib import suppress
-from copy import deepcopy
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -21,20 +20,18 @@ from cascadebert.inference.engines.torch import (
     has_cuda,
     load_classifier,
     model_inputs,
-    plain_token,
     takes_token_types,
 )
 from cascadebert.inference.stage import Stage
 from cascadebert.inference.tokenizer import gives_token_types
 from cascadebert.progress import progress_bar
 from cascadebert.training.checkpoints import checkpoint_fingerprint, fingerprint
-from cascadebert.training.trainer import use_bf16
+from cascadebert.training.trainer import runs_in_bf16, use_bf16
 from cascadebert.types import Logits, Texts
 
 with extra("train"):
     import torch
     from torch import Tensor
-    from transformers import PreTrainedModel
 
 CHUNK = 1024  # texts between two saves
 HALF_MAX = float(np.finfo(np.float16).max)
@@ -91,7 +88,7 @@ class _HiddenStateEngine:
     def __init__(self, path: Path) -> None:
         self.device = "cuda" if has_cuda() else "cpu"
         model = load_classifier(path).eval()
-        runs = use_bf16(None) and _runs_in_bfloat16(model)
+        runs = use_bf16(None) and runs_in_bf16(model)
         self.precision = "bfloat16" if runs else "float32"
         model.base_model.register_forward_hook(self._keep)
         self._model = model.to(self.device, PRECISIONS[self.precision])
@@ -118,17 +115,6 @@ class _HiddenStateEngine:
             )
         states = self._states.float().clamp(-HALF_MAX, HALF_MAX).half().cpu().numpy()
         return [row[mask] for row, mask in zip(states, batch.attention_mask.astype(np.bool_), strict=True)]
-
-
-@torch.inference_mode()
-def _runs_in_bfloat16(model: PreTrainedModel) -> bool:
-    """False for the few families whose own code needs float32 (FNet, MRA)."""
-    ids = torch.full((1, 8), plain_token(model))
-    try:
-        deepcopy(model).bfloat16()(input_ids=ids, attention_mask=torch.ones_like(ids))
-    except RuntimeError:
-        return False
-    return True
 
 
 @dataclass(frozen=True)

@@ -145,15 +145,9 @@ def distill(
     ]
     recipe = {**asdict(config), "bf16": use_bf16(config.bf16)}
     key = fingerprint(key, recipe, [asdict(size) for size in sizes], objective.name)
+    features = running_teacher(teacher, objective, bf16=config.bf16)
     result = train_students(
-        teacher,
-        students,
-        passages,
-        config,
-        objective,
-        running_teacher(teacher, objective, bf16=config.bf16),
-        folder=work / f"students-{key}",
-        description=f"distilling, {len(students)} at once" if len(students) > 1 else "distilling",
+        teacher, students, passages, config, objective, features, folder=work / f"students-{key}"
     )
     facts |= {"corpus": text, "result": result, "config": config, "objective": objective.name}
     facts["fingerprint"] = checkpoint_fingerprint(source)
