@@ -83,7 +83,9 @@ def divide(name: str, task: Task, data: Path) -> tuple[Examples, tuple[str, ...]
         groups = table["group"].to_numpy()
         order = order[table["is_sentence"].to_numpy()[order]]
     traffic = np.sort(order[: task.traffic])
-    rest = np.flatnonzero(~np.isin(groups, groups[traffic]) & ~np.isin(rows.hashes(), rows.hashes()[traffic]))
+    rest = np.flatnonzero(
+        ~np.isin(groups, groups[traffic]) & ~np.isin(rows.hashes(), rows.hashes()[traffic])
+    )
     folder = BUILD / name
     folder.mkdir(parents=True, exist_ok=True)
     columns = [column for column in table.column_names if column not in ("group", "is_sentence")]

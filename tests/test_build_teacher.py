@@ -203,6 +203,7 @@ def test_other_texts_and_other_classifiers_are_refused_and_change_nothing(stage,
         (stage, TEXTS[:-1]),
         (stage.with_labels(("positive", "negative")), TEXTS),
         (open_stage(make_model(layers=2, hidden=16, seed=9)), TEXTS),
+        (open_stage(make_model(layers=2, hidden=32, labels=("a", "b", "c"))), TEXTS),
     ]
     for own, texts in others:
         with pytest.raises(CascadeError, match="do not begin with the 60 that were run") as raised:

@@ -62,6 +62,7 @@ def run_teacher(stage: Stage, texts: Texts, *, hidden_tokens: int, folder: Path)
     """
     files = _OutputFiles(stage, folder)
     files.check(texts)
+    files.cut_partial_chunk()
     model: _HiddenStateEngine | None = None
     with progress_bar("running the classifier", len(texts), "texts") as show:
         while files.texts < len(texts):
@@ -139,11 +140,6 @@ class _OutputFiles:
         with suppress(FileNotFoundError):
             stored = json.loads(self._file("chunks.json").read_text("utf-8"))
             self._chunks = [_TextChunk(*values) for values in stored]
-        while self._chunks and any(self._size(name) < size for name, size in self._sizes().items()):
-            self._chunks.pop()  # a crash of the machine loses what was not yet written to the disk
-        for name, size in self._sizes().items():
-            with self._file(name).open("ab") as file:
-                file.truncate(size)
 
     @property
     def texts(self) -> int:
@@ -166,6 +162,14 @@ class _OutputFiles:
                     "first, or remove the folder to run all again."
                 )
             start += chunk.texts
+
+    def cut_partial_chunk(self) -> None:
+        """Cut off what lies behind the last whole chunk."""
+        while self._chunks and any(self._size(name) < size for name, size in self._sizes().items()):
+            self._chunks.pop()  # a crash of the machine loses what was not yet written to the disk
+        for name, size in self._sizes().items():
+            with self._file(name).open("ab") as file:
+                file.truncate(size)
 
     def texts_with_states(self, tokens: TokenizedTexts, hidden_tokens: int) -> int:
         """How many of the next texts get hidden states."""
