@@ -290,3 +290,22 @@ def test_an_encoder_without_its_tokenizer_is_refused(large, corpus, tmp_path):
 def test_settings_out_of_range_are_refused():
     with pytest.raises(CascadeError, match="tokens must be at least 10,000, not 0"):
         DistillConfig(max_tokens=0)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("bf16", [False, True])
+@pytest.mark.parametrize("family", ["longformer", "mra"])
+def test_a_teacher_that_has_settings_per_layer_or_needs_float32_teaches(
+    make_model, corpus, tmp_path, family, bf16
+):
+    config = DistillConfig(max_length=32, batch_tokens=512, bf16=bf16, max_tokens=10_000)
+    teacher = make_model(family, layers=2, hidden=16, labels=None)
+    made = distill(teacher, num_layers=1, corpus=corpus, output=tmp_path / "s", config=config)
+    assert made.students[0].held_out_loss < 1
+
+
+@pytest.mark.parametrize("family", ["fnet", "gpt_neo"])
+def test_a_family_without_smaller_models_is_refused(make_model, corpus, tmp_path, family):
+    teacher = make_model(family, layers=2, hidden=16, labels=None)
+    with pytest.raises(StageError, match=r"no attention heads|no gpt_neo model can be made at 1x16"):
+        distill(teacher, num_layers=1, corpus=corpus, output=tmp_path / "s", config=QUICK)

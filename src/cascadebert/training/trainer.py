@@ -10,6 +10,7 @@ import shutil
 import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
+from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ import numpy as np
 
 from cascadebert.errors import extra
 from cascadebert.inference.batching import TokenizedTexts
-from cascadebert.inference.engines.torch import model_inputs, quiet_transformers
+from cascadebert.inference.engines.torch import model_inputs, plain_token, quiet_transformers
 from cascadebert.progress import progress_bar
 from cascadebert.training.config import DistillConfig, FitConfig
 from cascadebert.types import Ints
@@ -118,6 +119,17 @@ def use_bf16(requested: bool | None) -> bool:
     if torch.cuda.is_available():
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     return bool(torch.cpu.get_capabilities().get("avx512_bf16", False))
+
+
+@torch.inference_mode()
+def runs_in_bf16(model: PreTrainedModel) -> bool:
+    """False for the few families whose code needs float32 (FNet, MRA)."""
+    ids = torch.full((1, 8), plain_token(model))
+    try:
+        deepcopy(model).bfloat16()(input_ids=ids, attention_mask=torch.ones_like(ids))
+    except RuntimeError:
+        return False
+    return True
 
 
 def use_eager_attention(model: PreTrainedModel) -> None:

@@ -1,10 +1,9 @@
-"""The classifier's logits and last hidden states of many texts, run once and kept for all small models."""
+"""The classifier's logits and last hidden states of texts, made once and kept for all small models."""
 
 from __future__ import annotations
 
 import json
 from contextlib import suppress
-from copy import deepcopy
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -21,20 +20,18 @@ from cascadebert.inference.engines.torch import (
     has_cuda,
     load_classifier,
     model_inputs,
-    plain_token,
     takes_token_types,
 )
 from cascadebert.inference.stage import Stage
 from cascadebert.inference.tokenizer import gives_token_types
 from cascadebert.progress import progress_bar
 from cascadebert.training.checkpoints import checkpoint_fingerprint, fingerprint
-from cascadebert.training.trainer import use_bf16
+from cascadebert.training.trainer import runs_in_bf16, use_bf16
 from cascadebert.types import Logits, Texts
 
 with extra("train"):
     import torch
     from torch import Tensor
-    from transformers import PreTrainedModel
 
 CHUNK = 1024  # texts between two saves
 HALF_MAX = float(np.finfo(np.float16).max)
@@ -50,7 +47,7 @@ class TeacherOutputs:
 
 
 def run_teacher(stage: Stage, texts: Texts, *, hidden_tokens: int, folder: Path) -> TeacherOutputs:
-    """Run the classifier on texts or pairs and store what it gives in `folder`, or reuse what is there.
+    """Run the classifier on texts or pairs, store its outputs in `folder`, and reuse those stored there.
 
     The first texts, until `hidden_tokens` tokens are reached, run in torch, in bfloat16 where the hardware
     supports it, and their last hidden states are stored; all others run on the stage's own engine. What is
@@ -65,6 +62,7 @@ def run_teacher(stage: Stage, texts: Texts, *, hidden_tokens: int, folder: Path)
     """
     files = _OutputFiles(stage, folder)
     files.check(texts)
+    files.cut_partial_chunk()
     model: _HiddenStateEngine | None = None
     with progress_bar("running the classifier", len(texts), "texts") as show:
         while files.texts < len(texts):
@@ -91,7 +89,7 @@ class _HiddenStateEngine:
     def __init__(self, path: Path) -> None:
         self.device = "cuda" if has_cuda() else "cpu"
         model = load_classifier(path).eval()
-        runs = use_bf16(None) and _runs_in_bfloat16(model)
+        runs = use_bf16(None) and runs_in_bf16(model)
         self.precision = "bfloat16" if runs else "float32"
         model.base_model.register_forward_hook(self._keep)
         self._model = model.to(self.device, PRECISIONS[self.precision])
@@ -112,22 +110,12 @@ class _HiddenStateEngine:
         """The (tokens, width) last hidden states of each row of the batch that ran last."""
         if self._states.shape != (*batch.input_ids.shape, width):
             raise StageError(
-                f"the model has hidden states of shape {tuple(self._states.shape)} for token ids of shape "
-                f"{batch.input_ids.shape}; expected one per token, {width} wide."
+                f"the model has hidden states of shape {tuple(self._states.shape)} for token ids of "
+                f"shape {batch.input_ids.shape}; expected one of width {width} per token. "
+                "No student can learn these."
             )
         states = self._states.float().clamp(-HALF_MAX, HALF_MAX).half().cpu().numpy()
         return [row[mask] for row, mask in zip(states, batch.attention_mask.astype(np.bool_), strict=True)]
-
-
-@torch.inference_mode()
-def _runs_in_bfloat16(model: PreTrainedModel) -> bool:
-    """False for the few families whose own code needs float32 (FNet, MRA)."""
-    ids = torch.full((1, 8), plain_token(model))
-    try:
-        deepcopy(model).bfloat16()(input_ids=ids, attention_mask=torch.ones_like(ids))
-    except RuntimeError:
-        return False
-    return True
 
 
 @dataclass(frozen=True)
@@ -152,11 +140,6 @@ class _OutputFiles:
         with suppress(FileNotFoundError):
             stored = json.loads(self._file("chunks.json").read_text("utf-8"))
             self._chunks = [_TextChunk(*values) for values in stored]
-        while self._chunks and any(self._size(name) < size for name, size in self._sizes().items()):
-            self._chunks.pop()  # a crash of the machine loses what was not yet written to the disk
-        for name, size in self._sizes().items():
-            with self._file(name).open("ab") as file:
-                file.truncate(size)
 
     @property
     def texts(self) -> int:
@@ -179,6 +162,14 @@ class _OutputFiles:
                     "first, or remove the folder to run all again."
                 )
             start += chunk.texts
+
+    def cut_partial_chunk(self) -> None:
+        """Cut off what lies behind the last whole chunk."""
+        while self._chunks and any(self._size(name) < size for name, size in self._sizes().items()):
+            self._chunks.pop()  # a crash of the machine loses what was not yet written to the disk
+        for name, size in self._sizes().items():
+            with self._file(name).open("ab") as file:
+                file.truncate(size)
 
     def texts_with_states(self, tokens: TokenizedTexts, hidden_tokens: int) -> int:
         """How many of the next texts get hidden states."""

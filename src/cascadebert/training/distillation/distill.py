@@ -144,11 +144,10 @@ def distill(
         for size in sizes
     ]
     recipe = {**asdict(config), "bf16": use_bf16(config.bf16)}
-    key = f"students-{fingerprint(key, recipe, [asdict(size) for size in sizes], objective.name)}"
+    key = fingerprint(key, recipe, [asdict(size) for size in sizes], objective.name)
     features = running_teacher(teacher, objective, bf16=config.bf16)
-    name = f"distilling, {len(students)} at once" if len(students) > 1 else "distilling"
     result = train_students(
-        teacher, students, passages, config, objective, features, folder=work / key, description=name
+        teacher, students, passages, config, objective, features, folder=work / f"students-{key}"
     )
     facts |= {"corpus": text, "result": result, "config": config, "objective": objective.name}
     facts["fingerprint"] = checkpoint_fingerprint(source)

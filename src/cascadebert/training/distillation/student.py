@@ -127,8 +127,9 @@ def check_size(config: PreTrainedConfig, size: StudentSize) -> None:
         raise StageError(
             f"the large model has {depth} layers; --num-layers must be 1 to {depth}, not {size.layers}"
         )
-    heads = getattr(config, "num_attention_heads", width)  # FNet has none
-    head, hidden = width // heads, size.hidden
+    if not hasattr(config, "num_attention_heads"):  # FNet
+        raise StageError(f"{config.model_type} models have no attention heads, and so no smaller models")
+    head, hidden = width // config.num_attention_heads, size.hidden
     if not head <= hidden <= width or hidden % head:
         raise StageError(
             f"the large model is {width} wide with heads of {head}; --hidden-size must be a multiple of "

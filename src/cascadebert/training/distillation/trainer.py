@@ -17,7 +17,14 @@ from cascadebert.inference.engines.torch import takes_token_types
 from cascadebert.timing import now
 from cascadebert.training.config import DistillConfig
 from cascadebert.training.distillation.token_store import padding_fraction, split_held_out, token_batches
-from cascadebert.training.trainer import Inputs, padded_inputs, train_steps, use_bf16, use_eager_attention
+from cascadebert.training.trainer import (
+    Inputs,
+    padded_inputs,
+    runs_in_bf16,
+    train_steps,
+    use_bf16,
+    use_eager_attention,
+)
 from cascadebert.types import Ints
 
 with extra("train"):
@@ -141,7 +148,8 @@ def running_teacher(
 ) -> Features:
     """The features of a copy of the teacher, which runs on every batch."""
     frozen = deepcopy(teacher).eval().requires_grad_(False)
-    nn.Module.to(frozen, _device(), torch.bfloat16 if use_bf16(bf16) else torch.float32)
+    narrow = use_bf16(bf16) and runs_in_bf16(frozen)
+    nn.Module.to(frozen, _device(), torch.bfloat16 if narrow else torch.float32)
     return lambda positions, inputs: objective.features(frozen, inputs)
 
 
@@ -154,7 +162,7 @@ def train_students(
     features: Features,
     *,
     folder: Path,
-    description: str,
+    description: str = "distilling",
     epochs: float = 1.0,
 ) -> DistillationResult:
     """Train the students in place on the teacher's `features`, with checkpoints in `folder`.
@@ -176,7 +184,8 @@ def train_students(
     for student in students:
         use_eager_attention(student)
     train, held_out = split_held_out(lengths, seed=config.seed)
-    budget, tokens = config.batch_tokens, config.max_tokens or round(epochs * int(lengths[train].sum()))
+    budget, one_pass = config.batch_tokens, int(lengths[train].sum())
+    tokens = config.max_tokens or max(1, round(epochs * one_pass))
     batches = token_batches(lengths, train, budget=budget, tokens=tokens, seed=config.seed)
     amounts = np.array([int(lengths[batch].sum()) for batch in batches])
     start = now()
@@ -187,7 +196,7 @@ def train_students(
         collate,
         lambda module, inputs, step: losses(module, inputs, batches[step]).sum(),
         folder=folder,
-        description=description,
+        description=f"{description}, {len(students)} at once" if len(students) > 1 else description,
         amounts=amounts,
         clipped=[nn.ModuleList(pair) for pair in zip(module.students, module.projections, strict=True)],
     )
