@@ -358,6 +358,7 @@ def test_an_output_of_others_is_not_touched(make_model, saved, tmp_path):
             assert all_files(output) == before
 
 
+@pytest.mark.slow
 def test_a_dry_run_prints_the_plan_and_writes_nothing(make_model, tmp_path, run):
     model = make_model(layers=4, hidden=16)
     data = write_csv(tmp_path / "data.csv", TEXTS, LABELS)
