@@ -28,10 +28,10 @@ from cascadebert import Cascade, Target
 from cascadebert.atomic import work_directory, work_directory_path
 from cascadebert.cli.render import configure_logging
 from cascadebert.data.dataset import load_examples
-from cascadebert.training.build.build import BuildRequest, finish, opened
-from cascadebert.training.build.finish import measure
-from cascadebert.training.build.result import BuildResult, ReportMetrics
-from cascadebert.training.build.search import search
+from cascadebert.training.cascade_builder.build import BuildRequest, finish, opened
+from cascadebert.training.cascade_builder.finish import measure
+from cascadebert.training.cascade_builder.result import BuildResult, ReportMetrics
+from cascadebert.training.cascade_builder.search import search
 from main import minilm
 from stored import ROOT, current_commit, part, write_result
 

@@ -12,15 +12,15 @@ import numpy as np
 from cascadebert import Target
 from cascadebert.evaluation.cost_model import LatencyModel
 from cascadebert.persistence.folder import file_hashes
-from cascadebert.training.build.build import build
-from cascadebert.training.build.result import BuildResult
+from cascadebert.training.cascade_builder.build import build
+from cascadebert.training.cascade_builder.result import BuildResult
 from cascadebert.training.config import FitConfig
 from cascadebert.training.train_stage import TrainingData, train_stage
 from cascadebert.types import LinearLatency
 from samples import reviews
 
 NAMES = ("positive", "negative")  # not in alphabetical order
-TIMED = ("training.build.choose", "tuning.tune", "evaluation.benchmark")
+TIMED = ("training.cascade_builder.choose", "tuning.tune", "evaluation.benchmark")
 
 
 def count_time(monkeypatch) -> None:
@@ -29,7 +29,9 @@ def count_time(monkeypatch) -> None:
         monkeypatch.setattr(f"cascadebert.{module}.measure_latency", _latency)
     fixed = lambda runs, *, repeats: [[1.0] * repeats, *[[10.0] * repeats] * (len(runs) - 1)]  # noqa: E731
     monkeypatch.setattr("cascadebert.evaluation.benchmark.interleaved", fixed)
-    monkeypatch.setattr("cascadebert.training.build.search.interleaved", lambda runs, *, repeats: [[0.1]])
+    monkeypatch.setattr(
+        "cascadebert.training.cascade_builder.search.interleaved", lambda runs, *, repeats: [[0.1]]
+    )
 
 
 def _latency(stages, texts, encoded) -> LatencyModel:

@@ -20,10 +20,10 @@ from cascadebert.data.dataset import Examples
 from cascadebert.errors import CascadeError, StageError
 from cascadebert.inference.stage import Stage
 from cascadebert.persistence.folder import read_used_rows
-from cascadebert.training.build import search, teacher
-from cascadebert.training.build.build import plan_build
-from cascadebert.training.build.finish import certify_cascade
-from cascadebert.training.build.parts import divide
+from cascadebert.training.cascade_builder import search, teacher
+from cascadebert.training.cascade_builder.build import plan_build
+from cascadebert.training.cascade_builder.finish import certify_cascade
+from cascadebert.training.cascade_builder.parts import divide
 from samples import reviews, sentences, write_csv
 
 TEXTS, LABELS = reviews(400, seed=1)

@@ -18,9 +18,9 @@ from cascadebert.cli.render import JSON_ENABLED
 from cascadebert.errors import DataError
 from cascadebert.evaluation.benchmark import BenchmarkResult, TimedPredictor
 from cascadebert.thresholds.stage_choice import HeldOutMetrics
-from cascadebert.training.build.curve import curve_figure, save_curve
-from cascadebert.training.build.page import render_page
-from cascadebert.training.build.result import (
+from cascadebert.training.cascade_builder.curve import curve_figure, save_curve
+from cascadebert.training.cascade_builder.page import render_page
+from cascadebert.training.cascade_builder.result import (
     BuildResult,
     CandidateReport,
     Certification,

@@ -8,7 +8,7 @@ import pytest
 
 from cascadebert.data.dataset import Examples
 from cascadebert.errors import DataError
-from cascadebert.training.build.parts import EVALUATED, divide, load_corpus, load_data
+from cascadebert.training.cascade_builder.parts import EVALUATED, divide, load_corpus, load_data
 from samples import reviews, sentences, write_csv
 
 NAMES = ("positive", "negative")

@@ -13,9 +13,9 @@ from cascadebert.data.dataset import Examples
 from cascadebert.inference.stage import Stage
 from cascadebert.persistence.folder import UsedRows, read_used_rows
 from cascadebert.thresholds.stage_choice import CandidateStages, choose_stages
-from cascadebert.training.build.kept import KeptStages
-from cascadebert.training.build.parts import divide
-from cascadebert.training.build.replace import replace_last_stage
+from cascadebert.training.cascade_builder.kept import KeptStages
+from cascadebert.training.cascade_builder.parts import divide
+from cascadebert.training.cascade_builder.replace import replace_last_stage
 from killing import run_killed
 from samples import reviews, sentences, write_csv
 
@@ -109,8 +109,8 @@ def test_where_it_does_not_pay_the_cascade_stays(run, copied, model, data):
 
 KILLED = """
 from cascadebert import Target
-from cascadebert.training.build import build
-from cascadebert.training.build.replace import replace_last_stage
+from cascadebert.training.cascade_builder import build
+from cascadebert.training.cascade_builder.replace import replace_last_stage
 kill_at(build, "measure", 1)
 replace_last_stage(sys.argv[1], sys.argv[2], data=sys.argv[3], target=Target(min_agreement=0.6))
 """
@@ -121,7 +121,9 @@ def test_a_killed_run_leaves_the_cascade_and_goes_on(copied, model, data, monkey
     before = contents(copied)
     run_killed(KILLED, copied, model, data)
     assert contents(copied) == before
-    monkeypatch.setattr("cascadebert.training.build.build.certify_cascade", pytest.fail)  # not called again
+    monkeypatch.setattr(
+        "cascadebert.training.cascade_builder.build.certify_cascade", pytest.fail
+    )  # not called again
     result = replace_last_stage(copied, model, data=data, target=AGREEMENT)
     assert result.cascades and Cascade.from_pretrained(copied).operating_point.certificate is not None
 

@@ -10,9 +10,9 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from cascadebert.thresholds.stage_choice import CandidateStages
-from cascadebert.training.build.candidates import Candidate
-from cascadebert.training.build.choose import expected_seconds, least_seconds
-from cascadebert.training.build.schedule import (
+from cascadebert.training.cascade_builder.candidates import Candidate
+from cascadebert.training.cascade_builder.choose import expected_seconds, least_seconds
+from cascadebert.training.cascade_builder.schedule import (
     MAX_PASSES,
     MIN_STEPS,
     Schedule,

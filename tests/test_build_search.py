@@ -13,9 +13,9 @@ from building import all_files, build_quickly, cascade_of, copied, count_time, t
 from cascadebert import Target
 from cascadebert.errors import StageError
 from cascadebert.inference.stage import Stage
-from cascadebert.training.build import build as build_module
-from cascadebert.training.build import candidates, finish, search
-from cascadebert.training.build.progress import Progress
+from cascadebert.training.cascade_builder import build as build_module
+from cascadebert.training.cascade_builder import candidates, finish, search
+from cascadebert.training.cascade_builder.progress import Progress
 from killing import run_killed
 from samples import reviews
 
@@ -189,7 +189,7 @@ def test_one_more_candidate_costs_no_second_pass_of_the_classifier(
         raise AssertionError("the classifier ran on the texts to train on")
 
     monkeypatch.setattr(Stage, "logits", logits)
-    monkeypatch.setattr("cascadebert.training.build.teacher._HiddenStateEngine.logits", no_states)
+    monkeypatch.setattr("cascadebert.training.cascade_builder.teacher._HiddenStateEngine.logits", no_states)
     encode = count_calls(monkeypatch, Stage, "encode")
     encoder = make_model(layers=1, hidden=16, labels=None, seed=7)
     made = count_calls(monkeypatch, search, "make_candidate")
@@ -202,7 +202,7 @@ def test_one_more_candidate_costs_no_second_pass_of_the_classifier(
 
 def divided():
     from cascadebert.data.dataset import Examples
-    from cascadebert.training.build.parts import divide
+    from cascadebert.training.cascade_builder.parts import divide
 
     return divide(Examples(TEXTS, None), None)
 

@@ -16,9 +16,9 @@ from transformers import AutoModel, AutoModelForSequenceClassification
 from cascadebert.errors import CascadeError, StageError
 from cascadebert.inference.stage import Stage
 from cascadebert.persistence.folder import file_hashes
-from cascadebert.training.build import teacher
-from cascadebert.training.build.student import distill_student
-from cascadebert.training.build.teacher import run_teacher
+from cascadebert.training.cascade_builder import teacher
+from cascadebert.training.cascade_builder.student import distill_student
+from cascadebert.training.cascade_builder.teacher import run_teacher
 from cascadebert.training.config import DistillConfig, FitConfig
 from cascadebert.training.distillation.student import StudentSize
 from cascadebert.training.train_stage import TrainingData, train_stage
@@ -121,7 +121,7 @@ def test_a_family_without_a_state_per_token_is_refused_hidden_states_only(stage,
 
 
 KILLED = """
-from cascadebert.training.build import teacher
+from cascadebert.training.cascade_builder import teacher
 from cascadebert.inference.stage import Stage
 import test_build_teacher
 teacher.CHUNK = 16
@@ -297,7 +297,7 @@ def test_all_that_decides_a_student_decides_its_folder(learned, tmp_path):
 KILLED_STUDENT = """
 from cascadebert.training import trainer
 import test_build_teacher as test
-from cascadebert.training.build import teacher
+from cascadebert.training.cascade_builder import teacher
 trainer.MIN_STEPS_BETWEEN_CHECKPOINTS = 2
 kill_at(trainer.LossTrainer, "compute_loss", int(sys.argv[1]))
 own = test.open_stage(teacher.Path(sys.argv[2]))

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from cascadebert.thresholds.risk_control import certify
     from cascadebert.thresholds.select import select_thresholds
     from cascadebert.training.assemble import assemble
-    from cascadebert.training.build.build import build
+    from cascadebert.training.cascade_builder.build import build
     from cascadebert.training.config import FitConfig
     from cascadebert.training.distillation.distill import distill
     from cascadebert.training.fit import fit
@@ -35,7 +35,7 @@ _LAZY_IMPORTS = {
     "Stage": "inference.stage",
     "Target": "thresholds.operating_point",
     "assemble": "training.assemble",
-    "build": "training.build.build",
+    "build": "training.cascade_builder.build",
     "certify": "thresholds.risk_control",
     "distill": "training.distillation.distill",
     "evaluate": "evaluation.evaluate",

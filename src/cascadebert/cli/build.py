@@ -12,7 +12,7 @@ from cascadebert.cli.build_output import RETRY, print_build, print_plan
 from cascadebert.errors import CascadeError
 
 if TYPE_CHECKING:
-    from cascadebert.training.build.result import BuildResult
+    from cascadebert.training.cascade_builder.result import BuildResult
 
 USAGE = "Expected: `build MODEL --data F --output DIR`, or `build --from DIR --model NEW --data F`."
 
@@ -83,7 +83,7 @@ def _refuse(where: str, options: dict[str, object]) -> None:
 
 
 def _build(model: str | None, shared: dict[str, Any], saving: dict[str, Any], dry_run: bool) -> None:
-    from cascadebert.training.build.build import build, plan_build
+    from cascadebert.training.cascade_builder.build import build, plan_build
 
     if model is None:
         raise CascadeError(f"no MODEL is given. {USAGE}")
@@ -96,7 +96,7 @@ def _build(model: str | None, shared: dict[str, Any], saving: dict[str, Any], dr
 
 
 def _replace(cascade: Path, model: str | None, options: dict[str, Any]) -> None:
-    from cascadebert.training.build.replace import replace_last_stage
+    from cascadebert.training.cascade_builder.replace import replace_last_stage
 
     if model is None:
         raise CascadeError(f"--from needs the new classifier: give --model too. {USAGE}")

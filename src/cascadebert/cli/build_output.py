@@ -13,8 +13,8 @@ from cascadebert.errors import printable
 from cascadebert.evaluation.templates import capitalized, duration, percent, rate, relative_cost
 
 if TYPE_CHECKING:
-    from cascadebert.training.build.result import BuildResult
-    from cascadebert.training.build.search import PlannedBuild
+    from cascadebert.training.cascade_builder.result import BuildResult
+    from cascadebert.training.cascade_builder.search import PlannedBuild
 
 NAME_WIDTH = 24
 RETRY = "more --minutes, another --small or a lower target"
@@ -25,7 +25,7 @@ def print_build(result: BuildResult, retry: str = RETRY) -> None:
 
     `retry` says with what the same command may find more.
     """
-    from cascadebert.training.build import summary
+    from cascadebert.training.cascade_builder import summary
 
     print_notices(result.notices)
     _print_candidates(result)
@@ -84,7 +84,7 @@ def _print_candidates(result: BuildResult) -> None:
 
 
 def _print_chain(result: BuildResult) -> None:
-    from cascadebert.training.build.summary import chosen_stages
+    from cascadebert.training.cascade_builder.summary import chosen_stages
 
     if result.chosen is None:
         return

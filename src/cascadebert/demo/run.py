@@ -25,7 +25,7 @@ from cascadebert.inference.engines.torch import quiet_transformers
 from cascadebert.persistence.folder import ensure_writable_directory
 from cascadebert.thresholds.operating_point import Target
 from cascadebert.timing import now
-from cascadebert.training.build.build import build
+from cascadebert.training.cascade_builder.build import build
 from cascadebert.training.config import FitConfig
 from cascadebert.training.train_stage import TrainingData, train_stage
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from cascadebert.errors import CascadeError, extra
 from cascadebert.inference.engines.torch import quiet_transformers
-from cascadebert.training.build.teacher import TeacherOutputs
+from cascadebert.training.cascade_builder.teacher import TeacherOutputs
 from cascadebert.training.checkpoints import checkpoint_fingerprint, fingerprint
 from cascadebert.training.config import DistillConfig
 from cascadebert.training.distillation.student import (

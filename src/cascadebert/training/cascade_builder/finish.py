@@ -23,9 +23,9 @@ from cascadebert.thresholds.intervals import binomial_interval
 from cascadebert.thresholds.operating_point import Guarantee, Target
 from cascadebert.thresholds.select import exit_stages
 from cascadebert.training.assemble import BuildConfig, build_cascade
-from cascadebert.training.build.choose import Made
-from cascadebert.training.build.parts import EVALUATED, Parts, join
-from cascadebert.training.build.result import Certification, ChosenCascade, ReportMetrics
+from cascadebert.training.cascade_builder.choose import Made
+from cascadebert.training.cascade_builder.parts import EVALUATED, Parts, join
+from cascadebert.training.cascade_builder.result import Certification, ChosenCascade, ReportMetrics
 from cascadebert.tuning.certify import CertificationFailed, certify_folder
 
 TIMED_TEXTS = 512

@@ -6,9 +6,9 @@ from pathlib import Path
 
 from cascadebert.environment import machine, versions
 from cascadebert.evaluation.templates import render
-from cascadebert.training.build import summary
-from cascadebert.training.build.curve import curve_chart
-from cascadebert.training.build.result import BuildResult
+from cascadebert.training.cascade_builder import summary
+from cascadebert.training.cascade_builder.curve import curve_chart
+from cascadebert.training.cascade_builder.result import BuildResult
 
 PURPOSES = {
     "train": "train the small models",
@@ -27,7 +27,7 @@ def write_page(path: Path, result: BuildResult) -> None:
 def render_page(result: BuildResult) -> str:
     """The page as text: the decision first, then the evidence. Raises MissingExtra without jinja2."""
     return render(
-        "training/build/page.html",
+        "training/cascade_builder/page.html",
         result=result,
         headline=summary.headline(result),
         evidence=summary.evidence(result),

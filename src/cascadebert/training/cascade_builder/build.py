@@ -36,16 +36,21 @@ from cascadebert.persistence.folder import (
 )
 from cascadebert.thresholds.operating_point import Target
 from cascadebert.thresholds.select import InfeasibleTarget
-from cascadebert.training.build.candidates import copy_classifier, list_candidates, once
-from cascadebert.training.build.choose import Made, choose
-from cascadebert.training.build.curve import save_curve
-from cascadebert.training.build.finish import certify_cascade, measure, save_cascade, verdict
-from cascadebert.training.build.kept import KeptStages
-from cascadebert.training.build.page import write_page
-from cascadebert.training.build.parts import Parts, divide, load_corpus, load_data
-from cascadebert.training.build.progress import PROGRESS_FILE, Progress
-from cascadebert.training.build.result import BuildResult, Certification, ChosenCascade, ReportMetrics
-from cascadebert.training.build.search import BuildJob, PlannedBuild, Searched, plan, search
+from cascadebert.training.cascade_builder.candidates import copy_classifier, list_candidates, once
+from cascadebert.training.cascade_builder.choose import Made, choose
+from cascadebert.training.cascade_builder.curve import save_curve
+from cascadebert.training.cascade_builder.finish import certify_cascade, measure, save_cascade, verdict
+from cascadebert.training.cascade_builder.kept import KeptStages
+from cascadebert.training.cascade_builder.page import write_page
+from cascadebert.training.cascade_builder.parts import Parts, divide, load_corpus, load_data
+from cascadebert.training.cascade_builder.progress import PROGRESS_FILE, Progress
+from cascadebert.training.cascade_builder.result import (
+    BuildResult,
+    Certification,
+    ChosenCascade,
+    ReportMetrics,
+)
+from cascadebert.training.cascade_builder.search import BuildJob, PlannedBuild, Searched, plan, search
 from cascadebert.training.checkpoints import (
     check_stages,
     checkpoint_fingerprint,

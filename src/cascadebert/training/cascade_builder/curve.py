@@ -21,7 +21,7 @@ from cascadebert.evaluation.plots import (
     new_axes,
     save_svg,
 )
-from cascadebert.training.build.result import BuildResult
+from cascadebert.training.cascade_builder.result import BuildResult
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

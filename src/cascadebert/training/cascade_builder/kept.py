@@ -12,7 +12,7 @@ from cascadebert.inference.engines.load import STATIC, stage_kind
 from cascadebert.inference.stage import Stage
 from cascadebert.persistence.folder import UsedRows, read_folder, read_used_rows
 from cascadebert.persistence.schema import CascadeSpec
-from cascadebert.training.build.candidates import Candidate, Kind, given_candidate
+from cascadebert.training.cascade_builder.candidates import Candidate, Kind, given_candidate
 from cascadebert.training.checkpoints import display_name, fingerprint
 
 

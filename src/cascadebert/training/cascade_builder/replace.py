@@ -13,10 +13,10 @@ from cascadebert.inference.cascade import tuned_engine
 from cascadebert.paths import WORK, check_roles
 from cascadebert.persistence.folder import ensure_writable_directory
 from cascadebert.thresholds.operating_point import Target
-from cascadebert.training.build.build import DEFAULT_TARGET, BuildRequest, finish, opened
-from cascadebert.training.build.kept import KeptStages
-from cascadebert.training.build.result import BuildResult
-from cascadebert.training.build.search import search
+from cascadebert.training.cascade_builder.build import DEFAULT_TARGET, BuildRequest, finish, opened
+from cascadebert.training.cascade_builder.kept import KeptStages
+from cascadebert.training.cascade_builder.result import BuildResult
+from cascadebert.training.cascade_builder.search import search
 
 
 @explain_full_disk()

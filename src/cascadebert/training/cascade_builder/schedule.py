@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from cascadebert.training.build.candidates import HIDDEN_EPOCHS, Candidate, batch_size
+from cascadebert.training.cascade_builder.candidates import HIDDEN_EPOCHS, Candidate, batch_size
 
 PASS_SHARE, HIDDEN_SHARE, FINISH_SHARE = 0.25, 0.4, 0.2  # of the minutes, of the pass, of the minutes
 MAX_HIDDEN_TOKENS = 500_000

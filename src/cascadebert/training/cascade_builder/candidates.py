@@ -18,8 +18,8 @@ from cascadebert.errors import StageError
 from cascadebert.inference.engines.static import MODEL_TYPE
 from cascadebert.inference.stage import Stage
 from cascadebert.persistence.checkpoint_config import config_int, config_label_names, read_config
-from cascadebert.training.build.student import distill_student
-from cascadebert.training.build.teacher import TeacherOutputs
+from cascadebert.training.cascade_builder.student import distill_student
+from cascadebert.training.cascade_builder.teacher import TeacherOutputs
 from cascadebert.training.checkpoints import (
     checkpoint_fingerprint,
     copy_checkpoint,

@@ -23,8 +23,8 @@ from cascadebert.thresholds.stage_choice import (
     choose_stages,
     fastest_choice,
 )
-from cascadebert.training.build.candidates import Candidate
-from cascadebert.training.build.result import ChosenCascade, TriedChain
+from cascadebert.training.cascade_builder.candidates import Candidate
+from cascadebert.training.cascade_builder.result import ChosenCascade, TriedChain
 from cascadebert.training.checkpoints import fingerprint
 from cascadebert.training.stage_check import StageFiles
 from cascadebert.tuning.tune import CachedOutputs, recalibrate

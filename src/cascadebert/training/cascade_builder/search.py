@@ -14,14 +14,14 @@ from cascadebert.inference.stage import Stage
 from cascadebert.thresholds.operating_point import Target
 from cascadebert.thresholds.stage_choice import CandidateStages
 from cascadebert.timing import interleaved
-from cascadebert.training.build.candidates import (
+from cascadebert.training.cascade_builder.candidates import (
     Candidate,
     Lesson,
     MadeFolders,
     make_candidate,
     stage_files,
 )
-from cascadebert.training.build.choose import (
+from cascadebert.training.cascade_builder.choose import (
     TIMED_TEXTS,
     Made,
     candidate_stages,
@@ -32,10 +32,10 @@ from cascadebert.training.build.choose import (
     time_stages,
     tuning_logits,
 )
-from cascadebert.training.build.parts import Parts
-from cascadebert.training.build.progress import Progress
-from cascadebert.training.build.result import CandidateReport
-from cascadebert.training.build.schedule import (
+from cascadebert.training.cascade_builder.parts import Parts
+from cascadebert.training.cascade_builder.progress import Progress
+from cascadebert.training.cascade_builder.result import CandidateReport
+from cascadebert.training.cascade_builder.schedule import (
     Schedule,
     Speeds,
     affordable_passes,
@@ -44,7 +44,7 @@ from cascadebert.training.build.schedule import (
     trained_operations,
     wanted_passes,
 )
-from cascadebert.training.build.teacher import TeacherOutputs, run_teacher
+from cascadebert.training.cascade_builder.teacher import TeacherOutputs, run_teacher
 from cascadebert.training.checkpoints import fingerprint
 from cascadebert.training.stage_check import StageFiles, load_checked
 from cascadebert.training.trainer import log

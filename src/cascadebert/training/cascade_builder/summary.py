@@ -7,7 +7,12 @@ from dataclasses import dataclass
 from cascadebert.errors import printable
 from cascadebert.evaluation.templates import percent, percent_interval, points, rate, times
 from cascadebert.thresholds.operating_point import Target
-from cascadebert.training.build.result import BuildResult, CandidateReport, ReportMetrics, TriedChain
+from cascadebert.training.cascade_builder.result import (
+    BuildResult,
+    CandidateReport,
+    ReportMetrics,
+    TriedChain,
+)
 from cascadebert.types import Interval
 
 MAX_RUNNERS_UP = 10
