@@ -161,7 +161,7 @@ def no_time(make_model, data):
         (pairs, "this cascade was made for single texts, got pairs of texts"),
         (few_new_texts, "140 distinct texts beside 160 that the cascade was trained, tuned or certified on"),
         (corpus_alone, "give --reteach too"),
-        (no_time, "it takes about 0 minutes, and 0 are left"),
+        (no_time, "it takes about 0 s, and too little of that is left"),
     ],
 )
 def test_what_does_not_fit_is_refused_and_nothing_changes(copied, make_model, model, data, change, message):
