@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -39,7 +40,8 @@ from cascadebert.types import Flops, Texts
 Kind = Literal["static", "classifier", "encoder", "student"]
 DEPTHS = (1 / 12, 1 / 6, 1 / 4, 1 / 2)  # of the classifier's layers
 BATCH_SIZE, SMALL_BATCH_SIZE, MANY_TEXTS = 64, 32, 4000
-RATE_TIMES_WIDTH, HIDDEN_RATE_TIMES_WIDTH = 0.08, 0.768  # learning rates, see benchmarks/LOG.md
+# learning rates, see benchmarks/LOG.md
+MAX_RATE, RATE_TIMES_WIDTH, HIDDEN_RATE_TIMES_WIDTH = 6e-4, 0.13, 0.3
 HIDDEN_EPOCHS = 3.0
 
 
@@ -205,12 +207,19 @@ def recipe(candidate: Candidate, lesson: Lesson, passes: float) -> FitConfig:
         max_length=lesson.max_length,
         epochs=passes,
         batch_size=batch_size(len(lesson.texts)),
-        learning_rate=RATE_TIMES_WIDTH / max(candidate.hidden, 128),
+        learning_rate=learning_rate(candidate),
         warmup_ratio=0.05,
         dar_weight=0.0,
         distill_weight=1.0,
         seed=lesson.seed,
     )
+
+
+def learning_rate(candidate: Candidate) -> float:
+    """Peak learning rate: the deeper a student, or the wider a model that is given, the lower."""
+    if candidate.kind == "student":
+        return MAX_RATE / math.sqrt(candidate.layers)
+    return min(MAX_RATE, RATE_TIMES_WIDTH / max(candidate.hidden, 1))
 
 
 def batch_size(texts: int) -> int:

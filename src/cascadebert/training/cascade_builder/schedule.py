@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from cascadebert.training.cascade_builder.candidates import HIDDEN_EPOCHS, Candidate, batch_size
 
 PASS_SHARE, HIDDEN_SHARE, FINISH_SHARE = 0.25, 0.4, 0.2  # of the minutes, of the pass, of the minutes
-MAX_HIDDEN_TOKENS = 500_000
+MIN_HIDDEN_TOKENS, MAX_HIDDEN_TOKENS = 200_000, 500_000
 FINISH_TEXTS = 15_000  # that the classifier runs on after the last training: tuning, certifying, timing
 MIN_PASSES, MAX_PASSES, WANTED_STEPS, MIN_STEPS = 3.0, 10.0, 4000, 200
 TRAINING_EFFICIENCY = 0.35  # operations per second of training over those of prediction, until measured
@@ -38,11 +38,13 @@ class Schedule:
 def make_schedule(minutes: float, texts: int, students: bool, speeds: Speeds) -> Schedule:
     """The largest pass over the texts that takes a quarter of the time at most.
 
-    Hidden states are kept for up to 40 % of it, if there are students to learn them.
+    Hidden states are kept for up to 40 % of it, if there are students to learn them, and enough tokens: from
+    57,000 they learned nothing (benchmarks/LOG.md).
     """
     total = 60 * minutes
     count = min(texts, max(1, int(PASS_SHARE * total / speeds.seconds)))
-    hidden = int(min(MAX_HIDDEN_TOKENS, HIDDEN_SHARE * count * speeds.tokens)) if students else 0
+    hidden = int(min(MAX_HIDDEN_TOKENS, HIDDEN_SHARE * count * speeds.tokens))
+    hidden = hidden if students and hidden >= MIN_HIDDEN_TOKENS else 0
     finish = min(FINISH_SHARE * total, FINISH_TEXTS * speeds.seconds)
     return Schedule(count, hidden, count * speeds.seconds, finish)
 

@@ -292,7 +292,7 @@ class _Search:
         return CandidateReport(
             name=one.candidate.name,
             state="the classifier" if last else "made",
-            reason="" if last else _made_reason(one.candidate),
+            reason="" if last else _made_reason(one.candidate, self._schedule),
             layers=one.stage.layers,
             hidden=one.stage.hidden,
             texts_per_second=1 / seconds,
@@ -303,9 +303,9 @@ class _Search:
         )
 
 
-def _made_reason(candidate: Candidate) -> str:
+def _made_reason(candidate: Candidate, schedule: Schedule) -> str:
     if not candidate.is_trained:
         return "used as it is: a classifier of the same labels"
-    if candidate.kind == "student":
+    if candidate.kind == "student" and schedule.hidden_tokens:
         return "learned the classifier's hidden states and logits"
     return "learned the classifier's logits"
