@@ -76,10 +76,18 @@ def request(name: str, minutes: float, variant: str = "labeled") -> BuildRequest
         data,
         UNLABELED if variant == "unlabeled" else LABELED,
         minutes,
-        small=() if variant == "without_small" else (minilm(),),
+        small=() if variant == "without_small" else (small(),),
         corpus=folder / "texts.parquet",
         max_length=TASKS[name].max_length,
     )
+
+
+def small() -> Path:
+    """MiniLM, under a name that tells what it is."""
+    link = BUILD / "minilm-6x384"
+    if not link.is_symlink():
+        link.symlink_to(minilm())
+    return link
 
 
 def measured(name: str, variant: str, minutes: float, validation: Path) -> dict[str, Any]:
