@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from cascadebert import Cascade, CascadeError, Target, assemble
+from cascadebert.atomic import work_directory
 from cascadebert.data.dataset import Examples
 from cascadebert.inference.stage import Stage
 from cascadebert.persistence.folder import UsedRows, read_used_rows
@@ -161,7 +162,7 @@ def no_time(make_model, data):
         (pairs, "this cascade was made for single texts, got pairs of texts"),
         (few_new_texts, "140 distinct texts beside 160 that the cascade was trained, tuned or certified on"),
         (corpus_alone, "give --reteach too"),
-        (no_time, "it takes about 0 s, and too little of that is left"),
+        (no_time, "it takes about 0 s, and too little time is left: give more --minutes"),
     ],
 )
 def test_what_does_not_fit_is_refused_and_nothing_changes(copied, make_model, model, data, change, message):
@@ -194,6 +195,18 @@ def test_options_that_do_not_go_together_are_refused(run, words, message, tmp_pa
     code, _, said = run("build", *words, "--data", "d.csv")
     assert code == 2 and message in " ".join(said.split()) and "Traceback" not in said
     assert not [*tmp_path.iterdir()]
+
+
+@pytest.mark.parametrize("made_by", ["build", "fit"])
+def test_another_cascade_is_not_replaced_because_work_lies_beside_it(copied, model, data, tmp_path, made_by):
+    other = shutil.copytree(copied, tmp_path / "other")
+    spec = (other / "cascade.json").read_text("utf-8").replace('"assemble"', f'"{made_by}"')
+    (other / "cascade.json").write_text(spec, "utf-8")
+    (work_directory(other) / "progress.json").write_text("{}", "utf-8")
+    before = contents(other)
+    with pytest.raises(CascadeError, match="exists already"):
+        replace_last_stage(copied, model, data=data, target=AGREEMENT, output=other)
+    assert contents(other) == before
 
 
 @pytest.mark.parametrize("words", [("--model", "c/stage-3"), ("--data", "c"), ("--output", "c/new")])

@@ -116,7 +116,7 @@ def test_half_of_the_time_that_is_left_is_for_later_candidates():
 
 
 SPEEDS_OF_ONE = Speeds(seconds=0.001, tokens=16.0, operations=1e9)
-SCHEDULE = make_schedule(1.0, 600, True, SPEEDS_OF_ONE)
+SCHEDULE = replace(make_schedule(1.0, 600, True, SPEEDS_OF_ONE), hidden_tokens=3840)
 STATIC = Candidate("static", "static", 0, 0, Flops(4.0, 6.0, 0.0))
 STUDENTS = [Candidate(f"{n}x64", "student", n, 64, Flops(0.0, n * 1e5, 0.0)) for n in (1, 2, 3)]
 WANTED = seconds_to_make(STUDENTS[0], 10.0, SCHEDULE, SPEEDS_OF_ONE)

@@ -13,8 +13,9 @@ from building import all_files, build_quickly, cascade_of, copied, count_time, t
 from cascadebert import Target
 from cascadebert.errors import StageError
 from cascadebert.inference.stage import Stage
+from cascadebert.persistence.folder import read_used_rows
 from cascadebert.training.cascade_builder import build as build_module
-from cascadebert.training.cascade_builder import candidates, finish, search
+from cascadebert.training.cascade_builder import candidates, finish, search, teacher
 from cascadebert.training.cascade_builder.progress import Progress
 from killing import run_killed
 from samples import reviews
@@ -174,6 +175,14 @@ def test_a_refusal_before_a_text_is_read_costs_no_risk(classifier, built, tmp_pa
 
 
 @pytest.mark.slow
+def test_texts_of_an_earlier_certificate_cannot_certify_again_by_another_command(classifier, built, tmp_path):
+    output = copied(built[0], tmp_path / "fast")
+    assert build_quickly(classifier, DATA, output, target=Target(speedup=1.2)).cascades
+    assert cascade_of(output)["certificate"] is None
+    assert set(read_used_rows(output).consumed) == set(divided().certify.hashes())
+
+
+@pytest.mark.slow
 def test_one_more_candidate_costs_no_second_pass_of_the_classifier(
     built, classifier, make_model, tmp_path, monkeypatch
 ):
@@ -215,7 +224,7 @@ def test_more_minutes_try_what_was_left_out_and_keep_the_rest(classifier, tmp_pa
     first = build_quickly(classifier, DATA, tmp_path / "fast")
     left_out = [one for one in first.candidates if one.state == "not made"]
     assert [one.name for one in left_out] == ["student 1x32", "student 2x32"]
-    assert all("too little of that is left" in one.reason for one in left_out)
+    assert all("too little time is left" in one.reason for one in left_out)
     monkeypatch.setattr(search, "affordable_passes", lambda *_, **__: 3.0)
     same = build_quickly(classifier, DATA, tmp_path / "fast")
     assert same == first
@@ -253,3 +262,25 @@ def test_another_small_model_of_the_same_name_is_another_candidate(built, classi
         stages = [Stage.from_pretrained(path, engine="torch") for path in (folder, classifier)]
         labels = [stage.predict(list(divided().tune.texts)).labels for stage in stages]
         assert one.agreement == pytest.approx(float(np.mean(labels[0] == labels[1])), abs=0.02)
+
+
+@pytest.mark.slow
+def test_fewer_minutes_after_an_interrupted_pass_keep_what_it_stored(classifier, tmp_path, monkeypatch):
+    monkeypatch.setattr(teacher, "CHUNK", 16)
+    with monkeypatch.context() as patch:
+        interrupt_after(patch, teacher._OutputFiles, "add", 4)
+        with pytest.raises(KeyboardInterrupt):
+            build_quickly(classifier, DATA, tmp_path / "fast", minutes=60.0)
+    (outputs,) = (tmp_path / "fast.work").glob("*/outputs")
+    assert teacher.count_stored(outputs) == 64
+    assert build_quickly(classifier, DATA, tmp_path / "fast", minutes=0.001).output == tmp_path / "fast"
+    assert teacher.count_stored(outputs) == 64
+
+
+@pytest.mark.slow
+def test_models_under_new_names_are_the_same_models(built, classifier, tmp_path):
+    output = copied(built[0], tmp_path / "fast")
+    renamed = shutil.copytree(classifier, tmp_path / "renamed")
+    result = build_quickly(renamed, DATA, output)
+    assert result.cascades and result.chosen.stages[-1] == result.candidates[-1].name == "renamed"
+    assert cascade_of(output) == cascade_of(built[0])

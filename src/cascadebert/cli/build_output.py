@@ -45,7 +45,8 @@ def print_plan(plan: PlannedBuild) -> None:
     """Print the texts by purpose, and every candidate with its estimates."""
     schedule = plan.schedule
     typer.echo("Texts: " + ", ".join(f"{count:,} to {name}" for name, count in plan.parts.items() if count))
-    typer.echo(f"It runs on {schedule.texts:,} of the texts to train on: {_minutes(schedule.pass_seconds)}.")
+    pass_time = _minutes(schedule.pass_seconds)
+    typer.echo(f"The classifier runs on {schedule.texts:,} of the texts to train on: {pass_time}.")
     rows = [("candidate", "layers x width", "operations", "to make")]
     for one in plan.candidates:
         size = f"{one.candidate.layers} x {one.candidate.hidden}"

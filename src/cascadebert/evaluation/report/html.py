@@ -20,15 +20,20 @@ MAX_GROUPS = 30
 KINDS = {"class": "By class", "length": "By length", "stage": "By stage"}
 
 
+def check_report_libraries() -> None:
+    """Raise MissingExtra if a library that draws pages is not installed."""
+    with extra("tune"):
+        for library in ("jinja2", "matplotlib"):
+            import_module(library)
+
+
 def ensure_report_writable(path: Path) -> None:
     """Check the path and the optional libraries before anything costly runs.
 
     Raises DataError if it is not an HTML file or cannot be written, and MissingExtra if a library is not
     installed.
     """
-    with extra("tune"):
-        for library in ("jinja2", "matplotlib"):
-            import_module(library)
+    check_report_libraries()
     if path.suffix.lower() not in (".html", ".htm"):
         raise DataError(f"{shown(path)}: expected a file ending in .html to write the report to")
     ensure_writable_file(path, overwrite=True)

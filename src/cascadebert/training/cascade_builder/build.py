@@ -22,7 +22,7 @@ from cascadebert.data.columns import ColumnNames, Columns, named
 from cascadebert.data.dataset import DataSource, Examples
 from cascadebert.errors import CascadeError, explain_full_disk, show_paths_as
 from cascadebert.evaluation.evaluate import check_has_tokens
-from cascadebert.evaluation.report.html import ensure_report_writable
+from cascadebert.evaluation.report.html import check_report_libraries
 from cascadebert.inference.cascade import Cascade, check_input_kind
 from cascadebert.inference.engines.load import resolve_engine
 from cascadebert.paths import WORK, check_roles
@@ -152,8 +152,7 @@ def build(
     inputs = {"MODEL": model, "--data": data, "--small": list(small), "--corpus": corpus}
     check_roles({"--output": output, WORK: work_directory_path(output)}, inputs)
     check_work_directory(output)
-    ensure_writable_directory(output, overwrite=overwrite or _was_built(output))
-    ensure_report_writable(output.with_suffix(".html"))
+    ensure_writable_directory(output, overwrite=overwrite or was_built(output, work_directory_path(output)))
     with opened(request, lambda: work_directory(output)) as job:
         return finish(job, search(job), confidence_level, named(columns), output)
 
@@ -181,9 +180,9 @@ def plan_build(
         return plan(job)
 
 
-def _was_built(output: Path) -> bool:
-    """True if all that an output holds is what an earlier build wrote."""
-    if not (work_directory_path(output) / PROGRESS_FILE).is_file() or not output.is_dir():
+def was_built(output: Path, work: Path) -> bool:
+    """True if all that an output holds is what an earlier build, with its steps in `work`, wrote."""
+    if not (work / PROGRESS_FILE).is_file() or not output.is_dir():
         return False
     if not (output / SPEC_FILE).is_file():
         return True  # no cascade that could be lost
@@ -193,6 +192,7 @@ def _was_built(output: Path) -> bool:
 @contextmanager
 def opened(request: BuildRequest, work: Callable[[], Path]) -> Iterator[BuildJob]:
     """The classifier and the texts, checked; `work` creates the work directory."""
+    check_report_libraries()
     engine, precision = resolve_engine(request.engine, request.precision)
     model, kept = str(request.model), request.kept
     with opened_classifiers([model]) as (source,), tempfile.TemporaryDirectory() as temporary:
@@ -260,15 +260,15 @@ def finish(
 ) -> BuildResult:
     """Choose among the stages that were made, save, certify and measure the cascade, and write the output."""
     progress, parts, made, target = job.progress, job.parts, searched.made, job.target
-    names = [one.files.folder.name for one in made]
-    key = fingerprint(names, repr(target), job.max_stages, parts.tune.sha256())
+    folders, names = [one.files.folder.name for one in made], [one.candidate.name for one in made]
+    key = fingerprint(folders, repr(target), job.max_stages, parts.tune.sha256())
     labeled = fingerprint(key, parts.certify.sha256(), parts.report.sha256(), confidence_level)
     folder = job.work / f"cascade-{labeled}"
     chosen, certification, report, missed = None, None, None, None
     try:
         if len(made) > 1:
             run = partial(choose, made, searched.arrays, target, job.chains(searched.arrays))
-            chosen = progress.step(f"choose-{key}", run, ChosenCascade)
+            chosen = progress.step(f"choose-{fingerprint(key, names)}", run, ChosenCascade)
         if chosen is not None and verdict(chosen, None, target)[0]:
             certify = partial(_save_certified, job, made, chosen, confidence_level, columns, folder)
             certification = progress.step(f"certify-{labeled}", certify, Certification)

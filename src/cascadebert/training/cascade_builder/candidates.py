@@ -10,7 +10,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
@@ -36,6 +36,9 @@ from cascadebert.training.stage_limits import write_limits
 from cascadebert.training.static_model import create_static_checkpoint
 from cascadebert.training.train_stage import TrainingData, train_stage
 from cascadebert.types import Flops, Texts
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig
 
 Kind = Literal["static", "classifier", "encoder", "student"]
 DEPTHS = (1 / 12, 1 / 6, 1 / 4, 1 / 2)  # of the classifier's layers
@@ -99,7 +102,7 @@ def list_candidates(classifier: Stage, small: Mapping[str, Path]) -> list[Candid
     assert classifier.flops is not None
     labels = len(classifier.label_names)
     static = Candidate("static", "static", 0, 0, Flops(2.0 * labels, 2.0 * (labels + 1), 0.0))
-    students = [_student(size, classifier, _fault(size, classifier)) for size in student_sizes(classifier)]
+    students = _students(classifier)
     taken = [one.name for one in (static, *students)] + [classifier.name]
     names = _distinct_names(list(small), taken)
     given = [
@@ -127,10 +130,20 @@ def student_sizes(classifier: Stage) -> list[StudentSize]:
     return [StudentSize(layers, classifier.hidden) for layers in depths if layers < depth]
 
 
-def _fault(size: StudentSize, classifier: Stage) -> str | None:
+def _students(classifier: Stage) -> list[Candidate]:
+    """Students of all sizes, with the reasons why some cannot be made."""
+    sizes = student_sizes(classifier)
+    try:
+        config = open_encoder(classifier.path).config
+    except StageError as error:
+        return [_student(size, classifier, str(error)) for size in sizes]
+    return [_student(size, classifier, _fault(config, size)) for size in sizes]
+
+
+def _fault(config: PreTrainedConfig, size: StudentSize) -> str | None:
     """The reason why a student cannot be made."""
     try:
-        check_size(open_encoder(classifier.path).config, size)
+        check_size(config, size)
     except StageError as error:
         return str(error)
     return None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -71,10 +72,11 @@ def certify_cascade(
     leaves all of them together within it. Where no point is certified, but the texts were read, the result
     has a bound.
     """
+    uncertified = partial(_uncertified, path, parts, confidence_level, was_read=earlier > 0)
     if target.name == "speedup":
-        return _uncertified(path, parts, confidence_level, SPEEDUP_REASON)
+        return uncertified(SPEEDUP_REASON)
     if not 0 < target.value < 1:
-        return _uncertified(path, parts, confidence_level, f"{target.option} {target.value:g}{NO_SAMPLE}")
+        return uncertified(f"{target.option} {target.value:g}{NO_SAMPLE}")
     delta = (1 - confidence_level) * FIRST_SHARE * LATER_SHARE**earlier
     try:
         guarantee = Guarantee(target.name, target.value)  # type: ignore[arg-type]
@@ -86,18 +88,24 @@ def certify_cascade(
             cost_unit="measured",
         )
     except CertificationFailed as error:
-        failed = _uncertified(path, parts, confidence_level, f"{error} {CERTIFYING}")
-        return replace(failed, bound=error.results[0].bound)
+        return replace(uncertified(f"{error} {CERTIFYING}"), bound=error.results[0].bound)
     except CascadeError as error:
-        return _uncertified(path, parts, confidence_level, f"{error} {CERTIFYING}")
+        return uncertified(f"{error} {CERTIFYING}")
     assert tuned.point.certificate is not None
     result = tuned.point.certificate.guarantees[0]
     return Certification(result.guarantee.description, confidence_level, result.n, result.bound, None)
 
 
-def _uncertified(path: Path, parts: Parts, confidence_level: float, reason: str) -> Certification:
-    """The reason why there is no certificate, which is kept in the folder too."""
+def _uncertified(
+    path: Path, parts: Parts, confidence_level: float, reason: str, *, was_read: bool
+) -> Certification:
+    """The reason why there is no certificate, which is kept in the folder too.
+
+    If an earlier certificate `was_read` from the texts, the folder says that they cannot be used for another.
+    """
     spec, used = read_folder(path), read_used_rows(path)
+    if was_read:
+        used = replace(used, consumed=np.union1d(used.consumed, parts.certify.hashes()))
     metrics = spec.operating_point.metrics
     assert metrics is not None
     metrics = replace(metrics, notices=(*metrics.notices, f"Not certified: {reason}"))
@@ -142,8 +150,8 @@ def verdict(
     """True if the cascade pays as far as is known, and the reasons.
 
     It does not if there is none, the target is missed in cross-validation, it is hardly faster than the
-    classifier or in no run, or misses a target of agreement or accuracy drop significantly on the report
-    texts, if it was measured there.
+    classifier or in no run, or misses a target other than a speed-up significantly on the report texts, if it
+    was measured there.
     """
     if chosen is None:
         return False, ["no small model was made that could stand before the classifier."]
@@ -161,14 +169,23 @@ def verdict(
         against.append(
             f"it is {timing.measured_speedup:.2f}x ({low:.2f} to {high:.2f}) as fast as the classifier alone."
         )
-    if target.name == "min_agreement" and report.agreement.high < target.value:
-        against.append(f"only {100 * report.agreement.value:.1f} % of the report texts get the same label.")
-    drop = report.accuracy_drop
-    if target.name == "max_accuracy_drop" and drop is not None and drop.low > target.value:
-        against.append(f"it loses {100 * drop.value:.1f} points on the report texts.")
+    against += _missed(report, target)
     if against:
         return False, against
     return True, [
         f"{timing.measured_speedup:.1f}x as fast as the classifier alone, with the same prediction for "
         f"{100 * report.agreement.value:.1f} % of the texts."
     ]
+
+
+def _missed(report: ReportMetrics, target: Target) -> list[str]:
+    """The target's quantity on the report texts, if it misses the target significantly."""
+    drop, accuracy = report.accuracy_drop, report.accuracy
+    if target.name == "min_agreement" and report.agreement.high < target.value:
+        return [f"only {100 * report.agreement.value:.1f} % of the report texts get the same label."]
+    if target.name == "max_accuracy_drop" and drop is not None and drop.low > target.value:
+        return [f"it loses {100 * drop.value:.1f} points on the report texts."]
+    if target.name == "min_accuracy" and accuracy is not None:
+        if binomial_interval(round(accuracy * report.n), report.n, 0.05).high < target.value:
+            return [f"its accuracy on the report texts is only {100 * accuracy:.1f} %."]
+    return []

@@ -58,10 +58,6 @@ class Progress:
         """True if a step is finished."""
         return key in self._own()
 
-    def largest(self, kind: str) -> int:
-        """The largest number that the key of a finished step of a kind ends in; 0 if there is none."""
-        return max((int(key.removeprefix(kind)) for key in self._own() if key.startswith(kind)), default=0)
-
     def results(self, kind: str) -> list[Any]:
         """Plain results of the finished steps of a kind, those of other classifiers and texts included."""
         return [step["result"] for key, step in self._steps.items() if f"/{kind}" in key]

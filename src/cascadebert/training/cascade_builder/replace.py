@@ -13,7 +13,7 @@ from cascadebert.inference.cascade import tuned_engine
 from cascadebert.paths import WORK, check_roles
 from cascadebert.persistence.folder import ensure_writable_directory
 from cascadebert.thresholds.operating_point import Target
-from cascadebert.training.cascade_builder.build import DEFAULT_TARGET, BuildRequest, finish, opened
+from cascadebert.training.cascade_builder.build import DEFAULT_TARGET, BuildRequest, finish, opened, was_built
 from cascadebert.training.cascade_builder.kept import KeptStages
 from cascadebert.training.cascade_builder.result import BuildResult
 from cascadebert.training.cascade_builder.search import search
@@ -75,7 +75,8 @@ def replace_last_stage(
     check_roles({"--output": output, WORK: work_directory_path(output)}, inputs)
     check_work_directory(output)
     kept = KeptStages.read(cascade, retrain=reteach)
-    continued = in_place or work_directory_path(output).is_dir()
+    folder = f"from-{kept.key}"
+    continued = in_place or was_built(output, work_directory_path(output) / folder)
     ensure_writable_directory(output, overwrite=overwrite or continued)
     request = BuildRequest(
         model, data, target, minutes, confidence_level,
@@ -89,9 +90,9 @@ def replace_last_stage(
 
     def work() -> Path:
         # one folder for each state of the cascade: certificates from the same texts share the allowed risk
-        folder = work_directory(output) / f"from-{kept.key}"
-        folder.mkdir(exist_ok=True)
-        return folder
+        steps = work_directory(output) / folder
+        steps.mkdir(exist_ok=True)
+        return steps
 
     with opened(request, work) as job:
         return finish(job, search(job), confidence_level, named(columns) or kept.spec.columns, output)

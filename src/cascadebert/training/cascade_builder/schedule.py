@@ -42,7 +42,7 @@ def make_schedule(minutes: float, texts: int, students: bool, speeds: Speeds) ->
     57,000 they learned nothing (benchmarks/LOG.md).
     """
     total = 60 * minutes
-    count = min(texts, max(1, int(PASS_SHARE * total / speeds.seconds)))
+    count = int(min(texts, max(1, PASS_SHARE * total / speeds.seconds)))
     hidden = int(min(MAX_HIDDEN_TOKENS, HIDDEN_SHARE * count * speeds.tokens))
     hidden = hidden if students and hidden >= MIN_HIDDEN_TOKENS else 0
     finish = min(FINISH_SHARE * total, FINISH_TEXTS * speeds.seconds)

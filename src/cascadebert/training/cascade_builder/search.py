@@ -44,7 +44,7 @@ from cascadebert.training.cascade_builder.schedule import (
     trained_operations,
     wanted_passes,
 )
-from cascadebert.training.cascade_builder.teacher import TeacherOutputs, run_teacher
+from cascadebert.training.cascade_builder.teacher import TeacherOutputs, count_stored, run_teacher
 from cascadebert.training.checkpoints import fingerprint
 from cascadebert.training.stage_check import StageFiles, load_checked
 from cascadebert.training.trainer import log
@@ -175,16 +175,19 @@ class _Search:
     def _lesson(self) -> Lesson:
         """The classifier's outputs for the texts to train on, made where they are missing."""
         job, schedule = self._job, self._schedule
-        count = max(schedule.texts, job.progress.largest("pass-"))
-        texts, folder = job.parts.train[:count], job.work / "outputs"
+        folder = job.work / "outputs"
+        count = max(schedule.texts, count_stored(folder))  # of an earlier call, with more minutes
+        texts = job.parts.train[:count]
         run = partial(self._run, texts, folder)
         if count:
             log.info(
                 "%s: its predictions for %s texts are what small models learn", job.files.name, f"{count:,}"
             )
         job.progress.step(f"pass-{count}", lambda: len(run().logits), int)
-        length = job.classifier.tokenizer.max_length
-        return Lesson(job.work, job.classifier, texts, run(), length, SEED)
+        outputs, length = run(), job.classifier.tokenizer.max_length
+        hidden = len(outputs.states) if len(outputs.tokens) > 1 else 0
+        self._schedule = replace(schedule, texts=count, hidden_tokens=hidden)  # as it is
+        return Lesson(job.work, job.classifier, texts, outputs, length, SEED)
 
     def _run(self, texts: Texts, folder: Path) -> TeacherOutputs:
         """Outputs of the classifier, with hidden states unless it has none that students can learn."""
@@ -223,7 +226,7 @@ class _Search:
         passes, key = self._passes(candidate), f"made-{candidate.key}"
         if passes is None:
             wanted = seconds_to_make(candidate, wanted_passes(candidate, schedule.texts), schedule, speeds)
-            return f"it takes about {duration(wanted)}, and too little of that is left"
+            return f"it takes about {duration(wanted)}, and too little time is left: give more --minutes"
         estimate = seconds_to_make(candidate, passes, schedule, speeds)
         if candidate.is_trained:
             log.info("%s: %.1f passes, about %.1f minutes", candidate.name, passes, estimate / 60)
@@ -250,7 +253,7 @@ class _Search:
 
         def decide() -> float:
             left = 60 * minutes - progress.elapsed - self._schedule.finish_seconds
-            is_last = candidate is self._candidates[-1]
+            is_last = candidate is [one for one in self._candidates if one.fault is None][-1]
             passes = affordable_passes(candidate, left, self._schedule, self._speeds, is_last=is_last)
             return -1.0 if passes is None else passes
 

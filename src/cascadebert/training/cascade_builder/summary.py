@@ -98,12 +98,12 @@ def choice_sentences(result: BuildResult) -> tuple[str, ...]:
     chosen = result.chosen
     if chosen is None:
         return ()
-    several = len(chosen.tried) > 1
+    count = len({chain.stages for chain in chosen.tried})  # each with every score
     if chosen.level is None:
-        which = f"the one of {len(chosen.tried):,} chains that agrees most" if several else "the only chain"
+        which = f"the one of {count:,} chains that agrees most" if count > 1 else "the only chain"
         why = f"{which}, of those with {requirement(result.target)} on the tuning set"
     else:
-        which = f"the fastest of {len(chosen.tried):,} chains" if several else "the only chain"
+        which = f"the fastest of {count:,} chains" if count > 1 else "the only chain"
         level = (
             "the lowest level at which the whole choice, cross-validated, met the target"
             if chosen.meets_target

@@ -33,7 +33,7 @@ with extra("train"):
     import torch
     from torch import Tensor
 
-CHUNK = 1024  # texts between two saves
+CHUNK, CHUNKS_FILE = 1024, "chunks.json"  # texts between two saves; what is whole
 HALF_MAX = float(np.finfo(np.float16).max)
 
 
@@ -77,6 +77,11 @@ def run_teacher(stage: Stage, texts: Texts, *, hidden_tokens: int, folder: Path)
                 files.add(chunk, stage.logits(tokens))
         show(files.texts)
     return files.open()
+
+
+def count_stored(folder: Path) -> int:
+    """Number of texts whose outputs `run_teacher` stored in a folder, also if it was interrupted."""
+    return sum(chunk.texts for chunk in _read_chunks(folder))
 
 
 class _HiddenStateEngine:
@@ -127,6 +132,12 @@ class _TextChunk:
     key: str  # fingerprint of the classifier and of all texts up to the end of the chunk
 
 
+def _read_chunks(folder: Path) -> list[_TextChunk]:
+    with suppress(FileNotFoundError):
+        return [_TextChunk(*values) for values in json.loads((folder / CHUNKS_FILE).read_text("utf-8"))]
+    return []
+
+
 class _OutputFiles:
     """Files that whole chunks are appended to; `chunks.json`, written last, says which are whole."""
 
@@ -135,11 +146,8 @@ class _OutputFiles:
         self._key = fingerprint(
             checkpoint_fingerprint(stage.path), stage.tokenizer.key, stage.label_names, stage.columns
         )
-        self._chunks: list[_TextChunk] = []
         folder.mkdir(parents=True, exist_ok=True)
-        with suppress(FileNotFoundError):
-            stored = json.loads(self._file("chunks.json").read_text("utf-8"))
-            self._chunks = [_TextChunk(*values) for values in stored]
+        self._chunks = _read_chunks(folder)
 
     @property
     def texts(self) -> int:
@@ -185,7 +193,7 @@ class _OutputFiles:
         key = fingerprint(self._chunks[-1].key if self._chunks else self._key, list(texts))
         self._chunks.append(_TextChunk(len(texts), tokens, key))
         stored = [(chunk.texts, chunk.tokens, chunk.key) for chunk in self._chunks]
-        write_text_atomically(self._file("chunks.json"), json.dumps(stored))
+        write_text_atomically(self._file(CHUNKS_FILE), json.dumps(stored))
 
     def add_with_states(self, texts: Texts, tokens: TokenizedTexts, model: _HiddenStateEngine) -> None:
         """Run the texts, whose `tokens` come first, and append them with their hidden states."""
