@@ -168,7 +168,5 @@ def verdict(
         against.append(f"it loses {100 * drop.value:.1f} points on the report texts.")
     if against:
         return False, against
-    return True, [
-        f"{timing.measured_speedup:.1f}x as fast as the classifier alone, with the same prediction for "
-        f"{100 * report.agreement.value:.1f} % of the texts."
-    ]
+    runs = "every run" if timing.range[0] > 1 else "most runs"
+    return True, [f"it meets the target in cross-validation, and was faster than the classifier in {runs}."]
