@@ -172,10 +172,8 @@ def verdict(
     against += _missed(report, target)
     if against:
         return False, against
-    return True, [
-        f"{timing.measured_speedup:.1f}x as fast as the classifier alone, with the same prediction for "
-        f"{100 * report.agreement.value:.1f} % of the texts."
-    ]
+    runs = "every run" if timing.range[0] > 1 else "most runs"
+    return True, [f"it meets the target in cross-validation, and was faster than the classifier in {runs}."]
 
 
 def _missed(report: ReportMetrics, target: Target) -> list[str]:
