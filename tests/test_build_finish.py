@@ -10,6 +10,7 @@ import pytest
 from building import build_quickly
 from cascadebert import CascadeError, Target
 from cascadebert.training.cascade_builder.finish import verdict
+from cascadebert.training.checkpoints import display_name
 from cascadebert.types import Interval
 from test_build_page import CHOSEN, REPORT
 
@@ -36,3 +37,24 @@ def test_a_target_that_the_report_texts_contradict_does_not_pay(target, changed,
     pays, reasons = verdict(CHOSEN, replace(REPORT, **changed), target)
     assert pays == (said is None)
     assert said is None or said in reasons[0]
+
+
+def test_who_interrupts_a_build_is_told_that_it_resumes(run, monkeypatch):
+    def interrupted(*args, **options):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("cascadebert.training.cascade_builder.build.build", interrupted)
+    code, _, said = run("build", "m", "--data", "d.csv", "--output", "o")
+    assert code == 130 and "The same command resumes" in said
+
+
+def test_a_model_in_the_current_folder_has_its_name(tmp_path, monkeypatch):
+    (tmp_path / "model" / "part").mkdir(parents=True)
+    (tmp_path / "link").symlink_to(tmp_path / "model")
+    monkeypatch.chdir(tmp_path / "model")
+    assert [display_name(name) for name in (".", "part/..", "../link/", "owner/name")] == [
+        "model",
+        "model",
+        "link",
+        "owner/name",
+    ]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -9,6 +11,7 @@ import typer
 
 from cascadebert.cli import options as o
 from cascadebert.cli.build_output import RETRY, print_build, print_plan
+from cascadebert.cli.render import print_notices
 from cascadebert.errors import CascadeError
 
 if TYPE_CHECKING:
@@ -92,7 +95,9 @@ def _build(model: str | None, shared: dict[str, Any], saving: dict[str, Any], dr
         return
     if saving["output"] is None:
         raise CascadeError(f"no --output is given. {USAGE}")
-    _print(build(model, **shared, **saving), RETRY)
+    with _resumable():
+        result = build(model, **shared, **saving)
+    _print(result, RETRY)
 
 
 def _replace(cascade: Path, model: str | None, options: dict[str, Any]) -> None:
@@ -100,7 +105,19 @@ def _replace(cascade: Path, model: str | None, options: dict[str, Any]) -> None:
 
     if model is None:
         raise CascadeError(f"--from needs the new classifier: give --model too. {USAGE}")
-    _print(replace_last_stage(cascade, model, **options), "--reteach or a lower target")
+    with _resumable():
+        result = replace_last_stage(cascade, model, **options)
+    _print(result, "--reteach or a lower target")
+
+
+@contextmanager
+def _resumable() -> Iterator[None]:
+    """Tell who interrupts a build that nothing is lost."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        print_notices(["interrupted. The same command resumes after the last finished step."])
+        raise
 
 
 def _print(result: BuildResult, retry: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -41,7 +42,7 @@ def fingerprint(*parts: object) -> str:
 
 def display_name(source: str) -> str:
     """The name of a model: of its folder without the path, or of its repository on the Hub with the owner."""
-    return Path(source).name if Path(source).is_dir() else source
+    return Path(os.path.abspath(source)).name if Path(source).is_dir() else source  # noqa: PTH100 (keeps links)
 
 
 def checkpoint_fingerprint(path: Path) -> str:

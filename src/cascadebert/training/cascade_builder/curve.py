@@ -97,11 +97,14 @@ def _candidates(result: BuildResult) -> list[tuple[str, Point]]:
 
 
 def _operating_points(result: BuildResult) -> list[tuple[str, Point]]:
-    """The operating point on the tuning set, if it is among those tried, and by cross-validation."""
+    """The choice on the tuning set, if it is among those tried, and by cross-validation.
+
+    A certificate may have moved the thresholds of the saved cascade since.
+    """
     chosen = result.chosen
     assert chosen is not None
     on_tuning_set = [
-        ("operating point", (chain.speedup, 100 * chain.agreement))
+        ("the choice on the tuning set", (chain.speedup, 100 * chain.agreement))
         for chain in chosen.tried
         if (chain.stages, chain.score) == (chosen.stages, chosen.score)
     ]
