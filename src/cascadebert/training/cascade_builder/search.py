@@ -216,7 +216,7 @@ class _Search:
         if least <= PAYS * now:
             return None
         return (
-            f"it cannot pay: a text takes {1000 * now:.2f} ms now, and would take {1000 * least:.2f} if it "
+            f"it cannot pay: a text takes {1000 * now:.3g} ms now, and would take {1000 * least:.3g} if it "
             "predicted as the classifier does"
         )
 
