@@ -292,7 +292,7 @@ def finish(
         report=report,
         seconds=progress.seconds,
     )
-    return _publish(result, folder if pays else None, keep=job.keeps_all)
+    return _publish(result, folder if pays else None)
 
 
 def _save_certified(
@@ -316,13 +316,13 @@ def _measure_saved(folder: Path, report: Examples) -> ReportMetrics:
     return measure(Cascade.from_pretrained(folder), report)
 
 
-def _publish(result: BuildResult, cascade: Path | None, *, keep: bool) -> BuildResult:
+def _publish(result: BuildResult, cascade: Path | None) -> BuildResult:
     """Replace the output by the cascade, if there is one, and the report.
 
-    If there is none, and a cascade in the output is to be kept, the report goes to the work folder.
+    If there is none, a cascade in the output is kept, and the report goes to the work folder.
     """
     output = result.output
-    if cascade is None and keep and (output / SPEC_FILE).is_file():
+    if cascade is None and (output / SPEC_FILE).is_file():
         result = replace(result, output=work_directory_path(output))
         with atomic_file(result.output / REPORT_FILE) as page:
             write_page(page, result)
