@@ -29,7 +29,7 @@ from cascadebert.training.cascade_builder.parts import EVALUATED, Parts, join
 from cascadebert.training.cascade_builder.result import Certification, ChosenCascade, ReportMetrics
 from cascadebert.tuning.certify import CertificationFailed, certify_folder
 
-TIMED_TEXTS = 512
+TIMED_TEXTS, TIMED_REPEATS = 512, 3
 FIRST_SHARE, LATER_SHARE = 0.8, 0.2  # of the allowed risk, for the first certificate and those after it
 MIN_GAIN = 1.1
 NO_SAMPLE = " cannot be certified from any number of texts"
@@ -122,7 +122,7 @@ def measure(cascade: Cascade, report: Examples) -> ReportMetrics:
     exits = exit_stages(cascade.score.all_stages(probabilities), cascade.operating_point.thresholds)
     answers = predictions[exits, np.arange(len(report))]
     sample = np.linspace(0, len(report) - 1, min(len(report), TIMED_TEXTS)).astype(np.int64)
-    timing = benchmark(cascade, report.take(sample))
+    timing = benchmark(cascade, report.take(sample), repeats=TIMED_REPEATS)
     keys = tuple(stage.tokenizer.key for stage in cascade.stages)
     costs = LatencyModel(timing.stage_seconds, timing.tokenizing_seconds, keys).costs(encoded)
     oracle = oracle_routing(exits, predictions, predictions[-1], costs)
