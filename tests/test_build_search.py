@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -163,6 +164,16 @@ def test_later_certificates_from_the_same_texts_use_a_smaller_share_of_the_risk(
     assert deltas == pytest.approx([0.04, 0.008, 0.0016])
     again = build_quickly(classifier, DATA, output)
     assert again.cascades and cascade_of(output) == cascade_of(built[0])
+
+
+@pytest.mark.slow
+def test_texts_that_tune_read_count_as_read(classifier, built, tmp_path):
+    output = copied(built[0], tmp_path / "fast")
+    progress = tmp_path / "fast.work" / "progress.json"
+    steps = json.loads(progress.read_text())
+    progress.write_text(json.dumps({key: step for key, step in steps.items() if "/certify-" not in key}))
+    assert build_quickly(classifier, DATA, output).cascades  # the output tells that they were read
+    assert cascade_of(output)["certificate"]["delta"] == pytest.approx(0.008)
 
 
 @pytest.mark.slow

@@ -11,6 +11,8 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
+import numpy as np
+
 from cascadebert.atomic import (
     WORK_MARKER,
     atomic_file,
@@ -33,6 +35,7 @@ from cascadebert.persistence.folder import (
     atomic_directory,
     ensure_writable_directory,
     read_folder,
+    read_used_rows,
 )
 from cascadebert.thresholds.operating_point import Target
 from cascadebert.thresholds.select import InfeasibleTarget
@@ -270,7 +273,8 @@ def finish(
             run = partial(choose, made, searched.arrays, target, job.chains(searched.arrays))
             chosen = progress.step(f"choose-{fingerprint(key, names)}", run, ChosenCascade)
         if chosen is not None and verdict(chosen, None, target)[0]:
-            certify = partial(_save_certified, job, made, chosen, confidence_level, columns, folder)
+            earlier = _earlier_readings(job, output)
+            certify = partial(_save_certified, job, made, chosen, confidence_level, columns, folder, earlier)
             certification = progress.step(f"certify-{labeled}", certify, Certification)
             measured = partial(_measure_saved, folder, parts.report)
             report = progress.step(f"measure-{labeled}", measured, ReportMetrics)
@@ -302,14 +306,22 @@ def _save_certified(
     confidence_level: float,
     columns: ColumnNames | None,
     folder: Path,
+    earlier: int,
 ) -> Certification:
     """Save the chosen cascade and certify it: one step, as a certificate reads its texts once only."""
     by_name = {one.candidate.name: one for one in made}
     stages = [by_name[name] for name in chosen.stages]
     provenance = {"made_by": MADE_BY, "rows": job.parts.counts, "target": repr(job.target)}
     save_cascade(stages, chosen, job.target, job.parts, provenance, columns, folder)
-    earlier = sum(result["bound"] is not None for result in job.progress.results("certify-"))
     return certify_cascade(folder, job.target, job.parts, confidence_level, earlier=earlier)
+
+
+def _earlier_readings(job: BuildJob, output: Path) -> int:
+    """How often a certificate read the certification texts: of builds, or of `tune` on the output."""
+    builds = sum(result["bound"] is not None for result in job.progress.results("certify-"))
+    if builds or not (output / SPEC_FILE).is_file():
+        return builds
+    return int(np.isin(job.parts.certify.hashes(), read_used_rows(output).consumed).any())
 
 
 def _measure_saved(folder: Path, report: Examples) -> ReportMetrics:
