@@ -57,8 +57,8 @@ def build(
 ) -> None:
     """Make a classifier faster: find, certify and save the fastest cascade that keeps the target.
 
-    Without a target, at least 0.99 of the predictions equal the classifier's. Where no cascade pays, it exits with
-    code 1 and saves only a report.
+    Without a target, at least 0.99 of the predictions equal the classifier's. Where no cascade pays, it
+    exits with code 1 and saves only a report.
     """
     shared = {
         "data": data,
