@@ -18,7 +18,7 @@ from cascadebert.data.columns import Columns
 from cascadebert.data.readers import read_table
 from cascadebert.errors import DataError
 from cascadebert.inference.predict_file import predict_file
-from cascadebert.inference.predict_work import BuildJob, Work
+from cascadebert.inference.predict_work import Job, Work
 from killing import run_killed
 from samples import reviews, sentences, write_csv
 
@@ -307,7 +307,7 @@ def test_names_that_are_added_are_kept_from_the_input_under_another(cascade, tmp
 
 
 def test_a_run_that_resumes_keeps_the_batch_sizes_it_began_with(tmp_path):
-    job = BuildJob({"--rejects": None}, {"names": []})
+    job = Job({"--rejects": None}, {"names": []})
     known = iter([[512, 512], [8192, 8192]])
     for _ in range(2):
         assert Work(tmp_path / "out.csv").begin_or_resume(job, lambda: next(known)) == [512, 512]
