@@ -10,7 +10,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from cascadebert.thresholds.stage_choice import CandidateStages
-from cascadebert.training.cascade_builder.candidates import Candidate
+from cascadebert.training.cascade_builder.candidates import Candidate, batch_size
 from cascadebert.training.cascade_builder.choose import expected_seconds, least_seconds
 from cascadebert.training.cascade_builder.schedule import (
     MAX_PASSES,
@@ -96,12 +96,14 @@ def test_what_is_planned_takes_no_more_time_than_there_is(candidates, speeds, mi
 
 @given(CANDIDATES, SPEEDS, st.floats(0.1, 600), st.integers(80, 300_000))
 @settings(deadline=None)
-def test_a_candidate_is_trained_for_200_steps_or_one_pass_at_least(candidate, speeds, minutes, texts):
+def test_a_candidate_gets_500_steps_or_all_that_it_wants(candidate, speeds, minutes, texts):
     schedule = make_schedule(minutes, texts, True, speeds)
     passes = affordable_passes(candidate, 30 * minutes, schedule, speeds, is_last=False)
     assume(passes is not None)
-    assert passes >= 1 or passes * schedule.texts / 32 >= MIN_STEPS - 1e-6
-    assert passes <= MAX_PASSES
+    wanted = wanted_passes(candidate, schedule.texts)
+    steps = passes * schedule.texts / batch_size(schedule.texts)
+    assert passes == wanted or MIN_STEPS - 1e-6 <= steps
+    assert passes <= wanted <= MAX_PASSES
 
 
 def test_half_of_the_time_that_is_left_is_for_later_candidates():
@@ -116,21 +118,21 @@ def test_half_of_the_time_that_is_left_is_for_later_candidates():
 
 
 SPEEDS_OF_ONE = Speeds(seconds=0.001, tokens=16.0, operations=1e9)
-SCHEDULE = replace(make_schedule(1.0, 600, True, SPEEDS_OF_ONE), hidden_tokens=3840)
+SCHEDULE = replace(make_schedule(10.0, 6000, True, SPEEDS_OF_ONE), hidden_tokens=38_400)
 STATIC = Candidate("static", "static", 0, 0, Flops(4.0, 6.0, 0.0))
 STUDENTS = [Candidate(f"{n}x64", "student", n, 64, Flops(0.0, n * 1e5, 0.0)) for n in (1, 2, 3)]
 WANTED = seconds_to_make(STUDENTS[0], 10.0, SCHEDULE, SPEEDS_OF_ONE)
-LEFT = [(2.0, 10.0), (1.0, 4.4), (0.15, 1.0), (0.05, None), (-1.0, None)]
+LEFT = [(2.0, 10.0), (1.4, 6.64), (0.8, 16 / 3), (0.4, None), (-1.0, None)]
 
 
 @pytest.mark.parametrize(("left", "expected"), LEFT)
-def test_a_student_gets_what_it_wants_or_one_pass_or_is_not_made(left, expected):
+def test_a_student_gets_what_it_wants_or_500_steps_or_is_not_made(left, expected):
     passes = affordable_passes(STUDENTS[0], left * WANTED, SCHEDULE, SPEEDS_OF_ONE, is_last=False)
     assert passes == (expected and pytest.approx(expected))
 
 
 def test_what_is_too_little_for_all_goes_to_the_cheapest():
-    made, left = [], 0.5 * WANTED
+    made, left = [], 1.2 * WANTED
     candidates = [STATIC, *STUDENTS]
     for i, candidate in enumerate(candidates):
         passes = affordable_passes(candidate, left, SCHEDULE, SPEEDS_OF_ONE, is_last=i == len(candidates) - 1)

@@ -9,7 +9,7 @@ from cascadebert.training.cascade_builder.candidates import HIDDEN_EPOCHS, Candi
 PASS_SHARE, HIDDEN_SHARE, FINISH_SHARE = 0.25, 0.4, 0.2  # of the minutes, of the pass, of the minutes
 MIN_HIDDEN_TOKENS, MAX_HIDDEN_TOKENS = 200_000, 500_000
 FINISH_TEXTS = 15_000  # that the classifier runs on after the last training: tuning, certifying, timing
-MIN_PASSES, MAX_PASSES, WANTED_STEPS, MIN_STEPS = 3.0, 10.0, 4000, 200
+MIN_PASSES, MAX_PASSES, WANTED_STEPS, MIN_STEPS = 3.0, 10.0, 4000, 500  # see benchmarks/LOG.md
 TRAINING_EFFICIENCY = 0.35  # operations per second of training over those of prediction, until measured
 TRAINING_FACTOR = 3.0  # a forward and a backward pass over a forward pass
 STATIC_PASSES, STATIC_TEXTS_PER_SECOND = 10.0, 5000.0
@@ -88,13 +88,13 @@ def affordable_passes(
 ) -> float | None:
     """Passes that a candidate is trained for: as many as it wants, in half of the seconds that are left.
 
-    The last candidate may take all of them. Less than 200 steps or one pass is too little to learn anything
-    from: it gets as much if there is time at all, otherwise None.
+    The last candidate may take all of them. From fewer than 500 steps too little is learned: it gets as many
+    (or all that it wants, if that is less) if there is time at all, otherwise None.
     """
     passes = wanted_passes(candidate, schedule.texts)
     if not seconds_to_make(candidate, passes, schedule, speeds):
         return passes
-    least = min(1.0, MIN_STEPS * batch_size(schedule.texts) / schedule.texts)
+    least = min(passes, MIN_STEPS * batch_size(schedule.texts) / schedule.texts)
     if seconds_to_make(candidate, least, schedule, speeds) > left:
         return None
     share = _passes_in(left if is_last else left / 2, candidate, schedule, speeds)
