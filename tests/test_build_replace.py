@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from building import count_time
 from cascadebert import Cascade, CascadeError, Target, assemble
 from cascadebert.atomic import work_directory
 from cascadebert.data.dataset import Examples
@@ -33,6 +34,12 @@ def old(make_model, tmp_path_factory):
     stages = [make_model(layers=i, hidden=16 * i, seed=i) for i in (1, 2, 3)]
     assemble(stages, data=data, target=Target(speedup=1.5), output=root / "cascade", engine="torch")
     return root / "cascade"
+
+
+@pytest.fixture(autouse=True)
+def steady(monkeypatch):
+    """Speeds do not depend on what else the machine does."""
+    count_time(monkeypatch)
 
 
 @pytest.fixture

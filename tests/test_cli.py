@@ -19,7 +19,7 @@ from cascadebert.server.config import ServerConfig
 from cascadebert.training.config import DistillConfig, FitConfig
 from samples import reviews, write_csv
 
-VERBS = set("demo fit assemble distill tune predict evaluate drift bench info reproduce serve".split())
+VERBS = set("demo build fit assemble distill tune predict evaluate drift bench info reproduce serve".split())
 
 
 @pytest.fixture

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import typer
 
+from building import count_time, train_classifier
 from cascadebert.cli import app as cli
 from samples import reviews, write_csv
 
@@ -51,6 +52,12 @@ def test_python_in_the_docs_runs(code, saved, make_model, tmp_path, monkeypatch)
     shutil.copytree(make_model(layers=2, hidden=32, labels=None), "large")
     if "fit(" not in code:
         shutil.copytree(saved, "my-cascade")
+    if "build(" in code:
+        count_time(monkeypatch)
+        model = train_classifier(make_model(layers=2, hidden=32), tmp_path / "work")
+        shutil.copytree(model, "my-classifier")
+        write_csv(Path("traffic.csv"), *reviews(600, seed=2))
+        code = code.replace("0.98", "0.8")  # it has learned little
     code = code.replace(
         "FitConfig(epochs=1)", "FitConfig(epochs=1, max_length=32)"
     )  # tiny models read little
