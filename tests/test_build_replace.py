@@ -107,7 +107,7 @@ def test_retaught_stages_agree_more_with_the_new_classifier(old, model, data, tm
 @pytest.mark.slow
 def test_where_it_does_not_pay_the_cascade_stays(run, copied, model, data):
     before = contents(copied)
-    words = ("--from", copied, "--model", model, "--data", data, "--min-agreement", 1)
+    words = ("--from", copied, "--model", model, "--data", data, "--target-speedup", 10**6)
     code, _, said = run("build", *words)
     assert code == 1 and contents(copied) == before
     page = copied.with_name("cascade.work") / "report.html"
