@@ -317,7 +317,7 @@ def _save_certified(
 
 
 def _earlier_readings(job: BuildJob, output: Path) -> int:
-    """How often a certificate read the certification texts: of builds, or of `tune` on the output."""
+    """Number of times that a certificate read the certification texts: of builds, or of `tune`."""
     builds = sum(result["bound"] is not None for result in job.progress.results("certify-"))
     if builds or not (output / SPEC_FILE).is_file():
         return builds

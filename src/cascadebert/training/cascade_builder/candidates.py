@@ -215,7 +215,7 @@ def stage_files(candidate: Candidate, made: MadeFolders, work: Path) -> StageFil
 
 
 def recipe(candidate: Candidate, lesson: Lesson, passes: float) -> FitConfig:
-    """How a candidate is trained on the classifier's logits alone."""
+    """The training of a candidate on the classifier's logits alone."""
     return FitConfig(
         max_length=lesson.max_length,
         epochs=passes,

@@ -107,7 +107,7 @@ def measure_speeds(stage: Stage, parts: Parts) -> Speeds:
 
 @dataclass(frozen=True)
 class PlannedBuild:
-    """What a build would do, and the minutes that it would take."""
+    """The steps of a build, and the minutes that they would take."""
 
     parts: dict[str, int]  # texts by purpose
     schedule: Schedule

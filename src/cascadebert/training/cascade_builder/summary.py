@@ -1,4 +1,4 @@
-"""What a build found, in sentences and rows, for the page and the terminal."""
+"""The findings of a build in sentences and rows, for the page and the terminal."""
 
 from __future__ import annotations
 

@@ -180,7 +180,7 @@ class _OutputFiles:
                 file.truncate(size)
 
     def texts_with_states(self, tokens: TokenizedTexts, hidden_tokens: int) -> int:
-        """How many of the next texts get hidden states."""
+        """Number of the next texts that get hidden states."""
         left = hidden_tokens - self._tokens
         if left <= 0 or any(not chunk.tokens for chunk in self._chunks):
             return 0
