@@ -11,6 +11,7 @@ import numpy as np
 
 from cascadebert import Target
 from cascadebert.evaluation.cost_model import LatencyModel
+from cascadebert.inference.stage import Stage
 from cascadebert.persistence.folder import file_hashes
 from cascadebert.training.cascade_builder.build import build
 from cascadebert.training.cascade_builder.result import BuildResult
@@ -50,6 +51,12 @@ def train_classifier(base: Path, work: Path) -> Path:
     )
     work.mkdir()
     return train_stage(base, data, config, work=work, description="classifier")
+
+
+def predicted(model: Path, texts) -> list[str]:
+    """The labels that transformers itself gives."""
+    stage = Stage.from_pretrained(model, engine="torch", precision="float32")
+    return stage.predict(texts).labels.tolist()
 
 
 def build_quickly(model: Path, data: Any, output: Path, **options: Any) -> BuildResult:

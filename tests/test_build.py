@@ -14,11 +14,19 @@ import torch
 from transformers import AutoModelForSequenceClassification
 
 import tiny
-from building import NAMES, all_files, build_quickly, cascade_of, copied, count_time, train_classifier
+from building import (
+    NAMES,
+    all_files,
+    build_quickly,
+    cascade_of,
+    copied,
+    count_time,
+    predicted,
+    train_classifier,
+)
 from cascadebert import Cascade, Target
 from cascadebert.data.dataset import Examples
 from cascadebert.errors import CascadeError, StageError
-from cascadebert.inference.stage import Stage
 from cascadebert.persistence.folder import read_used_rows
 from cascadebert.training.cascade_builder import search, teacher
 from cascadebert.training.cascade_builder.build import plan_build
@@ -51,12 +59,6 @@ def built(classifier, tmp_path_factory):
         count_time(patch)
         result = build_quickly(classifier, {"text": TEXTS, "label": LABELS}, output)
     return output, result
-
-
-def predicted(model: Path, texts) -> list[str]:
-    """The labels that transformers itself gives."""
-    stage = Stage.from_pretrained(model, engine="torch", precision="float32")
-    return stage.predict(texts).labels.tolist()
 
 
 @pytest.mark.slow
