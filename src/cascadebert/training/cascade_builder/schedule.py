@@ -49,6 +49,11 @@ def make_schedule(minutes: float, texts: int, students: bool, speeds: Speeds) ->
     return Schedule(count, hidden, count * speeds.seconds, finish)
 
 
+def relative_cost(candidate: Candidate, speeds: Speeds) -> float:
+    """Operations of a candidate for a text, over the classifier's."""
+    return candidate.operations(speeds.tokens) / (speeds.operations * speeds.seconds)
+
+
 def wanted_passes(candidate: Candidate, texts: int) -> float:
     """Passes over the texts that a candidate is trained for where there is time."""
     if not candidate.is_trained:

@@ -40,6 +40,7 @@ from cascadebert.training.cascade_builder.schedule import (
     Speeds,
     affordable_passes,
     make_schedule,
+    relative_cost,
     seconds_to_make,
     trained_operations,
     wanted_passes,
@@ -126,7 +127,7 @@ def plan(job: BuildJob) -> PlannedBuild:
         if passes is not None:
             seconds = seconds_to_make(candidate, passes, schedule, speeds)
             left -= seconds
-        share = candidate.operations(speeds.tokens) / (speeds.operations * speeds.seconds)
+        share = relative_cost(candidate, speeds)
         planned.append(PlannedCandidate(candidate, share, None if seconds is None else seconds / 60))
     return PlannedBuild(job.parts.counts, schedule, tuple(planned))
 
@@ -207,11 +208,11 @@ class _Search:
             return candidate.fault
         if self._job.keeps_all or self._job.progress.has(f"passes-{candidate.key}"):  # decided before
             return None
-        job, speeds, arrays = self._job, self._speeds, self._arrays
-        share = candidate.operations(speeds.tokens) / (speeds.operations * speeds.seconds)
+        job, arrays = self._job, self._arrays
         level = level_of(job.target)
         now = expected_seconds(arrays, level, job.max_stages)
-        costs, same = arrays.model_costs[-1] * share, candidate.source is None
+        costs = arrays.model_costs[-1] * relative_cost(candidate, self._speeds)
+        same = candidate.source is None
         least = least_seconds(arrays, costs, level, job.max_stages, same_tokenizer=same)
         if least <= PAYS * now:
             return None
