@@ -24,7 +24,7 @@ from cascadebert.timing import interleaved
 from cascadebert.types import Floats, Interval, Ints, LinearLatency, Texts
 
 REPEATS = 5
-PIPELINE_ROWS = 256
+PIPELINE_ROWS = 128
 Labels = NDArray[np.str_]
 
 
@@ -33,7 +33,7 @@ class TimedPredictor:
     """Speed and accuracy of one predictor."""
 
     name: str
-    n: int  # texts timed: all, or for a `transformers` pipeline up to 256 spread over the data
+    n: int  # texts timed: all, or for a `transformers` pipeline up to 128 spread over the data
     examples_per_second: float  # tokenizing included; median over the repeats
     range: tuple[float, float]  # slowest and fastest repeat
     accuracy: float | None  # on the timed texts; None without labels

@@ -26,7 +26,7 @@ from cascadebert.thresholds.select import (
 from cascadebert.types import Floats, Ints, ScoreName
 
 FOLDS = 10
-LEVELS = (0.9, 0.92, 0.94, 0.95, 0.96, 0.97, 0.98, 0.99, 0.995, 1.0)  # of agreement on the examples
+LEVELS = (0.9, 0.92, 0.94, 0.95, 0.96, 0.97, 0.98, 0.985, 0.99, 0.9925, 0.995, 0.9975, 1.0)  # of agreement
 
 
 @dataclass(frozen=True)
