@@ -10,9 +10,9 @@ from typing import Any
 from table_cells import ROOT, TASKS, load, percent
 
 
-def paper_table() -> str:
+def paper_table(study: str = "paper", baselines: str = "strengthened") -> str:
     """Every cascade against the best early exit, relative to the latter's mean over tasks."""
-    found = load("paper/summary.json")["comparisons"]
+    found = comparisons(study, baselines)
     places = list(dict.fromkeys((one["basis"], one["target"]) for one in found))
     best = {(one["basis"], one["target"]): one["best_early_exit"] for one in found}
     heads = [f"{target:g}x {basis}, over {best[basis, target]}" for basis, target in places]
@@ -24,6 +24,12 @@ def paper_table() -> str:
             cells.append(gain_cell(one))
         lines.append(f"| {name} | {' | '.join(cells)} |")
     return "\n".join(lines)
+
+
+def comparisons(study: str, baselines: str) -> list[dict[str, Any]]:
+    """The lines of a study's summary against the early exits as published, or against all of them."""
+    found = load(f"{study}/summary.json")["comparisons"]
+    return [one for one in found if one["baselines"] == baselines]
 
 
 def gain_cell(one: Mapping[str, Any]) -> str:
@@ -41,10 +47,10 @@ def gain_cell(one: Mapping[str, Any]) -> str:
     return "; ".join(cells)
 
 
-def paper_headline_table() -> str:
+def paper_headline_table(study: str = "paper", baselines: str = "strengthened") -> str:
     """At each target the cascade that was best on tune rows, the best early exit, and what lies between."""
-    found, more = load("paper/summary.json")["comparisons"], load("paper/analyses.json")
-    runs = all_runs()
+    found, more = comparisons(study, baselines), load(f"{study}/analyses.json")
+    runs = all_runs(study)
     large = mean(more["large"].values())
     lines = [
         "| at equal | cascade | mean score | early exit | mean score | improvement | from chance |",
@@ -68,15 +74,15 @@ def paper_headline_table() -> str:
     return "\n".join(lines)
 
 
-def all_runs() -> list[dict[str, Any]]:
-    """The lines of runs.jsonl."""
-    text = (ROOT / "results" / "paper" / "runs.jsonl").read_text("utf-8")
+def all_runs(study: str) -> list[dict[str, Any]]:
+    """The lines of runs.jsonl of a study."""
+    text = (ROOT / "results" / study / "runs.jsonl").read_text("utf-8")
     return [json.loads(line) for line in text.splitlines()]
 
 
-def paper_scores_table(basis: str = "flops", target: float = 4.0) -> str:
+def paper_scores_table(study: str = "paper", basis: str = "flops", target: float = 4.0) -> str:
     """Score of every method on every task at one target, mean over seeds; a tilde marks mixtures."""
-    runs = [run for run in all_runs() if run["basis"] == basis and run["target"] in (1.0, target)]
+    runs = [run for run in all_runs(study) if run["basis"] == basis and run["target"] in (1.0, target)]
     tasks = list(dict.fromkeys(run["task"] for run in runs))
     heads = " | ".join(TASKS.get(task, task) for task in tasks)
     lines = [f"| method | {heads} | mean | achieved |", "|" + "---|" * (3 + len(tasks))]
@@ -92,9 +98,9 @@ def paper_scores_table(basis: str = "flops", target: float = 4.0) -> str:
     return "\n".join(lines)
 
 
-def paper_dar_table() -> str:
+def paper_dar_table(study: str = "paper") -> str:
     """What the difficulty-aware term does to the small stage by itself."""
-    found = load("paper/summary.json")["dar"]
+    found = load(f"{study}/summary.json")["dar"]
     metrics = list(dict.fromkeys(one["metric"] for one in found))
     heads = " | ".join("accuracy" if one == "accuracy" else one.upper() for one in metrics)
     lines = [f"| task | {heads} |", "|" + "---|" * (1 + len(metrics))]
@@ -104,9 +110,9 @@ def paper_dar_table() -> str:
     return "\n".join(lines)
 
 
-def paper_shallow_table() -> str:
-    """A complete model on exactly the rows that an early exit leaves at its depth, weighted by rows."""
-    found = load("paper/analyses.json")["complete_against_shallow"]
+def paper_shallow_table(study: str = "paper") -> str:
+    """A complete model on exactly the rows that an early exit of its cost leaves, weighted by rows."""
+    found = load(f"{study}/analyses.json")["complete_against_shallow"]
     lines = ["| early exit | target | layer | complete model | texts | exit | complete |", "|" + "---|" * 7]
     keys = ("method", "target", "layer", "complete")
     for key in dict.fromkeys(tuple(one[name] for name in keys) for one in found):

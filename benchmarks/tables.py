@@ -89,7 +89,7 @@ PAGES: dict[str, dict[str, Callable[[], str]]] = {
     "docs/paper.md": {
         "paper headline": paper_headline_table,
         "paper scores": paper_scores_table,
-        "paper scores by time": partial(paper_scores_table, "time"),
+        "paper scores by time": partial(paper_scores_table, basis="time"),
         "paper gains": paper_table,
         "paper dar": paper_dar_table,
         "paper shallow": paper_shallow_table,

@@ -13,12 +13,13 @@ from cascadebert.inference.engines.torch import load_classifier
 from cascadebert.inference.stage import Stage
 from cascadebert.inference.tokenizer import StageTokenizer
 from cascadebert.paper.early_exit.exits import (
+    ConfidenceThreshold,
     EntropyThreshold,
     ExitOutputs,
-    FixedLayer,
+    FixedExit,
     LearnedExitThreshold,
     Patience,
-    exit_layers,
+    exits_taken,
 )
 from cascadebert.paper.early_exit.inference import EarlyExitPredictor, compute_exits, run_early_exit
 from cascadebert.paper.early_exit.model import ExitHeads, MultiExitModel, exit_flops
@@ -28,13 +29,15 @@ from cascadebert.paper.early_exit.training import (
     berxit_loss,
     deebert_loss,
     pabee_loss,
+    sweet_loss,
+    taught_loss,
     train_multi_exit,
     train_truncated,
 )
 from cascadebert.persistence.folder import file_hashes
 from cascadebert.training.checkpoints import count_flops
 from cascadebert.training.config import FitConfig
-from cascadebert.training.losses import NO_LABEL
+from cascadebert.training.losses import NO_LABEL, distillation_loss
 from cascadebert.training.train_stage import TrainingData, train_stage
 from killing import run_killed
 from samples import reviews, sentences
@@ -52,8 +55,8 @@ RULES = [
     Patience(2),
     Patience(9),
     LearnedExitThreshold(0.4),
-    FixedLayer(2),
-    FixedLayer(DEPTH),
+    FixedExit(2),
+    FixedExit(DEPTH),
 ]
 QUICK = EarlyExitConfig(
     FitConfig(max_length=32, epochs=4, batch_size=16, learning_rate=2e-3, bf16=False), exit_epochs=4
@@ -100,20 +103,20 @@ def two_exits() -> ExitOutputs:
         (Patience(1), [2, 3, 3, 2]),
         (Patience(2), [3, 3, 3, 3]),
         (LearnedExitThreshold(0.5), [2, 1, 3, 3]),
-        (FixedLayer(1), [1, 1, 1, 1]),
-        (FixedLayer(3), [3, 3, 3, 3]),
+        (FixedExit(1), [1, 1, 1, 1]),
+        (FixedExit(3), [3, 3, 3, 3]),
     ],
 )
 def test_rules_let_rows_leave_where_a_hand_says(rule, layers):
-    assert exit_layers(rule, two_exits()).tolist() == layers
+    assert exits_taken(rule, two_exits()).tolist() == layers
 
 
 def test_patience_needs_one_layer_more_than_its_number_and_starts_anew_when_the_answer_changes():
     answers = np.array([[0, 0], [0, 1], [1, 1], [1, 1], [1, 0]])
     held = ExitOutputs(answers, np.ones((5, 2)), np.zeros((5, 2)))
-    assert exit_layers(Patience(1), held).tolist() == [2, 3]
-    assert exit_layers(Patience(2), held).tolist() == [5, 4]
-    assert exit_layers(Patience(4), held).tolist() == [5, 5]
+    assert exits_taken(Patience(1), held).tolist() == [2, 3]
+    assert exits_taken(Patience(2), held).tolist() == [5, 4]
+    assert exits_taken(Patience(4), held).tolist() == [5, 5]
 
 
 def test_answers_are_taken_from_the_exit_that_a_row_left_at():
@@ -124,20 +127,20 @@ def test_rules_out_of_range_are_refused():
     for make in (
         lambda: Patience(-1),
         lambda: EntropyThreshold(float("nan")),
-        lambda: FixedLayer(9).evaluated_exits(4),
+        lambda: FixedExit(9).evaluated_exits(4),
     ):
         with pytest.raises(CascadeError):
             make()
     with pytest.raises(CascadeError, match="not learned when to exit"):
-        exit_layers(LearnedExitThreshold(0.5), replace(two_exits(), lte=None))
+        exits_taken(LearnedExitThreshold(0.5), replace(two_exits(), lte=None))
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("rule", RULES, ids=str)
 def test_the_running_loop_leaves_where_the_rule_on_cached_arrays_says(model, rows, exit_outputs, rule):
     run = run_early_exit(model, rows, rule, batch_tokens=256)
-    assert run.layers.tolist() == exit_layers(rule, exit_outputs).tolist()
-    assert run.logits.argmax(axis=1).tolist() == exit_outputs.predictions_at(run.layers).tolist()
+    assert run.numbers.tolist() == exits_taken(rule, exit_outputs).tolist()
+    assert run.logits.argmax(axis=1).tolist() == exit_outputs.predictions_at(run.numbers).tolist()
 
 
 @pytest.mark.slow
@@ -147,13 +150,13 @@ def test_a_rows_exit_is_that_of_its_own_run_alone_at_any_batch_size(model, rows,
     some = np.arange(0, len(rows), 5)
     together = run_early_exit(model, rows, rule, positions=some, batch_tokens=budget)
     alone = [run_early_exit(model, rows, rule, positions=some[i : i + 1]) for i in range(len(some))]
-    assert together.layers.tolist() == [int(one.layers[0]) for one in alone]
+    assert together.numbers.tolist() == [int(one.numbers[0]) for one in alone]
     assert np.abs(together.logits - np.concatenate([one.logits for one in alone])).max() < 1e-5
 
 
 def test_rows_do_leave_at_several_layers_in_these_tests(model, rows):
     for rule in (EntropyThreshold(0.3), Patience(1), LearnedExitThreshold(0.4)):
-        assert len(set(run_early_exit(model, rows, rule).layers.tolist())) > 1
+        assert len(set(run_early_exit(model, rows, rule).numbers.tolist())) > 1
 
 
 def test_patience_does_not_depend_on_neighbors_or_on_their_order(model, rows):
@@ -161,63 +164,111 @@ def test_patience_does_not_depend_on_neighbors_or_on_their_order(model, rows):
     whole = run_early_exit(model, rows, rule)
     order = rng.permutation(len(rows))[:50]
     part = run_early_exit(model, rows, rule, positions=order, batch_tokens=300)
-    assert part.layers.tolist() == whole.layers[order].tolist()
+    assert part.numbers.tolist() == whole.numbers[order].tolist()
     assert np.abs(part.logits - whole.logits[order]).max() < 1e-5
 
 
+FAMILIES = ("bert", "roberta", "electra", "mpnet", "distilbert", "modernbert", "deberta-v2")
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("family", ["bert", "roberta", "electra"])
-@pytest.mark.parametrize("exits", [BOTH, MEAN, ExitHeads(shared_pooler=True)])
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("exits", [BOTH, MEAN, ExitHeads(shared_pooler=True), ExitHeads(few=True)])
 def test_with_exits_switched_off_the_model_is_its_classifier(make_model, family, exits):
     folder = make_model(family, layers=3, hidden=16, seed=4)
     stage = Stage.from_pretrained(folder, engine="torch", precision="float32", max_length=64)
     given = stage.encode([*sentences(40, seed=1, most=30)])
     model = MultiExitModel(load_classifier(folder), exits).eval()
     wanted = stage.logits(given)
-    for rule in (FixedLayer(3), EntropyThreshold(0.0)):
+    for rule in (FixedExit(model.num_exits), EntropyThreshold(0.0)):
         outputs = run_early_exit(model, given, rule)
-        assert set(outputs.layers.tolist()) == {3}
+        assert set(outputs.numbers.tolist()) == {model.num_exits}
         assert np.abs(outputs.logits - wanted).max() < 1e-5
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_family_runs_layer_by_layer_as_in_one_pass(make_model, family):
+    folder = make_model(family, layers=4, hidden=16, seed=4)
+    tokens = StageTokenizer(folder, max_length=64).encode(sentences(60, seed=2, most=40))
+    model = MultiExitModel(load_classifier(folder), BOTH, seed=1).eval()
+    outputs = compute_exits(model, tokens)
+    for number in range(1, model.num_exits + 1):
+        found = run_early_exit(model, tokens, FixedExit(number), batch_tokens=200).logits
+        assert found.argmax(axis=1).tolist() == outputs.predictions[number - 1].tolist()
+    alone = run_early_exit(model, tokens, Patience(1), positions=np.array([7]))
+    assert alone.numbers.tolist() == exits_taken(Patience(1), outputs)[[7]].tolist()
 
 
 def test_pairs_keep_their_token_types(classifier_folder, model):
     stage = Stage.from_pretrained(classifier_folder, engine="torch", precision="float32", max_length=64)
     given = stage.encode([*zip(sentences(30, seed=1), sentences(30, seed=2), strict=True)])
-    assert np.abs(run_early_exit(model, given, FixedLayer(DEPTH)).logits - stage.logits(given)).max() < 1e-5
+    assert np.abs(run_early_exit(model, given, FixedExit(DEPTH)).logits - stage.logits(given)).max() < 1e-5
 
 
 def test_exits_before_the_last_may_read_the_mean_of_all_tokens_but_no_padding(classifier_folder):
     model = MultiExitModel(load_classifier(classifier_folder), MEAN)
     hidden, mask = torch.randn(2, 5, 16), torch.tensor([[1, 1, 1, 1, 1], [1, 1, 0, 0, 0]])
-    read = model.features(1, hidden, mask)
+    read = model.features(hidden, mask)
     assert torch.allclose(read, torch.stack([hidden[0].mean(dim=0), hidden[1, :2].mean(dim=0)]), atol=1e-6)
-    assert torch.equal(model.features(DEPTH, hidden, mask), hidden[:, 0])
     first = MultiExitModel(load_classifier(classifier_folder), BOTH)
-    assert torch.equal(first.features(1, hidden, mask), hidden[:, 0])
+    assert torch.equal(first.features(hidden, mask), hidden[:, 0])
 
 
 def test_own_poolers_start_as_the_models_own_and_a_shared_one_is_one(classifier_folder):
     classifier = load_classifier(classifier_folder)
     weight = classifier.bert.pooler.dense.weight.clone()
     own = MultiExitModel(classifier, ExitHeads())
-    assert len(own.poolers) == DEPTH and all(torch.equal(one.dense.weight, weight) for one in own.poolers)
-    assert len({one.dense.weight.data_ptr() for one in own.poolers}) == DEPTH
-    assert len(MultiExitModel(load_classifier(classifier_folder), ExitHeads(shared_pooler=True)).poolers) == 1
+    copies = [one["bert/pooler/dense/weight"] for one in own.exits]
+    assert len(copies) == DEPTH - 1 and all(torch.equal(one, weight) for one in copies)
+    assert len({one.data_ptr() for one in copies}) == DEPTH - 1
+    shared = MultiExitModel(load_classifier(classifier_folder), ExitHeads(shared_pooler=True))
+    assert [sorted(one) for one in shared.exits] == [["classifier/bias", "classifier/weight"]] * (DEPTH - 1)
 
 
-@pytest.mark.parametrize("family", ["distilbert", "modernbert"])
-def test_other_families_are_refused_with_those_that_can(make_model, family):
-    with pytest.raises(StageError, match=f"{family}.*expected an encoder of one of bert"):
+def test_there_may_be_few_exits_which_no_other_rule_can_tell_apart(make_model, rows):
+    model = MultiExitModel(load_classifier(make_model(layers=6, hidden=16)), ExitHeads(few=True)).eval()
+    assert model.exit_layers == (1, 2, 3, 6) and model.num_exits == 4
+    outputs = compute_exits(model, rows)
+    assert outputs.num_exits == 4 and len(exit_flops(model, EntropyThreshold(0.1))) == 4
+    rule = ConfidenceThreshold(float(np.median(outputs.confidences)) + 1e-4)
+    found = run_early_exit(model, rows, rule)
+    assert found.numbers.tolist() == exits_taken(rule, outputs).tolist()
+    predicted = EarlyExitPredictor(
+        model, StageTokenizer(make_model(layers=6, hidden=16), max_length=64), rule
+    )
+    assert set(predicted.predict(sentences(50, seed=3, most=40)).stages.tolist()) <= {1, 2, 3, 6}
+
+
+def test_gradients_of_separate_exits_stop_at_the_exit_before(make_model, rows):
+    heads = ExitHeads(few=True, separate=True)
+    model = MultiExitModel(load_classifier(make_model(layers=6, hidden=16)), heads)
+    ids = torch.from_numpy(rows.batch(np.arange(4)).input_ids)
+    logits, _ = model(input_ids=ids, attention_mask=torch.ones_like(ids))
+    logits[1].sum().backward()
+    first, second = (model.layered.classifier.bert.encoder.layer[i].output.dense.weight for i in (0, 1))
+    assert first.grad.abs().sum() == 0 and second.grad.abs().sum() > 0
+    joint = MultiExitModel(model.layered.classifier, ExitHeads(few=True))
+    joint(input_ids=ids, attention_mask=torch.ones_like(ids))[0][1].sum().backward()
+    assert first.grad.abs().sum() > 0
+
+
+@pytest.mark.parametrize(
+    ("family", "reason"),
+    [("albert", "no single stack"), ("bart", "expected an encoder"), ("xlnet", "states of shape")],
+)
+def test_models_without_a_stack_of_layers_are_refused(make_model, family, reason):
+    with pytest.raises(StageError, match=reason):
         MultiExitModel(load_classifier(make_model(family)), ExitHeads())
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("family", ["bert", "roberta", "electra"])
+@pytest.mark.parametrize("family", FAMILIES)
 def test_operations_are_those_of_the_layers_run_and_the_exits_tried(make_model, family):
     folders = [make_model(family, layers=i, hidden=16, seed=4) for i in (1, 2, 3)]
     whole = [count_flops(folder) for folder in folders]
     model = MultiExitModel(load_classifier(folders[-1]), BOTH)
-    assert [exit_flops(model, FixedLayer(i))[i - 1] for i in (1, 2, 3)] == whole
+    assert [exit_flops(model, FixedExit(i))[i - 1] for i in (1, 2, 3)] == whole
     head = 2 * (16 * 16 + 16 * 2)
     lengths = np.array([8, 20])
     for rule, doubt in ((EntropyThreshold(0.1), 0), (Patience(1), 0), (LearnedExitThreshold(0.1), 2 * 16)):
@@ -229,7 +280,7 @@ def test_operations_are_those_of_the_layers_run_and_the_exits_tried(make_model, 
 
 def test_exits_that_are_never_taken_cost_something(model):
     lengths = np.array([8, 8, 16, 24])
-    without = exit_flops(model, FixedLayer(DEPTH))[-1].cost_of(lengths)
+    without = exit_flops(model, FixedExit(DEPTH))[-1].cost_of(lengths)
     assert (exit_flops(model, Patience(1))[-1].cost_of(lengths) > without).all()
 
 
@@ -240,6 +291,10 @@ def test_the_losses_are_the_papers():
     assert deebert_loss(logits, None, labels, 0).item() == pytest.approx(each[0] + each[1])
     wanted = (each[0] + 2 * each[1] + 3 * each[2]) / 6
     assert pabee_loss(logits, None, labels, 0).item() == pytest.approx(wanted)
+    assert sweet_loss(logits, None, labels, 0).item() == pytest.approx(sum(each))
+    taught = taught_loss(FitConfig(distill_weight=0.5, distill_temperature=2.0))(logits, None, labels, 0)
+    divergence = sum(distillation_loss(one, logits[-1], temperature=2.0) for one in logits[:-1]).item()
+    assert taught.item() == pytest.approx(each[0] + each[1] + 0.5 * divergence)
     lte = torch.tensor([[0.9], [0.2], [0.7]])
     assert berxit_loss(logits, lte, labels, 0).item() == pytest.approx(each[2])
     assert berxit_loss(logits, lte, labels, 1).item() == pytest.approx(sum(each) + 0.01 + 0.04, abs=1e-6)
@@ -268,9 +323,8 @@ def trained(encoder_folder, data, tmp_path_factory):
 @pytest.mark.parametrize("name", list(METHODS))
 def test_a_trained_model_answers_new_rows_and_leaves_early(trained, name):
     texts, labels = reviews(200, seed=9)
-    rule = {"deebert": EntropyThreshold(0.4), "pabee": Patience(1), "berxit": LearnedExitThreshold(0.45)}[
-        name
-    ]
+    rules = {"pabee": Patience(1), "berxit": LearnedExitThreshold(0.45), "deebert": EntropyThreshold(0.4)}
+    rule = rules.get(name, ConfidenceThreshold(0.55))
     found = EarlyExitPredictor.from_folder(trained[name], rule).predict(texts)
     assert np.mean(found.labels == np.array(labels)) > 0.8
     assert found.stages.mean() < 3 and found.stages.min() >= 1
@@ -285,8 +339,7 @@ def test_deeberts_second_stage_changes_neither_the_encoder_nor_the_last_classifi
     made = train_multi_exit(encoder_folder, data, QUICK, method="deebert", work=tmp_path, fine_tuned=tuned)
     after = MultiExitModel.load(made)[0].state_dict()
     changed = {name.rsplit(".", 1)[0] for name in before if not torch.equal(before[name], after[name])}
-    exits = {f"poolers.{i}.dense" for i in (0, 1)} | {f"classifiers.{i}" for i in (0, 1)}
-    assert changed == exits
+    assert changed == {f"exits.{i}" for i in (0, 1)}
     assert file_hashes(made) == file_hashes(trained["deebert"])  # its own first stage is that fine-tuning
 
 
@@ -296,11 +349,21 @@ def test_deeberts_exits_start_from_the_pretrained_pooler(encoder_folder, make_mo
 
     tuned = train_stage(encoder_folder, data, QUICK.fit, work=tmp_path, description="large")
     model = _load_model(encoder_folder, tuned, data, METHODS["deebert"], QUICK)
-    pretrained = (
-        MultiExitModel(load_classifier(encoder_folder, num_labels=2), ExitHeads()).poolers[-1].dense.weight
-    )
-    assert torch.equal(model.poolers[0].dense.weight, pretrained)
-    assert not torch.equal(model.poolers[-1].dense.weight, pretrained)
+    pretrained = load_classifier(encoder_folder, num_labels=2).bert.pooler.dense.weight
+    assert torch.equal(model.exits[0]["bert/pooler/dense/weight"], pretrained)
+    assert not torch.equal(model.layered.classifier.bert.pooler.dense.weight, pretrained)
+
+
+@pytest.mark.slow
+def test_the_frozen_encoder_runs_once_for_all_exits_that_read_the_same(encoder_folder, data, tmp_path):
+    tuned = train_stage(encoder_folder, data, QUICK.fit, work=tmp_path, description="large")
+    for method in ("deebert", "deebert-distil"):
+        train_multi_exit(encoder_folder, data, QUICK, method=method, work=tmp_path, fine_tuned=tuned)
+    (states,) = tmp_path.glob("states-first-*")
+    assert np.load(states / "states.npy").shape == (2, 300, 16)
+    mean = replace(QUICK, reads="mean")
+    train_multi_exit(encoder_folder, data, mean, method="deebert", work=tmp_path, fine_tuned=tuned)
+    assert len(list(tmp_path.glob("states-*"))) == 2
 
 
 @pytest.mark.slow

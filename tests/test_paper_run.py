@@ -78,7 +78,8 @@ def protocol(models):
     large, small, narrow, complete = models[1]
     return ExperimentProtocol(
         "tiny", TASKS, large, (small, narrow), (complete,), seeds=(1, 2), targets=(1.5, 2.0), truncated=(1,),
-        objectives=("plain", "dar", "gatekeeper"), tokens=32, exit_epochs=1.0, exits_read="mean",
+        students=(2,), early_exits=("deebert", "pabee", "sweet"), exits_read=("first", "mean"),
+        objectives=("plain", "dar", "gatekeeper"), tokens=32, exit_epochs=1.0,
         difficulty_folds=2, difficulty_seeds=1, gatekeeper_epochs=1.0, bf16=False,
     )  # fmt: skip
 
@@ -115,7 +116,10 @@ def test_runs_have_a_line_for_every_task_method_seed_basis_and_target(done, prot
     keys = ["task", "method", "seed", "basis", "target", "achieved", "interpolated", "metric", "score"]
     assert all(list(line) == keys for line in lines)
     methods = {line["method"] for line in lines}
-    assert len(methods) == 1 + 1 + 4 + 3 * 3  # large, cut short, early exits, three lists of stages
+    exits = {f"{name}{reads}" for name in ("deebert", "pabee", "sweet") for reads in ("", "-mean")}
+    small = {f"{name}-{objective}" for name in protocol.small for objective in protocol.objectives}
+    assert {"large", "truncated", "student", *exits, *small} < methods
+    assert len(methods) == 3 + 6 + 2 * 3 + 3 * 3  # and three lists of stages
     assert len(lines) == 2 * 2 * 2 * ((len(methods) - 1) * 2 + 1)
     mixed = [line for line in lines if line["method"] == "truncated" and line["interpolated"]]
     assert mixed and all(line["basis"] in ("flops", "time") for line in lines)
@@ -124,10 +128,12 @@ def test_runs_have_a_line_for_every_task_method_seed_basis_and_target(done, prot
 def test_the_summary_compares_every_cascade_with_one_early_exit(done, protocol):
     summary = json.loads((done[0] / "out" / "summary.json").read_text("utf-8"))
     assert summary == json.loads(json.dumps(done[1]))
-    keys = ["basis", "target", "cascade", "best_early_exit", "tasks", "relative_improvement", "ci_low",
-            "ci_high", "chance_corrected", "chance_ci_low", "chance_ci_high"]  # fmt: skip
+    keys = ["basis", "target", "cascade", "baselines", "best_early_exit", "tasks", "relative_improvement"]
+    keys += ["ci_low", "ci_high", "chance_corrected", "chance_ci_low", "chance_ci_high"]
     assert all(list(one) == keys for one in summary["comparisons"])
-    assert len(summary["comparisons"]) == 2 * 2 * 9
+    assert len(summary["comparisons"]) == 2 * 2 * 2 * 9
+    published = {one["best_early_exit"] for one in summary["comparisons"] if one["baselines"] == "published"}
+    assert not any("mean" in name for name in published)
     assert {(one["task"], one["metric"]) for one in summary["dar"]} == set(
         product(("parts", "pairs", "all"), ("accuracy", "dis", "ece"))
     )
@@ -143,6 +149,27 @@ def test_a_relative_improvement_is_what_the_lines_say_by_hand(done):
 
     ours, theirs = mean(one["cascade"]), mean(one["best_early_exit"])
     assert one["relative_improvement"] == pytest.approx((ours - theirs) / theirs)
+
+
+def test_the_lead_of_the_best_cascade_has_two_parts(done):
+    found = json.loads((done[0] / "out" / "analyses.json").read_text("utf-8"))
+    lines = [json.loads(line) for line in (done[0] / "out" / "runs.jsonl").read_text("utf-8").splitlines()]
+
+    def mean(method, one):
+        same = [
+            r
+            for r in lines
+            if (r["method"], r["basis"], r["target"]) == (method, one["basis"], one["target"])
+        ]
+        return np.mean([[r["score"] for r in same if r["task"] == task] for task in ("parts", "pairs")])
+
+    assert [one["part"] for one in found["gain_parts"]] == ["complete", "routing"] * 4
+    for complete, routing in zip(*[iter(found["gain_parts"])] * 2, strict=True):
+        lead = mean(routing["cascade"], routing) - mean(complete["early_exit"], complete)
+        assert complete["delta"] + routing["delta"] == pytest.approx(lead)
+    assert {one["cascade"] for one in found["against_student"]} >= {
+        "cascade-" + found["picked"][0]["cascade"][8:]
+    }
 
 
 def test_tables_computed_again_from_the_arrays_alone_are_the_same(done, tmp_path):
@@ -224,7 +251,7 @@ def test_both_stages_of_deebert_last_as_long_as_the_task_says():
     for name, stages in (("minilm", (6.0, 6.0)), ("paper", (3.0, 3.0))):
         plan = PRESETS[name].tasks[-2]
         cell = Experiment(PRESETS[name], plan, None, 1, {}, None)
-        config = cell.early_exit_config("deebert")
+        config = cell.early_exit_config(PRESETS[name].models()["deebert"])
         assert (config.fit.epochs, config.exit_epochs) == stages
 
 
@@ -296,6 +323,6 @@ def test_the_tables_of_the_docs_are_made_from_its_files(done, tmp_path, monkeypa
     for module in (tables, cells):
         monkeypatch.setattr(module, "ROOT", tmp_path)
     made = [tables.paper_table(), tables.paper_scores_table(target=2.0), tables.paper_dar_table()]
-    rows = [9, 1 + 1 + 4 + 9, 3]
+    rows = [9, 3 + 6 + 6 + 9, 3]
     assert [table.count("\n") - 1 for table in made] == rows
     assert tables.paper_shallow_table().startswith("| early exit |")

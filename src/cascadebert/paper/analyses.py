@@ -11,9 +11,10 @@ import numpy as np
 from cascadebert.evaluation.metrics import BINS, bin_indices
 from cascadebert.paper import bootstrap_metrics as bootstrap
 from cascadebert.paper.comparison import DRAWS, ResultsTable
-from cascadebert.paper.early_exit.exits import EXIT_RULES, ExitOutputs, exit_layers
-from cascadebert.paper.protocol import EARLY_EXITS, ObjectiveName, small_name
-from cascadebert.paper.results import RULES, ResultStore, log_odds
+from cascadebert.paper.early_exit.exits import EXIT_RULES, ExitOutputs, exits_taken
+from cascadebert.paper.operating_points import TOLERANCE
+from cascadebert.paper.protocol import ObjectiveName, small_name
+from cascadebert.paper.results import ResultStore, StoredPredictions, early_exits, log_odds
 from cascadebert.types import Floats
 
 METRICS = ("accuracy", "dis", "ece")
@@ -72,12 +73,11 @@ def confidence_by_exit(store: ResultStore) -> list[dict[str, Any]]:
     """Accuracy, DIS and ECE of every early exit and of the small stages, as means over seeds."""
     protocol, lines = store.protocol, []
     stages = [small_name(*pair) for pair in product(protocol.small, protocol.objectives)]
-    for task, method in product(protocol.tasks, (*EARLY_EXITS, *stages)):
+    for task, method in product(protocol.tasks, (*protocol.multi_exit_models, *stages)):
         models = [result.models[method] for result in store.seed_results(task.name)]
         tests = [model.test for model in models]
         full = np.ones((1, len(tests[0])))
-        for index in range(tests[0].num_exits):
-            layer = index + 1 if method in EARLY_EXITS else models[0].about.layers
+        for index, layer in enumerate(models[0].exit_layers):
             line: dict[str, Any] = {"task": task.name, "method": method, "layer": layer}
             for metric in METRICS:
                 values = [float(exit_metric(outputs, index, metric, full)[0]) for outputs in tests]
@@ -87,31 +87,43 @@ def confidence_by_exit(store: ResultStore) -> list[dict[str, Any]]:
 
 
 def complete_against_shallow(store: ResultStore, table: ResultsTable) -> list[dict[str, Any]]:
-    """A complete k-layer model on exactly the texts that take an early exit after layer k.
+    """A complete model on exactly the texts that take the early exit of the same cost.
 
-    The exits are those of the FLOPs points; of a mixture, its faster end. Complete models are those as wide
-    as the large one, trained plainly.
+    That is the first exit that costs as much in FLOPs, but for 2 %, so the one after layer k for a model of k
+    layers as wide as the large one. The texts are those that take it at the FLOPs points; of a mixture, at
+    its faster end. Complete models are those that cost as much as the first exit or more, trained plainly.
     """
     protocol, lines = store.protocol, []
     names = [small_name(encoder, "plain") for encoder in (*protocol.small, *protocol.complete)]
     for task, seed in product(protocol.tasks, protocol.seeds):
         results = store.results(task.name, seed)
-        complete = [results.models[name] for name in names]
-        complete = [model for model in complete if model.about.hidden == results.large.about.hidden]
-        for (method, (exits, rule)), target, model in product(RULES.items(), protocol.targets, complete):
+        methods = early_exits(protocol).items()
+        for (method, (exits, rule)), target, name in product(methods, protocol.targets, names):
+            complete, shallow = results.models[name], results.models[exits]
+            number = _exit_of_cost(shallow, complete)
             fast = table.runs[task.name, method, seed, "flops", target].point.fast
-            shallow, depth = results.models[exits].test, model.about.layers
-            exiting = exit_layers(EXIT_RULES[rule](fast[0]), shallow) == depth
-            if not exiting.any() or depth >= shallow.num_exits:
+            exiting = exits_taken(EXIT_RULES[rule](fast[0]), shallow.test) == number
+            if number is None or not exiting.any():
                 continue
-            line = {"task": task.name, "seed": seed, "method": method, "target": target, "layer": depth}
-            line |= {"complete": model.about.method, "rows": int(exiting.sum())}
-            predictions = {"exit": shallow.predictions[depth - 1], "complete": model.test.predictions[0]}
-            correct = {name: outputs == shallow.labels for name, outputs in predictions.items()}
+            line = {"task": task.name, "seed": seed, "method": method, "target": target}
+            line |= {"layer": shallow.exit_layers[number - 1], "complete": name, "rows": int(exiting.sum())}
+            predictions = {"exit": shallow.test.predictions[number - 1]}
+            predictions["complete"] = complete.test.predictions[0]
+            correct = {name: outputs == shallow.test.labels for name, outputs in predictions.items()}
             line |= {f"{name}_accuracy": float(right[exiting].mean()) for name, right in correct.items()}
             line |= {f"{name}_accuracy_all": float(right.mean()) for name, right in correct.items()}
             lines.append(line)
     return lines
+
+
+def _exit_of_cost(shallow: StoredPredictions, complete: StoredPredictions) -> int | None:
+    """The first exit, counted from 1, that costs as much as a complete model.
+
+    None if that is the last, or the model costs less than the first.
+    """
+    costs, cost = shallow.flops().mean(axis=1), float(complete.flops().mean())
+    number = int(np.searchsorted(costs, cost * (1 - TOLERANCE))) + 1
+    return None if cost < costs[0] * (1 - TOLERANCE) or number == len(costs) else number
 
 
 def confidence_by_difficulty(store: ResultStore) -> list[dict[str, Any]]:
@@ -130,10 +142,12 @@ def confidence_by_difficulty(store: ResultStore) -> list[dict[str, Any]]:
         tests = [result.models[plain].test for result in results]
         wrong = np.stack([outputs.predictions[0] != outputs.labels for outputs in tests])
         difficulty = [np.delete(wrong, index, axis=0).mean(axis=0) for index in range(len(tests))]
-        last = results[0].models[EARLY_EXITS[0]].outputs.num_exits - 2
         depth = results[0].models[plain].about.layers
         exits = [(small_name(protocol.small[0], objective), 0) for objective in protocol.objectives]
-        exits += [(name, index) for name in EARLY_EXITS for index in sorted({min(depth - 1, last), last})]
+        for name in protocol.multi_exit_models:
+            before = np.array(results[0].models[name].exit_layers[:-1])
+            near, last = int(np.abs(before - depth).argmin()), len(before) - 1
+            exits += [(name, index) for index in sorted({near, last})]
         for name, index in exits:
             confidences = np.concatenate([result.models[name].test.confidences[index] for result in results])
             for level in np.unique(difficulty):

@@ -11,8 +11,15 @@ import numpy as np
 
 from cascadebert.paper import bootstrap_metrics as bootstrap
 from cascadebert.paper.operating_points import TargetPoint, operating_curves, select_point
-from cascadebert.paper.protocol import BASES, LARGE, Basis, ExperimentProtocol, TaskConfig
-from cascadebert.paper.results import RULES, TRUNCATED, ResultStore, TaskResults, cascade_names
+from cascadebert.paper.protocol import BASELINES, BASES, LARGE, Basis, ExperimentProtocol, TaskConfig
+from cascadebert.paper.results import (
+    STUDENT,
+    TRUNCATED,
+    ResultStore,
+    TaskResults,
+    cascade_names,
+    early_exits,
+)
 from cascadebert.types import Floats
 
 DRAWS = 1000
@@ -120,19 +127,25 @@ def comparisons(table: ResultsTable) -> list[dict[str, Any]]:
     """Every cascade against the best early exit, at every target on both bases.
 
     The early exit is one method for all tasks, the best on the tuning sets at that basis and target among
-    those that reach it. The relative improvement is of the means over tasks, and None where the cascade or
-    all early exits are too slow for the target in some task (`out_of_reach`) or the mean of the early exit is
-    not above 0; the interval is the percentile bootstrap over texts and seeds.
+    those that reach it: once of the `published` ones, where there are any, and once of all. The relative
+    improvement is of the means over tasks, and None where the cascade or all early exits are too slow for the
+    target in some task (`out_of_reach`) or the mean of the early exit is not above 0; the interval is the
+    percentile bootstrap over texts and seeds.
     """
-    lines = []
-    for basis, target in product(BASES, table.protocol.targets):
-        best = table.best(tuple(RULES), basis, target)
+    lines, names = [], {kind: tuple(early_exits(table.protocol, kind)) for kind in BASELINES}
+    if names["published"] == names["strengthened"]:
+        del names["strengthened"]
+    for (kind, methods), basis, target in product(names.items(), BASES, table.protocol.targets):
+        if not methods:
+            continue
+        best = table.best(methods, basis, target)
         for name in cascade_names(table.protocol):
             gains: dict[str, float | None] = dict.fromkeys(GAINS)
             if table.reached(name, basis, target) and table.reached(best, basis, target):
                 gains = _gains(table, table.scores(name, basis, target), table.scores(best, basis, target))
-            line = {"basis": basis, "target": target, "cascade": name, "best_early_exit": best}
-            lines.append({**line, "tasks": [task.name for task in table.protocol.tasks], **gains})
+            line: dict[str, Any] = {"basis": basis, "target": target, "cascade": name, "baselines": kind}
+            line |= {"best_early_exit": best, "tasks": [task.name for task in table.protocol.tasks]}
+            lines.append({**line, **gains})
     return lines
 
 
@@ -150,7 +163,8 @@ def _gains(table: ResultsTable, scores: Floats, baseline: Floats) -> dict[str, f
 def out_of_reach(table: ResultsTable) -> list[dict[str, Any]]:
     """Methods and targets without a point that is fast enough: scored at the fastest, but not compared."""
     protocol, lines = table.protocol, []
-    methods = (TRUNCATED, *RULES, *cascade_names(protocol))
+    students = [STUDENT] if protocol.students else []
+    methods = (TRUNCATED, *students, *early_exits(protocol), *cascade_names(protocol))
     for method, basis, target, task in product(methods, BASES, protocol.targets, protocol.tasks):
         runs = table.task_runs(task.name, method, basis, target)
         achieved = [run.run.achieved for run in runs if not run.point.reached]
@@ -163,18 +177,40 @@ def out_of_reach(table: ResultsTable) -> list[dict[str, Any]]:
 def compare_cascades(table: ResultsTable, baseline: str | None) -> list[dict[str, Any]]:
     """Mean score over tasks of every cascade that reaches the target minus that of a baseline.
 
-    The baseline is "large", or None for the same cascade with its small stages trained plainly.
+    The baseline is "large", "student", or None for the same cascade with its small stages trained plainly.
     """
     lines = []
     for name, basis, target in product(cascade_names(table.protocol), BASES, table.protocol.targets):
         other = baseline or f"{name.rpartition('-')[0]}-plain"
         if other == name or not table.reached(name, basis, target):
             continue
-        other_scores = table.scores(other, basis, 1.0 if baseline == LARGE else target)
-        delta = (table.scores(name, basis, target) - other_scores).mean(axis=0)
-        values = bootstrap.difference_values(delta[0], delta[1:])
+        values = _difference(table, name, other, basis, target)
         lines.append({"cascade": name, "basis": basis, "target": target, **values})
     return lines
+
+
+def gain_parts(table: ResultsTable) -> list[dict[str, Any]]:
+    """The best cascade's lead over the best early exit in two parts, at every target on both bases.
+
+    `complete` is a student of the same cost less the early exit: a complete model instead of one that is
+    left early. `routing` is the cascade less that student: two complete models instead of one. Cascade and
+    early exit are the best on the tuning sets.
+    """
+    protocol, lines = table.protocol, []
+    for best, part in product(best_cascades(table), ("complete", "routing") if protocol.students else ()):
+        basis, target = best["basis"], best["target"]
+        exits = table.best(tuple(early_exits(protocol)), basis, target)
+        first, second = (STUDENT, exits) if part == "complete" else (best["cascade"], STUDENT)
+        line = {**best, "early_exit": exits, "part": part}
+        lines.append({**line, **_difference(table, first, second, basis, target)})
+    return lines
+
+
+def _difference(table: ResultsTable, name: str, other: str, basis: Basis, target: float) -> dict[str, Any]:
+    """The mean score of one method minus that of another, with its interval."""
+    other_scores = table.scores(other, basis, 1.0 if other == LARGE else target)
+    delta = (table.scores(name, basis, target) - other_scores).mean(axis=0)
+    return bootstrap.difference_values(delta[0], delta[1:])
 
 
 def best_cascades(table: ResultsTable) -> list[dict[str, Any]]:

@@ -10,14 +10,14 @@ from typing import Literal
 import numpy as np
 
 from cascadebert.paper.bootstrap_metrics import metric_counts, metric_score
-from cascadebert.paper.early_exit.exits import EXIT_RULES, ExitOutputs, exit_layers
+from cascadebert.paper.early_exit.exits import EXIT_RULES, ExitOutputs, exits_taken
 from cascadebert.paper.protocol import Basis, MetricName
 from cascadebert.thresholds.select import exit_stages
 from cascadebert.types import Floats, Ints
 
 Setting = tuple[float, ...]
 """A threshold, a patience or the number of a model; for a cascade one threshold per stage but the last."""
-RuleName = Literal["fixed", "entropy", "patience", "learned", "cascade"]
+RuleName = Literal["fixed", "entropy", "confidence", "patience", "learned", "cascade"]
 
 TOLERANCE = 0.02
 """Relative excess over a target speed-up up to which a point counts as being at the target."""
@@ -45,7 +45,7 @@ class Method:
         """(n,) exit of each text, counted from 0."""
         if self.rule == "cascade":
             return exit_stages(self.outputs.confidences, setting)
-        return exit_layers(EXIT_RULES[self.rule](setting[0]), self.outputs) - 1
+        return exits_taken(EXIT_RULES[self.rule](setting[0]), self.outputs) - 1
 
     def settings(self) -> list[Setting]:
         """All settings to try on these texts."""
@@ -57,7 +57,10 @@ class Method:
         if self.rule == "cascade":
             size = FINE_GRID if exits == 2 else COARSE_GRID
             return list(product(*(_grid(row, size) for row in self.outputs.confidences[:-1])))
-        values = self.outputs.entropies if self.rule == "entropy" else self.outputs.lte
+        outputs = self.outputs
+        values = {"entropy": outputs.entropies, "confidence": outputs.confidences, "learned": outputs.lte}[
+            self.rule
+        ]
         assert values is not None
         return [(threshold,) for threshold in _grid(values[:-1].ravel(), FINE_GRID)]
 

@@ -18,9 +18,11 @@ Basis = Literal["flops", "time"]
 ObjectiveName = Literal["plain", "dar", "distil", "both", "gatekeeper"]
 
 BASES: tuple[Basis, ...] = ("flops", "time")
+BASELINES: tuple[Baselines, ...] = ("published", "strengthened")
 OBJECTIVES: tuple[ObjectiveName, ...] = ("plain", "dar", "distil", "both", "gatekeeper")
-EARLY_EXITS = ("deebert", "pabee", "berxit")
-"""Multi-exit models."""
+EarlyExitName = Literal["deebert", "pabee", "berxit", "sweet", "deebert-distil"]
+Baselines = Literal["published", "strengthened"]
+"""Early exits as published, which read the first token, or all of them."""
 LARGE = "large"
 
 
@@ -52,14 +54,18 @@ class ModelSpec:
     """One model of a task and seed."""
 
     method: str  # its name, such as "truncated-2" or "1x384-dar"
-    kind: Literal["large", "truncated", "exits", "small"]
+    kind: Literal["large", "truncated", "student", "exits", "small"]
     source: str  # name of the pretrained encoder
     objective: ObjectiveName = "plain"  # of a small model
-    layers: int = 0  # of a truncated model
+    layers: int = 0  # of a truncated model or a student
+    exits: EarlyExitName = "deebert"  # method of a multi-exit model
+    reads: Reads = "first"  # input of its exits
 
     @property
     def timed_as(self) -> str:
-        """Name in the timings: the objective of a small model does not change how long it runs."""
+        """Name in the timings: neither the objective of a model nor what its exits read changes them."""
+        if self.kind == "exits":
+            return "deebert" if self.exits == "deebert-distil" else self.exits
         return self.source if self.kind == "small" else self.method
 
 
@@ -81,10 +87,12 @@ class ExperimentProtocol:
     targets: tuple[float, ...] = (2.0, 3.0, 4.0)  # speed-ups to compare at
     objectives: tuple[ObjectiveName, ...] = OBJECTIVES  # of each small model
     truncated: tuple[int, ...] = (1, 2, 3)  # depths of the truncated models
+    students: tuple[int, ...] = ()  # depths of the students of the fine-tuned large model
+    early_exits: tuple[EarlyExitName, ...] = ("deebert", "pabee", "berxit")  # multi-exit models
     tokens: int = 64  # maximum length
     warmup: float = 0.05  # fraction of the steps in which the learning rate rises
     exit_epochs: float = 3.0  # of DeeBERT's second stage, where a task has none of its own
-    exits_read: Reads = "first"
+    exits_read: tuple[Reads, ...] = ("first",)  # inputs of exits, each for a multi-exit model of its own
     dar_weight: float = 0.5  # lambda of the difficulty-aware term
     dar_margin: float = 0.5  # its epsilon
     difficulty_folds: int = 3  # of the cross-validation that labels difficulty, once per task
@@ -147,10 +155,23 @@ class ExperimentProtocol:
         """All models by name; those that others start or learn from come first."""
         specs = [ModelSpec(LARGE, "large", self.large)]
         specs += [ModelSpec(f"truncated-{k}", "truncated", self.large, layers=k) for k in self.truncated]
-        specs += [ModelSpec(name, "exits", self.large) for name in EARLY_EXITS]
+        specs += [ModelSpec(f"student-{k}", "student", self.large, layers=k) for k in self.students]
+        specs += [
+            ModelSpec(self.exits_name(exits, reads), "exits", self.large, exits=exits, reads=reads)
+            for exits, reads in product(self.early_exits, self.exits_read)
+        ]
         small = [*product(self.small, self.objectives), *product(self.complete, OBJECTIVES[:1])]  # plain
         specs += [ModelSpec(small_name(*pair), "small", *pair) for pair in small]
         return {spec.method: spec for spec in specs}
+
+    def exits_name(self, exits: EarlyExitName, reads: Reads) -> str:
+        """Name of a multi-exit model, such as "pabee", or "pabee-mean" where it is not the only reading."""
+        return exits if reads == self.exits_read[0] else f"{exits}-{reads}"
+
+    @property
+    def multi_exit_models(self) -> dict[str, ModelSpec]:
+        """The multi-exit models by name."""
+        return {name: spec for name, spec in self.models().items() if spec.kind == "exits"}
 
     @classmethod
     def load(cls, path: Path) -> ExperimentProtocol:
@@ -173,7 +194,7 @@ _MINILM = ExperimentProtocol(
         TaskConfig("clinc150", rows=4000, epochs=6.0, learning_rate=5e-4, small_learning_rate=1.5e-3),
         TaskConfig("imdb", rows=2500, both_ends=True),
     ),
-    exits_read="mean",  # MiniLM's first token hardly differs between texts before layer 4
+    exits_read=("mean",),  # MiniLM's first token hardly differs between texts before layer 4
 )
 
 

@@ -17,17 +17,27 @@ from cascadebert.atomic import atomic_file, write_text_atomically
 from cascadebert.errors import DataError
 from cascadebert.paper.early_exit.exits import ExitOutputs
 from cascadebert.paper.operating_points import Method, RuleName
-from cascadebert.paper.protocol import BASES, LARGE, Basis, ExperimentProtocol, ObjectiveName, small_name
+from cascadebert.paper.protocol import (
+    BASES,
+    LARGE,
+    Baselines,
+    Basis,
+    EarlyExitName,
+    ExperimentProtocol,
+    ObjectiveName,
+    small_name,
+)
 from cascadebert.types import Floats, Flops, Ints, LinearLatency
 
-RULES: dict[str, tuple[str, RuleName]] = {
-    "deebert": ("deebert", "entropy"),
-    "pabee": ("pabee", "patience"),
-    "berxit": ("berxit", "learned"),
-    "berxit-entropy": ("berxit", "entropy"),
+RULES: dict[EarlyExitName, tuple[RuleName, ...]] = {
+    "deebert": ("entropy",),
+    "pabee": ("patience",),
+    "berxit": ("learned", "entropy"),
+    "sweet": ("confidence",),
+    "deebert-distil": ("entropy",),
 }
-"""Early-exit methods: the multi-exit model and its exit rule; BERxiT has two."""
-TRUNCATED = "truncated"
+"""Exit rules by multi-exit model; the first is the published one."""
+TRUNCATED, STUDENT = "truncated", "student"
 MAX_LOG_ODDS = 36.0  # float64 can still tell the probability from 1
 
 
@@ -45,6 +55,7 @@ class ModelInfo:
     hidden: int
     timed_as: str  # name in the timings of the task, shared by models of one shape
     notes: str = ""
+    exit_layers: tuple[int, ...] = ()  # layers with exits, where not all have one
 
     __pydantic_config__ = ConfigDict(extra="forbid")
 
@@ -61,6 +72,13 @@ class StoredPredictions:
     def test(self) -> ExitOutputs:
         """Outputs on the test set."""
         return self.outputs.take(np.arange(self.about.tune_rows, len(self.outputs)))
+
+    @property
+    def exit_layers(self) -> tuple[int, ...]:
+        """(m,) layers after which the exits are; that of a stage is its last."""
+        if self.outputs.num_exits == 1:
+            return (self.about.layers,)
+        return self.about.exit_layers or tuple(range(1, self.outputs.num_exits + 1))
 
     def flops(self) -> Floats:
         """(m, n) operations of each text, by the exit that it takes."""
@@ -163,10 +181,10 @@ class Timings:
     def correction(self, method: str) -> float:
         """Factor of the seconds of a complete method: the median of modelled over measured speed-up.
 
-        Part-filled batches and the work between exits or stages are not in the seconds of any model. Cascades
-        of the same stages share one factor, whatever their objective; a method without a check has 1.
+        Part-filled batches and the work between exits or stages are not in the seconds of any model. Methods
+        of one `timing_key` share a factor; one without a check has 1.
         """
-        checks = [check for check in self.checks if _stages(check.method) == _stages(method)]
+        checks = [check for check in self.checks if timing_key(check.method) == timing_key(method)]
         return float(np.median([check.modelled / check.measured for check in checks])) if checks else 1.0
 
     def save(self, path: Path) -> None:
@@ -205,12 +223,18 @@ class TaskResults:
         return method.take(slice(tune_rows)), method.take(slice(tune_rows, None))
 
     def methods(self, protocol: ExperimentProtocol, objectives: Sequence[ObjectiveName]) -> list[Method]:
-        """The truncated models, early exits, cascades of small models with these objectives, large model."""
-        names = [*(f"truncated-{layers}" for layers in protocol.truncated), LARGE]
-        costs = {basis: np.stack([self.costs(name)[basis][0] for name in names]) for basis in BASES}
-        methods = [self._method(TRUNCATED, "fixed", names, costs)]
+        """The truncated models, early exits, cascades of small models with these objectives, large model.
+
+        Where there are students, they and each small model alone are the points of reference.
+        """
+        methods = [self._fixed(TRUNCATED, [f"truncated-{layers}" for layers in protocol.truncated])]
+        if protocol.students:
+            methods.append(self._fixed(STUDENT, [f"student-{layers}" for layers in protocol.students]))
+            names = [small_name(*pair) for pair in product(protocol.small, objectives)]
+            methods += [self._method(name, "fixed", [name], self.costs(name)) for name in names]
         methods += [
-            self._method(name, rule, [model], self.costs(model)) for name, (model, rule) in RULES.items()
+            self._method(name, rule, [model], self.costs(model))
+            for name, (model, rule) in early_exits(protocol).items()
         ]
         methods += [self.cascade(*pair) for pair in product(protocol.stage_lists, objectives)]
         return [*methods, self._method(LARGE, "fixed", [LARGE], self.costs(LARGE))]
@@ -222,6 +246,11 @@ class TaskResults:
         costs = {basis: np.cumsum([self.costs(name)[basis][0] for name in names], axis=0) for basis in BASES}
         return self._method(cascade_name(small, objective), "cascade", names, costs)
 
+    def _fixed(self, name: str, models: Sequence[str]) -> Method:
+        names = [*models, LARGE]
+        costs = {basis: np.stack([self.costs(one)[basis][0] for one in names]) for basis in BASES}
+        return self._method(name, "fixed", names, costs)
+
     def _method(self, name: str, rule: RuleName, models: Sequence[str], costs: dict[Basis, Floats]) -> Method:
         outputs = stack_stages([self.models[model] for model in models])
         corrected: dict[Basis, Floats] = {**costs, "time": costs["time"] * self.timings.correction(name)}
@@ -229,9 +258,30 @@ class TaskResults:
         return Method(name, rule, outputs, corrected, large_costs, tuple(models))
 
 
-def _stages(method: str) -> str:
-    # the method; of a cascade without the objective
-    return method.rpartition("-")[0] if method.startswith("cascade-") else method
+def early_exits(
+    protocol: ExperimentProtocol, baselines: Baselines = "strengthened"
+) -> dict[str, tuple[str, RuleName]]:
+    """The multi-exit model and the exit rule of every early exit by name, such as "berxit-entropy"."""
+    found = {}
+    for name, spec in protocol.multi_exit_models.items():
+        if baselines == "published" and (spec.reads != "first" or spec.exits == "deebert-distil"):
+            continue
+        for rule in RULES[spec.exits]:
+            found[name if rule == RULES[spec.exits][0] else f"{name}-{rule}"] = (name, rule)
+    return found
+
+
+def timing_key(method: str) -> str:
+    """What a method has in common with those that take the same time.
+
+    Cascades of the same stages do, whatever their objective, and early exits, whatever their exits read.
+
+    >>> timing_key("cascade-1x384-dar"), timing_key("pabee-mean"), timing_key("deebert-distil")
+    ('cascade-1x384', 'pabee', 'deebert')
+    """
+    if method.startswith("cascade-"):
+        return method.rpartition("-")[0]
+    return method.replace("-mean", "").replace("deebert-distil", "deebert")
 
 
 def cascade_name(small: Sequence[str], objective: ObjectiveName) -> str:

@@ -20,8 +20,8 @@ from cascadebert.errors import CascadeError, DataError
 from cascadebert.inference.tokenizer import StageTokenizer
 from cascadebert.paper import analyses, comparison, plots
 from cascadebert.paper.operating_points import TOLERANCE
-from cascadebert.paper.protocol import BASES, EARLY_EXITS, LARGE, ExperimentProtocol, small_name
-from cascadebert.paper.results import RULES, TRUNCATED, ResultStore, cascade_name
+from cascadebert.paper.protocol import BASES, LARGE, ExperimentProtocol, small_name
+from cascadebert.paper.results import STUDENT, TRUNCATED, ResultStore, cascade_name, early_exits
 from cascadebert.paper.task_data import load_task
 from cascadebert.paths import WORK, check_roles
 
@@ -137,6 +137,8 @@ def _details(store: ResultStore, table: comparison.ResultsTable, draws: int) -> 
         "out_of_reach": comparison.out_of_reach(table),
         "against_large": comparison.compare_cascades(table, LARGE),
         "against_plain": comparison.compare_cascades(table, None),
+        "against_student": comparison.compare_cascades(table, STUDENT) if protocol.students else [],
+        "gain_parts": comparison.gain_parts(table),
         "effects": effects,
         "trust_by_exit": analyses.confidence_by_exit(store),
         "complete_against_shallow": analyses.complete_against_shallow(store, table),
@@ -151,11 +153,14 @@ def _draw(
 ) -> None:
     folder.mkdir(exist_ok=True)
     cascades = [cascade_name(small, protocol.main_objective) for small in protocol.stage_lists]
-    tasks, methods = [task.name for task in protocol.tasks], [*cascades, TRUNCATED, *RULES, LARGE]
+    tasks, methods = (
+        [task.name for task in protocol.tasks],
+        [*cascades, TRUNCATED, *early_exits(protocol), LARGE],
+    )
     for basis in BASES:
         plots.draw_scores(folder / f"scores-{basis}.svg", lines, basis=basis, tasks=tasks, methods=methods)
     stages = [small_name(protocol.small[0], name) for name in protocol.objectives if name in ("plain", "dar")]
-    methods = [*stages, *EARLY_EXITS]
+    methods = [*stages, *protocol.multi_exit_models]
     for metric in ("dis", "ece"):
         rows = details["trust_by_exit"]
         plots.draw_confidence(folder / f"{metric}.svg", rows, metric=metric, methods=methods)

@@ -15,11 +15,11 @@ from cascadebert.evaluation.cost_model import TIMED_GROUPS, fit_latency
 from cascadebert.inference.batching import TokenizedTexts
 from cascadebert.inference.engines.torch import has_cuda
 from cascadebert.inference.stage import BATCH_TOKENS, Stage
-from cascadebert.paper.early_exit.exits import EXIT_RULES, ExitRule, FixedLayer
+from cascadebert.paper.early_exit.exits import EXIT_RULES, ExitRule, FixedExit
 from cascadebert.paper.early_exit.inference import EarlyExitPredictor, run_early_exit
 from cascadebert.paper.operating_points import Method, Setting, TargetPoint, operating_curves, select_point
 from cascadebert.paper.protocol import LARGE
-from cascadebert.paper.results import ResultStore, TaskResults, TimingCheck, Timings
+from cascadebert.paper.results import ResultStore, TaskResults, TimingCheck, Timings, timing_key
 from cascadebert.paper.task_data import PARTS
 from cascadebert.paper.training import Experiment
 from cascadebert.thresholds.confidence import Score
@@ -35,8 +35,8 @@ TIMED_TEXTS, REPEATS = 512, 3
 
 
 @dataclass(frozen=True)
-class ExitAtLayer(FixedLayer):
-    """`FixedLayer` that evaluates all exits until then: the cost of an early exit after that layer."""
+class ExitAt(FixedExit):
+    """`FixedExit` that evaluates all exits until then: the cost of an early exit there."""
 
     needs_lte: bool = False
 
@@ -55,13 +55,13 @@ class TimedModel:
     @property
     def num_exits(self) -> int:
         """Number of exits; a stage has one."""
-        return 1 if isinstance(self.model, Stage) else self.model.model.depth
+        return 1 if isinstance(self.model, Stage) else self.model.model.num_exits
 
     def run(self, exit_number: int = 1, positions: Ints | None = None) -> object:
         """Run the texts at the positions (default: all) up to an exit, counted from 1."""
         if isinstance(self.model, Stage):
             return self.model.logits(self.tokens, positions)
-        rule = ExitAtLayer(exit_number, self.model.rule.needs_lte)
+        rule = ExitAt(exit_number, self.model.rule.needs_lte)
         return run_early_exit(self.model.model, self.tokens, rule, positions=positions)
 
 
@@ -106,7 +106,9 @@ def _open_models(experiment: Experiment) -> dict[str, TimedModel]:
     # one model of each shape; small stages with the objective of the cascades that are checked
     protocol, models = experiment.protocol, dict[str, TimedModel]()
     for spec in protocol.models().values():
-        if spec.source in protocol.small and spec.objective != protocol.main_objective:
+        if spec.timed_as in models or (
+            spec.source in protocol.small and spec.objective != protocol.main_objective
+        ):
             continue
         model = experiment.open_exits(spec) if spec.kind == "exits" else experiment.open_stage(spec)
         models[spec.timed_as] = TimedModel(model, model.tokenizer.encode(experiment.data.test.texts))
@@ -121,7 +123,8 @@ def _checks(
     results = TaskResults(store.models(task.name, experiment.seed), timings)
     runs: list[Callable[[], object]] = [models[LARGE].run]
     points: list[tuple[str, Setting, float]] = []
-    for method in results.methods(protocol, [protocol.main_objective])[:-1]:
+    methods = results.methods(protocol, [protocol.main_objective])[:-1]
+    for method in {timing_key(method.name): method for method in reversed(methods)}.values():
         tune, test = results.split(method)
         curve = operating_curves(tune, task.metric)["time"]
         for setting in dict.fromkeys(select_point(curve, target).fast for target in protocol.targets):

@@ -13,7 +13,13 @@ from cascadebert.inference.stage import Stage
 from cascadebert.paper.early_exit.exits import EntropyThreshold, ExitOutputs, LearnedExitThreshold
 from cascadebert.paper.early_exit.inference import EarlyExitPredictor, compute_exits
 from cascadebert.paper.early_exit.model import exit_flops
-from cascadebert.paper.early_exit.training import METHODS, EarlyExitConfig, train_multi_exit, train_truncated
+from cascadebert.paper.early_exit.training import (
+    METHODS,
+    EarlyExitConfig,
+    train_multi_exit,
+    train_student,
+    train_truncated,
+)
 from cascadebert.paper.protocol import HUB, LARGE, ExperimentProtocol, ModelSpec, TaskConfig, small_name
 from cascadebert.paper.results import ModelInfo, ResultStore, StoredPredictions
 from cascadebert.paper.task_data import TaskData
@@ -84,11 +90,11 @@ class Experiment:
         names = {entry.name for entry in fields(FitConfig)}
         return FitConfig(**{name: value for name, value in options.items() if name in names})
 
-    def early_exit_config(self, method: str) -> EarlyExitConfig:
+    def early_exit_config(self, spec: ModelSpec) -> EarlyExitConfig:
         """Training options of a multi-exit model."""
-        task, protocol, fit = self.task, self.protocol, self._fit_config(METHODS[method].epochs)
+        task, protocol, fit = self.task, self.protocol, self._fit_config(METHODS[spec.exits].epochs)
         exit_epochs = task.epochs or protocol.exit_epochs
-        return EarlyExitConfig(fit, exit_epochs, task.exit_learning_rate, protocol.exits_read)
+        return EarlyExitConfig(fit, exit_epochs, task.exit_learning_rate, spec.reads)
 
     def _difficulty(self, small: str) -> DifficultyLabels:
         # labeled once for all training seeds
@@ -116,10 +122,14 @@ class Experiment:
         if spec.kind == "truncated":
             config = self._fit_config(TRUNCATED_EPOCHS)
             return train_truncated(source, data, config, layers=spec.layers, **common)
+        if spec.kind == "student":
+            large = self.train(self.protocol.models()[LARGE])
+            data = replace(data, teacher=self._teacher)
+            return train_student(large, data, self._fit_config(), layers=spec.layers, **common)
         if spec.kind == "exits":
-            large = self.train(self.protocol.models()[LARGE]) if METHODS[spec.method].two_stage else None
-            exit_config = self.early_exit_config(spec.method)
-            return train_multi_exit(source, data, exit_config, method=spec.method, fine_tuned=large, **common)
+            tuned = self.train(self.protocol.models()[LARGE]) if METHODS[spec.exits].two_stage else None
+            exit_config = self.early_exit_config(spec)
+            return train_multi_exit(source, data, exit_config, method=spec.exits, fine_tuned=tuned, **common)
         objective, config = None, self._fit_config(small=spec.kind == "small")
         if spec.objective == "gatekeeper":
             source = self.train(self.protocol.models()[small_name(spec.source, "plain")])
@@ -138,7 +148,7 @@ class Experiment:
 
     def open_exits(self, spec: ModelSpec) -> EarlyExitPredictor:
         """A trained multi-exit model, with a rule that reads all outputs of its exits."""
-        rule = LearnedExitThreshold(0.0) if METHODS[spec.method].heads.learned else EntropyThreshold(0.0)
+        rule = LearnedExitThreshold(0.0) if METHODS[spec.exits].heads.learned else EntropyThreshold(0.0)
         return EarlyExitPredictor.from_folder(self.train(spec), rule)
 
     def predict(self, spec: ModelSpec) -> StoredPredictions:
@@ -149,7 +159,9 @@ class Experiment:
             tokens = predictor.tokenizer.encode(texts)
             outputs = compute_exits(predictor.model, tokens, label_ids=labels)
             flops = exit_flops(predictor.model, predictor.rule)
-            shape = {"layers": predictor.model.depth, "hidden": predictor.model.encoder_config.hidden_size}
+            layered, exits = predictor.model.layered, predictor.model.exit_layers
+            shape: dict[str, Any] = {"layers": layered.depth, "hidden": layered.width}
+            shape |= {} if len(exits) == layered.depth else {"exit_layers": exits}
         else:
             stage = self.open_stage(spec)
             tokens = stage.encode(texts)

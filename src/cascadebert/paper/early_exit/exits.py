@@ -72,9 +72,9 @@ class ExitOutputs:
         """These outputs followed by those of later exits for the same texts."""
         return self._map(lambda *tables: np.concatenate(tables), *later)
 
-    def predictions_at(self, layers: Ints) -> Ints:
-        """(n,) label id of each text from the exit after its layer, counted from 1."""
-        return np.asarray(self.predictions[layers - 1, np.arange(len(self))])
+    def predictions_at(self, exits: Ints) -> Ints:
+        """(n,) label id of each text from the exit that it takes, counted from 1."""
+        return np.asarray(self.predictions[exits - 1, np.arange(len(self))])
 
     def _map(self, function: Callable[..., NDArray[Any]], *later: ExitOutputs) -> ExitOutputs:
         # an array that is missing in any of the outputs is missing in the result
@@ -86,7 +86,7 @@ class ExitOutputs:
 
 
 class ExitRule(ABC):
-    """Decides after a layer which texts exit there; at the last layer all of them do."""
+    """Decides at an exit which texts take it; all of them take the last."""
 
     needs_lte = False
 
@@ -95,8 +95,8 @@ class ExitRule(ABC):
         return np.ones(num_exits, dtype=np.bool_)
 
     @abstractmethod
-    def should_exit(self, outputs: ExitOutputs, layer: int) -> Bools:
-        """(n,) True for texts that exit after `layer`, counted from 1; its outputs are the last."""
+    def should_exit(self, outputs: ExitOutputs, number: int) -> Bools:
+        """(n,) True for texts that take exit `number`, counted from 1; its outputs are the last."""
 
 
 @dataclass(frozen=True)
@@ -116,8 +116,17 @@ class EntropyThreshold(_ThresholdRule):
     """
 
     @override
-    def should_exit(self, outputs: ExitOutputs, layer: int) -> Bools:
+    def should_exit(self, outputs: ExitOutputs, number: int) -> Bools:
         return np.asarray(outputs.entropies[-1] < self.threshold)
+
+
+@dataclass(frozen=True)
+class ConfidenceThreshold(_ThresholdRule):
+    """Exit when the maximum probability is above a threshold (SWEET: Rotem et al. 2023)."""
+
+    @override
+    def should_exit(self, outputs: ExitOutputs, number: int) -> Bools:
+        return np.asarray(outputs.confidences[-1] > self.threshold)
 
 
 @dataclass(frozen=True)
@@ -131,7 +140,7 @@ class LearnedExitThreshold(_ThresholdRule):
     needs_lte = True
 
     @override
-    def should_exit(self, outputs: ExitOutputs, layer: int) -> Bools:
+    def should_exit(self, outputs: ExitOutputs, number: int) -> Bools:
         if outputs.lte is None:
             raise CascadeError(
                 "this model has not learned when to exit; use EntropyThreshold, or train BERxiT"
@@ -153,45 +162,46 @@ class Patience(ExitRule):
             raise CascadeError(f"patience is a number of layers from 0, not {self.times}")
 
     @override
-    def should_exit(self, outputs: ExitOutputs, layer: int) -> Bools:
+    def should_exit(self, outputs: ExitOutputs, number: int) -> Bools:
         newest = outputs.predictions[-self.times - 1 :]
         return np.asarray((newest == newest[-1]).all(axis=0) & (outputs.num_exits > self.times))
 
 
 @dataclass(frozen=True)
-class FixedLayer(ExitRule):
-    """All texts exit after one layer, counted from 1; no other exit is computed.
+class FixedExit(ExitRule):
+    """All texts take one exit, counted from 1; no other is computed.
 
-    At the last layer this switches early exit off. Raises CascadeError for a model without such an exit.
+    At the last exit this switches early exit off. Raises CascadeError for a model without such an exit.
     """
 
-    layer: int
+    number: int
 
     @override
     def evaluated_exits(self, num_exits: int) -> Bools:
-        if not 1 <= self.layer <= num_exits:
-            raise CascadeError(f"the model has exits 1 to {num_exits}, not {self.layer}")
-        return np.asarray(np.arange(1, num_exits + 1) == self.layer)
+        if not 1 <= self.number <= num_exits:
+            raise CascadeError(f"the model has exits 1 to {num_exits}, not {self.number}")
+        return np.asarray(np.arange(1, num_exits + 1) == self.number)
 
     @override
-    def should_exit(self, outputs: ExitOutputs, layer: int) -> Bools:
-        return np.full(len(outputs), layer == self.layer)
+    def should_exit(self, outputs: ExitOutputs, number: int) -> Bools:
+        return np.full(len(outputs), number == self.number)
 
 
 EXIT_RULES: dict[str, Callable[[float], ExitRule]] = {
     "entropy": EntropyThreshold,
+    "confidence": ConfidenceThreshold,
     "learned": LearnedExitThreshold,
     "patience": lambda times: Patience(int(times)),
-    "fixed": lambda layer: FixedLayer(int(layer)),
+    "fixed": lambda number: FixedExit(int(number)),
 }
 
 
-def exit_layers(rule: ExitRule, outputs: ExitOutputs) -> Ints:
-    """(n,) layer after which each text exits, counted from 1, from the outputs of all exits of the model."""
-    layers = np.full(len(outputs), outputs.num_exits, dtype=np.int64)
+def exits_taken(rule: ExitRule, outputs: ExitOutputs) -> Ints:
+    """(n,) exit that each text takes, counted from 1, from the outputs of all exits of the model."""
+    taken = np.full(len(outputs), outputs.num_exits, dtype=np.int64)
     active = np.ones(len(outputs), dtype=np.bool_)
-    for layer in (np.flatnonzero(rule.evaluated_exits(outputs.num_exits)[:-1]) + 1).tolist():
-        exiting = active & rule.should_exit(outputs.first(layer), layer)
-        layers[exiting] = layer
+    for number in (np.flatnonzero(rule.evaluated_exits(outputs.num_exits)[:-1]) + 1).tolist():
+        exiting = active & rule.should_exit(outputs.first(number), number)
+        taken[exiting] = number
         active &= ~exiting
-    return layers
+    return taken

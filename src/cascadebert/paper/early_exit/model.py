@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections import OrderedDict
-from collections.abc import Callable
-from copy import deepcopy
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, astuple, dataclass
 from pathlib import Path
 from typing import Any
@@ -15,9 +14,10 @@ import numpy as np
 from cascadebert.errors import StageError, extra
 from cascadebert.inference.engines.torch import quiet_transformers, takes_token_types
 from cascadebert.paper.early_exit.exits import ExitRule, Reads
+from cascadebert.paper.early_exit.layers import LayeredClassifier
 from cascadebert.persistence.checkpoint_config import config_label_names, read_config
 from cascadebert.training.checkpoints import flops_polynomial
-from cascadebert.types import Flops
+from cascadebert.types import Floats, Flops
 
 with extra("train"):
     import torch
@@ -26,103 +26,110 @@ with extra("train"):
     from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrainedConfig, PreTrainedModel
 
 WEIGHTS, SETTINGS = "multi_exit.safetensors", "exits.json"
-PADDING_BIAS = -1e30
-"""Added to the attention scores of padding: its weight is exactly 0 in float32 and bfloat16."""
-FAMILIES = ("bert", "roberta", "xlm-roberta", "camembert", "electra")
-"""Families whose layers can be run one by one."""
+_DOT = "/"  # for the dots in names of parameters
+FEW_EXITS = (1 / 12, 1 / 3, 1 / 2)
+"""Depths of the exits before the last, where there are few: after layers 1, 4 and 6 of 12."""
 
 
 @dataclass(frozen=True)
 class ExitHeads:
     """Architecture of the exits of a model, as stored beside its weights."""
 
-    shared_pooler: bool = False  # one pooler for all exits (PABEE), or one each (DeeBERT, BERxiT)
+    shared_pooler: bool = False  # one pooler for all exits (PABEE), or one each
     # a linear layer, shared by all exits, estimates the probability of an error (BERxiT)
     learned: bool = False
     # "mean" is for encoders whose first token hardly differs between texts until their last layers; the last
-    # exit reads the first token in any case
+    # exit reads what the classifier reads in any case
     reads: Reads = "first"
+    few: bool = False  # exits after the layers of `FEW_EXITS` and the last (SWEET), or after every layer
+    separate: bool = False  # a layer learns from the next exit alone (SWEET), or from all that follow
 
 
 class MultiExitModel(nn.Module):
-    """A Hugging Face classifier that can predict after any of its layers.
+    """A Hugging Face classifier that can predict after some or all of its layers.
 
-    The last exit is the classifier's own pooler and linear layer, so without the other exits the model is
-    that classifier, a BERT, RoBERTa or ELECTRA, whose parts it takes over. The other poolers start as copies
-    of the last, or, if the classifier is fine-tuned, of the pretrained `pooler`; their linear layers are
-    drawn anew. Raises StageError for another family, or a model of one layer.
+    The last exit is the classifier's own head, so without the other exits the model is that classifier. The
+    heads of the others have its form. Their parameters start as copies of its own, or of the `pretrained`
+    ones by name; the linear layers that give the logits are drawn anew. Raises StageError for a classifier
+    that cannot be a `LayeredClassifier`.
     """
 
     def __init__(
-        self, classifier: PreTrainedModel, heads: ExitHeads, *, pooler: nn.Linear | None = None, seed: int = 0
+        self,
+        classifier: PreTrainedModel,
+        heads: ExitHeads,
+        *,
+        pretrained: Mapping[str, Tensor] | None = None,
+        seed: int = 0,
     ) -> None:
         super().__init__()
-        encoder, (last, out) = _encoder(classifier), _head(classifier)
         self.encoder_config: PreTrainedConfig = classifier.config
         self.label_names = config_label_names(classifier.config.to_dict(), Path(str(classifier.name_or_path)))
         self.num_labels = len(self.label_names)
         self.heads = heads
         self.takes_types = takes_token_types(classifier)
-        self.embeddings: nn.Module = encoder.embeddings
-        self.project: nn.Module = getattr(encoder, "embeddings_project", nn.Identity())
-        self.layers: nn.ModuleList = encoder.encoder.layer
-        earlier = [] if heads.shared_pooler else [deepcopy(last) for _ in self.layers[1:]]
-        if pooler is not None:
-            for copied in earlier:
-                copied.get_submodule("dense").load_state_dict(pooler.state_dict())
-        self.poolers = nn.ModuleList([*earlier, last])
+        self.layered = LayeredClassifier(classifier)
+        depth = self.layered.depth
+        before = [max(1, round(depth * part)) for part in FEW_EXITS] if heads.few else range(1, depth)
+        self.exit_layers = (*sorted({layer for layer in before if layer < depth}), depth)
+        own = {name: classifier.get_parameter(name).detach() for name in self.layered.head_names}
+        own |= {name: value.detach() for name, value in (pretrained or {}).items() if name in own}
+        out = {name: own.pop(name) for name in list(own) if name.startswith(f"{self.layered.out_name}.")}
         with torch.random.fork_rng():
             torch.manual_seed(seed)
-            drawn = [self._linear(out.out_features) for _ in self.layers[1:]]
-            self.lte = self._linear(1) if heads.learned else None
-        self.classifiers = nn.ModuleList([*drawn, out])
+            drawn = [self._drawn(out) for _ in self.exit_layers[1:]]
+            lte = self._linear(self.layered.width, 1) if heads.learned else None
+        self.lte = lte
+        copied = {} if heads.shared_pooler else own
+        self.exits = nn.ModuleList(_parameters({**copied, **linear}) for linear in drawn)
 
     @property
-    def depth(self) -> int:
-        """Number of layers, which is the number of exits."""
-        return len(self.layers)
+    def num_exits(self) -> int:
+        """Number of exits, the last one included."""
+        return len(self.exit_layers)
 
-    def embed(self, inputs: dict[str, Tensor]) -> Tensor:
+    def embed(self, inputs: Mapping[str, Tensor]) -> Tensor:
         """(rows, length, hidden) before the first layer, from the output of `model_inputs`."""
-        tokens = {name: tensor for name, tensor in inputs.items() if name != "attention_mask"}
-        hidden: Tensor = self.project(self.embeddings(**tokens))
-        return hidden
+        return self.layered.embed(inputs)
 
-    def layer(self, number: int, hidden: Tensor, bias: Tensor | None) -> Tensor:
-        """(rows, length, hidden) after a layer, counted from 1; `bias` comes from `padding_bias`."""
-        after = self.layers[number - 1](hidden, bias)
-        hidden = after[0] if isinstance(after, tuple) else after
-        return hidden
+    def layer(self, number: int, hidden: Tensor, inputs: Mapping[str, Tensor]) -> Tensor:
+        """(rows, length, hidden) after a layer, counted from 1."""
+        return self.layered.layer(number, hidden, inputs)
 
-    def features(self, number: int, hidden: Tensor, mask: Tensor) -> Tensor:
-        """(rows, hidden) input of the exit after layer 1, ... from (rows, length, hidden) and the mask."""
-        if self.heads.reads == "first" or number == self.depth:
+    def features(self, hidden: Tensor, mask: Tensor) -> Tensor:
+        """(rows, hidden) that an exit before the last reads, from (rows, length, hidden) and the mask."""
+        if self.heads.reads == "first":
             return hidden[:, 0]
         weights = mask.to(hidden.dtype)[:, :, None]
         return (hidden * weights).sum(dim=1) / weights.sum(dim=1)
 
     def classify(self, number: int, features: Tensor) -> Tensor:
-        """(rows, num_labels) logits of the exit after a layer, counted from 1."""
-        pooler = self.poolers[0 if self.heads.shared_pooler else number - 1]
-        logits: Tensor = self.classifiers[number - 1](pooler(features))
-        return logits
+        """(rows, num_labels) logits of an exit before the last, counted from 1."""
+        own: Any = self.exits[number - 1]
+        parameters = {name.replace(_DOT, "."): value for name, value in own.items()}
+        return self.layered.logits_of(features, parameters)
 
     def error_probability(self, features: Tensor) -> Tensor | None:
         """(rows,) estimated probability that an exit is wrong, or None where it was not learned."""
         return None if self.lte is None else self.lte(features).squeeze(-1).sigmoid()
 
+    def exit(self, number: int, hidden: Tensor, inputs: Mapping[str, Tensor]) -> tuple[Tensor, Tensor | None]:
+        """(rows, num_labels) logits and (rows,) error probabilities or None of an exit, counted from 1."""
+        features = self.features(hidden, inputs["attention_mask"])
+        error = self.error_probability(features)
+        if number == self.num_exits:
+            return self.layered.logits(hidden, inputs), error
+        return self.classify(number, features), error
+
     def forward(self, **inputs: Tensor) -> tuple[Tensor, Tensor | None]:
         """(exits, rows, num_labels) logits and (exits, rows) error probabilities or None, in one pass."""
-        mask = inputs["attention_mask"]
-        hidden, bias = self.embed(inputs), padding_bias(mask)
-        logits, errors = [], []
-        for number in range(1, self.depth + 1):
-            hidden = self.layer(number, hidden, bias)
-            features = self.features(number, hidden, mask)
-            logits.append(self.classify(number, features))
-            error = self.error_probability(features)
-            errors += [] if error is None else [error]
-        return torch.stack(logits), torch.stack(errors) if errors else None
+        detached = self.exit_layers[:-1] if self.heads.separate else ()
+        states = self.layered.states(inputs, detached_after=detached)
+        found = [
+            self.exit(number, states[layer - 1], inputs) for number, layer in enumerate(self.exit_layers, 1)
+        ]
+        errors = [error for _, error in found if error is not None]
+        return torch.stack([logits for logits, _ in found]), torch.stack(errors) if errors else None
 
     def save(self, folder: Path, *, max_length: int) -> None:
         """Write configuration, weights and exits into an existing folder that has a tokenizer."""
@@ -148,69 +155,64 @@ class MultiExitModel(nn.Module):
             raise StageError(f"{folder}: not a model with exits ({error})") from error
         return model.eval(), max_length
 
-    def _linear(self, outputs: int) -> nn.Linear:
-        layer = nn.Linear(self.encoder_config.hidden_size, outputs)
-        nn.init.normal_(layer.weight, std=self.encoder_config.initializer_range)
+    def _drawn(self, out: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        (width,) = {value.shape[1] for value in out.values() if value.ndim == 2}
+        linear = self._linear(width, self.num_labels)
+        return {name: linear.get_parameter(name.rpartition(".")[2]).detach() for name in out}
+
+    def _linear(self, width: int, outputs: int) -> nn.Linear:
+        layer = nn.Linear(width, outputs)
+        nn.init.normal_(layer.weight, std=getattr(self.encoder_config, "initializer_range", 0.02))
         nn.init.zeros_(layer.bias)
         return layer
 
 
-def padding_bias(mask: Tensor) -> Tensor | None:
-    """(rows, 1, 1, length) addend to attention scores of a (rows, length) mask; None without padding."""
-    if bool(mask.all()):
-        return None
-    return (1.0 - mask[:, None, None, :].float()) * PADDING_BIAS
+def _parameters(values: Mapping[str, Tensor]) -> nn.ParameterDict:
+    """Parameters of their own, by names without dots."""
+    return nn.ParameterDict(
+        {name.replace(".", _DOT): nn.Parameter(value.clone()) for name, value in values.items()}
+    )
 
 
 def exit_flops(model: MultiExitModel, rule: ExitRule) -> tuple[Flops, ...]:
-    """Operations of a text that exits after layer 1, 2, ... with a rule; nothing is computed with the model.
+    """Operations of a text that takes exit 1, 2, ... with a rule.
 
     Matrix products are counted, two operations per multiply-add; embedding look-ups are free. A text pays for
-    its layers and, for every exit that was evaluated, for pooler, classifier and (where the rule needs it)
+    its layers and, for every exit that was evaluated, for its head and (where the rule needs it)
     learning-to-exit layer.
     """
-    with torch.device("meta"):
-        classifier = AutoModelForSequenceClassification.from_config(
-            model.encoder_config, attn_implementation="eager", dtype=torch.float32
-        )
-        shape = MultiExitModel(classifier, model.heads).eval()
+    layered, device = model.layered, next(model.parameters()).device
 
-    def hidden(ids: Tensor) -> Tensor:
-        return torch.empty(*ids.shape, shape.encoder_config.hidden_size, device="meta")
+    def count(run: Callable[[Tensor, dict[str, Tensor]], object]) -> Floats:
+        def run_ids(ids: Tensor) -> object:
+            ids = torch.full_like(ids, layered.token)
+            return run(torch.zeros(*ids.shape, layered.width, device=device), {"input_ids": ids})
 
-    parts: list[Callable[[Tensor], object]] = [
-        lambda ids: shape.embed({"input_ids": ids}),
-        lambda ids: shape.layer(1, hidden(ids), None),
-        lambda ids: shape.classify(1, hidden(ids)[:, 0]),
-        lambda ids: shape.error_probability(hidden(ids)[:, 0]),
-    ]
-    flops = [astuple(flops_polynomial(part, "meta")) for part in parts]
-    evaluated, exits = rule.evaluated_exits(shape.depth), []
-    for depth in range(1, shape.depth + 1):
-        heads = int(evaluated[: depth - 1].sum()) + 1  # where a text exits, the classifier is evaluated
+        return np.array(astuple(flops_polynomial(run_ids, str(device))))
+
+    with _countable(model):
+        before = count(lambda hidden, inputs: layered.embed(inputs))
+        layer = count(lambda hidden, inputs: layered.layer(1, hidden, inputs)) - before
+        head = count(lambda hidden, inputs: layered.logits(hidden, inputs)) - before
+        doubt = count(lambda hidden, inputs: model.error_probability(hidden[:, 0]))
+    evaluated, exits = rule.evaluated_exits(model.num_exits), []
+    for number, depth in enumerate(model.exit_layers, 1):
+        heads = int(evaluated[: number - 1].sum()) + 1  # where a text exits, the head is evaluated
         ltes = min(heads, int(evaluated[:-1].sum())) if rule.needs_lte else 0
-        exits.append(Flops(*np.dot((1, depth, heads, ltes), flops).tolist()))
+        exits.append(Flops(*(before + depth * layer + heads * head + ltes * doubt).tolist()))
     return tuple(exits)
 
 
-def _encoder(classifier: PreTrainedModel) -> Any:
-    family = classifier.config.model_type
-    if family not in FAMILIES or getattr(classifier.config, "is_decoder", False):
-        raise StageError(
-            f"exits cannot be put into a {family} model; expected an encoder of one of {', '.join(FAMILIES)}"
-        )
-    if classifier.config.num_hidden_layers < 2:
-        raise StageError(f"exits need two layers or more; the {family} model has one")
-    return classifier.base_model
-
-
-def _head(classifier: PreTrainedModel) -> tuple[nn.Sequential, nn.Linear]:
-    model: Any = classifier
-    head, family = model.classifier, model.config.model_type
-    activation: nn.Module = nn.GELU() if family == "electra" else nn.Tanh()
-    if family == "bert":  # its pooler belongs to the encoder, that of the others to the classifier
-        dense, out, before, after = model.base_model.pooler.dense, head, 0.0, model.dropout.p
-    else:
-        dense, out, before, after = head.dense, head.out_proj, head.dropout.p, head.dropout.p
-    first, last = nn.Dropout(before), nn.Dropout(after)
-    return nn.Sequential(OrderedDict(before=first, dense=dense, activation=activation, after=last)), out
+@contextmanager
+def _countable(model: MultiExitModel) -> Iterator[None]:
+    """A state in which torch counts all operations: no fused attention, and no gradients."""
+    classifier, learning = model.layered.classifier, [p for p in model.parameters() if p.requires_grad]
+    attention = classifier.config._attn_implementation
+    classifier.set_attn_implementation("eager")
+    model.requires_grad_(False)
+    try:
+        yield
+    finally:
+        classifier.set_attn_implementation(attention)
+        for parameter in learning:
+            parameter.requires_grad_(True)

@@ -1,4 +1,4 @@
-"""Training of the baselines: DeeBERT, PABEE, BERxiT, and truncated models."""
+"""Training of the baselines: DeeBERT, PABEE, BERxiT, SWEET, and truncated models."""
 
 from __future__ import annotations
 
@@ -8,15 +8,22 @@ from pathlib import Path
 from typing import Any
 
 from cascadebert.errors import CascadeError, StageError, extra
-from cascadebert.inference.engines.torch import POOLER, load_classifier
+from cascadebert.inference.engines.torch import POOLER, load_classifier, quiet_transformers
 from cascadebert.inference.tokenizer import StageTokenizer, resolve_max_length
 from cascadebert.paper.early_exit.exits import Reads
+from cascadebert.paper.early_exit.frozen import frozen_states, train_exits
 from cascadebert.paper.early_exit.model import ExitHeads, MultiExitModel
 from cascadebert.persistence.checkpoint_config import config_int, read_config
+from cascadebert.persistence.folder import atomic_directory
 from cascadebert.training.checkpoints import checkpoint_fingerprint, fingerprint
 from cascadebert.training.config import FitConfig
 from cascadebert.training.distillation.distill import distill
-from cascadebert.training.distillation.student import open_encoder
+from cascadebert.training.distillation.student import (
+    StudentSize,
+    make_student,
+    open_encoder,
+    spread_layers,
+)
 from cascadebert.training.losses import NO_LABEL, Objective
 from cascadebert.training.tokenizer_files import copy_tokenizer
 from cascadebert.training.train_stage import (
@@ -27,7 +34,7 @@ from cascadebert.training.train_stage import (
     training_recipe,
     unfinished_model,
 )
-from cascadebert.training.trainer import log, use_eager_attention
+from cascadebert.training.trainer import Loss, log, use_eager_attention
 
 with extra("train"):
     import torch
@@ -73,11 +80,27 @@ class EarlyExitMethod:
     loss: ExitLoss
     epochs: float  # as published, of the training in which the encoder learns
     two_stage: bool = False  # ordinary fine-tuning first; then the exits learn by themselves
+    taught: bool = False  # by the last exit, in that second stage
 
 
 def deebert_loss(logits: Tensor, lte: Tensor | None, labels: Tensor, step: int) -> Tensor:
     """Sum of the cross-entropies of exits 1 to L - 1 (DeeBERT: Xin et al. 2020, section 3.1)."""
     return _cross_entropies(logits[:-1], labels).sum()
+
+
+def taught_loss(fit: FitConfig) -> ExitLoss:
+    """Sum over exits 1 to L - 1 of their cross-entropy and of their distillation from the last exit's logits.
+
+    Its weight and temperature are those with which small stages learn from a large one.
+    """
+    weight = 1.0 if fit.distill_weight is None else fit.distill_weight
+    objective = Objective(distill_weight=weight, distill_temperature=fit.distill_temperature)
+
+    def loss(logits: Tensor, lte: Tensor | None, labels: Tensor, step: int) -> Tensor:
+        teacher = logits[-1].detach()
+        return torch.stack([objective(taught, labels, teacher=teacher) for taught in logits[:-1]]).sum()
+
+    return loss
 
 
 def pabee_loss(logits: Tensor, lte: Tensor | None, labels: Tensor, step: int) -> Tensor:
@@ -102,10 +125,20 @@ def berxit_loss(logits: Tensor, lte: Tensor | None, labels: Tensor, step: int) -
     return loss + (lte[:-1, known] - wrong).square().mean(dim=1).sum()
 
 
+def sweet_loss(logits: Tensor, lte: Tensor | None, labels: Tensor, step: int) -> Tensor:
+    """Sum of the cross-entropies of all exits (SWEET: Rotem et al. 2023).
+
+    The model cuts the gradients, so that the layers between two exits learn from the second of them alone.
+    """
+    return _cross_entropies(logits, labels).sum()
+
+
 METHODS: dict[str, EarlyExitMethod] = {
     "deebert": EarlyExitMethod(ExitHeads(), deebert_loss, epochs=3.0, two_stage=True),
     "pabee": EarlyExitMethod(ExitHeads(shared_pooler=True), pabee_loss, epochs=5.0),
     "berxit": EarlyExitMethod(ExitHeads(learned=True), berxit_loss, epochs=3.0),
+    "sweet": EarlyExitMethod(ExitHeads(few=True, separate=True), sweet_loss, epochs=3.0),
+    "deebert-distil": EarlyExitMethod(ExitHeads(), deebert_loss, epochs=3.0, two_stage=True, taught=True),
 }
 
 
@@ -117,6 +150,24 @@ def train_truncated(
     if not encoder.is_dir():
         distill(source, num_layers=layers, output=encoder)
     return train_stage(encoder, data, config, work=work, description=description)
+
+
+def train_student(
+    large: Path, data: TrainingData, config: FitConfig, *, layers: int, work: Path, description: str
+) -> Path:
+    """Train a plain stage of so many layers, evenly spaced ones of a fine-tuned model, which is its teacher.
+
+    The data holds the teacher's logits.
+    """
+    start = work / f"start-{fingerprint(checkpoint_fingerprint(large), layers)}"
+    if not start.is_dir():
+        teacher = open_encoder(large)
+        size, depth = StudentSize(layers, teacher.config.hidden_size), teacher.config.num_hidden_layers
+        student = make_student(teacher, size, layers=spread_layers(depth, layers))
+        with atomic_directory(start, overwrite=False) as new, quiet_transformers():
+            copy_tokenizer(large, new)
+            student.save_pretrained(new)
+    return train_stage(start, data, config, work=work, description=description)
 
 
 def train_multi_exit(
@@ -132,11 +183,11 @@ def train_multi_exit(
     """Train a multi-exit model with a method of `METHODS`, unless it is already in the work folder.
 
     Starts from a pretrained encoder; the exits' own poolers start from its pooler where it has one. For
-    DeeBERT, `fine_tuned` is that encoder already fine-tuned on the data, which replaces the first stage. An
-    interrupted training resumes from its last checkpoint and ends in the same weights. Dropout is on wherever
-    a layer runs, in DeeBERT's frozen encoder too, as in their release. Difficulty and teacher of the data are
-    ignored. Raises CascadeError if `fine_tuned` is given for another method, or its labels are not those of
-    the data, and StageError if a checkpoint is incomplete, or of a family that cannot have exits.
+    DeeBERT, `fine_tuned` is that encoder already fine-tuned on the data, which replaces the first stage. Its
+    second stage runs the frozen encoder once, without dropout, for all exits of all methods. An interrupted
+    training resumes from its last checkpoint and ends in the same weights. Difficulty and teacher of the data
+    are ignored. Raises CascadeError if `fine_tuned` is given for another method, or its labels are not those
+    of the data, and StageError if a checkpoint is incomplete, or of a family that cannot have exits.
     """
     recipe, data, description = METHODS[method], replace(data, hard=None, teacher=None), description or method
     if fine_tuned is not None and not recipe.two_stage:
@@ -150,26 +201,35 @@ def train_multi_exit(
     if done.is_dir():
         log.info("%s: already trained", description)
         return done
-    fit = config.fit
-    if recipe.two_stage:
-        description = f"{description}, exits"
-        learning_rate = config.exit_learning_rate or fit.learning_rate
-        fit = replace(fit, learning_rate=learning_rate, epochs=config.exit_epochs)
-
-    def loss(module: nn.Module, inputs: dict[str, Any], step: int) -> Tensor:
-        labels = inputs.pop("labels")
-        logits, lte = module(**inputs)
-        return recipe.loss(logits.float(), None if lte is None else lte.float(), labels, step)
-
+    fit, loss = config.fit, _logits_loss(taught_loss(config.fit) if recipe.taught else recipe.loss)
     with unfinished_model(done) as (folder, checkpoints):
         copy_tokenizer(start, folder)
         model = _load_model(source, fine_tuned, data, recipe, config)
-        max_length = resolve_max_length(read_config(start), fit.max_length, start)
+        max_length = resolve_max_length(read_config(start), config.fit.max_length, start)
         model.encoder_config.save_pretrained(folder)
         tokens = StageTokenizer(folder, max_length=max_length).encode(data.texts)
-        train_classifier(model, tokens, model.takes_types, data, fit, loss, checkpoints, description)
+        if recipe.two_stage:
+            states = frozen_states(
+                model, tokens, work=work, key=fingerprint(encoders, data.key(), max_length)
+            )
+            learning_rate = config.exit_learning_rate or fit.learning_rate
+            fit = replace(fit, learning_rate=learning_rate, epochs=config.exit_epochs)
+            train_exits(model, states, tokens, data, fit, loss, checkpoints, f"{description}, exits")
+        else:
+            train_classifier(model, tokens, model.takes_types, data, fit, loss, checkpoints, description)
         model.cpu().save(folder, max_length=max_length)
     return done
+
+
+def _logits_loss(loss: ExitLoss) -> Loss:
+    """A loss of exits as one of the trainer, whose inputs hold the labels."""
+
+    def of_inputs(module: nn.Module, inputs: dict[str, Any], step: int) -> Tensor:
+        labels = inputs.pop("labels")
+        logits, lte = module(**inputs)
+        return loss(logits.float(), None if lte is None else lte.float(), labels, step)
+
+    return of_inputs
 
 
 def _cross_entropies(logits: Tensor, labels: Tensor) -> Tensor:
@@ -180,7 +240,7 @@ def _cross_entropies(logits: Tensor, labels: Tensor) -> Tensor:
 def _load_model(
     source: Path, tuned: Path | None, data: TrainingData, method: EarlyExitMethod, config: EarlyExitConfig
 ) -> MultiExitModel:
-    pooler = None
+    pretrained: dict[str, Tensor] = {}
     set_seed(config.fit.seed)
     if tuned is None:
         classifier = load_with_labels(source, data.label_names)
@@ -190,16 +250,16 @@ def _load_model(
             if config_int(expected, name, source) != config_int(actual, name, tuned):
                 raise StageError(f"{tuned} is not {source} fine-tuned: {name} differs")
         classifier = load_classifier(tuned)
-        pooler = getattr(getattr(open_encoder(source), POOLER, None), "dense", None)
+        pooler = getattr(open_encoder(source), POOLER, None)
+        prefix = f"{classifier.base_model_prefix}.{POOLER}."
+        pretrained = (
+            {} if pooler is None else {prefix + name: value for name, value in pooler.named_parameters()}
+        )
     use_eager_attention(classifier)
     heads = replace(method.heads, reads=config.reads)
-    model = MultiExitModel(classifier, heads, pooler=pooler, seed=config.fit.seed)
+    model = MultiExitModel(classifier, heads, pretrained=pretrained, seed=config.fit.seed)
     if model.label_names != data.label_names:
         raise CascadeError(
             f"{tuned} has labels {model.label_names}; those of the data are {data.label_names}"
         )
-    if method.two_stage:  # all but the exits before the last is frozen
-        model.requires_grad_(False)
-        for part in (*model.poolers[:-1], *model.classifiers[:-1]):
-            part.requires_grad_(True)
     return model
