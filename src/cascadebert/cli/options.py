@@ -15,7 +15,7 @@ from cascadebert.cli.render import JSON_ENABLED, print_notices
 from cascadebert.data.columns import Columns
 from cascadebert.data.labels import read_label_map
 from cascadebert.errors import CascadeError
-from cascadebert.thresholds.operating_point import Target
+from cascadebert.thresholds.operating_point import DEFAULT_TARGET, Target
 from cascadebert.types import CostUnit, ScoreChoice
 
 if TYPE_CHECKING:
@@ -101,12 +101,12 @@ class TargetOptions:
 
 @dataclass(frozen=True)
 class OptionalTargetOptions(TargetOptions):
-    """The four targets, of which one at most is to be given; by default agreement of 0.99."""
+    """The four targets, of which one at most is to be given; by default `DEFAULT_TARGET`."""
 
     def build(self) -> Target:
         """Return the target; raises CascadeError if several are given, or one is out of range."""
         if all(value is None for value in vars(self).values()):
-            return Target(min_agreement=0.99)
+            return DEFAULT_TARGET
         return super().build()
 
 

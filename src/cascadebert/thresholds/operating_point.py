@@ -72,6 +72,10 @@ min_accuracy, min_agreement; given: speedup, min_accuracy
         return "--target-speedup" if self.name == "speedup" else "--" + self.name.replace("_", "-")
 
 
+DEFAULT_TARGET = Target(min_agreement=0.99)
+"""What `build` aims for unless told otherwise."""
+
+
 @dataclass(frozen=True)
 class Guarantee:
     """A property of the cascade that must hold on new data.

@@ -37,7 +37,7 @@ from cascadebert.persistence.folder import (
     read_folder,
     read_used_rows,
 )
-from cascadebert.thresholds.operating_point import Target
+from cascadebert.thresholds.operating_point import DEFAULT_TARGET, Target
 from cascadebert.thresholds.select import InfeasibleTarget
 from cascadebert.training.cascade_builder.candidates import copy_classifier, list_candidates, once
 from cascadebert.training.cascade_builder.choose import Made, choose
@@ -66,7 +66,6 @@ from cascadebert.training.stage_check import StageFiles, load_checked
 from cascadebert.tuning.tune import needs_labels
 
 CURVE, MADE_BY = "curve.svg", "build"
-DEFAULT_TARGET = Target(min_agreement=0.99)
 
 
 @dataclass(frozen=True)

@@ -12,8 +12,8 @@ from cascadebert.errors import CascadeError, explain_full_disk
 from cascadebert.inference.cascade import tuned_engine
 from cascadebert.paths import WORK, check_roles
 from cascadebert.persistence.folder import ensure_writable_directory
-from cascadebert.thresholds.operating_point import Target
-from cascadebert.training.cascade_builder.build import DEFAULT_TARGET, BuildRequest, finish, opened, was_built
+from cascadebert.thresholds.operating_point import DEFAULT_TARGET, Target
+from cascadebert.training.cascade_builder.build import BuildRequest, finish, opened, was_built
 from cascadebert.training.cascade_builder.kept import KeptStages
 from cascadebert.training.cascade_builder.result import BuildResult
 from cascadebert.training.cascade_builder.search import search
