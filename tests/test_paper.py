@@ -40,6 +40,7 @@ from cascadebert.paper.results import (
     TaskResults,
     TimingCheck,
     Timings,
+    early_exits,
     log_odds,
     stack_stages,
 )
@@ -316,6 +317,18 @@ def test_presets_name_every_model_of_the_comparison():
         "2x128",
         "2x384",
     }
+    mpnet = PRESETS["mpnet"].with_models("a/large", ("x/6x384", "x/2x384"))
+    exits = [f"{name}{reads}" for name in mpnet.early_exits for reads in ("", "-mean")]
+    assert list(mpnet.multi_exit_models) == exits and len(mpnet.models()) == 1 + 2 + 3 + 10 + 2 * 5
+    assert {one.timed_as for one in mpnet.multi_exit_models.values()} == {
+        "deebert",
+        "pabee",
+        "berxit",
+        "sweet",
+    }
+    published = early_exits(mpnet, "published")
+    assert list(published) == ["deebert", "pabee", "berxit", "berxit-entropy", "sweet"]
+    assert list(published) == [name for name in early_exits(mpnet) if name in published]
     assert [plan.name for plan in PRESETS["paper"].tasks] == ["mrpc", "sst2", "rte", "qnli", "qqp", "mnli"]
     assert all(plan.rows is None for plan in PRESETS["minilm-full"].tasks)
 

@@ -13,13 +13,13 @@ from cascadebert.cli.render import print_json, print_table
 SMALL = "Complete small encoder; repeatable. The first is the paper's small stage."
 COMPLETE = "Complete encoder to analyse beside shallow layers; repeatable."
 
-Preset = Literal["minilm", "minilm-full", "paper"]
+Preset = Literal["mpnet", "minilm", "minilm-full", "paper"]
 
 
 def reproduce(
     *,
     output: o.Output,
-    preset: Annotated[Preset, o.option("minilm, minilm-full or paper.", "NAME")] = "minilm",
+    preset: Annotated[Preset, o.option("mpnet, minilm, minilm-full or paper.", "NAME")] = "minilm",
     data: Annotated[Path | None, o.option("Parent folder of the datasets; default: the Hub.", "DIR")] = None,
     large: Annotated[str | None, o.option("Large encoder: folder or Hub repository.", "MODEL")] = None,
     small: Annotated[list[str] | None, o.option(SMALL, "MODEL")] = None,

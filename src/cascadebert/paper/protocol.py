@@ -182,6 +182,12 @@ class ExperimentProtocol:
             raise DataError(f"{path.parent}: no readable protocol.json of an experiment ({error})") from error
 
 
+_MPNET_RATES: dict[str, Any] = {
+    "learning_rate": 5e-5,
+    "small_learning_rate": 2e-4,
+    "exit_learning_rate": 1e-3,
+}
+
 _MINILM = ExperimentProtocol(
     "minilm",
     (
@@ -195,6 +201,25 @@ _MINILM = ExperimentProtocol(
         TaskConfig("imdb", rows=2500, both_ends=True),
     ),
     exits_read=("mean",),  # MiniLM's first token hardly differs between texts before layer 4
+)
+
+
+_MPNET = ExperimentProtocol(
+    "mpnet",
+    (
+        TaskConfig("sst2", rows=2000, phrases=True, epochs=2.0, **_MPNET_RATES),
+        TaskConfig("mrpc", "accuracy_and_f1", **_MPNET_RATES),
+        TaskConfig("rte", **_MPNET_RATES),
+        TaskConfig("cola", "matthews", rows=2000, **_MPNET_RATES),
+        TaskConfig("agnews", rows=2000, epochs=2.0, **_MPNET_RATES),
+        TaskConfig("clinc150", rows=3000, epochs=5.0, learning_rate=1.5e-4, small_learning_rate=1e-3),
+    ),
+    seeds=(1, 2),  # three would not fit in a night of two cores
+    truncated=(3, 6),
+    students=(3, 4, 6),
+    early_exits=("deebert", "pabee", "berxit", "sweet", "deebert-distil"),
+    exits_read=("first", "mean"),
+    difficulty_seeds=2,
 )
 
 
@@ -227,6 +252,7 @@ PRESETS: dict[str, ExperimentProtocol] = {
     "minilm-full": replace(
         _MINILM, name="minilm-full", tasks=tuple(replace(task, rows=None) for task in _MINILM.tasks)
     ),
+    "mpnet": _MPNET,
     "paper": _PAPER,
 }
 HUB: dict[str, str] = {
