@@ -106,7 +106,7 @@ def test_one_command_leaves_arrays_timings_tables_and_pictures_and_no_model(done
     wanted = {f"arrays/tiny/{plan.name}-{seed}-{name}.npz" for plan, seed, name in cells}
     wanted |= {f"timings/tiny/{plan.name}.json" for plan in protocol.tasks}
     wanted |= {"protocol.json", "runs.jsonl", "summary.json", "analyses.json"}
-    drawn = ("scores-flops", "scores-time", "dis", "ece", "difficulty")
+    drawn = ("scores-flops", "scores-time", "scores-time-strengthened", "dis", "ece", "difficulty")
     assert wanted | {f"pictures/{name}.svg" for name in drawn} <= set(found)
     assert not list((root / "work").rglob("*.safetensors"))
 

@@ -17,7 +17,10 @@ from cascadebert.evaluation.plots import ACCENT, INK, MUTED
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-COLOURS = (ACCENT, INK, "#2f7dd1", "#e0a030", "#3a9d5d", MUTED, "#8e5ea2", "#17becf", "#b0b7bd")
+COLOURS = (
+    *(ACCENT, INK, "#2f7dd1", "#e0a030", "#3a9d5d", MUTED),
+    *("#8e5ea2", "#17becf", "#b0b7bd", "#c0504d", "#7a9a01", "#00509d"),
+)
 Rows = Sequence[Mapping[str, Any]]
 MEAN = "mean over tasks"
 HASH_SALT = "cascadebert"  # makes the ids in a file the same every time it is drawn

@@ -152,19 +152,29 @@ def _draw(
     protocol: ExperimentProtocol, lines: list[dict[str, Any]], details: dict[str, Any], folder: Path
 ) -> None:
     folder.mkdir(exist_ok=True)
+    tasks = [task.name for task in protocol.tasks]
     cascades = [cascade_name(small, protocol.main_objective) for small in protocol.stage_lists]
-    tasks, methods = (
-        [task.name for task in protocol.tasks],
-        [*cascades, TRUNCATED, *early_exits(protocol), LARGE],
-    )
-    for basis in BASES:
-        plots.draw_scores(folder / f"scores-{basis}.svg", lines, basis=basis, tasks=tasks, methods=methods)
+    singles = [TRUNCATED, *([STUDENT] if protocol.students else [])]
+    for basis, (suffix, exits) in product(BASES, _drawn_exits(protocol).items()):
+        file, methods = folder / f"scores-{basis}{suffix}.svg", [*cascades, *singles, *exits, LARGE]
+        plots.draw_scores(file, lines, basis=basis, tasks=tasks, methods=methods)
     stages = [small_name(protocol.small[0], name) for name in protocol.objectives if name in ("plain", "dar")]
-    methods = [*stages, *protocol.multi_exit_models]
+    models = [
+        name for name, spec in protocol.multi_exit_models.items() if spec.reads == protocol.exits_read[-1]
+    ]
     for metric in ("dis", "ece"):
         rows = details["trust_by_exit"]
-        plots.draw_confidence(folder / f"{metric}.svg", rows, metric=metric, methods=methods)
+        plots.draw_confidence(folder / f"{metric}.svg", rows, metric=metric, methods=[*stages, *models])
     if rows := details["complete_against_shallow"]:
         plots.draw_shallow(folder / "shallow.svg", rows, target=max(protocol.targets))
     if rows := details["confidence_by_difficulty"]:
-        plots.draw_difficulty(folder / "difficulty.svg", rows, methods=methods)
+        plots.draw_difficulty(folder / "difficulty.svg", rows, methods=[*stages, *models])
+
+
+def _drawn_exits(protocol: ExperimentProtocol) -> dict[str, list[str]]:
+    """The early exits of each chart of scores, by what its name ends in: those published, and the others."""
+    published = list(early_exits(protocol, "published"))
+    others = [name for name in early_exits(protocol) if name not in published]
+    if not (published and others):
+        return {"": published or others}
+    return {"": published, "-strengthened": others}

@@ -111,18 +111,21 @@ def choice_sentences(result: BuildResult) -> tuple[str, ...]:
         )
         why = f"{which} with at least {100 * chosen.level:g} % agreement on the tuning set, {level}"
     held_out = chosen.held_out
-    metrics = [f"agreement {percent(held_out.agreement)}"]
-    if held_out.accuracy is not None and held_out.accuracy_drop is not None:
-        gain, error = 0 - 100 * held_out.accuracy_drop, 100 * held_out.standard_error
+    error = 100 * held_out.agreement_error
+    metrics = [f"agreement {percent(held_out.agreement)} (standard error {error:.1f} points)"]
+    if held_out.accuracy_drop is not None:
+        assert held_out.accuracy is not None and held_out.drop_error is not None
+        gain, error = 0 - 100 * held_out.accuracy_drop, 100 * held_out.drop_error
         metrics.append(
             f"accuracy {percent(held_out.accuracy)} ({gain:+.1f} points, standard error {error:.1f})"
         )
     metrics.append(f"expected speed-up {held_out.speedup:.2f}x")
+    spare = "" if result.target.name == "speedup" else " with a standard error to spare"
     meets = "meets" if chosen.meets_target else "does not meet"
     return (
         f"Target: {requirement(result.target)}.",
         f"Chosen: {why}.",
-        f"Cross-validated, with stages, score and thresholds as one choice, it {meets} the target: "
+        f"Cross-validated, with stages, score and thresholds as one choice, it {meets} the target{spare}: "
         f"{', '.join(metrics)}.",
     )
 
