@@ -78,7 +78,7 @@ def protocol(models):
     large, small, narrow, complete = models[1]
     return ExperimentProtocol(
         "tiny", TASKS, large, (small, narrow), (complete,), seeds=(1, 2), targets=(1.5, 2.0), truncated=(1,),
-        students=(2,), early_exits=("deebert", "pabee", "sweet"), exits_read=("first", "mean"),
+        students=(2,), early_exits=("deebert", "sweet"), exits_read=("first", "mean"),
         objectives=("plain", "dar", "gatekeeper"), tokens=32, exit_epochs=1.0,
         difficulty_folds=2, difficulty_seeds=1, gatekeeper_epochs=1.0, bf16=False,
     )  # fmt: skip
@@ -116,10 +116,10 @@ def test_runs_have_a_line_for_every_task_method_seed_basis_and_target(done, prot
     keys = ["task", "method", "seed", "basis", "target", "achieved", "interpolated", "metric", "score"]
     assert all(list(line) == keys for line in lines)
     methods = {line["method"] for line in lines}
-    exits = {f"{name}{reads}" for name in ("deebert", "pabee", "sweet") for reads in ("", "-mean")}
+    exits = {f"{name}{reads}" for name in ("deebert", "sweet") for reads in ("", "-mean")}
     small = {f"{name}-{objective}" for name in protocol.small for objective in protocol.objectives}
     assert {"large", "truncated", "student", *exits, *small} < methods
-    assert len(methods) == 3 + 6 + 2 * 3 + 3 * 3  # and three lists of stages
+    assert len(methods) == 3 + 4 + 2 * 3 + 3 * 3  # and three lists of stages
     assert len(lines) == 2 * 2 * 2 * ((len(methods) - 1) * 2 + 1)
     mixed = [line for line in lines if line["method"] == "truncated" and line["interpolated"]]
     assert mixed and all(line["basis"] in ("flops", "time") for line in lines)
@@ -203,7 +203,7 @@ def test_timing_may_wait_for_a_later_run_which_finds_the_models(done, protocol, 
     places = {"output": tmp_path / "out", "work": tmp_path / "work", "only": ("parts",)}
     for path in (
         store.timings_path("parts"),
-        *(store.arrays_path("parts", seed, "pabee") for seed in (1, 2)),
+        *(store.arrays_path("parts", seed, "sweet") for seed in (1, 2)),
     ):
         path.unlink()
     assert reproduce(protocol, **places, **where, timed=False) is None
@@ -323,6 +323,6 @@ def test_the_tables_of_the_docs_are_made_from_its_files(done, tmp_path, monkeypa
     for module in (tables, cells):
         monkeypatch.setattr(module, "ROOT", tmp_path)
     made = [tables.paper_table(), tables.paper_scores_table(target=2.0), tables.paper_dar_table()]
-    rows = [9, 3 + 6 + 6 + 9, 3]
+    rows = [9, 3 + 4 + 6 + 9, 3]
     assert [table.count("\n") - 1 for table in made] == rows
     assert tables.paper_shallow_table().startswith("| early exit |")
