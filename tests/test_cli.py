@@ -160,7 +160,7 @@ def test_bench_keeps_its_contract(run, cascade, rows, tmp_path):
     ]
     assert values["last_stage"]["agreement"] == 1 and values["last_stage"]["accuracy_drop"]["value"] == 0
     for one in values["others"][1:]:
-        assert one["agreement"] > 0.95 and one["n"] == 150
+        assert one["agreement"] > 0.95 and one["n"] == 128  # of 150 texts
     assert values["uncertified_reason"] is None
     assert values["peak_memory_mb"] > 0
 
