@@ -286,7 +286,7 @@ def test_the_page_of_a_cascade_that_pays_holds_its_numbers():
         "74.2 % of that of oracle routing",
         "2. all-MiniLM-L6-v2 6 x 384 50.3 % 1,460",
         "the fastest of 5 chains with at least 98.5 % agreement on the tuning set, the lowest level",
-        "it meets the target with a standard error to spare: agreement 98.1 % (standard error 0.3 points), "
+        "it meets the target: agreement 98.1 % (standard error 0.3 points), "
         "accuracy 92.9 % (-0.4 points, standard error 0.2), expected speed-up 8.71x",
         "static → student of 2 layers → mpnet-sst2 max probability 7.70x 98.7 %",
         "Certified at 95.0 % confidence: agreement of at least 0.98 on new data like these (4,000 examples; "

@@ -104,7 +104,7 @@ class CrossValidatedChoice:
     tried: tuple[StageChoice, ...]  # the best of every chain and score, at the same level
     level: float | None  # of agreement that was asked for; None for a speed-up
     held_out: HeldOutMetrics
-    meets_target: bool  # on held-out examples, with one standard error to spare
+    meets_target: bool  # on held-out examples
 
 
 def choose_stages(
@@ -119,9 +119,9 @@ def choose_stages(
 
     The best of many cascades is optimistically biased on the examples that it was chosen on. So agreement
     with the last stage is asked for at rising levels, until the whole choice, made on nine tenths of the
-    examples, meets the target on the other tenth (ten-fold) with one standard error to spare: without that,
-    half of all choices would miss it on new examples. For a speed-up there is one level: the cascade of the
-    least disagreement that reaches it. `chains` limits the choice to these cascades; by
+    examples, meets the target on the other tenth (ten-fold). So new examples are about as likely to fall
+    short of the target as to exceed it: a certificate is what makes sure. For a speed-up there is one level:
+    the cascade of the least disagreement that reaches it. `chains` limits the choice to these cascades; by
     default all of up to `max_stages` stages are considered.
 
     Raises CascadeError if there is no other stage or an accuracy target comes without labels, and
@@ -237,14 +237,12 @@ def _mean(values: Floats) -> tuple[float, float]:
 
 
 def _meets(metrics: HeldOutMetrics, target: Target) -> bool:
-    """True if a target is met, with one standard error of what a choice changes to spare."""
-    if target.name == "speedup":
-        return metrics.speedup >= target.value - 1e-12
-    if target.name == "min_agreement":
-        return metrics.agreement - metrics.agreement_error >= target.value - 1e-12
-    assert (
-        metrics.accuracy is not None and metrics.accuracy_drop is not None and metrics.drop_error is not None
-    )
-    if target.name == "min_accuracy":
-        return metrics.accuracy - metrics.drop_error >= target.value - 1e-12
-    return metrics.accuracy_drop + metrics.drop_error <= target.value + 1e-12
+    values = {
+        "speedup": metrics.speedup,
+        "min_agreement": metrics.agreement,
+        "min_accuracy": metrics.accuracy,
+        "max_accuracy_drop": None if metrics.accuracy_drop is None else -metrics.accuracy_drop,
+    }
+    value, limit = values[target.name], target.value
+    limit = -limit if target.name == "max_accuracy_drop" else limit
+    return value is not None and value >= limit - 1e-12

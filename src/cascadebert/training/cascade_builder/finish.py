@@ -158,9 +158,7 @@ def verdict(
     against = list[str]()
     if not chosen.meets_target:
         wanted = f"{target.name.replace('_', ' ')} {target.value:g}"
-        against.append(
-            f"no cascade meets {wanted} in cross-validation on the tuning set with a standard error to spare."
-        )
+        against.append(f"no cascade meets {wanted} in cross-validation on the tuning set.")
     if chosen.held_out.speedup < MIN_GAIN:
         against.append(f"the fastest that meets the target is {chosen.held_out.speedup:.2f}x as fast.")
     if report is None:

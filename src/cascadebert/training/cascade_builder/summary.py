@@ -120,12 +120,11 @@ def choice_sentences(result: BuildResult) -> tuple[str, ...]:
             f"accuracy {percent(held_out.accuracy)} ({gain:+.1f} points, standard error {error:.1f})"
         )
     metrics.append(f"expected speed-up {held_out.speedup:.2f}x")
-    spare = "" if result.target.name == "speedup" else " with a standard error to spare"
     meets = "meets" if chosen.meets_target else "does not meet"
     return (
         f"Target: {requirement(result.target)}.",
         f"Chosen: {why}.",
-        f"Cross-validated, with stages, score and thresholds as one choice, it {meets} the target{spare}: "
+        f"Cross-validated, with stages, score and thresholds as one choice, it {meets} the target: "
         f"{', '.join(metrics)}.",
     )
 
