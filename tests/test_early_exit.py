@@ -35,7 +35,6 @@ from cascadebert.paper.early_exit.training import (
     train_truncated,
 )
 from cascadebert.persistence.folder import file_hashes
-from cascadebert.training.checkpoints import count_flops
 from cascadebert.training.config import FitConfig
 from cascadebert.training.losses import NO_LABEL, distillation_loss
 from cascadebert.training.train_stage import TrainingData, train_stage
@@ -168,38 +167,6 @@ def test_patience_does_not_depend_on_neighbors_or_on_their_order(model, rows):
     assert np.abs(part.logits - whole.logits[order]).max() < 1e-5
 
 
-FAMILIES = ("bert", "roberta", "electra", "mpnet", "distilbert", "modernbert", "deberta-v2")
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize("exits", [BOTH, MEAN, ExitHeads(shared_pooler=True), ExitHeads(few=True)])
-def test_with_exits_switched_off_the_model_is_its_classifier(make_model, family, exits):
-    folder = make_model(family, layers=3, hidden=16, seed=4)
-    stage = Stage.from_pretrained(folder, engine="torch", precision="float32", max_length=64)
-    given = stage.encode([*sentences(40, seed=1, most=30)])
-    model = MultiExitModel(load_classifier(folder), exits).eval()
-    wanted = stage.logits(given)
-    for rule in (FixedExit(model.num_exits), EntropyThreshold(0.0)):
-        outputs = run_early_exit(model, given, rule)
-        assert set(outputs.numbers.tolist()) == {model.num_exits}
-        assert np.abs(outputs.logits - wanted).max() < 1e-5
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("family", FAMILIES)
-def test_every_family_runs_layer_by_layer_as_in_one_pass(make_model, family):
-    folder = make_model(family, layers=4, hidden=16, seed=4)
-    tokens = StageTokenizer(folder, max_length=64).encode(sentences(60, seed=2, most=40))
-    model = MultiExitModel(load_classifier(folder), BOTH, seed=1).eval()
-    outputs = compute_exits(model, tokens)
-    for number in range(1, model.num_exits + 1):
-        found = run_early_exit(model, tokens, FixedExit(number), batch_tokens=200).logits
-        assert found.argmax(axis=1).tolist() == outputs.predictions[number - 1].tolist()
-    alone = run_early_exit(model, tokens, Patience(1), positions=np.array([7]))
-    assert alone.numbers.tolist() == exits_taken(Patience(1), outputs)[[7]].tolist()
-
-
 def test_pairs_keep_their_token_types(classifier_folder, model):
     stage = Stage.from_pretrained(classifier_folder, engine="torch", precision="float32", max_length=64)
     given = stage.encode([*zip(sentences(30, seed=1), sentences(30, seed=2), strict=True)])
@@ -251,31 +218,6 @@ def test_gradients_of_separate_exits_stop_at_the_exit_before(make_model, rows):
     joint = MultiExitModel(model.layered.classifier, ExitHeads(few=True))
     joint(input_ids=ids, attention_mask=torch.ones_like(ids))[0][1].sum().backward()
     assert first.grad.abs().sum() > 0
-
-
-@pytest.mark.parametrize(
-    ("family", "reason"),
-    [("albert", "no single stack"), ("bart", "expected an encoder"), ("xlnet", "states of shape")],
-)
-def test_models_without_a_stack_of_layers_are_refused(make_model, family, reason):
-    with pytest.raises(StageError, match=reason):
-        MultiExitModel(load_classifier(make_model(family)), ExitHeads())
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("family", FAMILIES)
-def test_operations_are_those_of_the_layers_run_and_the_exits_tried(make_model, family):
-    folders = [make_model(family, layers=i, hidden=16, seed=4) for i in (1, 2, 3)]
-    whole = [count_flops(folder) for folder in folders]
-    model = MultiExitModel(load_classifier(folders[-1]), BOTH)
-    assert [exit_flops(model, FixedExit(i))[i - 1] for i in (1, 2, 3)] == whole
-    head = 2 * (16 * 16 + 16 * 2)
-    lengths = np.array([8, 20])
-    for rule, doubt in ((EntropyThreshold(0.1), 0), (Patience(1), 0), (LearnedExitThreshold(0.1), 2 * 16)):
-        flops = exit_flops(model, rule)
-        for layer in (1, 2, 3):
-            wanted = whole[layer - 1].cost_of(lengths) + (layer - 1) * head + min(layer, 2) * doubt
-            assert flops[layer - 1].cost_of(lengths).tolist() == wanted.tolist()
 
 
 def test_exits_that_are_never_taken_cost_something(model):

@@ -20,6 +20,7 @@ from cascadebert.paper.operating_points import Method, RuleName
 from cascadebert.paper.protocol import (
     BASES,
     LARGE,
+    OBJECTIVES,
     Baselines,
     Basis,
     EarlyExitName,
@@ -272,16 +273,15 @@ def early_exits(
 
 
 def timing_key(method: str) -> str:
-    """What a method has in common with those that take the same time.
+    """The part of a method's name that it shares with those that take the same time.
 
-    Cascades of the same stages do, whatever their objective, and early exits, whatever their exits read.
+    They differ in the objective that they were trained with, or in what their exits read.
 
     >>> timing_key("cascade-1x384-dar"), timing_key("pabee-mean"), timing_key("deebert-distil")
     ('cascade-1x384', 'pabee', 'deebert')
     """
-    if method.startswith("cascade-"):
-        return method.rpartition("-")[0]
-    return method.replace("-mean", "").replace("deebert-distil", "deebert")
+    name, _, objective = method.replace("-mean", "").rpartition("-")
+    return name if objective in OBJECTIVES else method.replace("-mean", "")
 
 
 def cascade_name(small: Sequence[str], objective: ObjectiveName) -> str:

@@ -73,7 +73,7 @@ min_accuracy, min_agreement; given: speedup, min_accuracy
 
 
 DEFAULT_TARGET = Target(min_agreement=0.99)
-"""What `build` aims for unless told otherwise."""
+"""The target of `build` where none is given."""
 
 
 @dataclass(frozen=True)

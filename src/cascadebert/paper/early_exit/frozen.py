@@ -12,8 +12,9 @@ from typing_extensions import override
 
 from cascadebert.errors import extra
 from cascadebert.inference.batching import TokenizedTexts, length_batches
-from cascadebert.inference.engines.torch import has_cuda, model_inputs
+from cascadebert.inference.engines.torch import has_cuda
 from cascadebert.inference.stage import BATCH_TOKENS
+from cascadebert.paper.early_exit.inference import batch_inputs
 from cascadebert.paper.early_exit.model import MultiExitModel
 from cascadebert.persistence.folder import atomic_directory
 from cascadebert.training.config import FitConfig
@@ -30,7 +31,7 @@ STATES, LOGITS = "states.npy", "logits.npy"
 
 @dataclass(frozen=True)
 class FrozenStates:
-    """What exits before the last read of n texts, and the logits of the last exit."""
+    """Inputs of the exits before the last for n texts, and the logits of the last exit."""
 
     states: NDArray[np.float16]  # (exits - 1, n, hidden) memory-mapped
     logits: NDArray[np.float32]  # (n, num_labels)
@@ -47,14 +48,12 @@ def frozen_states(model: MultiExitModel, tokens: TokenizedTexts, *, work: Path, 
 
 @torch.inference_mode()
 def _compute(model: MultiExitModel, tokens: TokenizedTexts, folder: Path) -> None:
-    device = _device()
-    model.to(device).eval()
+    model.to(_device()).eval()
     shape = (model.num_exits - 1, len(tokens), model.layered.width)
     states = np.lib.format.open_memmap(folder / STATES, mode="w+", dtype=np.float16, shape=shape)
     logits = np.empty((len(tokens), model.num_labels), dtype=np.float32)
     for batch in length_batches(tokens.padded_lengths, tokens=BATCH_TOKENS):
-        inputs = model_inputs(tokens.batch(batch), model.takes_types)
-        inputs = {name: tensor.to(device) for name, tensor in inputs.items()}
+        inputs = batch_inputs(model, tokens.batch(batch))
         found = model.layered.states(inputs)
         before = [
             model.features(found[layer - 1], inputs["attention_mask"]) for layer in model.exit_layers[:-1]

@@ -92,7 +92,7 @@ def compute_exits(
     lte = np.empty((model.num_exits, len(tokens)), dtype=np.float32) if model.heads.learned else None
     for batch in length_batches(tokens.padded_lengths, tokens=BATCH_TOKENS):
         with torch.inference_mode():
-            batch_logits, batch_lte = model(**_inputs(model, tokens.batch(batch)))
+            batch_logits, batch_lte = model(**batch_inputs(model, tokens.batch(batch)))
         logits[:, batch] = batch_logits.cpu().numpy()
         if lte is not None:
             lte[:, batch] = batch_lte.cpu().numpy()
@@ -101,7 +101,7 @@ def compute_exits(
 
 @torch.inference_mode()
 def _run_pool(model: MultiExitModel, pool: TokenBatch, rule: ExitRule, batch_tokens: int) -> EarlyExitOutputs:
-    active, count = _ActiveTexts.embedded(model, _inputs(model, pool), batch_tokens), len(pool.input_ids)
+    active, count = _ActiveTexts.embedded(model, batch_inputs(model, pool), batch_tokens), len(pool.input_ids)
     numbers = np.zeros(count, dtype=np.int64)
     logits = np.empty((count, model.num_labels), dtype=np.float32)
     rows, outputs, layer = np.arange(count), None, 0  # of the active texts
@@ -167,6 +167,7 @@ class _ActiveTexts:
             yield {name: tensor[part] for name, tensor in self.inputs.items()}, self.hidden[part]
 
 
-def _inputs(model: MultiExitModel, batch: TokenBatch) -> dict[str, Tensor]:
+def batch_inputs(model: MultiExitModel, batch: TokenBatch) -> dict[str, Tensor]:
+    """A token batch as the keyword arguments of a model, on its device."""
     device = next(model.parameters()).device
     return {name: tensor.to(device) for name, tensor in model_inputs(batch, model.takes_types).items()}
