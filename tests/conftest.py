@@ -36,6 +36,20 @@ def shared_data() -> Path:
     return Path(__file__).resolve().parents[2] / "shared" / "data"
 
 
+@pytest.fixture(autouse=True, scope="session")
+def one_engine():
+    """The first engine and precision of those that a request leaves open: which is fastest varies."""
+    from cascadebert.inference.engines import load
+
+    def first(engine: str, precision: str) -> list[tuple[str, str]]:
+        return [load.resolve_engine(engine, precision)]
+
+    with pytest.MonkeyPatch.context() as patch:
+        for module in ("training.assemble", "training.fit", "training.cascade_builder.build", "tuning.tune"):
+            patch.setattr(f"cascadebert.{module}.engine_options", first)
+        yield
+
+
 @pytest.fixture(scope="session")
 def make_model(tmp_path_factory: pytest.TempPathFactory) -> MakeModel:
     """A maker of tiny random checkpoints: `make_model("bert", layers=2, labels=("a", "b"))`."""

@@ -44,8 +44,12 @@ _SCORE = (
     "Confidence score to compare with thresholds: max_probability, margin, entropy, learned (predicts "
     "agreement with the last stage) or auto (the best by cross-validation)."
 )
+_ENGINE, _PRECISION = "openvino, onnxruntime or torch.", "float32, bfloat16 or int8."
+_FASTEST = "auto: the fastest on this machine that keeps the last stage's labels."
+_TUNED = f"{_ENGINE} By default the folder's own; {_FASTEST}"
+_TUNED_PRECISION = f"{_PRECISION} By default the folder's own; {_FASTEST}"
 Engine: TypeAlias = Literal["auto", "openvino", "onnxruntime", "torch"]
-Precision: TypeAlias = Literal["auto", "float32", "bfloat16"]
+Precision: TypeAlias = Literal["auto", "float32", "bfloat16", "int8"]
 Folder: TypeAlias = Annotated[Path, typer.Argument(metavar="DIR", help="A saved cascade.")]
 Data: TypeAlias = Annotated[str, typer.Argument(metavar="DATA", help=FILES)]
 Output: TypeAlias = Annotated[Path, option("Folder to write.", "DIR")]
@@ -114,8 +118,8 @@ class OptionalTargetOptions(TargetOptions):
 class EngineOptions:
     """The engine that runs the stages, and its precision."""
 
-    engine: Annotated[Engine, option("openvino, onnxruntime or torch.", "NAME", ENGINE)] = "auto"
-    precision: Annotated[Precision, option("float32 or bfloat16.", "P", ENGINE)] = "auto"
+    engine: Annotated[Engine, option(_ENGINE, "NAME", ENGINE)] = "auto"
+    precision: Annotated[Precision, option(_PRECISION, "P", ENGINE)] = "auto"
 
     def load(self, folder: Path) -> Cascade:
         """Load a saved cascade; a notice tells if its certificate does not hold here."""
@@ -128,9 +132,11 @@ class EngineOptions:
 
 
 @dataclass(frozen=True)
-class TuningOptions(EngineOptions):
-    """Options of selecting thresholds of a saved cascade; without a score it keeps its own."""
+class TuningOptions:
+    """Options of selecting thresholds of a saved cascade, which keeps its own where none is given."""
 
+    engine: Annotated[Engine | None, option(_TUNED, "NAME", ENGINE)] = None
+    precision: Annotated[Precision | None, option(_TUNED_PRECISION, "P", ENGINE)] = None
     cost_unit: Annotated[CostUnit, option(_UNIT, "UNIT", SELECTION)] = "flops"
     score: Annotated[ScoreChoice | None, option(_SCORE, "NAME", SELECTION)] = None
 
@@ -142,6 +148,8 @@ class BuildOptions(TuningOptions):
     stages: Annotated[list[str], option(_STAGES, "MODEL", None, "--stage")]
     output: Output
     overwrite: Overwrite = False
+    engine: Annotated[Engine, option(f"{_ENGINE} {_FASTEST}", "NAME", ENGINE)] = "auto"
+    precision: Annotated[Precision, option(f"{_PRECISION} {_FASTEST}", "P", ENGINE)] = "auto"
     score: Annotated[ScoreChoice, option(_SCORE, "NAME", SELECTION)] = "max_probability"
 
 

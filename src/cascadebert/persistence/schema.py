@@ -54,6 +54,24 @@ class MeasuredTiming(_Strict):
     expected_speedup: float  # over the last stage alone, from these seconds and the exit rates
 
 
+class TimedEngine(_Strict):
+    """The last stage on one engine in one precision, where a cascade's were chosen."""
+
+    engine: str
+    precision: str
+    texts_per_second: float
+    compared: int  # texts
+    changed: int | None  # labels of these texts that are not those of float32; None: it was not counted
+
+    @property
+    def description(self) -> str:
+        """Engine, precision and both figures."""
+        share = (
+            "" if self.changed is None else f", {100 * self.changed / self.compared:.1f} % of labels changed"
+        )
+        return f"{self.engine} {self.precision}: {self.texts_per_second:,.0f} texts/s{share}"
+
+
 class CascadeSpec(_Strict):
     """The content of cascade.json; the fields are explained in docs/folder.md."""
 
@@ -69,6 +87,7 @@ class CascadeSpec(_Strict):
     timing: MeasuredTiming | None
     calibration: Histogram | None = None
     columns: ColumnNames | None = None  # named when the cascade was made
+    engines: tuple[TimedEngine, ...] = ()  # that were tried, the fastest first; none if both were given
     provenance: dict[str, Any]
 
     @property

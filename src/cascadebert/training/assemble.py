@@ -16,12 +16,12 @@ from cascadebert.environment import versions
 from cascadebert.errors import explain_full_disk, show_paths_as
 from cascadebert.evaluation.evaluate import check_has_tokens
 from cascadebert.inference.cascade import Cascade
-from cascadebert.inference.engines.load import resolve_engine
+from cascadebert.inference.engines.load import engine_options
 from cascadebert.inference.stage import Stage
 from cascadebert.paths import check_roles
 from cascadebert.persistence.checkpoint_config import config_label_names, read_config
 from cascadebert.persistence.folder import UsedRows, ensure_writable_directory, file_hashes, write_folder
-from cascadebert.persistence.schema import SCHEMA_VERSION, CascadeSpec, StageSpec
+from cascadebert.persistence.schema import SCHEMA_VERSION, CascadeSpec, StageSpec, TimedEngine
 from cascadebert.thresholds.operating_point import OperatingPoint, Target
 from cascadebert.training.checkpoints import (
     check_stages,
@@ -29,9 +29,10 @@ from cascadebert.training.checkpoints import (
     weight_files,
 )
 from cascadebert.training.open_stage import opened_classifiers
-from cascadebert.training.stage_check import StageFiles, load_checked
+from cascadebert.training.stage_check import StageFiles, choose_stage_engine, load_checked
 from cascadebert.training.stage_limits import write_limits
 from cascadebert.training.trainer import log
+from cascadebert.tuning.engine_choice import EngineChoice
 from cascadebert.tuning.tune import calibrated_outputs, needs_labels, select_operating_point, spec_fields
 from cascadebert.types import CostUnit, ScoreChoice
 
@@ -43,11 +44,11 @@ class BuildConfig:
     target: Target
     cost_unit: CostUnit
     score: ScoreChoice
-    engine: str
-    precision: str
+    engines: Sequence[tuple[str, str]]  # and precisions to choose from, see `engine_options`; one if chosen
     max_length: int | None
     overwrite: bool
     columns: ColumnNames | None  # that later calls look for first
+    timed: tuple[TimedEngine, ...] = ()  # by which the engine was chosen
 
 
 @explain_full_disk()
@@ -78,9 +79,10 @@ def assemble(
         max_length: Maximum tokens per text; by default 128.
         cost_unit: The unit of cost that the speed-up refers to.
         score: The score to compare with thresholds; "auto" selects one on the examples.
-        engine: The engine to run on: "openvino", "onnxruntime", "torch", or "auto": the first that is
-            installed, but torch where there is a CUDA device.
-        precision: "float32", "bfloat16", or "auto" for the engine's own choice on this processor.
+        engine: The engine to run on: "openvino", "onnxruntime", "torch", or "auto": the fastest here of those
+            that are installed, but torch where there is a CUDA device.
+        precision: "float32", "bfloat16", "int8", or "auto": the fastest here that keeps the last stage's
+            labels (see `choose_engine`).
         overwrite: Replace an existing output folder.
 
     Returns:
@@ -92,8 +94,8 @@ def assemble(
     output, names = Path(output), [str(stage) for stage in stages]
     check_roles({"--output": output}, {"--stage": names, "--data": data})
     ensure_writable_directory(output, overwrite=overwrite)
-    resolved = resolve_engine(engine, precision)
-    config = BuildConfig(target, cost_unit, score, *resolved, max_length, overwrite, named(columns))
+    engines = engine_options(engine, precision)
+    config = BuildConfig(target, cost_unit, score, engines, max_length, overwrite, named(columns))
     examples = load_examples(data, columns=columns, labels=needs_labels(target), split="validation")
     with opened_classifiers(names) as sources, show_paths_as(dict(zip(sources, names, strict=True))):
         for source in sources:
@@ -138,7 +140,8 @@ def build_cascade(
     the engine, has other labels or answers otherwise than in transformers, and
     InfeasibleTarget if no thresholds meet the target; nothing is written.
     """
-    stages = _load_stages(made, tuning_set, config)
+    choice = _choose_engine(made[-1], tuning_set, config)
+    stages = _load_stages(made, tuning_set, config, choice)
     check_has_tokens(tuning_set, (stage.tokenizer for stage in stages))
     cascade = Cascade(stages, (1.0,) * len(stages), OperatingPoint((1.0,) * (len(stages) - 1)))
     log.info("tuning on %d examples", len(tuning_set))
@@ -154,6 +157,7 @@ def build_cascade(
         texts_per_row=1 if isinstance(tuning_set.texts[0], str) else 2,
         stages=_stage_specs(cascade),
         columns=config.columns,
+        engines=choice.timed,
         provenance={**provenance, "versions": versions()},
         **spec_fields(cascade, tuned, tuning_set),
     )
@@ -163,20 +167,28 @@ def build_cascade(
     return Cascade.from_pretrained(output)
 
 
+def _choose_engine(last: StageFiles, tuning_set: Examples, config: BuildConfig) -> EngineChoice:
+    """The engine and precision of the cascade, by its last stage."""
+    engine, precision = config.engines[0]
+    if len(config.engines) == 1:
+        return EngineChoice(engine, precision, config.timed)
+    texts, limit = tuning_set.texts, config.max_length
+    stage = load_checked(last, texts, engine=engine, precision=precision, max_length=limit)
+    return choose_stage_engine(stage, config.engines, texts)
+
+
 def _load_stages(
-    made: Sequence[StageFiles],
-    tuning_set: Examples,
-    config: BuildConfig,
+    made: Sequence[StageFiles], tuning_set: Examples, config: BuildConfig, choice: EngineChoice
 ) -> tuple[Stage, ...]:
     """The stages, checked against transformers, with the label order of the last one."""
     stages: list[Stage] = []
     for number, files in enumerate(made, start=1):
-        log.info("stage %d/%d: preparing for %s, %s", number, len(made), config.engine, config.precision)
+        log.info("stage %d/%d: preparing for %s, %s", number, len(made), choice.engine, choice.precision)
         stage = load_checked(
             files,
             tuning_set.texts,
-            engine=config.engine,
-            precision=config.precision,
+            engine=choice.engine,
+            precision=choice.precision,
             max_length=config.max_length,
         )
         stages.append(stage)

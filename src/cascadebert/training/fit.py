@@ -20,7 +20,7 @@ from cascadebert.data.splits import Splits, assign_folds, split_examples
 from cascadebert.errors import CascadeError, DataError, StageError, explain_full_disk, show_paths_as
 from cascadebert.evaluation.evaluate import check_has_tokens
 from cascadebert.inference.cascade import Cascade
-from cascadebert.inference.engines.load import resolve_engine
+from cascadebert.inference.engines.load import engine_options
 from cascadebert.inference.engines.static import MODEL_TYPE
 from cascadebert.inference.tokenizer import StageTokenizer, resolve_max_length
 from cascadebert.paths import WORK, check_roles
@@ -81,9 +81,10 @@ def fit(
         difficulty: Files of difficulty labels from an earlier run, one per stage but the last.
         cost_unit: The unit of cost that the speed-up refers to.
         score: The score to compare with thresholds; "auto" selects one on the tuning set.
-        engine: The engine to run on: "openvino", "onnxruntime", "torch", or "auto": the first that is
-            installed, but torch where there is a CUDA device.
-        precision: "float32", "bfloat16", or "auto" for the engine's own choice on this processor.
+        engine: The engine to run on: "openvino", "onnxruntime", "torch", or "auto": the fastest here of those
+            that are installed, but torch where there is a CUDA device.
+        precision: "float32", "bfloat16", "int8", or "auto": the fastest here that keeps the last stage's
+            labels (see `choose_engine`).
         overwrite: Replace an existing output folder.
         config: Training options.
 
@@ -100,8 +101,8 @@ def fit(
     check_roles({"--output": output, WORK: work_directory_path(output)}, inputs)
     ensure_writable_directory(output, overwrite=overwrite)
     check_work_directory(output)
-    resolved = resolve_engine(engine, precision)
-    build = BuildConfig(target, cost_unit, score, *resolved, config.max_length, overwrite, named(columns))
+    engines = engine_options(engine, precision)
+    build = BuildConfig(target, cost_unit, score, engines, config.max_length, overwrite, named(columns))
     examples, held_out = _load_labeled(train, validation, columns)
     with tempfile.TemporaryDirectory() as temporary:
         sources = _resolve_sources(names, Path(temporary))
@@ -292,7 +293,7 @@ def _check_stages(
         checkpoint = read_config(source)
         limit = read_max_positions(source, num_labels=len(splits.label_names))
         resolve_max_length(checkpoint, config.max_length, source, limit)
-        check_export(source, build.engine, num_labels=len(splits.label_names))
+        check_export(source, build.engines[0][0], num_labels=len(splits.label_names))
         widths.add(config_int(checkpoint, "hidden_size", source))
         depths.append(float(config_int(checkpoint, "num_hidden_layers", source)))
     if config.dar_weight:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -85,8 +86,8 @@ def certify_folder(
     cost_unit: CostUnit = "flops",
     columns: Columns | None = None,
     score: ScoreChoice | None = None,
-    engine: str = "auto",
-    precision: str = "auto",
+    engine: str | None = None,
+    precision: str | None = None,
 ) -> TuningResult:
     """Store the fastest operating point at which all guarantees hold on new data, with its certificate.
 
@@ -99,8 +100,9 @@ def certify_folder(
     """
     delta = _delta(guarantees, confidence_level)
     label_free = all(guarantee.name == "min_agreement" for guarantee in guarantees)
-    cascade, used = load_local_cascade(path, engine, precision, data), read_used_rows(path)
-    examples = load_for(cascade, data, columns=columns, labels=not label_free)
+    load = partial(load_for, data=data, columns=columns, labels=not label_free)
+    cascade, examples = load_local_cascade(path, engine, precision, data, load)
+    used = read_used_rows(path)
     tuning_set, certification_set, notices = split_rows(examples, used)
     _check_sample_size(guarantees, delta, certification_set)
     cascade, cached, parity_notices = calibrated_outputs(cascade, tuning_set)

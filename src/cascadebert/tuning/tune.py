@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,18 +14,19 @@ from cascadebert.data.columns import Columns
 from cascadebert.data.dataset import DataSource, Examples
 from cascadebert.data.labels import shorten
 from cascadebert.environment import machine
-from cascadebert.errors import FolderError, MissingExtra, StageError
+from cascadebert.errors import FolderError
 from cascadebert.evaluation.cost_model import LatencyModel, counted_costs, measure_latency
 from cascadebert.evaluation.evaluate import leave_out, load_for, report_on_logits, scaled_probabilities
 from cascadebert.inference.batching import TokenizedTexts
 from cascadebert.inference.cascade import Cascade
-from cascadebert.inference.engines.load import load_engine
+from cascadebert.inference.engines.load import engine_options, load_engine
 from cascadebert.inference.stage import Stage, truncation_notices
 from cascadebert.paths import check_roles, ensure_creatable
 from cascadebert.persistence.folder import (
     SPEC_FILE,
     UPDATED_FILES,
     UsedRows,
+    read_folder,
     read_used_rows,
     update_folder,
 )
@@ -42,10 +44,9 @@ from cascadebert.thresholds.select import (
     search_thresholds,
     speedup,
 )
-from cascadebert.types import CostUnit, Histogram, Ints, Logits, Report, ScoreChoice, Texts
+from cascadebert.tuning.engine_choice import check_engine_parity, choose_engine
+from cascadebert.types import CostUnit, Histogram, Ints, Logits, Report, ScoreChoice
 
-MAX_COMPARED = 1000
-MAX_CHANGED_FRACTION, MAX_CHANGED = 0.005, 2
 Metric = Literal["accuracy", "agreement"]
 
 
@@ -124,7 +125,8 @@ def tune(
         InfeasibleTarget: if no thresholds meet the target; it names the nearest value that can be met.
         DataError: if the examples or their labels cannot be used.
     """
-    examples, notices = _tuning_set(cascade, data, target, columns)
+    examples = load_for(cascade, data, columns=columns, labels=needs_labels(target))
+    examples, notices = _leave_out_used(cascade, examples)
     return select_operating_point(cascade, cache_outputs(cascade, examples), target, cost_unit, notices).point
 
 
@@ -136,16 +138,18 @@ def tune_folder(
     cost_unit: CostUnit = "flops",
     columns: Columns | None = None,
     score: ScoreChoice | None = None,
-    engine: str = "auto",
-    precision: str = "auto",
+    engine: str | None = None,
+    precision: str | None = None,
 ) -> TuningResult:
     """Select a new operating point for a saved cascade and store it; an infeasible target changes nothing.
 
     With `score` "auto" the best score is selected, with None the folder's is kept. `engine` and `precision`
-    are those to tune for; "auto" keeps the folder's. The rest is as for `tune`.
+    are those to tune for: None keeps the folder's, "auto" chooses as for `assemble`. The rest is as for
+    `tune`.
     """
-    cascade = load_local_cascade(path, engine, precision, data)
-    examples, notices = _tuning_set(cascade, data, target, columns)
+    load = partial(load_for, data=data, columns=columns, labels=needs_labels(target))
+    cascade, examples = load_local_cascade(path, engine, precision, data, load)
+    examples, notices = _leave_out_used(cascade, examples)
     cascade, cached, parity_notices = calibrated_outputs(cascade, examples)
     notices += parity_notices
     result = select_operating_point(cascade, cached, target, cost_unit, notices, score=score)
@@ -155,8 +159,14 @@ def tune_folder(
     return result
 
 
-def load_local_cascade(path: Path, engine: str, precision: str, data: DataSource) -> Cascade:
-    """Load a saved cascade that is to be changed by means of `data`.
+def load_local_cascade(
+    path: Path,
+    engine: str | None,
+    precision: str | None,
+    data: DataSource,
+    load: Callable[[Cascade], Examples],
+) -> tuple[Cascade, Examples]:
+    """Load a saved cascade that is to be changed by means of `data`, and the examples in it.
 
     Raises FolderError if there is no such folder, and DataError if it cannot be written to, or one of the
     files that change is among the data.
@@ -165,7 +175,31 @@ def load_local_cascade(path: Path, engine: str, precision: str, data: DataSource
         raise FolderError(f"{path}: no such folder. To tune a repository of the Hub, save it here first.")
     check_roles({"DIR": [path / name for name in UPDATED_FILES]}, {"--data": data})
     ensure_creatable(path / SPEC_FILE)
-    return Cascade.from_pretrained(path, engine=engine, precision=precision)
+    options = _tuned_options(path, engine, precision)
+    cascade = Cascade.from_pretrained(path, engine=options[0][0], precision=options[0][1])
+    examples, spec = load(cascade), cascade.spec
+    assert spec is not None
+    if engine is None and precision is None:
+        return cascade, examples
+    last = cascade.stages[-1]
+
+    def on_engine(engine: str, precision: str) -> Stage:
+        return replace(last, engine=load_engine(last.path, engine=engine, precision=precision))
+
+    choice = choose_engine(on_engine, options, examples.texts)
+    if (choice.engine, choice.precision) != options[0]:
+        cascade = Cascade.from_pretrained(path, engine=choice.engine, precision=choice.precision)
+    return replace(cascade, spec=spec.model_copy(update={"engines": choice.timed})), examples
+
+
+def _tuned_options(path: Path, engine: str | None, precision: str | None) -> list[tuple[str, str]]:
+    """The engines and precisions to choose from in tuning a saved cascade."""
+    tuned = read_folder(path).tuned_on
+    if engine is None and precision == "auto":
+        return engine_options("auto", "auto")
+    if tuned is None or engine not in (None, tuned.engine):
+        return engine_options(engine or "auto", precision or "auto")
+    return engine_options(tuned.engine, precision or tuned.precision)
 
 
 def store_operating_point(
@@ -210,11 +244,8 @@ def needs_labels(target: Target) -> bool:
     return target.name in ("max_accuracy_drop", "min_accuracy")
 
 
-def _tuning_set(
-    cascade: Cascade, data: DataSource, target: Target, columns: Columns | None
-) -> tuple[Examples, tuple[str, ...]]:
+def _leave_out_used(cascade: Cascade, examples: Examples) -> tuple[Examples, tuple[str, ...]]:
     """The examples without those trained on (stages are overconfident there) or reserved, and notices."""
-    examples = load_for(cascade, data, columns=columns, labels=needs_labels(target))
     if cascade.path is None:
         return examples, ()
     used = read_used_rows(cascade.path)
@@ -242,34 +273,6 @@ def calibrated_outputs(
         return cascade, cached, ()
     notices = check_engine_parity(cascade.stages, examples.texts, cached.logits)
     return recalibrate(cascade, cached), cached, notices
-
-
-def check_engine_parity(stages: Sequence[Stage], texts: Texts, logits: Logits) -> tuple[str, ...]:
-    """Check that (num_stages, n, num_labels) logits of the stages' engine give the labels of torch float32.
-
-    At most 1,000 of the n texts are compared. Returns a notice if torch is not installed. Raises StageError
-    if the label of a stage changes on more than 0.5 % of the compared texts, and on more than 2.
-    """
-    engine = stages[-1].engine
-    if (engine.name, engine.precision) == ("torch", "float32"):
-        return ()
-    sample = np.unique(np.linspace(0, len(texts) - 1, min(len(texts), MAX_COMPARED)).astype(np.int64))
-    compared = [texts[i] for i in sample]
-    for number, (stage, stage_logits) in enumerate(zip(stages, logits, strict=True), start=1):
-        try:
-            reference = replace(stage, engine=load_engine(stage.path, engine="torch", precision="float32"))
-        except MissingExtra:
-            return ("labels were not compared with torch in float32, which is not installed.",)
-        expected = reference.logits(reference.encode(compared)).argmax(axis=1)
-        changed = int((expected != stage_logits[sample].argmax(axis=1)).sum())
-        if changed > max(MAX_CHANGED, MAX_CHANGED_FRACTION * len(sample)):
-            raise StageError(
-                f"{engine.name} {engine.precision} changes the label of {changed:,} of {len(sample):,} "
-                f"tuning examples at stage {number} ({stage.name}) compared with torch float32; at most "
-                f"{100 * MAX_CHANGED_FRACTION:g} %, or {MAX_CHANGED} examples, are allowed. Choose another "
-                "--precision or --engine."
-            )
-    return ()
 
 
 def recalibrate(cascade: Cascade, cached: CachedOutputs) -> Cascade:

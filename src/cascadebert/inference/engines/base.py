@@ -57,11 +57,9 @@ def engine_file(path: Path, errors: tuple[type[Exception], ...]) -> Iterator[Pat
         ) from error
 
 
-def check_precision(
-    engine: str, precision: str, supported: Collection[str], *, auto: str, note: str = ""
-) -> str:
+def check_precision(engine: str, precision: str, supported: Collection[str], *, auto: str) -> str:
     """The precision requested, or `auto` for "auto". Raises StageError if the engine does not support it."""
     if precision not in ("auto", *supported):
         known = ", ".join(supported)
-        raise StageError(f"the {engine} engine has no precision {precision!r}; expected auto, {known}{note}")
+        raise StageError(f"the {engine} engine has no precision {precision!r}; expected auto, {known}")
     return auto if precision == "auto" else precision

@@ -57,6 +57,23 @@ def resolve_engine(engine: str, precision: str) -> tuple[str, str]:
     return engine, str(_engine_module(engine).resolve_precision(precision))
 
 
+def engine_options(engine: str, precision: str) -> list[tuple[str, str]]:
+    """The engines and precisions that a request such as ("auto", "auto") leaves open on this machine.
+
+    Those of one engine are ordered from the most exact to the least. "auto" stands for the installed engines
+    that run a `model.onnx`, but for torch where it finds a CUDA device. Raises StageError if none is left,
+    MissingExtra if the library of an engine requested by name is not installed.
+    """
+    first = resolve_engine(engine, "auto" if engine == "auto" else precision)[0]
+    names = [name for name in ENGINES if name != "torch" and find_spec(name) is not None]
+    if engine != "auto" or first == "torch":
+        names = [first]
+    if precision == "auto":
+        return [(name, one) for name in names for one in _engine_module(name).precisions()]
+    options = [(name, precision) for name in names if precision in _engine_module(name).precisions()]
+    return options or [(first, str(_engine_module(first).resolve_precision(precision)))]
+
+
 def load_engine(path: Path, *, engine: str, precision: str) -> Engine:
     """Load the model in a checkpoint folder.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,7 @@ import numpy as np
 from cascadebert.environment import cores
 from cascadebert.errors import extra
 from cascadebert.inference.engines.base import TokenBatch, check_precision, engine_file
+from cascadebert.inference.engines.int8 import quantize_onnx
 from cascadebert.types import Logits
 
 with extra("onnxruntime"):
@@ -18,14 +20,24 @@ with extra("onnxruntime"):
 ERRORS = (ort.Fail, ort.InvalidGraph, ort.InvalidProtobuf, ort.NotImplemented, ort.RuntimeException)
 
 
+PRECISIONS = ("float32", "int8")
+
+
+def precisions() -> tuple[str, ...]:
+    """The precisions that can be used here, the most exact first: int8 needs the package `onnx`."""
+    return PRECISIONS if find_spec("onnx") is not None else PRECISIONS[:1]
+
+
 def resolve_precision(precision: str) -> str:
-    """Float32, the only precision of this engine. Raises StageError if another is requested."""
-    note = " (its dynamic int8 makes a text's prediction depend on its neighbors)"
-    return check_precision("onnxruntime", precision, ("float32",), auto="float32", note=note)
+    """The precision requested, float32 for "auto". Raises StageError if the engine does not support it."""
+    return check_precision("onnxruntime", precision, PRECISIONS, auto="float32")
 
 
 class OnnxRuntimeEngine:
-    """A float32 session that runs one batch on each core."""
+    """A session that runs one batch on each core.
+
+    Its int8 is quantized as the model is loaded (`quantize_onnx`), and runs on any processor.
+    """
 
     name = "onnxruntime"
     device = "cpu"
@@ -36,7 +48,8 @@ class OnnxRuntimeEngine:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = 1
         with engine_file(path, ERRORS) as file:
-            self._session = onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
+            model = file if self.precision == "float32" else quantize_onnx(file)
+            self._session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
         self.streams = cores()
         self._inputs = [port.name for port in self._session.get_inputs()]
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from functools import cache
 from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
@@ -10,16 +12,20 @@ import numpy as np
 
 from cascadebert.errors import StageError, extra
 from cascadebert.inference.engines.base import TokenBatch, check_precision, engine_file
+from cascadebert.inference.engines.int8 import no_layers, quantize_weights
 from cascadebert.types import Logits
 
 with extra("openvino"):
     import openvino
+    from openvino import opset13 as operators
 
 # OpenVINO's bindings prepare NumPy's types at the first use. Two threads that do so at once wait for each
 # other forever: one for a lock that the other holds, the other for the interpreter's.
 openvino.Type.f32.to_dtype()
 
-PRECISIONS = {"float32": "f32", "bfloat16": "bf16"}
+PRECISIONS = {"float32": "f32", "bfloat16": "bf16", "int8": "f32"}  # of what does not run in int8
+GROUP, LEAST_GROUP = 256, 32  # columns of a row of inputs that share a scale
+LARGEST_WEIGHT = 127
 
 
 def has_bfloat16() -> bool:
@@ -27,15 +33,75 @@ def has_bfloat16() -> bool:
     return "BF16" in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
 
 
+@cache
+def has_int8() -> bool:
+    """True if a layer of int8 weights multiplies in int8 on this processor.
+
+    Elsewhere OpenVINO multiplies the weights' float32 values with unquantized inputs, which is no faster.
+    """
+    rows = np.linspace(-1, 1, 4 * GROUP, dtype=np.float32).reshape(4, GROUP) ** 3
+    weights = np.linspace(1, -1, GROUP * GROUP, dtype=np.float32).reshape(GROUP, GROUP)
+    given = operators.parameter([-1, 1, GROUP], np.float32)
+    layer = operators.matmul(given, operators.constant(weights), False, False)
+    model = openvino.Model([layer], [given])
+    group = _quantize(model)
+    values, scales = quantize_weights(weights, axis=0, largest=LARGEST_WEIGHT)
+    exact = rows @ (values * scales)
+    try:
+        (found,) = openvino.compile_model(model, "CPU", _settings("int8", group))(rows[:, None]).values()
+    except RuntimeError:
+        return False
+    return float(np.abs(found[:, 0] - exact).max()) > 1e-4 * float(np.abs(exact).max())
+
+
+def precisions() -> tuple[str, ...]:
+    """The precisions of this processor, the most exact first."""
+    available = {"float32": True, "bfloat16": has_bfloat16(), "int8": has_int8()}
+    return tuple(name for name in PRECISIONS if available[name])
+
+
 def resolve_precision(precision: str) -> str:
-    """The precision requested, or for "auto" the fastest that this processor has.
+    """The precision requested, or for "auto" bfloat16 where this processor has it, else float32.
 
     Raises StageError if the engine or the processor does not support it.
     """
     best = "bfloat16" if has_bfloat16() else "float32"
-    if precision == "bfloat16" != best:
-        raise StageError("this processor does not multiply in bfloat16. Ask for --precision float32.")
+    if precision == "bfloat16" != best or (precision == "int8" and not has_int8()):
+        raise StageError(
+            f"openvino does not multiply in {precision} on this processor. Choose what is fastest here with "
+            "`cascadebert tune --precision auto`, or ask for --precision float32."
+        )
     return check_precision("openvino", precision, PRECISIONS, auto=best)
+
+
+def _quantize(model: openvino.Model) -> int:
+    """Replace the weights of layers by int8 values and scales, and return the size of groups of inputs.
+
+    The group is 0 if there is nothing to quantize: layers take hidden states of three axes.
+    """
+    widths = []
+    for node in model.get_ops():
+        if node.get_type_name() != "MatMul" or node.input_value(0).get_partial_shape().rank.get_length() < 3:
+            continue
+        weights = node.input_value(1).get_node()
+        if weights.get_type_name() == "Constant" and len(weights.get_output_shape(0)) == 2:
+            axis = 1 if node.get_attributes()["transpose_b"] else 0
+            values, scales = quantize_weights(weights.data, axis=axis, largest=LARGEST_WEIGHT)
+            floats = operators.convert(operators.constant(values), np.float32)
+            product = operators.multiply(floats, operators.constant(scales))
+            node.input(1).replace_source_output(product.output(0))
+            widths.append(values.shape[axis])
+    return math.gcd(GROUP, *widths) if widths else 0
+
+
+def _settings(precision: str, group: int = 0) -> dict[str, str]:
+    """Settings of a compiled model; inputs are quantized in groups, and not at all for 0."""
+    return {
+        "INFERENCE_PRECISION_HINT": PRECISIONS[precision],
+        "DYNAMIC_QUANTIZATION_GROUP_SIZE": str(group),
+        "PERFORMANCE_HINT": "THROUGHPUT",  # several batches at a time
+        "ENABLE_CPU_PINNING": "NO",  # otherwise two stages may share one core while another is idle
+    }
 
 
 class OpenVinoEngine:
@@ -51,14 +117,12 @@ class OpenVinoEngine:
 
     def __init__(self, path: Path, *, precision: str = "auto") -> None:
         self.precision = resolve_precision(precision)
-        core = openvino.Core()
-        settings = {
-            "INFERENCE_PRECISION_HINT": PRECISIONS[self.precision],
-            "PERFORMANCE_HINT": "THROUGHPUT",  # several batches at a time
-            "ENABLE_CPU_PINNING": "NO",  # otherwise two stages may share one core while another is idle
-        }
+        core, group = openvino.Core(), 0
         with engine_file(path, (RuntimeError,)) as file:
-            model = core.compile_model(core.read_model(file), "CPU", settings)
+            source = core.read_model(file)
+            if self.precision == "int8" and (group := _quantize(source)) < LEAST_GROUP:
+                raise no_layers(path)
+            model = core.compile_model(source, "CPU", _settings(self.precision, group))
         self.streams = int(model.get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS"))
         self._inputs = [port.get_any_name() for port in model.inputs]
         self._idle: SimpleQueue[Any] = SimpleQueue()

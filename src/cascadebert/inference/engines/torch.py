@@ -49,13 +49,18 @@ def has_cuda() -> bool:
     return bool(torch.cuda.is_available())
 
 
+def precisions() -> tuple[str, ...]:
+    """The precisions that this device multiplies in, the most exact first; float32 alone on a processor."""
+    native = has_cuda() and torch.cuda.is_bf16_supported(including_emulation=False)
+    return ("float32", "bfloat16") if native else ("float32",)
+
+
 def resolve_precision(precision: str) -> str:
     """The precision requested; "auto" is bfloat16 on a CUDA device that supports it, else float32.
 
     Raises StageError if the precision is unknown.
     """
-    native = has_cuda() and torch.cuda.is_bf16_supported(including_emulation=False)
-    return check_precision("torch", precision, PRECISIONS, auto="bfloat16" if native else "float32")
+    return check_precision("torch", precision, PRECISIONS, auto=precisions()[-1])
 
 
 class TorchEngine:

@@ -26,7 +26,7 @@ from cascadebert.errors import CascadeError, explain_full_disk, show_paths_as
 from cascadebert.evaluation.evaluate import check_has_tokens
 from cascadebert.evaluation.report.html import check_report_libraries
 from cascadebert.inference.cascade import Cascade, check_input_kind
-from cascadebert.inference.engines.load import resolve_engine
+from cascadebert.inference.engines.load import engine_options
 from cascadebert.paths import WORK, check_roles
 from cascadebert.persistence.checkpoint_config import config_label_names, read_config
 from cascadebert.persistence.folder import (
@@ -62,7 +62,8 @@ from cascadebert.training.checkpoints import (
     weight_files,
 )
 from cascadebert.training.open_stage import open_checkpoint, opened_classifiers
-from cascadebert.training.stage_check import StageFiles, load_checked
+from cascadebert.training.stage_check import StageFiles, choose_stage_engine, load_checked
+from cascadebert.tuning.engine_choice import EngineChoice
 from cascadebert.tuning.tune import needs_labels
 
 CURVE, MADE_BY = "curve.svg", "build"
@@ -137,7 +138,7 @@ def build(
         columns: Names of the columns, if they are not the usual ones; the cascade remembers them.
         max_length: Maximum tokens per text; by default 128.
         engine: "openvino", "onnxruntime", "torch" or "auto", as for `assemble`.
-        precision: "float32", "bfloat16" or "auto".
+        precision: "float32", "bfloat16", "int8" or "auto", as for `assemble`.
         overwrite: Replace an existing output that was not made by such a call.
 
     Returns:
@@ -195,7 +196,7 @@ def was_built(output: Path, work: Path) -> bool:
 def opened(request: BuildRequest, work: Callable[[], Path]) -> Iterator[BuildJob]:
     """The classifier and the texts, checked; `work` creates the work directory."""
     check_report_libraries()
-    engine, precision = resolve_engine(request.engine, request.precision)
+    options = engine_options(request.engine, request.precision)
     model, kept = str(request.model), request.kept
     with opened_classifiers([model]) as (source,), tempfile.TemporaryDirectory() as temporary:
         weight_files(source)
@@ -210,18 +211,24 @@ def opened(request: BuildRequest, work: Callable[[], Path]) -> Iterator[BuildJob
         examples, parts = _load(request, names)
         texts = (parts.train, parts.tune.texts, parts.certify.texts, parts.report.texts)
         hashes = [Examples(part, None).sha256() for part in texts]
-        key = fingerprint(checkpoint_fingerprint(source), hashes, request.max_length, engine, precision)
+        asked = (request.max_length, request.engine, request.precision)
+        key = fingerprint(checkpoint_fingerprint(source), hashes, *asked)
         top = work()
         with _work_folder(top, key) as folder, show_paths_as({folder / "classifier": model, source: model}):
             copy = once(folder / "classifier", partial(copy_classifier, source))
             files = StageFiles(display_name(model), copy, tokenizer=source, model=source)
-            stage = load_checked(
-                files, parts.tune.texts, engine=engine, precision=precision, max_length=request.max_length
-            )
+            progress, tuning_texts = Progress(top, key), parts.tune.texts
+            load = partial(load_checked, files, tuning_texts, max_length=request.max_length)
+            stage = load(engine=options[0][0], precision=options[0][1])
             check_has_tokens(examples, [stage.tokenizer])
             list_all = partial(list_candidates, stage) if kept is None else partial(kept.candidates, stage)
+            candidates = list_all(folders)
+            choose = partial(choose_stage_engine, stage, options, tuning_texts)
+            choice = progress.step("engine", choose, EngineChoice)
+            if (choice.engine, choice.precision) != options[0]:
+                stage = load(engine=choice.engine, precision=choice.precision)
             yield BuildJob(
-                folder, Progress(top, key), files, stage, list_all(folders), parts, request.target,
+                folder, progress, files, stage, choice, candidates, parts, request.target,
                 request.minutes, request.max_stages, keeps_all=kept is not None,
             )  # fmt: skip
 
@@ -311,7 +318,7 @@ def _save_certified(
     by_name = {one.candidate.name: one for one in made}
     stages = [by_name[name] for name in chosen.stages]
     provenance = {"made_by": MADE_BY, "rows": job.parts.counts, "target": repr(job.target)}
-    save_cascade(stages, chosen, job.target, job.parts, provenance, columns, folder)
+    save_cascade(stages, chosen, job.target, job.parts, provenance, columns, folder, job.engine.timed)
     return certify_cascade(folder, job.target, job.parts, confidence_level, earlier=earlier)
 
 

@@ -20,6 +20,7 @@ from cascadebert.evaluation.metrics import paired_difference
 from cascadebert.evaluation.report.analysis import oracle_routing
 from cascadebert.inference.cascade import Cascade
 from cascadebert.persistence.folder import read_folder, read_used_rows, update_folder
+from cascadebert.persistence.schema import TimedEngine
 from cascadebert.thresholds.intervals import binomial_interval
 from cascadebert.thresholds.operating_point import Guarantee, Target
 from cascadebert.thresholds.select import exit_stages
@@ -45,6 +46,7 @@ def save_cascade(
     provenance: dict[str, Any],
     columns: ColumnNames | None,
     output: Path,
+    timed: tuple[TimedEngine, ...],
 ) -> Cascade:
     """Write the chosen stages with the thresholds for the chosen level, which replaces the folder."""
     last = stages[-1].stage
@@ -53,11 +55,11 @@ def save_cascade(
         target=target if chosen.level is None else Target(min_agreement=chosen.level),
         cost_unit="measured",
         score=score,
-        engine=last.engine.name,
-        precision=last.engine.precision,
+        engines=[(last.engine.name, last.engine.precision)],
         max_length=last.tokenizer.max_length,
         overwrite=True,
         columns=columns,
+        timed=timed,
     )
     files = [one.files for one in stages]
     return build_cascade(files, parts.tune, config, output, parts.used, provenance, parts.notices)

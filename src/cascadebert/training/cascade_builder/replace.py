@@ -57,7 +57,7 @@ def replace_last_stage(
         columns: Names of the columns; by default those that the cascade remembers, or the usual ones.
         max_length: Maximum tokens per text; by default that of the present last stage.
         engine: As for `build`; "auto" is the one that thresholds were selected on.
-        precision: "float32", "bfloat16" or "auto".
+        precision: "float32", "bfloat16", "int8" or "auto".
         overwrite: Replace an existing output that is another folder than the cascade's.
 
     Returns:

@@ -49,6 +49,7 @@ from cascadebert.training.cascade_builder.teacher import TeacherOutputs, count_s
 from cascadebert.training.checkpoints import fingerprint
 from cascadebert.training.stage_check import StageFiles, load_checked
 from cascadebert.training.trainer import log
+from cascadebert.tuning.engine_choice import EngineChoice
 from cascadebert.types import Texts
 
 TIMED_ALONE = 96  # texts, to measure the classifier's speed
@@ -65,6 +66,7 @@ class BuildJob:
     progress: Progress
     files: StageFiles  # of the classifier
     classifier: Stage
+    engine: EngineChoice  # that it runs on
     candidates: Sequence[Candidate]  # in the order in which they are made
     parts: Parts
     target: Target
