@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import shutil
+import sys
 from dataclasses import replace
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
 
-from cascadebert import Cascade, Stage, Target, assemble
+from cascadebert import Cascade, OperatingPoint, Stage, Target, assemble
 from cascadebert.errors import MissingExtra, StageError
 from cascadebert.inference.engines import int8, load, onnxruntime, openvino
 from cascadebert.inference.trial import trial_texts
@@ -131,7 +133,7 @@ def test_where_it_cannot_run_it_is_refused_and_no_option(exported, monkeypatch):
     assert "int8" not in openvino.precisions()
     with pytest.raises(StageError, match=r"does not multiply in int8.*tune --precision auto"):
         Stage.from_pretrained(exported, engine="openvino", precision="int8")
-    monkeypatch.setitem(__import__("sys").modules, "onnx", None)
+    monkeypatch.setitem(sys.modules, "onnx", None)
     with pytest.raises(MissingExtra, match=r"onnx.*pip install 'cascadebert\[onnxruntime\]'"):
         Stage.from_pretrained(exported, engine="onnxruntime", precision="int8")
     monkeypatch.setattr(onnxruntime, "find_spec", lambda name: None)
@@ -152,28 +154,20 @@ def test_the_options_are_those_of_this_machine(monkeypatch):
         load.engine_options("auto", "bfloat16")
 
 
-class Timed:
-    """Opens a stage whose runs take the given seconds, and which changes the given number of labels."""
+def engines(monkeypatch, stage: Stage, seconds: dict, changed: set) -> None:
+    """Let options take the given seconds, and change all labels or none; None for one that cannot run."""
 
-    def __init__(self, stage: Stage, seconds: dict, changed: dict) -> None:
-        self.stage, self.seconds, self.changed = stage, seconds, changed
-
-    def __call__(self, engine: str, precision: str) -> Stage:
-        inner, changed = self.stage.engine, self.changed.get((engine, precision), 0)
-        if self.seconds[engine, precision] is None:
+    def load_fake(path, *, engine, precision):
+        if seconds[engine, precision] is None:
             raise StageError("cannot run")
+        fake = Mock(precision=precision, streams=1)
+        sign = -1 if (engine, precision) in changed else 1
+        fake.logits = lambda batch: sign * stage.engine.logits(batch)
+        return fake
 
-        class Engine:
-            name, streams = engine, 1
-
-            def logits(self, batch):
-                logits = inner.logits(batch)
-                wrong = batch.input_ids[:, 1] < changed  # the second token tells the number of a text
-                return np.where(wrong[:, None], -logits, logits)
-
-        made = Engine()
-        made.precision = precision
-        return replace(self.stage, engine=made)
+    fixed = [[took] * 3 for took in seconds.values() if took is not None]
+    monkeypatch.setattr("cascadebert.tuning.engine_choice.load_engine", load_fake)
+    monkeypatch.setattr("cascadebert.tuning.engine_choice.interleaved", lambda runs, *, repeats: fixed)
 
 
 OPTIONS = [("openvino", "float32"), ("openvino", "bfloat16"), ("openvino", "int8"), ("onnxruntime", "int8")]
@@ -182,37 +176,43 @@ OPTIONS = [("openvino", "float32"), ("openvino", "bfloat16"), ("openvino", "int8
 @pytest.mark.parametrize(
     ("seconds", "changed", "expected", "counted"),
     [
-        ((8, 4, 2, 3), {}, 2, [2, 3]),
-        ((8, 4, 2, 3), {2: 1.0}, 3, [2, 3, 1]),
-        ((8, 4, 2, 3), {2: 1.0, 3: 1.0}, 1, [2, 3, 1, 0]),
-        ((8, 4, 3.9, 9), {}, 1, [2, 1]),  # not worth 3 % to be less exact
-        ((4.1, 4, 9, 9), {}, 0, [1, 0]),
-        ((8, 4, None, 3), {}, 3, [3, 1]),
+        ((8, 4, 2, 3), set(), 2, [2, 3]),
+        ((8, 4, 2, 3), {2}, 3, [2, 3, 1]),
+        ((8, 4, 2, 3), {2, 3}, 1, [2, 3, 1, 0]),
+        ((8, 4, 3.9, 9), set(), 1, [2, 1]),  # not worth 3 % to be less exact
+        ((4.1, 4, 9, 9), set(), 0, [1, 0]),
+        ((8, 4, None, 3), set(), 3, [3, 1]),
     ],
 )
 def test_the_fastest_that_keeps_the_labels_is_chosen(
     monkeypatch, make_model, seconds, changed, expected, counted
 ):
     stage = Stage.from_pretrained(make_model(), engine="torch")
-    given = dict(zip(OPTIONS, seconds, strict=True))
-    wrong = {OPTIONS[i]: 10**9 for i in changed}
-    fixed = [[given[option]] * 3 for option in OPTIONS if given[option] is not None]
-    monkeypatch.setattr("cascadebert.tuning.engine_choice.interleaved", lambda runs, *, repeats: fixed)
-    choice = choose_engine(Timed(stage, given, wrong), OPTIONS, TEXTS)
+    engines(monkeypatch, stage, dict(zip(OPTIONS, seconds, strict=True)), {OPTIONS[i] for i in changed})
+    choice = choose_engine(stage, OPTIONS, TEXTS)
     assert (choice.engine, choice.precision) == OPTIONS[expected]
     assert [(one.engine, one.precision) for one in choice.timed if one.changed is not None] == [
         OPTIONS[i] for i in counted
     ]
-    fastest_first = sorted((60 / took[0] for took in fixed), reverse=True)
+    fastest_first = sorted((60 / took for took in seconds if took is not None), reverse=True)
     assert [one.texts_per_second for one in choice.timed] == pytest.approx(fastest_first)
 
 
-def test_one_option_is_not_timed_and_none_that_runs_is_an_error(make_model):
-    choice = choose_engine(None, [("torch", "float32")], TEXTS)  # type: ignore[arg-type]
-    assert (choice.engine, choice.precision, choice.timed) == ("torch", "float32", ())
+def test_one_option_is_not_timed(make_model):
     stage = Stage.from_pretrained(make_model(), engine="torch")
-    with pytest.raises(StageError, match="cannot run"):
-        choose_engine(Timed(stage, dict.fromkeys(OPTIONS), {}), OPTIONS, TEXTS)
+    choice = choose_engine(stage, [("torch", "float32")], TEXTS)
+    assert (choice.engine, choice.precision, choice.timed) == ("torch", "float32", ())
+
+
+def test_int8_alone_is_compared_with_float32_and_refused_where_all_change_labels(make_model, monkeypatch):
+    stage = Stage.from_pretrained(make_model(), engine="torch")
+    wrong = replace(stage, engine=Mock(streams=1, logits=lambda batch: -stage.engine.logits(batch)))
+    engines(monkeypatch, stage, dict.fromkeys(OPTIONS, 1.0), set(OPTIONS[2:]))
+    monkeypatch.setattr(
+        "cascadebert.tuning.engine_choice.interleaved", lambda runs, *, repeats: [[1.0], [2.0]]
+    )
+    with pytest.raises(StageError, match=r"100.0 % of labels changed; none keeps them\. .*float32"):
+        choose_engine(wrong, OPTIONS[2:], TEXTS)
 
 
 @pytest.mark.slow
@@ -238,3 +238,19 @@ def test_a_cascade_keeps_what_was_timed_and_can_be_moved_to_another_processor(
     moved = Cascade.from_pretrained(tmp_path / "made")
     assert {stage.engine.name for stage in moved.stages} == {"openvino"} and moved.uncertified_reason is None
     assert moved.spec.engines[0].engine == "openvino"
+
+
+@pytest.mark.slow
+def test_tuning_a_cascade_of_torch_for_any_engine_leaves_it_on_torch(make_model, tmp_path, monkeypatch):
+    rows = write_csv(tmp_path / "rows.csv", *reviews(160, seed=5))
+    stages = [make_model(layers=i, hidden=32 * i, seed=i) for i in (1, 2)]
+    assemble(stages, data=rows, target=Target(speedup=1.5), output=tmp_path / "made", engine="torch")
+    monkeypatch.setattr("cascadebert.tuning.tune.engine_options", load.engine_options)
+    more = write_csv(tmp_path / "more.csv", *reviews(160, seed=6))
+    tune_folder(tmp_path / "made", more, target=Target(speedup=1.4), precision="auto")
+    made = Cascade.from_pretrained(tmp_path / "made")
+    assert made.spec.tuned_on.engine == "torch" and made.uncertified_reason is None
+    by_hand = made.with_operating_point(OperatingPoint((0.7,)))
+    by_hand.save_pretrained(tmp_path / "by-hand")
+    tune_folder(tmp_path / "by-hand", more, target=Target(speedup=1.4))
+    assert Cascade.from_pretrained(tmp_path / "by-hand").spec.tuned_on.engine == "torch"

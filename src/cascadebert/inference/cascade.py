@@ -67,8 +67,8 @@ class Cascade:
         Args:
             path_or_repo: the folder, or a repository.
             engine: "openvino", "onnxruntime", "torch", or "auto": the one that thresholds were selected on.
-            precision: "float32", "bfloat16", or "auto": that of the thresholds where the engine is theirs,
-                else the engine's own choice.
+            precision: "float32", "bfloat16", "int8", or "auto": that of the thresholds where the engine is
+                theirs, else the engine's own choice.
 
         Raises:
             FolderError: if the folder is damaged, changed or of an unknown format version.

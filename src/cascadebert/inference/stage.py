@@ -73,7 +73,7 @@ class Stage:
         Args:
             path_or_repo: a folder with config.json, model.safetensors and tokenizer.json, or a repository.
             engine: "openvino", "onnxruntime", "torch" or "auto" (see `load_engine`).
-            precision: "float32", "bfloat16" or "auto" for the engine's own choice.
+            precision: "float32", "bfloat16", "int8" or "auto" for the engine's own choice.
             max_length: longest text in tokens; default 128, or less where the model reads less.
             padding_side: "right", "left", or "none" for a model that reads padding: its batches hold texts of
                 one exact length. `fit` and `assemble` find out which.

@@ -29,10 +29,10 @@ from cascadebert.training.checkpoints import (
     weight_files,
 )
 from cascadebert.training.open_stage import opened_classifiers
-from cascadebert.training.stage_check import StageFiles, choose_stage_engine, load_checked
+from cascadebert.training.stage_check import StageFiles, load_checked
 from cascadebert.training.stage_limits import write_limits
 from cascadebert.training.trainer import log
-from cascadebert.tuning.engine_choice import EngineChoice
+from cascadebert.tuning.engine_choice import EngineChoice, choose_engine
 from cascadebert.tuning.tune import calibrated_outputs, needs_labels, select_operating_point, spec_fields
 from cascadebert.types import CostUnit, ScoreChoice
 
@@ -174,7 +174,7 @@ def _choose_engine(last: StageFiles, tuning_set: Examples, config: BuildConfig) 
         return EngineChoice(engine, precision, config.timed)
     texts, limit = tuning_set.texts, config.max_length
     stage = load_checked(last, texts, engine=engine, precision=precision, max_length=limit)
-    return choose_stage_engine(stage, config.engines, texts)
+    return choose_engine(stage, config.engines, texts)
 
 
 def _load_stages(

@@ -22,8 +22,6 @@ from cascadebert.inference.tokenizer import StageTokenizer
 from cascadebert.training.checkpoints import count_flops, display_name
 from cascadebert.training.export import write_engine_file
 from cascadebert.training.tokenizer_files import check_vocabulary, open_tokenizer
-from cascadebert.training.trainer import log
-from cascadebert.tuning.engine_choice import EngineChoice, choose_engine
 from cascadebert.types import Logits, PaddingSide, Texts
 
 with extra("train"):
@@ -70,18 +68,6 @@ def load_checked(
     stage = Stage.from_pretrained(files.folder, engine=engine, precision=precision, max_length=max_length)
     stage = replace(stage, name=display_name(files.name), flops=count_flops(files.folder))
     return check_stage(stage, files, texts)
-
-
-def choose_stage_engine(stage: Stage, options: Sequence[tuple[str, str]], texts: Texts) -> EngineChoice:
-    """`choose_engine` for a stage on the first of the options, with a line for each that is timed."""
-
-    def on_engine(engine: str, precision: str) -> Stage:
-        return replace(stage, engine=load_engine(stage.path, engine=engine, precision=precision))
-
-    chosen = choose_engine(on_engine, options, texts)
-    for timed in chosen.timed:
-        log.info("%s on %s", stage.name, timed.description)
-    return chosen
 
 
 def check_stage(stage: Stage, files: StageFiles, texts: Texts) -> Stage:

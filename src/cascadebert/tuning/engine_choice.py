@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import logging
+from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -15,6 +17,7 @@ from cascadebert.persistence.schema import TimedEngine
 from cascadebert.timing import interleaved
 from cascadebert.types import Ints, Logits, Texts
 
+log = logging.getLogger("cascadebert")
 TIMED_TEXTS, TIMED_REPEATS = 128, 3
 EXACTNESS = ("float32", "bfloat16", "int8")
 MIN_GAIN = 1.05  # a less exact precision must be so much faster
@@ -33,69 +36,84 @@ class EngineChoice:
     timed: tuple[TimedEngine, ...] = ()  # all that were tried, the fastest first; none if only one can run
 
 
-def choose_engine(
-    open_stage: Callable[[str, str], Stage], options: Sequence[tuple[str, str]], texts: Texts
-) -> EngineChoice:
+def choose_engine(stage: Stage, options: Sequence[tuple[str, str]], texts: Texts) -> EngineChoice:
     """The fastest of the options that keeps the labels which the model gives the texts in float32.
 
-    Up to 128 of the texts are timed, all options in one interleaved run. From the fastest on, up to 1,000 of
-    the texts are compared with the first option, until one option and a runner-up pass.
+    Up to 128 of the texts are timed, all options in one interleaved run. From the fastest on, labels of up to
+    1,000 of the texts are compared, until one option and a runner-up pass. Each option is a line of the log.
 
     Args:
-        open_stage: Loads the model, given an engine and a precision; an option that raises StageError is out.
-        options: Engines and precisions, as of `engine_options`; the first is of float32.
+        stage: The model on the first of the options.
+        options: Engines and precisions, as of `engine_options`; one that does not run the model is left out.
         texts: Texts like those to come.
 
     Raises:
-        StageError: If no option runs the model.
+        StageError: If none of the options keeps the labels.
     """
     if len(options) == 1:
         return EngineChoice(*options[0])
-    stages = _opened(open_stage, options)
-    sample = spread(len(texts), TIMED_TEXTS)
-    tokens = stages[0].encode([texts[i] for i in sample])
-    runs = [partial(stage.logits, tokens) for stage in stages]
-    seconds = np.median(interleaved(runs, repeats=TIMED_REPEATS), axis=1) / len(sample)
-    compared = [texts[i] for i in spread(len(texts), MAX_COMPARED)]
-    expected = stages[0].predict(compared).label_ids
-    timed, passed = list[TimedEngine](), list[TimedEngine]()
-    for i in np.argsort(seconds, kind="stable").tolist():
-        changed = None
-        if len(passed) < 2:
-            changed = int((stages[i].predict(compared).label_ids != expected).sum())
-        one = TimedEngine(
-            engine=stages[i].engine.name,
-            precision=stages[i].engine.precision,
-            texts_per_second=1 / float(seconds[i]),
-            compared=len(compared),
-            changed=changed,
-        )
-        timed.append(one)
-        # one below the limit of `check_engine_parity`, whose float32 may differ by a label
-        if changed is not None and changed < max(1, _allowed(len(compared), MAX_CHANGED_FRACTION)):
-            passed.append(one)
-    best, others = passed[0], passed[1:]
-    for other in others:
+    timed = _timed(stage, options, texts)
+    passed = [one for one in timed if _keeps(one.changed, one.compared)]
+    if not passed:
+        raise StageError(f"{stage.name}: {timed[0].description}; none keeps them. Use --precision float32.")
+    best = passed[0]
+    for other in passed[1:]:
         is_more_exact = EXACTNESS.index(other.precision) < EXACTNESS.index(best.precision)
         if is_more_exact and best.texts_per_second < MIN_GAIN * other.texts_per_second:
             best = other
-    return EngineChoice(best.engine, best.precision, tuple(timed))
+    return EngineChoice(best.engine, best.precision, timed)
 
 
-def _opened(open_stage: Callable[[str, str], Stage], options: Sequence[tuple[str, str]]) -> list[Stage]:
-    """The model on those of the options that run it; raises the last StageError if there are none."""
-    stages, missed = list[Stage](), StageError("no engine was given")
+def _timed(stage: Stage, options: Sequence[tuple[str, str]], texts: Texts) -> tuple[TimedEngine, ...]:
+    """The options that run the model, from the fastest; labels are counted until two have kept them."""
+    stages = {options[0]: stage} | _on_engines(stage, options[1:])
+    sample = _spread(len(texts), TIMED_TEXTS)
+    tokens = stage.encode([texts[i] for i in sample])
+    runs = [partial(one.logits, tokens) for one in stages.values()]
+    seconds = np.median(interleaved(runs, repeats=TIMED_REPEATS), axis=1) / len(sample)
+    compared = stage.encode([texts[i] for i in _spread(len(texts), MAX_COMPARED)])
+    expected = _in_float32(stage, options[0]).logits(compared).argmax(axis=1)
+    timed, kept = list[TimedEngine](), 0
+    for took, (engine, precision) in sorted(zip(seconds.tolist(), stages, strict=True)):
+        changed = None
+        if kept < 2:
+            changed = int((stages[engine, precision].logits(compared).argmax(axis=1) != expected).sum())
+            kept += _keeps(changed, len(compared))
+        found = TimedEngine(
+            engine=engine,
+            precision=precision,
+            texts_per_second=1 / took,
+            compared=len(compared),
+            changed=changed,
+        )
+        log.info("%s on %s", stage.name, found.description)
+        timed.append(found)
+    return tuple(timed)
+
+
+def _keeps(changed: int | None, compared: int) -> bool:
+    """True if one label less than `check_engine_parity` allows, whose float32 may differ by one, changed."""
+    return changed is not None and changed < _allowed(compared, MAX_CHANGED_FRACTION)
+
+
+def _on_engines(stage: Stage, options: Sequence[tuple[str, str]]) -> dict[tuple[str, str], Stage]:
+    """The model on those of the options that run it."""
+    stages = {}
     for engine, precision in options:
-        try:
-            stages.append(open_stage(engine, precision))
-        except StageError as error:
-            missed = error
-    if not stages:
-        raise missed
+        with suppress(StageError):
+            loaded = load_engine(stage.path, engine=engine, precision=precision)
+            stages[engine, precision] = replace(stage, engine=loaded)
     return stages
 
 
-def spread(n: int, most: int) -> Ints:
+def _in_float32(stage: Stage, option: tuple[str, str]) -> Stage:
+    engine, precision = option
+    if precision == "float32":
+        return stage
+    return replace(stage, engine=load_engine(stage.path, engine=engine, precision="float32"))
+
+
+def _spread(n: int, most: int) -> Ints:
     """Indices of up to `most` of n texts, from the first to the last."""
     return np.unique(np.linspace(0, n - 1, min(n, most)).astype(np.int64))
 
@@ -114,7 +132,7 @@ def check_engine_parity(stages: Sequence[Stage], texts: Texts, logits: Logits) -
     engine = stages[-1].engine
     if (engine.name, engine.precision) == ("torch", "float32"):
         return ()
-    sample = spread(len(texts), MAX_COMPARED)
+    sample = _spread(len(texts), MAX_COMPARED)
     compared = [texts[i] for i in sample]
     for number, (stage, stage_logits) in enumerate(zip(stages, logits, strict=True), start=1):
         try:

@@ -19,8 +19,9 @@ from cascadebert.evaluation.cost_model import LatencyModel, counted_costs, measu
 from cascadebert.evaluation.evaluate import leave_out, load_for, report_on_logits, scaled_probabilities
 from cascadebert.inference.batching import TokenizedTexts
 from cascadebert.inference.cascade import Cascade
-from cascadebert.inference.engines.load import engine_options, load_engine
-from cascadebert.inference.stage import Stage, truncation_notices
+from cascadebert.inference.engines.base import ENGINE_FILE
+from cascadebert.inference.engines.load import engine_options
+from cascadebert.inference.stage import truncation_notices
 from cascadebert.paths import check_roles, ensure_creatable
 from cascadebert.persistence.folder import (
     SPEC_FILE,
@@ -144,8 +145,8 @@ def tune_folder(
     """Select a new operating point for a saved cascade and store it; an infeasible target changes nothing.
 
     With `score` "auto" the best score is selected, with None the folder's is kept. `engine` and `precision`
-    are those to tune for: None keeps the folder's, "auto" chooses as for `assemble`. The rest is as for
-    `tune`.
+    are those to tune for: both None keep the folder's, "auto" chooses as for `assemble`, another engine
+    without a precision among its own. The rest is as for `tune`.
     """
     load = partial(load_for, data=data, columns=columns, labels=needs_labels(target))
     cascade, examples = load_local_cascade(path, engine, precision, data, load)
@@ -175,31 +176,30 @@ def load_local_cascade(
         raise FolderError(f"{path}: no such folder. To tune a repository of the Hub, save it here first.")
     check_roles({"DIR": [path / name for name in UPDATED_FILES]}, {"--data": data})
     ensure_creatable(path / SPEC_FILE)
+    if engine is None and precision is None:
+        cascade = Cascade.from_pretrained(path)
+        return cascade, load(cascade)
     options = _tuned_options(path, engine, precision)
     cascade = Cascade.from_pretrained(path, engine=options[0][0], precision=options[0][1])
-    examples, spec = load(cascade), cascade.spec
-    assert spec is not None
-    if engine is None and precision is None:
-        return cascade, examples
-    last = cascade.stages[-1]
-
-    def on_engine(engine: str, precision: str) -> Stage:
-        return replace(last, engine=load_engine(last.path, engine=engine, precision=precision))
-
-    choice = choose_engine(on_engine, options, examples.texts)
+    examples = load(cascade)
+    choice = choose_engine(cascade.stages[-1], options, examples.texts)
     if (choice.engine, choice.precision) != options[0]:
         cascade = Cascade.from_pretrained(path, engine=choice.engine, precision=choice.precision)
-    return replace(cascade, spec=spec.model_copy(update={"engines": choice.timed})), examples
+    assert cascade.spec is not None
+    return replace(cascade, spec=cascade.spec.model_copy(update={"engines": choice.timed})), examples
 
 
 def _tuned_options(path: Path, engine: str | None, precision: str | None) -> list[tuple[str, str]]:
     """The engines and precisions to choose from in tuning a saved cascade."""
-    tuned = read_folder(path).tuned_on
-    if engine is None and precision == "auto":
-        return engine_options("auto", "auto")
-    if tuned is None or engine not in (None, tuned.engine):
-        return engine_options(engine or "auto", precision or "auto")
-    return engine_options(tuned.engine, precision or tuned.precision)
+    spec = read_folder(path)
+    tuned = spec.tuned_on
+    if engine is None and precision != "auto" and tuned is not None:
+        engine = tuned.engine
+    if tuned is not None and engine == tuned.engine and precision is None:
+        precision = tuned.precision
+    if engine in (None, "auto") and not (path / spec.stages[-1].path / ENGINE_FILE).is_file():
+        engine = "torch"  # the only one that runs it
+    return engine_options(engine or "auto", precision or "auto")
 
 
 def store_operating_point(

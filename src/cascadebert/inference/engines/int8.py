@@ -51,7 +51,7 @@ def quantize_onnx(path: Path) -> bytes:
         import onnx
 
     model = onnx.load(path)
-    if not _Quantizer(model.graph).run():
+    if not _Quantizer(onnx, model.graph).run():
         raise no_layers(path)
     if MICROSOFT not in {opset.domain for opset in model.opset_import}:
         model.opset_import.append(onnx.helper.make_opsetid(MICROSOFT, 1))
@@ -61,8 +61,8 @@ def quantize_onnx(path: Path) -> bytes:
 class _Quantizer:
     """Replaces matrix products in a graph; those of one input share its quantized rows."""
 
-    def __init__(self, graph: GraphProto) -> None:
-        self._graph = graph
+    def __init__(self, onnx: Any, graph: GraphProto) -> None:
+        self._onnx, self._graph = onnx, graph
         self._weights = {tensor.name: tensor for tensor in graph.initializer}
         self._nodes: list[NodeProto] = []
         self._rows: set[str] = set()  # inputs that are quantized already
@@ -89,9 +89,7 @@ class _Quantizer:
 
     def _replace(self, rows: str, weights: str, output: str) -> None:
         """(..., width) rows times (width, outputs) weights."""
-        from onnx import numpy_helper
-
-        matrix = numpy_helper.to_array(self._weights[weights])
+        matrix = self._onnx.numpy_helper.to_array(self._weights[weights])
         width, outputs = matrix.shape
         values, scales = quantize_weights(matrix.astype(np.float32), axis=0, largest=LARGEST_WEIGHT)
         self._constant(f"{output}/weights", values)
@@ -127,14 +125,10 @@ class _Quantizer:
         return name
 
     def _add(self, operator: str, *inputs: str, to: str, **attributes: Any) -> None:
-        from onnx import helper
-
-        self._nodes.append(helper.make_node(operator, list(inputs), [to], name=to, **attributes))
+        self._nodes.append(self._onnx.helper.make_node(operator, list(inputs), [to], name=to, **attributes))
 
     def _constant(self, name: str, value: object) -> None:
-        from onnx import numpy_helper
-
-        self._graph.initializer.append(numpy_helper.from_array(np.asarray(value), name))
+        self._graph.initializer.append(self._onnx.numpy_helper.from_array(np.asarray(value), name))
 
     def _dims(self, name: str) -> list[int]:
         return list(self._weights[name].dims) if name in self._weights else []

@@ -62,8 +62,8 @@ from cascadebert.training.checkpoints import (
     weight_files,
 )
 from cascadebert.training.open_stage import open_checkpoint, opened_classifiers
-from cascadebert.training.stage_check import StageFiles, choose_stage_engine, load_checked
-from cascadebert.tuning.engine_choice import EngineChoice
+from cascadebert.training.stage_check import StageFiles, load_checked
+from cascadebert.tuning.engine_choice import EngineChoice, choose_engine
 from cascadebert.tuning.tune import needs_labels
 
 CURVE, MADE_BY = "curve.svg", "build"
@@ -223,7 +223,7 @@ def opened(request: BuildRequest, work: Callable[[], Path]) -> Iterator[BuildJob
             check_has_tokens(examples, [stage.tokenizer])
             list_all = partial(list_candidates, stage) if kept is None else partial(kept.candidates, stage)
             candidates = list_all(folders)
-            choose = partial(choose_stage_engine, stage, options, tuning_texts)
+            choose = partial(choose_engine, stage, options, tuning_texts)
             choice = progress.step("engine", choose, EngineChoice)
             if (choice.engine, choice.precision) != options[0]:
                 stage = load(engine=choice.engine, precision=choice.precision)
