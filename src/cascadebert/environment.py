@@ -8,6 +8,12 @@ import subprocess
 from importlib import metadata
 from pathlib import Path
 
+# flags of /proc/cpuinfo on x86 and ARM, from the oldest, that decide how fast models run
+INSTRUCTION_SETS = {
+    "avx2": "AVX2", "avx_vnni": "AVX-VNNI", "avx512f": "AVX-512", "avx512_vnni": "AVX-512 VNNI",
+    "avx512_bf16": "AVX-512 BF16", "amx_int8": "AMX int8", "amx_bf16": "AMX BF16",
+    "asimd": "NEON", "asimddp": "NEON dot product", "i8mm": "NEON int8", "bf16": "NEON BF16", "sve": "SVE",
+}  # fmt: skip
 LIBRARIES = "cascadebert numpy onnxruntime openvino scikit-learn scipy tokenizers torch transformers".split()
 
 
@@ -50,6 +56,13 @@ def machine() -> str:
     name = names[0] if names else platform.processor() or platform.machine()
     count = "1 core" if cores() == 1 else f"{cores()} cores"
     return f"{name}, {count}, {platform.system()} {platform.machine()}"
+
+
+def instruction_sets() -> tuple[str, ...]:
+    """Instruction sets of the processor that matter for speed, such as "AVX2"; empty where unknown."""
+    lines = _system_values("/proc/cpuinfo", "flags") or _system_values("/proc/cpuinfo", "Features")
+    flags = set(lines[0].split()) if lines else set()
+    return tuple(name for flag, name in INSTRUCTION_SETS.items() if flag in flags)
 
 
 def versions() -> dict[str, str]:

@@ -32,14 +32,17 @@ def bench(
         ensure_plot_writable(plot)
     columns, cascade = data_options.columns(), engine.load(folder)
     result = benchmark(cascade, data, columns=columns, repeats=repeats)
-    rows = [("", "texts/s", "range", "accuracy", "accuracy drop (95 %)", "agreement")]
+    rows = [("", "engine", "texts/s", "range", "accuracy", "accuracy drop (95 %)", "agreement")]
     for timed in (result.cascade, result.last_stage, *result.others):
         name = f"{timed.name} (the last)" if timed is result.last_stage else timed.name
         rates = f"{timed.examples_per_second:,.0f}", f"{timed.range[0]:,.0f} - {timed.range[1]:,.0f}"
         accuracy = "n/a" if timed.accuracy is None else percent(timed.accuracy)
         drop = "" if timed.accuracy_drop is None else points(timed.accuracy_drop)
-        rows.append((name, *rates, accuracy, drop, percent(timed.agreement)))
+        rows.append(
+            (name, f"{timed.engine} {timed.precision}", *rates, accuracy, drop, percent(timed.agreement))
+        )
     print_table(*rows)
+    typer.echo(", ".join([result.machine, *result.instruction_sets]))
     typer.echo(
         f"{result.n:,} examples, {result.repeats} interleaved runs of each. Speed-up over the last stage: "
         f"{times(result.measured_speedup, result.range)} measured, {result.expected_speedup:.2f}x expected; "

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from cascadebert.data.columns import Columns
 from cascadebert.data.dataset import DataSource, Examples
-from cascadebert.environment import peak_memory_mb
+from cascadebert.environment import instruction_sets, machine, peak_memory_mb
 from cascadebert.errors import MissingExtra
 from cascadebert.evaluation.cost_model import measure_latency
 from cascadebert.evaluation.evaluate import exit_rates, load_for
@@ -33,6 +33,8 @@ class TimedPredictor:
     """Speed and accuracy of one predictor."""
 
     name: str
+    engine: str  # of a cascade, its last stage's
+    precision: str
     n: int  # texts timed: all, or for a `transformers` pipeline up to 128 spread over the data
     examples_per_second: float  # tokenizing included; median over the repeats
     range: tuple[float, float]  # slowest and fastest repeat
@@ -45,6 +47,8 @@ class TimedPredictor:
 class BenchmarkResult:
     """A cascade against its last stage alone and other predictors: same machine and texts, interleaved."""
 
+    machine: str  # processor, cores and system
+    instruction_sets: tuple[str, ...]  # of the processor, as far as they matter for speed
     n: int
     repeats: int  # timed runs of each predictor, after one warm-up
     cascade: TimedPredictor
@@ -91,6 +95,8 @@ def benchmark(
     ratios = seconds[num_stages] / seconds[0]
     overheads = seconds[0] / seconds[len(contestants) :].sum(axis=0) - 1
     return BenchmarkResult(
+        machine=machine(),
+        instruction_sets=instruction_sets(),
         n=len(examples),
         repeats=repeats,
         cascade=timed[0],
@@ -126,6 +132,8 @@ def component_runs(cascade: Cascade, texts: Texts, exits: Ints) -> list[Callable
 @dataclass(frozen=True)
 class _Contestant:
     name: str
+    engine: str
+    precision: str
     rows: Ints  # indices of the texts it predicts
     run: Callable[[], Labels]  # (len(rows),) predicted labels
 
@@ -137,9 +145,16 @@ def _contestants(cascade: Cascade, texts: Texts) -> list[_Contestant]:
         return predictor.predict(texts).labels
 
     n, last = len(texts), cascade.stages[-1]
-    contestants = [_Contestant("cascade", np.arange(n), partial(predict, cascade))]
-    for number, stage in enumerate(cascade.stages, start=1):
-        contestants.append(_Contestant(f"stage {number} alone", np.arange(n), partial(predict, stage)))
+
+    def contestant(name: str, predictor: Cascade | Stage, stage: Stage) -> _Contestant:
+        engine = stage.engine
+        return _Contestant(name, engine.name, engine.precision, np.arange(n), partial(predict, predictor))
+
+    contestants = [contestant("cascade", cascade, last)]
+    contestants += [
+        contestant(f"stage {number} alone", stage, stage)
+        for number, stage in enumerate(cascade.stages, start=1)
+    ]
     try:
         from cascadebert.inference.engines.torch import load_pipeline
     except MissingExtra:
@@ -156,7 +171,8 @@ def _contestants(cascade: Cascade, texts: Texts) -> list[_Contestant]:
     by_length = sample[np.argsort(last.encode([texts[i] for i in sample]).lengths, kind="stable")]
     for batch_size, rows, suffix in ((1, sample, ""), (32, sample, ""), (32, by_length, ", sorted")):
         run = partial(predict_in_pipeline, [texts[i] for i in rows], batch_size)
-        contestants.append(_Contestant(f"transformers pipeline, batch {batch_size}{suffix}", rows, run))
+        name = f"transformers pipeline, batch {batch_size}{suffix}"
+        contestants.append(_Contestant(name, "torch", "float32", rows, run))
     return contestants
 
 
@@ -171,6 +187,8 @@ def _timed(
         drop = paired_difference(expected == labels, predicted == labels)
     return TimedPredictor(
         name=contestant.name,
+        engine=contestant.engine,
+        precision=contestant.precision,
         n=len(contestant.rows),
         examples_per_second=float(np.median(rates)),
         range=(float(rates.min()), float(rates.max())),

@@ -99,6 +99,20 @@ def concatenate_tokens(
     )
 
 
+def join_tokens(parts: Sequence[TokenizedTexts], padding: Padding) -> TokenizedTexts:
+    """The tokens of several lists of texts as those of one."""
+    if len(parts) == 1:
+        return parts[0]
+    lengths = [np.zeros(1, np.int64), *(part.lengths for part in parts)]
+    return TokenizedTexts(
+        np.concatenate([np.zeros(0, np.int32), *(part.ids for part in parts)]),
+        np.concatenate([np.zeros(0, np.int8), *(part.type_ids for part in parts)]),
+        np.cumsum(np.concatenate(lengths)),
+        padding,
+        np.concatenate([np.zeros(0, np.bool_), *(part.truncated for part in parts)]),
+    )
+
+
 def length_batches(padded_lengths: Ints, *, tokens: int) -> Iterator[Ints]:
     """Indices of texts in batches of one padded length each, the longest first.
 
