@@ -165,9 +165,26 @@ def engines(monkeypatch, stage: Stage, seconds: dict, changed: set) -> None:
         fake.logits = lambda batch: sign * stage.engine.logits(batch)
         return fake
 
-    fixed = [[took] * 3 for took in seconds.values() if took is not None]
     monkeypatch.setattr("cascadebert.tuning.engine_choice.load_engine", load_fake)
-    monkeypatch.setattr("cascadebert.tuning.engine_choice.interleaved", lambda runs, *, repeats: fixed)
+    take(monkeypatch, [took for took in seconds.values() if took is not None])
+
+
+def take(monkeypatch, seconds: list[float], *, first: float = 0.001) -> None:
+    """Let options take the given seconds, and the first of them alone others."""
+
+    def interleaved(runs, *, repeats):
+        return [[took] * repeats for took in seconds] if len(runs) > 1 else [[first]]
+
+    monkeypatch.setattr("cascadebert.tuning.engine_choice.interleaved", interleaved)
+
+
+def test_fewer_texts_are_timed_where_they_take_long(make_model, monkeypatch):
+    stage = Stage.from_pretrained(make_model(), engine="torch")
+    options, texts = [("torch", "float32"), ("torch", "bfloat16")], sentences(200, seed=3)
+    for first, timed in ((0.01, 128), (2.0, 48), (60.0, 32)):
+        take(monkeypatch, [1.0, 2.0], first=first)
+        found = choose_engine(stage, options, texts).timed
+        assert found[0].texts_per_second == pytest.approx(timed)
 
 
 OPTIONS = [("openvino", "float32"), ("openvino", "bfloat16"), ("openvino", "int8"), ("onnxruntime", "int8")]
@@ -208,9 +225,7 @@ def test_int8_alone_is_compared_with_float32_and_refused_where_all_change_labels
     stage = Stage.from_pretrained(make_model(), engine="torch")
     wrong = replace(stage, engine=Mock(streams=1, logits=lambda batch: -stage.engine.logits(batch)))
     engines(monkeypatch, stage, dict.fromkeys(OPTIONS, 1.0), set(OPTIONS[2:]))
-    monkeypatch.setattr(
-        "cascadebert.tuning.engine_choice.interleaved", lambda runs, *, repeats: [[1.0], [2.0]]
-    )
+    take(monkeypatch, [1.0, 2.0])
     with pytest.raises(StageError, match=r"100.0 % of labels changed; none keeps them\. .*float32"):
         choose_engine(wrong, OPTIONS[2:], TEXTS)
 
@@ -224,15 +239,11 @@ def test_a_cascade_keeps_what_was_timed_and_can_be_moved_to_another_processor(
     options = [("openvino", "float32"), ("onnxruntime", "float32"), ("onnxruntime", "int8")]
     for module in ("training.assemble", "tuning.tune"):
         monkeypatch.setattr(f"cascadebert.{module}.engine_options", lambda *_: options)
-    monkeypatch.setattr(
-        "cascadebert.tuning.engine_choice.interleaved", lambda runs, *, repeats: [[3.0], [1.0], [2.0]]
-    )
+    take(monkeypatch, [3.0, 1.0, 2.0])
     made = assemble(stages, data=rows, target=Target(speedup=1.5), output=tmp_path / "made")
     assert {stage.engine.name for stage in made.stages} == {"onnxruntime"} and len(made.spec.engines) == 3
     assert made.spec.engines[0].description.endswith("texts/s, 0.0 % of labels changed")
-    monkeypatch.setattr(
-        "cascadebert.tuning.engine_choice.interleaved", lambda runs, *, repeats: [[1.0], [2.0], [3.0]]
-    )
+    take(monkeypatch, [1.0, 2.0, 3.0])
     more = write_csv(tmp_path / "more.csv", *reviews(160, seed=6))
     tune_folder(tmp_path / "made", more, target=Target(speedup=1.4), precision="auto")
     moved = Cascade.from_pretrained(tmp_path / "made")

@@ -313,6 +313,18 @@ def test_a_run_that_resumes_keeps_the_batch_sizes_it_began_with(tmp_path):
         assert Work(tmp_path / "out.csv").begin_or_resume(job, lambda: next(known)) == [512, 512]
 
 
+def test_equal_texts_are_predicted_once(cascade, tmp_path, monkeypatch):
+    texts, seen, predict = [TEXTS[i % 3] for i in range(40)], [], Cascade.predict
+    expected = cascade.predict(texts)
+    monkeypatch.setattr(Cascade, "predict", lambda self, given: seen.extend(given) or predict(self, given))
+    (tmp_path / "in.csv").write_text("text\n" + "".join(f"{text}\n" for text in texts))
+    done = predict_file(cascade, tmp_path / "in.csv", tmp_path / "out.csv")
+    assert seen == TEXTS[:3] and done.exit_counts == tuple(np.bincount(expected.stages - 1, minlength=2))
+    found = read_table(tmp_path / "out.csv").columns
+    assert found["text"] == texts and found["label"] == expected.labels.tolist()
+    assert [float(c) for c in found["confidence"]] == np.round(expected.confidences, 6).tolist()
+
+
 def test_texts_that_would_be_truncated_are_bad_rows_where_asked_for(cascade, run, saved, tmp_path):
     (tmp_path / "in.csv").write_text("text\na good film\n" + "really good " * 200 + "\nbad\n", "utf-8")
     code, _, said = run(

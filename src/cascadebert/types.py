@@ -51,6 +51,17 @@ class Predictions:
     def __len__(self) -> int:
         return len(self.label_ids)
 
+    def take(self, indices: Ints) -> Predictions:
+        """The predictions at (m,) indices, which may repeat."""
+        return Predictions(
+            self.label_ids[indices],
+            self.probabilities[indices],
+            self.confidences[indices],
+            self.stages[indices],
+            self.truncated[indices],
+            self.label_names,
+        )
+
 
 @dataclass(frozen=True)
 class LinearLatency:

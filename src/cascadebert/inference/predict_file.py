@@ -33,6 +33,7 @@ from cascadebert.inference.predict_work import Job, Work, rows_sha256, written_o
 from cascadebert.paths import STANDARD_OUTPUT, STANDARD_STREAM, WORK, check_roles, ensure_writable_file
 from cascadebert.persistence.folder import file_hashes
 from cascadebert.progress import progress_bar
+from cascadebert.types import Predictions
 
 log = logging.getLogger("cascadebert")
 
@@ -292,7 +293,7 @@ class _Run:
         empty = set(self.cascade.without_tokens(texts))
         invalid |= {valid[i]: "no tokens in its text" for i in empty}
         kept = [i for i in range(len(valid)) if i not in empty]
-        predictions = self.cascade.predict([texts[i] for i in kept])
+        predictions = _predict_distinct(self.cascade, [texts[i] for i in kept])
         answered = np.arange(len(kept))
         if not self.truncate:
             invalid |= {valid[kept[i]]: TOO_LONG for i in np.flatnonzero(predictions.truncated).tolist()}
@@ -346,6 +347,14 @@ class _Run:
             join_parts(parts, file, columns=list(self.form.types))
         else:
             write_table(Table({name: [] for name in self.form.types}, file.name), file, self.form.types)
+
+
+def _predict_distinct(cascade: Cascade, texts: list[Any]) -> Predictions:
+    """Predictions of texts or pairs, of which equal ones are predicted once."""
+    places = {text: i for i, text in enumerate(dict.fromkeys(texts))}
+    if len(places) == len(texts):
+        return cascade.predict(texts)
+    return cascade.predict(list(places)).take(np.array([places[text] for text in texts]))
 
 
 def _all_faults(chunk: Chunk, invalid: Mapping[int, str]) -> list[Fault]:

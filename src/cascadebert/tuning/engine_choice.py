@@ -18,7 +18,8 @@ from cascadebert.timing import interleaved
 from cascadebert.types import Ints, Logits, Texts
 
 log = logging.getLogger("cascadebert")
-TIMED_TEXTS, TIMED_REPEATS = 128, 3
+MAX_TIMED, MIN_TIMED, TIMED_REPEATS = 128, 32, 3
+SECONDS = 3.0  # of the first option for all texts that are timed, unless they are too few
 EXACTNESS = ("float32", "bfloat16", "int8")
 MIN_GAIN = 1.05  # a less exact precision must be so much faster
 MAX_COMPARED = 1000
@@ -39,7 +40,7 @@ class EngineChoice:
 def choose_engine(stage: Stage, options: Sequence[tuple[str, str]], texts: Texts) -> EngineChoice:
     """The fastest of the options that keeps the labels which the model gives the texts in float32.
 
-    Up to 128 of the texts are timed, all options in one interleaved run. From the fastest on, labels of up to
+    32 to 128 of the texts are timed, all options in one interleaved run. From the fastest on, labels of up to
     1,000 of the texts are compared, until one option and a runner-up pass. Each option is a line of the log.
 
     Args:
@@ -67,7 +68,7 @@ def choose_engine(stage: Stage, options: Sequence[tuple[str, str]], texts: Texts
 def _timed(stage: Stage, options: Sequence[tuple[str, str]], texts: Texts) -> tuple[TimedEngine, ...]:
     """The options that run the model, from the fastest; labels are counted until two have kept them."""
     stages = {options[0]: stage} | _on_engines(stage, options[1:])
-    sample = _spread(len(texts), TIMED_TEXTS)
+    sample = _spread(len(texts), _number_to_time(stage, texts))
     tokens = stage.encode([texts[i] for i in sample])
     runs = [partial(one.logits, tokens) for one in stages.values()]
     seconds = np.median(interleaved(runs, repeats=TIMED_REPEATS), axis=1) / len(sample)
@@ -89,6 +90,13 @@ def _timed(stage: Stage, options: Sequence[tuple[str, str]], texts: Texts) -> tu
         log.info("%s on %s", stage.name, found.description)
         timed.append(found)
     return tuple(timed)
+
+
+def _number_to_time(stage: Stage, texts: Texts) -> int:
+    """Number of texts that the stage's engine runs in about `SECONDS`."""
+    tokens = stage.encode([texts[i] for i in _spread(len(texts), MIN_TIMED)])
+    seconds = interleaved([partial(stage.logits, tokens)], repeats=1)[0][0] / len(tokens)
+    return int(np.clip(SECONDS / seconds, MIN_TIMED, MAX_TIMED))
 
 
 def _keeps(changed: int | None, compared: int) -> bool:

@@ -1,0 +1,159 @@
+"""`predict` on 2,000,000 short rows, of which the static stage answers 99 %: where the time goes, and before.
+
+    git worktree add build/before COMMIT
+    python benchmarks/end_to_end.py --data ../shared/data --before build/before
+
+Rows are the first half of one sentence of SST-2 and the second half of another, hardly one of them twice.
+Both versions predict them in turn, each time in a process of its own, with the static stage and the MiniLM
+that `benchmarks/build.py` made. Results: results/inference/end_to_end.json.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import os
+import random
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from statistics import median
+from typing import Any
+from unittest.mock import patch
+
+import numpy as np
+
+from build_models import BUILD
+from cascadebert import Cascade, OperatingPoint, Stage
+from cascadebert.data.dataset import load_examples
+from cascadebert.inference import predict_file
+from cascadebert.inference.tokenizer import StageTokenizer
+from cascadebert.timing import now
+from stored import ROOT, current_commit, write_result
+
+ROWS, ROUNDS, SAMPLE = 2_000_000, 3, 20_000
+EXITS = 0.99  # of the rows at the static stage
+LEAST_WORDS = 8  # of a sentence
+PARTS = ("read", "tokenize", "static", "engine", "write")
+PART_OF = {
+    "read_chunks": "read", "rows_sha256": "read", "check_texts": "read",
+    "write_table": "write", "join_parts": "write",
+}  # fmt: skip
+
+
+def main() -> None:
+    """Run both versions in turn, or one of them in this process."""
+    if sys.argv[1] == "--one":
+        print(json.dumps(predict(Path(sys.argv[2]), float(sys.argv[3]))))
+        return
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--data", type=Path, required=True, help="folder of data sets")
+    parser.add_argument("--before", type=Path, required=True, help="checkout of the commit to compare with")
+    asked = parser.parse_args()
+    commit, source = current_commit(), asked.data / "sst2" / "train.parquet"
+    before = subprocess.check_output(["git", "rev-parse", "HEAD"], cwd=asked.before, text=True).strip()
+    found: dict[str, list[dict[str, Any]]] = {"before": [], "now": []}
+    with tempfile.TemporaryDirectory() as folder:
+        rows = Path(folder) / "rows.csv"
+        texts = write_rows(rows, source)
+        threshold = float(np.quantile(stages()[0].predict(texts).confidences, 1 - EXITS))
+        for _ in range(ROUNDS):
+            for name, checkout in (("before", asked.before), ("now", ROOT)):
+                found[name].append(in_process(checkout / "src", rows, threshold))
+    parts = {name: median(one["parts"][name] for one in found["now"]) for name in PARTS}
+    whole = {name: [one["whole"] for one in runs] for name, runs in found.items()}
+    values = {
+        "rows": ROWS,
+        "exit_rates": found["now"][0]["exit_rates"],
+        "seconds": {**parts, "other": median(whole["now"]) - sum(parts.values())},
+        "before": {name: median(one["parts"][name] for one in found["before"]) for name in PARTS},
+        "whole": whole,
+        "over_before": median(a / b for a, b in zip(whole["before"], whole["now"], strict=True)),
+        "before_commit": before,
+    }
+    write_result(ROOT / "results" / "inference" / "end_to_end.json", values, data=[source], commit=commit)
+
+
+def write_rows(file: Path, source: Path) -> list[str]:
+    """Write the rows; return the first of them."""
+    rng, first = random.Random(0), list[str]()
+    sentences = [str(text).split() for text in load_examples(source).texts]
+    sentences = [words for words in sentences if len(words) >= LEAST_WORDS]
+    with file.open("w", encoding="utf-8", newline="") as lines:
+        writer = csv.writer(lines)
+        writer.writerow(["text"])
+        for _ in range(ROWS):
+            one, other = rng.choice(sentences), rng.choice(sentences)
+            text = " ".join([*one[: len(one) // 2], *other[len(other) // 2 :]])
+            writer.writerow([text])
+            if len(first) < SAMPLE:
+                first.append(text)
+    return first
+
+
+def in_process(source: Path, rows: Path, threshold: float) -> dict[str, Any]:
+    """Predict with the package at `source`, in a new process."""
+    command = [sys.executable, str(Path(__file__)), "--one", str(rows), str(threshold)]
+    path = os.pathsep.join([str(source), str(Path(__file__).parent)])
+    done = subprocess.run(
+        command, check=True, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": path}
+    )
+    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    print(source.parent.name, found, flush=True)
+    return found
+
+
+def predict(rows: Path, threshold: float) -> dict[str, Any]:
+    """Predict the rows; seconds of each part and of the whole."""
+    static, small = stages()
+    seconds = dict.fromkeys(PARTS, 0.0)
+
+    def timed(part: str, run: Callable[..., Any]) -> Callable[..., Any]:
+        def measured(*arguments: Any, **options: Any) -> Any:
+            start = now()
+            found = run(*arguments, **options)
+            seconds[part] += now() - start
+            return found
+
+        return measured
+
+    def read(*arguments: Any, **options: Any) -> Iterator[Any]:
+        chunks = iter(real["read_chunks"](*arguments, **options))
+        following = timed("read", lambda: next(chunks, None))
+        while (chunk := following()) is not None:
+            yield chunk
+
+    def logits(stage: Stage, *arguments: Any, **options: Any) -> Any:
+        return timed("engine" if stage.layers else "static", run_stage)(stage, *arguments, **options)
+
+    run_stage, real = Stage.logits, {name: getattr(predict_file, name) for name in PART_OF}
+    cascade = Cascade((static, small), (1.0, 1.0), OperatingPoint((threshold,)))
+    with ExitStack() as patches:
+        for name, part in PART_OF.items():
+            replacement = read if name == "read_chunks" else timed(part, real[name])
+            patches.enter_context(patch.object(predict_file, name, replacement))
+        tokenize = timed("tokenize", StageTokenizer.encode)
+        patches.enter_context(patch.object(StageTokenizer, "encode", tokenize))
+        patches.enter_context(patch.object(Stage, "logits", logits))
+        patches.enter_context(patch.object(predict_file, "MEASURE_FROM_ROWS", sys.maxsize))
+        start = now()
+        done = predict_file.predict_file(cascade, rows, rows.with_suffix(".out.csv"), overwrite=True)
+        return {"whole": now() - start, "parts": seconds, "exit_rates": done.exit_rates}
+
+
+def stages() -> tuple[Stage, Stage]:
+    """The static stage and MiniLM before MPNet on SST-2, as they were made."""
+    folders = [file.parent for file in sorted((BUILD / "sst2").glob("labeled.work/*/stage-*/config.json"))]
+    settings = {folder: json.loads((folder / "config.json").read_text("utf-8")) for folder in folders}
+    static = next(folder for folder in folders if settings[folder].get("model_type") == "static")
+    small = next(folder for folder in folders if settings[folder].get("hidden_size") == 384)
+    first, second = Stage.from_pretrained(static), Stage.from_pretrained(small, engine="openvino")
+    return first, second.with_labels(first.label_names)
+
+
+if __name__ == "__main__":
+    main()
