@@ -125,6 +125,7 @@ def figures(result: BuildResult, found: ReportMetrics) -> dict[str, Any]:
         "stages": result.chosen.stages,
         "score": result.chosen.score,
         "level": result.chosen.level,
+        "engine": f"{timing.cascade.engine} {timing.cascade.precision}",
         "exit_rates": timing.exit_rates,
         "n": found.n,
         "accuracy": found.accuracy,

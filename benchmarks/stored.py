@@ -12,7 +12,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from cascadebert.environment import machine, versions
+from cascadebert.environment import instruction_sets, machine, versions
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -30,6 +30,7 @@ def write_result(path: Path, values: Mapping[str, Any], *, data: Sequence[Path],
         "command": shlex.join(["python", f"benchmarks/{Path(sys.argv[0]).name}", *sys.argv[1:]]),
         "commit": commit,
         "machine": machine(),
+        "instruction_sets": instruction_sets(),
         "versions": versions(),
         "data_sha256": {
             f"{p.parent.name}/{p.name}": hashlib.sha256(p.read_bytes()).hexdigest() for p in data

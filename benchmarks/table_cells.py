@@ -29,7 +29,9 @@ def spread(values: Iterable[float], digits: int = 1) -> str:
 
 def origin(found: Mapping[str, Any]) -> str:
     """Where a result file comes from."""
-    return f"{found['machine']}; commit `{found['commit'][:12]}`, {found['date'][:10]}."
+    sets = found.get("instruction_sets")
+    processor = f"{found['machine']} ({', '.join(sets)})" if sets else found["machine"]
+    return f"{processor}; commit `{found['commit'][:12]}`, {found['date'][:10]}."
 
 
 def percent(share: float) -> str:

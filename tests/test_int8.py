@@ -48,11 +48,12 @@ def test_its_logits_are_near_those_of_float32_and_not_equal(exported, engine):
 def test_a_layer_multiplies_what_was_quantized(tmp_path, engine):
     onnx = pytest.importorskip("onnx")
     random = np.random.default_rng(0)
-    rows, weights = (random.normal(size=shape).astype(np.float32) for shape in ((3, 5, 64), (64, 8)))
+    width = 2 * openvino.GROUP
+    rows, weights = (random.normal(size=shape).astype(np.float32) for shape in ((3, 5, width), (width, 8)))
     rows[0, 0] = 0
     given, wanted = (
         onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, ["rows", "tokens", width])
-        for name, width in (("given", 64), ("wanted", 8))
+        for name, width in (("given", width), ("wanted", 8))
     )
     layer = onnx.helper.make_node("MatMul", ["given", "weights"], ["wanted"])
     constants = [onnx.numpy_helper.from_array(weights, "weights")]
@@ -61,15 +62,17 @@ def test_a_layer_multiplies_what_was_quantized(tmp_path, engine):
     onnx.save(model, tmp_path / "layer.onnx")
     if engine == "onnxruntime":
         session = onnxruntime.onnxruntime.InferenceSession(int8.quantize_onnx(tmp_path / "layer.onnx"))
-        found, largest = session.run(None, {"given": rows})[0], int8.LARGEST_WEIGHT
+        found, largest, groups = session.run(None, {"given": rows})[0], int8.LARGEST_WEIGHT, 1
     else:
         network = openvino.openvino.Core().read_model(tmp_path / "layer.onnx")
         settings = openvino._settings("int8", openvino._quantize(network))
         (found,) = openvino.openvino.compile_model(network, "CPU", settings)(rows).values()
-        largest = openvino.LARGEST_WEIGHT
-    values, scales = int8.quantize_weights(weights, axis=0, largest=largest)
-    steps = np.maximum(np.abs(rows).max(axis=2, keepdims=True), 1e-30) / 127
-    assert np.allclose(found, (np.rint(rows / steps) @ values.astype(np.float32)) * steps * scales, atol=1e-4)
+        largest, groups = openvino.LARGEST_WEIGHT, 2
+    values, scales = int8.quantize_weights(weights.reshape(groups, -1, 8), axis=1, largest=largest)
+    grouped = rows.reshape(3, 5, groups, -1)
+    steps = np.maximum(np.abs(grouped).max(axis=3, keepdims=True), 1e-30) / 127
+    wanted = np.einsum("rtgk,gko->rto", np.rint(grouped / steps) * steps, values * scales)
+    assert np.allclose(found, wanted, atol=1e-4)
 
 
 @pytest.mark.slow

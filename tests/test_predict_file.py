@@ -19,6 +19,7 @@ from cascadebert.data.readers import read_table
 from cascadebert.errors import DataError
 from cascadebert.inference.predict_file import predict_file
 from cascadebert.inference.predict_work import Job, Work
+from cascadebert.inference.shard import Shard
 from killing import run_killed
 from samples import reviews, sentences, write_csv
 
@@ -130,6 +131,7 @@ def counted(monkeypatch) -> list[str]:
         ({"rejects": "bad.csv"}, {}, r"--rejects \(then given, now not given\)"),
         ({}, {"truncate": False, "rejects": "bad.csv"}, r"--truncate \(then on, now off\)"),
         ({}, {"columns": Columns(("n",))}, r"--text-column"),
+        ({"shard": Shard(1, 2)}, {"shard": Shard(2, 2)}, r"--shard \(then 1/2, now 2/2\)"),
         ({}, {"output": "out.csv.gz"}, None),
     ],
 )
@@ -323,6 +325,35 @@ def test_equal_texts_are_predicted_once(cascade, tmp_path, monkeypatch):
     found = read_table(tmp_path / "out.csv").columns
     assert found["text"] == texts and found["label"] == expected.labels.tolist()
     assert [float(c) for c in found["confidence"]] == np.round(expected.confidences, 6).tolist()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("count", [1, 3, 7])
+def test_the_shards_of_a_file_are_in_turn_the_whole(cascade, run, saved, tmp_path, count):
+    (tmp_path / "in").mkdir()
+    for name in ("a.csv", "b.csv"):  # 4 chunks each
+        write_rows(tmp_path / "in" / name)
+    predict_file(cascade, tmp_path / "in", tmp_path / "whole.csv")
+    lines = []
+    for number in range(1, count + 1):
+        output = tmp_path / f"part-{number}.csv"
+        code, *_ = run("predict", saved, tmp_path / "in", "--shard", f"{number}/{count}", "--output", output)
+        assert code == 0
+        header, *rows = output.read_text().splitlines(keepends=True)
+        lines += rows
+    assert header + "".join(lines) == (tmp_path / "whole.csv").read_text()
+
+
+def test_a_shard_without_rows_writes_the_header(cascade, tmp_path):
+    done = predict_file(cascade, write_rows(tmp_path / "in.csv"), tmp_path / "out.csv", shard=Shard(8, 8))
+    assert (done.n, done.exit_counts) == (0, (0, 0))
+    assert (tmp_path / "out.csv").read_text() == "n,text,label,confidence,stage\n"
+
+
+@pytest.mark.parametrize("given", ["0/2", "3/2", "2", "/", "1/0", "a/b", "-1/2", "1/2/3"])
+def test_a_shard_that_is_none_is_refused(given):
+    with pytest.raises(CascadeError, match=r"--shard .*expected a number and the number of all shards"):
+        Shard.parse(given)
 
 
 def test_texts_that_would_be_truncated_are_bad_rows_where_asked_for(cascade, run, saved, tmp_path):

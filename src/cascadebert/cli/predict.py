@@ -14,6 +14,7 @@ from cascadebert.paths import is_standard_output
 
 SOURCE = "File, folder of files, pattern in quotes, or - for standard input (see docs/data.md)."
 OUTPUT = "File to write; its suffix sets its format; - for standard output."
+SHARD = "Predict one of N parts of the rows, from 1/N to N/N; in turn, their outputs are the whole."
 TRUNCATE = "Cut texts that are longer than the stages read; otherwise such rows are invalid."
 
 
@@ -27,11 +28,13 @@ def predict(
         Path | None, o.option("File for invalid rows, which otherwise end the run.", "FILE")
     ] = None,
     truncate: Annotated[bool, typer.Option(help=TRUNCATE)] = True,
+    shard: Annotated[str | None, o.option(SHARD, "I/N")] = None,
     engine: o.EngineOptions,
     overwrite: o.Overwrite = False,
 ) -> None:
     """Add label, confidence and stage to every row of a file; resumes after an interruption."""
     from cascadebert.inference.predict_file import predict_file
+    from cascadebert.inference.shard import Shard
     from cascadebert.inference.stage import truncation_notices
 
     outputs = {"--output": output, "--rejects": rejects}
@@ -40,7 +43,14 @@ def predict(
         raise CascadeError(f"{printed[0]} and --json both write to standard output. Leave one out.")
     columns, cascade = data_options.columns(), engine.load(folder)
     result = predict_file(
-        cascade, source, output, columns=columns, rejects=rejects, truncate=truncate, overwrite=overwrite
+        cascade,
+        source,
+        output,
+        columns=columns,
+        rejects=rejects,
+        truncate=truncate,
+        shard=None if shard is None else Shard.parse(shard),
+        overwrite=overwrite,
     )
     exits = percentages(result.exit_rates)
     target = "standard output" if is_standard_output(output) else output

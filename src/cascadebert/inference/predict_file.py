@@ -30,6 +30,7 @@ from cascadebert.errors import DataError, explain_full_disk
 from cascadebert.inference.batch_size import with_tuned_batch_sizes
 from cascadebert.inference.cascade import Cascade
 from cascadebert.inference.predict_work import Job, Work, rows_sha256, written_outputs
+from cascadebert.inference.shard import Shard
 from cascadebert.paths import STANDARD_OUTPUT, STANDARD_STREAM, WORK, check_roles, ensure_writable_file
 from cascadebert.persistence.folder import file_hashes
 from cascadebert.progress import progress_bar
@@ -80,6 +81,7 @@ def predict_file(
     columns: Columns | None = None,
     rejects: Path | None = None,
     truncate: bool = True,
+    shard: Shard | None = None,
     overwrite: bool = False,
 ) -> FilePredictions:
     """Write the rows of a file with the cascade's `label`, `confidence` and `stage` added.
@@ -88,6 +90,7 @@ def predict_file(
     `output` standard output, in the format of the input. Chunks of 16,384 rows are stored in `OUTPUT.work`
     and concatenated at the end; an interrupted run resumes after the last stored chunk and writes the same.
     An input column of an added name is written as `input_label` and so on.
+    With `shard`, only that part of the rows is predicted and written; all parts in turn are the whole.
     `rejects` receives number and reason of each row that cannot be classified (a text that is absent, empty
     or not UTF-8, a malformed line; without `truncate`, a text of more tokens than the stage reads).
 
@@ -106,7 +109,7 @@ def predict_file(
         ensure_writable_file(file, overwrite=overwrite or file in reserved)
     columns = or_remembered(columns, cascade.remembered_columns)
     with _frozen_heap():
-        return _predict(cascade, source, output, rejects, columns, reserved, truncate=truncate)
+        return _predict(cascade, source, output, rejects, columns, reserved, truncate=truncate, shard=shard)
 
 
 @contextmanager
@@ -131,10 +134,11 @@ def _predict(
     reserved: Sequence[Path],
     *,
     truncate: bool,
+    shard: Shard | None,
 ) -> FilePredictions:
     layout = read_layout(source, columns)
     form = _output_form(layout, columns, *_suffixes(output, layout))
-    job = _job(cascade, form, columns, truncate=truncate, rejects=rejects is not None)
+    job = _job(cascade, form, columns, truncate=truncate, rejects=rejects is not None, shard=shard)
     with _work_place(output) as place:
         work = Work(place, reserved)
         measure = layout.rows >= MEASURE_FROM_ROWS
@@ -144,7 +148,7 @@ def _predict(
         settings = {"strict": rejects is None, "truncate": truncate, "keeps": place == output}
         run = _Run(replace(cascade, stages=stages), form, work, **settings)
         try:
-            chunks = run.predict(layout)
+            chunks = run.predict(layout, shard or Shard(1, 1))
         except DataError:
             work.remove_if_empty()
             raise
@@ -219,7 +223,15 @@ def _output_name(name: str, columns: Collection[str]) -> str:
     return output
 
 
-def _job(cascade: Cascade, form: _OutputForm, columns: Columns, *, truncate: bool, rejects: bool) -> Job:
+def _job(
+    cascade: Cascade,
+    form: _OutputForm,
+    columns: Columns,
+    *,
+    truncate: bool,
+    rejects: bool,
+    shard: Shard | None,
+) -> Job:
     models = _models(cascade)
     stages = [(stage.tokenizer.key, stage.columns) for stage in cascade.stages]
     decision = cascade.temperatures, asdict(cascade.score), cascade.operating_point.thresholds
@@ -232,6 +244,7 @@ def _job(cascade: Cascade, form: _OutputForm, columns: Columns, *, truncate: boo
         "--encoding": codecs.lookup(columns.encoding or "utf-8").name,
         "--truncate": "on" if truncate else "off",
         "--rejects": "given" if rejects else None,
+        "--shard": None if shard is None else str(shard),
         "format of --output": form.suffix,
         "rows per chunk": CHUNK_ROWS,
     }
@@ -269,24 +282,34 @@ class _Run:
     truncate: bool  # a text that a stage reads in part is no bad row
     keeps: bool  # the work folder stays if the run ends early
 
-    def predict(self, layout: Layout) -> int:
-        """Predict the chunks that are not done yet. Returns the number of all."""
-        done = count = 0
-        exits = np.zeros(len(self.cascade.stages), dtype=np.int64)
-        with progress_bar("predicting", layout.rows, "rows") as show:
+    def predict(self, layout: Layout, shard: Shard) -> range:
+        """Predict the chunks of a shard that are not done yet. Returns the numbers of all of its chunks."""
+        rows, exits = shard.rows(layout.rows), np.zeros(len(self.cascade.stages), dtype=np.int64)
+        first = following = position = 0
+        with progress_bar("predicting", len(rows), "rows") as show:
             for number, chunk in enumerate(read_chunks(layout, rows=CHUNK_ROWS)):
-                sha256 = rows_sha256(chunk)
-                report = self.work.done(number, sha256)
-                if report is None:
-                    self.work.begin_anew()
-                    report = self._predict_chunk(number, chunk, sha256)
-                count, done = number + 1, done + len(chunk)
-                exits += report["exits"]
+                start, position = position, position + len(chunk)
+                if start < rows.start:
+                    first = following = number + 1
+                    continue
+                if start >= rows.stop and not shard.is_last:
+                    break
+                following = number + 1
+                exits += self._done(number, chunk)["exits"]
                 rates = " / ".join(f"{100 * rate:.0f} %" for rate in exits / max(1, exits.sum()))
-                show(min(done, layout.rows), f"exits by stage: {rates}")
-        if not done:
+                show(min(position - rows.start, len(rows)), f"exits by stage: {rates}")
+        if not position:
             raise DataError(f"{layout.name} is empty: expected a header and rows")
-        return count
+        return range(first, following)
+
+    def _done(self, number: int, chunk: Chunk) -> dict[str, Any]:
+        """The report on a chunk, which is predicted unless it was before."""
+        sha256 = rows_sha256(chunk)
+        report = self.work.done(number, sha256)
+        if report is None:
+            self.work.begin_anew()
+            report = self._predict_chunk(number, chunk, sha256)
+        return report
 
     def _predict_chunk(self, number: int, chunk: Chunk, sha256: str) -> dict[str, Any]:
         texts, valid, invalid = check_texts(chunk.table, self.form.text_columns)
@@ -320,26 +343,27 @@ class _Run:
         self.work.store(number, report)
         return report
 
-    def finish(self, chunks: int, output: Path, rejects: Path | None) -> FilePredictions:
+    def finish(self, chunks: range, output: Path, rejects: Path | None) -> FilePredictions:
         """Write the concatenated chunks and their rejects, and remove the work folder."""
-        reports = [self.work.report(number) for number in range(chunks)]
-        parts = [self.work.part(n, self.form.suffix) for n, report in enumerate(reports) if report["rows"]]
+        reports = {number: self.work.report(number) for number in chunks}
+        parts = [self.work.part(n, self.form.suffix) for n, report in reports.items() if report["rows"]]
         name = f"output{self.form.suffix}{self.form.compression}"
         # before the rejects: if a pipe or device does not take it, the same command is to work again
-        self.work.write_output(output, name, chunks, lambda file: self._join(parts, file))
-        rejected = [row for report in reports for row in report["rejects"]]
+        self.work.write_output(output, name, len(chunks), lambda file: self._join(parts, file))
+        rejected = [row for report in reports.values() for row in report["rejects"]]
         if rejects is not None:
             columns = {name: [row[i] for row in rejected] for i, name in enumerate(REJECT_COLUMNS)}
             table, name = Table(columns, rejects.name), f"rejects{''.join(output_format(rejects))}"
             self.work.write_output(
-                rejects, name, chunks, lambda file: write_table(table, file, REJECT_COLUMNS)
+                rejects, name, len(chunks), lambda file: write_table(table, file, REJECT_COLUMNS)
             )
         self.work.remove()
         shown = "standard output" if output == STANDARD_OUTPUT else output.name
-        for note, count in sum((Counter(report["notes"]) for report in reports), Counter()).items():
+        for note, count in sum((Counter(report["notes"]) for report in reports.values()), Counter()).items():
             log.warning("%s: %s (%s)", shown, note, f"{count:,} cell{'s' if count > 1 else ''}")
-        exits = np.sum([report["exits"] for report in reports], axis=0)
-        truncated = sum(report["truncated"] for report in reports)
+        exits = np.zeros(len(self.cascade.stages), dtype=np.int64)
+        exits += np.sum([report["exits"] for report in reports.values()], axis=0, dtype=np.int64)
+        truncated = sum(report["truncated"] for report in reports.values())
         return FilePredictions(tuple(exits.tolist()), len(rejected), truncated)
 
     def _join(self, parts: Sequence[Path], file: Path) -> None:

@@ -19,8 +19,8 @@ with extra("onnxruntime"):
 
 ERRORS = (ort.Fail, ort.InvalidGraph, ort.InvalidProtobuf, ort.NotImplemented, ort.RuntimeException)
 
-
 PRECISIONS = ("float32", "int8")
+SLOWER = ["SkipLayerNormFusion"]  # its kernel takes longer than those that it replaces
 
 
 def precisions() -> tuple[str, ...]:
@@ -49,7 +49,9 @@ class OnnxRuntimeEngine:
         options.intra_op_num_threads = 1
         with engine_file(path, ERRORS) as file:
             model = file if self.precision == "float32" else quantize_onnx(file)
-            self._session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+            self._session = onnxruntime.InferenceSession(
+                model, options, providers=["CPUExecutionProvider"], disabled_optimizers=SLOWER
+            )
         self.streams = cores()
         self._inputs = [port.name for port in self._session.get_inputs()]
 

@@ -9,6 +9,7 @@ from queue import SimpleQueue
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from cascadebert.errors import StageError, extra
 from cascadebert.inference.engines.base import TokenBatch, check_precision, engine_file
@@ -24,7 +25,7 @@ with extra("openvino"):
 openvino.Type.f32.to_dtype()
 
 PRECISIONS = {"float32": "f32", "bfloat16": "bf16", "int8": "f32"}  # of what does not run in int8
-GROUP, LEAST_GROUP = 256, 32  # columns of a row of inputs that share a scale
+GROUP, LEAST_GROUP = 128, 32  # inputs that share a scale, in a row of inputs and in weights
 LARGEST_WEIGHT = 127
 
 
@@ -75,23 +76,39 @@ def resolve_precision(precision: str) -> str:
 
 
 def _quantize(model: openvino.Model) -> int:
-    """Replace the weights of layers by int8 values and scales, and return the size of groups of inputs.
+    """Replace the weights of layers by int8 values, with a scale for each output and group of inputs.
 
-    The group is 0 if there is nothing to quantize: layers take hidden states of three axes.
+    Returns the size of the groups: 0 if there are no layers (which take hidden states of three axes); a model
+    whose groups would be too small stays as it is.
     """
-    widths = []
-    for node in model.get_ops():
-        if node.get_type_name() != "MatMul" or node.input_value(0).get_partial_shape().rank.get_length() < 3:
-            continue
-        weights = node.input_value(1).get_node()
-        if weights.get_type_name() == "Constant" and len(weights.get_output_shape(0)) == 2:
-            axis = 1 if node.get_attributes()["transpose_b"] else 0
-            values, scales = quantize_weights(weights.data, axis=axis, largest=LARGEST_WEIGHT)
-            floats = operators.convert(operators.constant(values), np.float32)
-            product = operators.multiply(floats, operators.constant(scales))
-            node.input(1).replace_source_output(product.output(0))
-            widths.append(values.shape[axis])
-    return math.gcd(GROUP, *widths) if widths else 0
+    layers = [node for node in model.get_ops() if _is_layer(node)]
+    matrices = [_matrix(node) for node in layers]
+    group = math.gcd(GROUP, *(matrix.shape[1] for matrix in matrices)) if layers else 0
+    if group < LEAST_GROUP:
+        return group
+    for node, matrix in zip(layers, matrices, strict=True):
+        groups = matrix.reshape(len(matrix), -1, group)
+        values, scales = quantize_weights(groups, axis=2, largest=LARGEST_WEIGHT)
+        floats = operators.convert(operators.constant(values), np.float32)
+        product = operators.multiply(floats, operators.constant(scales))
+        weights = operators.reshape(product, operators.constant(np.array(matrix.shape)), False)
+        layer = operators.matmul(node.input_value(0), weights, False, True)
+        node.output(0).replace(layer.output(0))
+    return group
+
+
+def _is_layer(node: Any) -> bool:
+    """True for a product of hidden states with constant weights."""
+    if node.get_type_name() != "MatMul" or node.input_value(0).get_partial_shape().rank.get_length() < 3:
+        return False
+    weights = node.input_value(1).get_node()
+    return weights.get_type_name() == "Constant" and len(weights.get_output_shape(0)) == 2
+
+
+def _matrix(node: Any) -> NDArray[np.float32]:
+    """(outputs, inputs) weights of a layer."""
+    weights = node.input_value(1).get_node().data
+    return np.ascontiguousarray(weights if node.get_attributes()["transpose_b"] else weights.T)
 
 
 def _settings(precision: str, group: int = 0) -> dict[str, str]:
