@@ -48,9 +48,10 @@ files: setup
 	$(BIN)/python benchmarks/files.py
 
 # Real data and real encoders; some eleven hours on two cores. DATA is the folder of data sets (see benchmarks/main.py),
-# MPNET that of sentence-transformers/all-mpnet-base-v2.
+# MPNET that of sentence-transformers/all-mpnet-base-v2, NAME a short one for this processor.
 DATA ?= ../shared/data
 MPNET ?= build/mpnet
+NAME ?= this-machine
 RUN := $(BIN)/python benchmarks
 bench: setup
 	$(BIN)/python -m pip install --quiet "schemathesis>=4.32"
@@ -64,6 +65,7 @@ bench: setup
 	for step in make measure; do $(RUN)/build.py $$step --data $(DATA) || exit 1; done
 	for step in engines tasks labels routing files static install; do \
 		$(RUN)/inference.py $$step --data $(DATA) || exit 1; done
+	$(RUN)/processors.py $(NAME) --data $(DATA)
 	for step in answers draws; do $(RUN)/coverage.py $$step --data $(DATA) || exit 1; done
 	$(RUN)/search.py
 	$(RUN)/ece_interval.py

@@ -13,8 +13,10 @@ import typer
 from typer.testing import CliRunner
 
 import cascadebert
+from cascadebert import Cascade
 from cascadebert.cli import app as cli
 from cascadebert.cli.render import configure_logging, print_notices
+from cascadebert.environment import instruction_sets, machine
 from cascadebert.server.config import ServerConfig
 from cascadebert.training.config import DistillConfig, FitConfig
 from samples import reviews, write_csv
@@ -151,8 +153,11 @@ def test_bench_keeps_its_contract(run, cascade, rows, tmp_path):
     picture = tmp_path / "bench.svg"
     code, values, _ = run("bench", cascade, rows, "--repeats", 2, "--plot", picture, "--json")
     assert code == 0 and picture.read_text("utf-8").startswith("<?xml")
+    engine = Cascade.from_pretrained(cascade).stages[-1].engine
     for name in ("cascade", "last_stage"):
         assert {"examples_per_second", "accuracy", "accuracy_drop", "agreement"} <= set(values[name])
+        assert (values[name]["engine"], values[name]["precision"]) == (engine.name, engine.precision)
+    assert values["machine"] == machine() and values["instruction_sets"] == list(instruction_sets())
     assert {"measured_speedup", "expected_speedup", "routing_overhead"} <= set(values)
     assert [one["name"].split(",")[0] for one in values["others"]] == [
         "stage 1 alone",
@@ -161,6 +166,7 @@ def test_bench_keeps_its_contract(run, cascade, rows, tmp_path):
     assert values["last_stage"]["agreement"] == 1 and values["last_stage"]["accuracy_drop"]["value"] == 0
     for one in values["others"][1:]:
         assert one["agreement"] > 0.95 and one["n"] == 128  # of 150 texts
+        assert (one["engine"], one["precision"]) == ("torch", "float32")
     assert values["uncertified_reason"] is None
     assert values["peak_memory_mb"] > 0
 
