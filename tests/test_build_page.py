@@ -17,6 +17,7 @@ from cascadebert.cli.build_output import print_build
 from cascadebert.cli.render import JSON_ENABLED
 from cascadebert.errors import DataError
 from cascadebert.evaluation.benchmark import BenchmarkResult, TimedPredictor
+from cascadebert.persistence.schema import TimedEngine
 from cascadebert.thresholds.stage_choice import HeldOutMetrics
 from cascadebert.training.cascade_builder.curve import curve_figure, save_curve
 from cascadebert.training.cascade_builder.page import render_page
@@ -28,6 +29,7 @@ from cascadebert.training.cascade_builder.result import (
     ReportMetrics,
     TriedChain,
 )
+from cascadebert.tuning.engine_choice import EngineChoice
 from cascadebert.types import Interval
 from test_report_page import Reader
 
@@ -115,11 +117,17 @@ REPORT = ReportMetrics(
     oracle_share=0.742,
     timing=TIMING,
 )
+TIMED = (
+    TimedEngine(engine="openvino", precision="int8", texts_per_second=97.3, compared=1000, changed=3),
+    TimedEngine(engine="openvino", precision="float32", texts_per_second=31.4, compared=1000, changed=None),
+)
+ENGINE = EngineChoice("openvino", "int8", TIMED)
 PAYING = BuildResult(
     cascades=True,
     reasons=("it is faster in every run, and meets the target.",),
     output=Path("fast"),
     model=MODEL,
+    engine=ENGINE,
     target=Target(min_agreement=0.98),
     parts={"train": 8120, "tune": 4000, "certify": 4000, "report": 2000, "corpus": 50000},
     notices=("312 repeated texts were dropped.",),
@@ -276,6 +284,14 @@ def test_page_and_terminal_tell_the_decision_before_all_else_and_what_was_tried(
     for candidate in result.candidates:
         assert candidate.name in page and candidate.reason[1:] in page
     assert all(notice in page and notice in notes for notice in result.notices)
+
+
+def test_the_page_tells_on_which_engine_all_was_measured():
+    page = render_page(PAYING)
+    row = re.search(r'<tr class="cascade">\s*<th scope="row">openvino int8</th>(.*?)</tr>', page, re.DOTALL)
+    assert row is not None and "0.3 % of 1,000" in row[1] and "openvino float32" in page
+    page = render_page(replace(PAYING, engine=EngineChoice("torch", "bfloat16")))
+    assert "Everything on this page was measured with torch in bfloat16." in page
 
 
 def test_the_page_of_a_cascade_that_pays_holds_its_numbers():

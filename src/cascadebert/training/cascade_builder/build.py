@@ -293,6 +293,7 @@ def finish(
         reasons=tuple(reasons) if missed is None else (missed,),
         output=output,
         model=job.files.name,
+        engine=job.engine,
         target=target,
         parts=parts.counts,
         notices=parts.notices,

@@ -9,6 +9,7 @@ from typing import Literal
 from cascadebert.evaluation.benchmark import BenchmarkResult
 from cascadebert.thresholds.operating_point import Target
 from cascadebert.thresholds.stage_choice import HeldOutMetrics
+from cascadebert.tuning.engine_choice import EngineChoice
 from cascadebert.types import Interval
 
 State = Literal["made", "not made", "the classifier"]
@@ -87,6 +88,7 @@ class BuildResult:
         reasons: the verdict in sentences.
         output: the folder with the cascade and the report.
         model: the classifier, as it was named.
+        engine: the engine and precision that all was timed and certified on, and the others that were tried.
         target: the requirement.
         parts: examples by purpose: train, tune, certify, report, and corpus.
         notices: what was dropped or left out, one sentence each.
@@ -101,6 +103,7 @@ class BuildResult:
     reasons: tuple[str, ...]
     output: Path
     model: str
+    engine: EngineChoice
     target: Target
     parts: dict[str, int]
     notices: tuple[str, ...]
