@@ -291,7 +291,7 @@ def test_the_page_tells_on_which_engine_all_was_measured():
     row = re.search(r'<tr class="cascade">\s*<th scope="row">openvino int8</th>(.*?)</tr>', page, re.DOTALL)
     assert row is not None and "0.3 % of 1,000" in row[1] and "openvino float32" in page
     page = render_page(replace(PAYING, engine=EngineChoice("torch", "bfloat16")))
-    assert "Everything on this page was measured with torch in bfloat16." in page
+    assert "The cascade, its stages and the candidates run on torch in bfloat16." in page
 
 
 def test_the_page_of_a_cascade_that_pays_holds_its_numbers():
