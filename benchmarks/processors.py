@@ -3,9 +3,10 @@
     python benchmarks/processors.py epyc-zen4 --data ../shared/data
     python benchmarks/processors.py epyc-as-avx2 --data ../shared/data --limit AVX2
 
-Ten minutes, nothing beside it. Times are of models with random weights; labels are compared where classifiers
-that `benchmarks/build.py` made are at hand. With `--limit`, oneDNN, MKL and torch use no newer instructions,
-so a processor stands in for a lesser one; ONNX Runtime cannot be limited and is left out.
+Five minutes, nothing beside it; a quarter of an hour where classifiers that `benchmarks/build.py` made are at
+hand, whose labels are compared then. A killed run goes on after the last model. Times are of models with
+random weights. With `--limit`, oneDNN, MKL and torch use no newer instructions, so a processor stands in for a
+lesser one; ONNX Runtime cannot be limited and is left out.
 
 Results: results/inference/processors/NAME.json.
 """
@@ -35,7 +36,7 @@ from cascadebert.timing import interleaved
 from cascadebert.training.trainer import use_bf16
 from cascadebert.types import Texts
 from inference import BATCHES, LENGTH, REPEATS, ROWS, many, neighbours, random_model
-from stored import ROOT, current_commit, write_result
+from stored import ROOT, current_commit, part, write_result
 
 RESULTS = ROOT / "results" / "inference" / "processors"
 MODELS = {"L6-H384": (6, 384), "L12-H768": (12, 768)}
@@ -59,7 +60,10 @@ def main() -> None:
         }
         os.execve(sys.executable, [sys.executable, *sys.argv], os.environ | limits)
     commit, files = current_commit(), [asked.data / task / "validation.parquet" for task in TASKS]
-    rows = [row for name in MODELS for row in measured(name, asked.data, asked.limit)]
+    rows = []
+    for name in MODELS:
+        run = partial(measured, name, asked.data, asked.limit)
+        rows += part(ROOT / "build" / "processors" / asked.name / f"{name}.json", run)["rows"]
     values = {
         "processor": machine(),
         "isa": instruction_sets(),
@@ -80,7 +84,7 @@ def options(limit: str | None) -> list[tuple[str, str]]:
     return [*in_torch, *found]
 
 
-def measured(name: str, data: Path, limit: str | None) -> list[dict[str, Any]]:
+def measured(name: str, data: Path, limit: str | None) -> dict[str, Any]:
     """Milliseconds of a batch, labels kept, and the largest change of a logit by other rows in the batch."""
     layers, hidden = MODELS[name]
     folder = random_model(ROOT / "build" / "inference" / name, layers, hidden)
@@ -106,8 +110,7 @@ def measured(name: str, data: Path, limit: str | None) -> list[dict[str, Any]]:
             "labels_equal": equal or None,
             "neighbour": neighbours(engine),
         })  # fmt: skip
-        print(rows[-1], flush=True)
-    return rows
+    return {"rows": rows}
 
 
 def classifiers(data: Path, layers: int, hidden: int) -> list[tuple[str, Stage, Texts]]:
