@@ -5,8 +5,8 @@
 
 Five minutes, nothing beside it; a quarter of an hour where classifiers that `benchmarks/build.py` made are at
 hand, whose labels are compared then. A killed run goes on after the last model. Times are of models with
-random weights. With `--limit`, oneDNN, MKL and torch use no newer instructions, so a processor stands in for a
-lesser one; ONNX Runtime cannot be limited and is left out.
+random weights. With `--limit`, oneDNN, MKL and torch use no newer instructions, so a processor stands in for
+a lesser one; ONNX Runtime cannot be limited and is left out.
 
 Results: results/inference/processors/NAME.json.
 """
