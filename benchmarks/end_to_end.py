@@ -35,6 +35,11 @@ from cascadebert.inference.tokenizer import StageTokenizer
 from cascadebert.timing import now
 from stored import ROOT, current_commit, write_result
 
+try:
+    from cascadebert.inference import predict_chunks as chunks
+except ImportError:  # a version before it was a module of its own
+    chunks = predict_file  # type: ignore[misc]
+
 ROWS, ROUNDS, SAMPLE = 2_000_000, 3, 20_000
 EXITS = 0.99  # of the rows at the static stage
 LEAST_WORDS = 8  # of a sentence
@@ -78,15 +83,15 @@ def main() -> None:
     write_result(ROOT / "results" / "inference" / "end_to_end.json", values, data=[source], commit=commit)
 
 
-def write_rows(file: Path, source: Path) -> list[str]:
-    """Write the rows; return the first of them."""
+def write_rows(file: Path, source: Path, count: int = ROWS) -> list[str]:
+    """Write so many rows; return the first of them."""
     rng, first = random.Random(0), list[str]()
     sentences = [str(text).split() for text in load_examples(source).texts]
     sentences = [words for words in sentences if len(words) >= LEAST_WORDS]
     with file.open("w", encoding="utf-8", newline="") as lines:
         writer = csv.writer(lines)
         writer.writerow(["text"])
-        for _ in range(ROWS):
+        for _ in range(count):
             one, other = rng.choice(sentences), rng.choice(sentences)
             text = " ".join([*one[: len(one) // 2], *other[len(other) // 2 :]])
             writer.writerow([text])
@@ -130,12 +135,12 @@ def predict(rows: Path, threshold: float) -> dict[str, Any]:
     def logits(stage: Stage, *arguments: Any, **options: Any) -> Any:
         return timed("engine" if stage.layers else "static", run_stage)(stage, *arguments, **options)
 
-    run_stage, real = Stage.logits, {name: getattr(predict_file, name) for name in PART_OF}
+    run_stage, real = Stage.logits, {name: getattr(chunks, name) for name in PART_OF}
     cascade = Cascade((static, small), (1.0, 1.0), OperatingPoint((threshold,)))
     with ExitStack() as patches:
         for name, part in PART_OF.items():
             replacement = read if name == "read_chunks" else timed(part, real[name])
-            patches.enter_context(patch.object(predict_file, name, replacement))
+            patches.enter_context(patch.object(chunks, name, replacement))
         tokenize = timed("tokenize", StageTokenizer.encode)
         patches.enter_context(patch.object(StageTokenizer, "encode", tokenize))
         patches.enter_context(patch.object(Stage, "logits", logits))

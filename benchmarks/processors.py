@@ -5,8 +5,8 @@
 
 Five minutes, nothing beside it; a quarter of an hour where classifiers that `benchmarks/build.py` made are at
 hand, whose labels are compared then. A killed run goes on after the last model. Times are of models with
-random weights. With `--limit`, oneDNN, MKL and torch use no newer instructions, so a processor stands in for
-a lesser one; ONNX Runtime cannot be limited and is left out.
+random weights. With `--limit`, no library uses newer instructions, so a processor stands in for a lesser one:
+oneDNN, MKL and torch are told so, ONNX Runtime is deceived (see mask_cpuid.py).
 
 Results: results/inference/processors/NAME.json.
 """
@@ -36,6 +36,7 @@ from cascadebert.timing import interleaved
 from cascadebert.training.trainer import use_bf16
 from cascadebert.types import Texts
 from inference import BATCHES, LENGTH, REPEATS, ROWS, many, neighbours, random_model
+from mask_cpuid import masked_environment
 from stored import ROOT, current_commit, part, write_result
 
 RESULTS = ROOT / "results" / "inference" / "processors"
@@ -57,6 +58,7 @@ def main() -> None:
             "ONEDNN_MAX_CPU_ISA": asked.limit,
             "MKL_ENABLE_INSTRUCTIONS": LIMITS[asked.limit],
             "ATEN_CPU_CAPABILITY": LIMITS[asked.limit].lower(),
+            **masked_environment(ROOT / "build" / "processors" / "masked", asked.limit),
         }
         os.execve(sys.executable, [sys.executable, *sys.argv], os.environ | limits)
     commit, files = current_commit(), [asked.data / task / "validation.parquet" for task in TASKS]
@@ -78,7 +80,7 @@ def options(limit: str | None) -> list[tuple[str, str]]:
     """Engines and precisions that are measured, torch in float32 first."""
     if limit is not None:  # under which OpenVINO still says that it has bfloat16
         found = [("openvino", one) for one in openvino_precisions() if one != "bfloat16"]
-        return [("torch", "float32"), *found]
+        return [("torch", "float32"), ("onnxruntime", "float32"), ("onnxruntime", "int8"), *found]
     found = [one for one in engine_options("auto", "auto") if one[0] != "torch"]
     in_torch = [("torch", "float32"), ("torch", "bfloat16")] if use_bf16(None) else [("torch", "float32")]
     return [*in_torch, *found]

@@ -151,7 +151,9 @@ def test_guarantees_that_make_no_sense_are_refused(run, cascade, rows, words, me
 @pytest.mark.slow
 def test_bench_keeps_its_contract(run, cascade, rows, tmp_path):
     picture = tmp_path / "bench.svg"
-    code, values, _ = run("bench", cascade, rows, "--repeats", 2, "--plot", picture, "--json")
+    words = ("bench", cascade, rows, "--repeats", 2, "--plot", picture, "--price-per-hour", 3.6, "--json")
+    code, values, said = run(*words)
+    assert "cost of a million" in said and f"{1000 / values['cascade']['examples_per_second']:,.2f}" in said
     assert code == 0 and picture.read_text("utf-8").startswith("<?xml")
     engine = Cascade.from_pretrained(cascade).stages[-1].engine
     for name in ("cascade", "last_stage"):

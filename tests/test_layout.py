@@ -22,7 +22,7 @@ LAYERS = (
     ("persistence",),
     ("thresholds", "data"),
     ("paths",),
-    ("atomic", "environment", "progress"),
+    ("atomic", "environment", "progress", "remote_files"),
     ("timing", "types"),
     ("errors",),
 )

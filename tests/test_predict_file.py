@@ -112,7 +112,7 @@ def test_a_killed_run_goes_on_and_writes_the_same_bytes(cascade, saved, tmp_path
 def begun(cascade: Cascade, source: Path, output: Path, monkeypatch, **options: object) -> None:
     """Leave all chunks done and nothing written, as if the run had been interrupted at its end."""
     with monkeypatch.context() as patch:
-        patch.setattr("cascadebert.inference.predict_file._Run.finish", lambda *_: None)
+        patch.setattr("cascadebert.inference.predict_chunks.PredictRun.finish", lambda *_: None)
         predict_file(cascade, source, output, **options)
 
 

@@ -15,6 +15,7 @@ from typing import TypeAlias
 
 from cascadebert.atomic import is_device, open_descriptor, temporary_path
 from cascadebert.errors import DataError, remedy_for
+from cascadebert.remote_files import is_file, remote_url
 
 WORK = "the work folder"  # as a role
 STANDARD_STREAM = Path("-")  # as an input or an output
@@ -72,10 +73,12 @@ def ensure_writable_file(path: Path, *, overwrite: bool) -> None:
             name = "standard output" if open_descriptor(path) == 1 else shown(path)
             raise DataError(f"{name} may not be written to. Choose another output.")
         return
-    ensure_creatable(path)
+    url = remote_url(path)
+    if url is None:
+        ensure_creatable(path)
     if path.is_dir():
         raise DataError(f"{shown(path)} is a folder; expected a file to write")
-    if path.exists() and not overwrite:
+    if (path.exists() if url is None else is_file(url)) and not overwrite:
         raise DataError(
             f"{shown(path)} exists already. Choose another output, or replace it with --overwrite."
         )
@@ -121,7 +124,7 @@ def is_standard_output(path: Path) -> bool:
 
 def shown(path: Path) -> str:
     """A path for a message, shortened in the middle if it is long."""
-    text = str(path)
+    text = remote_url(path) or str(path)
     return text if len(text) <= MAX_SHOWN else f"{text[: MAX_SHOWN // 2]}...{text[-MAX_SHOWN // 2 :]}"
 
 
@@ -211,7 +214,7 @@ def _existing(value: object) -> Iterator[Path]:
     """The paths that are there, with what links inside of folders lead to."""
     for path in _paths(value):
         name = str(path)
-        if path == STANDARD_STREAM or os.path.lexists(name):
+        if path == STANDARD_STREAM or os.path.lexists(name) or remote_url(path):
             found = [path]
         elif "@" in name and os.path.lexists(name.rpartition("@")[0]):
             found = [Path(name.rpartition("@")[0])]

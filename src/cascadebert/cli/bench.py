@@ -20,6 +20,9 @@ def bench(
     *,
     data_options: o.LabeledDataOptions,
     repeats: Annotated[int, typer.Option(min=1, help="Timed runs of each, interleaved.")] = 5,
+    price_per_hour: Annotated[
+        float | None, typer.Option(min=0, help="Price of this machine; adds the cost of a million texts.")
+    ] = None,
     plot: Annotated[Path | None, o.option("SVG file to write, with the throughputs.", "FILE")] = None,
     engine: o.EngineOptions,
 ) -> None:
@@ -32,15 +35,16 @@ def bench(
         ensure_plot_writable(plot)
     columns, cascade = data_options.columns(), engine.load(folder)
     result = benchmark(cascade, data, columns=columns, repeats=repeats)
-    rows = [("", "engine", "texts/s", "range", "accuracy", "accuracy drop (95 %)", "agreement")]
+    header = ("", "engine", "texts/s", "range", "accuracy", "accuracy drop (95 %)", "agreement")
+    rows = [header if price_per_hour is None else (*header, "cost of a million")]
     for timed in (result.cascade, result.last_stage, *result.others):
         name = f"{timed.name} (the last)" if timed is result.last_stage else timed.name
         rates = f"{timed.examples_per_second:,.0f}", f"{timed.range[0]:,.0f} - {timed.range[1]:,.0f}"
         accuracy = "n/a" if timed.accuracy is None else percent(timed.accuracy)
         drop = "" if timed.accuracy_drop is None else points(timed.accuracy_drop)
-        rows.append(
-            (name, f"{timed.engine} {timed.precision}", *rates, accuracy, drop, percent(timed.agreement))
-        )
+        row = (name, f"{timed.engine} {timed.precision}", *rates, accuracy, drop, percent(timed.agreement))
+        cost = () if price_per_hour is None else (f"{timed.cost_per_million(price_per_hour):,.2f}",)
+        rows.append((*row, *cost))
     print_table(*rows)
     typer.echo(", ".join([result.machine, *result.instruction_sets]))
     typer.echo(

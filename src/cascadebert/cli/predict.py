@@ -12,8 +12,8 @@ from cascadebert.cli.render import JSON_ENABLED, percentages, print_json, print_
 from cascadebert.errors import CascadeError
 from cascadebert.paths import is_standard_output
 
-SOURCE = "File, folder of files, pattern in quotes, or - for standard input (see docs/data.md)."
-OUTPUT = "File to write; its suffix sets its format; - for standard output."
+SOURCE = "File, folder of files, pattern in quotes, URL, or - for standard input (see docs/data.md)."
+OUTPUT = "File or URL to write; its suffix sets its format; - for standard output."
 SHARD = "Predict one of N parts of the rows, from 1/N to N/N; in turn, their outputs are the whole."
 TRUNCATE = "Cut texts that are longer than the stages read; otherwise such rows are invalid."
 

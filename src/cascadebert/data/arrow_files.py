@@ -33,9 +33,7 @@ def read_arrow_layout(file: DataFile) -> ArrowLayout:
     """Read the schema of a file. Raises DataError if it is damaged."""
     with _damage_reported(file):
         if file.format == "parquet":
-            import pyarrow.parquet
-
-            with pyarrow.parquet.ParquetFile(file.path) as source:
+            with _open_parquet(file) as source:
                 return _layout(source.schema_arrow, source.metadata.num_rows)
         schema, batches = _ipc_batches(file)
         return _layout(schema, sum(batch.num_rows for batch in batches))
@@ -67,14 +65,18 @@ def _batches(
     if file.format == "arrow":
         yield from (_validated(batch.select(wanted)) for batch in _ipc_batches(file)[1])
         return
-    import pyarrow.parquet
-
     names = list(layout.types)
     # by name, pyarrow would read every column of a repeated name, and a dot means a field of a struct
     select = len(wanted) < len(names) and not layout.repeated and not any("." in name for name in names)
-    with pyarrow.parquet.ParquetFile(file.path) as source:
+    with _open_parquet(file) as source:
         for batch in source.iter_batches(rows, columns=[names[i] for i in wanted] if select else None):
             yield batch if select else batch.select(wanted)
+
+
+def _open_parquet(file: DataFile) -> pyarrow.parquet.ParquetFile:
+    import pyarrow.parquet
+
+    return pyarrow.parquet.ParquetFile(file.path if file.url is None else file.open())
 
 
 def _validated(batch: pyarrow.RecordBatch) -> pyarrow.RecordBatch:
@@ -94,11 +96,13 @@ def _ipc_batches(file: DataFile) -> tuple[pyarrow.Schema, Iterable[pyarrow.Recor
     """Schema and batches of an Arrow file in the stream form, which `datasets` writes, or the file form."""
     import pyarrow
 
-    memory = pyarrow.memory_map(str(file.path))
+    memory = pyarrow.memory_map(str(file.path)) if file.url is None else pyarrow.PythonFile(file.open())
     try:
         stream = pyarrow.ipc.open_stream(memory)
+        place = memory.tell()
         if memory.size() and not memory.read_at(8, memory.size() - 8).endswith(_END_OF_STREAM):
             raise OSError("it breaks off before its end")
+        memory.seek(place)  # a file at a URL is where it was read last
         return stream.schema, stream
     except pyarrow.ArrowInvalid:
         memory.seek(0)

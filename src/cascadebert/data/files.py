@@ -10,10 +10,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import takewhile
 from pathlib import Path
-from typing import Any, Literal
+from typing import IO, Any, Literal
 from urllib.parse import unquote
 
 from cascadebert.errors import DataError, reason
+from cascadebert.remote_files import list_files, open_file, remote_url
 
 Format = Literal["csv", "tsv", "json", "txt", "parquet", "arrow"]
 FORMATS: Mapping[str, Format] = {
@@ -47,6 +48,11 @@ class DataFile:
     format: Format
     compression: str = ""  # ".gz", ".zst" or none
     partition: Mapping[str, str | None] = field(default_factory=dict)  # columns in the names of its folders
+    url: str | None = None  # where it lies if not on this machine
+
+    def open(self) -> IO[bytes]:
+        """Its bytes as they are stored."""
+        return self.path.open("rb") if self.url is None else open_file(self.url)
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,7 +81,7 @@ def is_input(name: str) -> bool:
     path, base = Path(name), Path(name.rpartition("@")[0])
     if path.is_dir() or (not path.exists() and "@" in name and base.is_dir()):
         return not _has_card(path if path.is_dir() else base)
-    exists = os.path.lexists(path) or ("@" in name and base.exists())
+    exists = remote_url(path) is not None or os.path.lexists(path) or ("@" in name and base.exists())
     return exists or name == "-" or glob.has_magic(name) or split_format(path) is not None
 
 
@@ -91,13 +97,15 @@ def _has_card(folder: Path) -> bool:
 
 
 def find_files(source: Path, *, split: str | None = None) -> DataFiles:
-    """The files of an input: a file, those of a folder, of `FOLDER@SPLIT` or of a pattern.
+    """The files of an input: a file, those of a folder, of `FOLDER@SPLIT` or of a pattern; also at a URL.
 
     With `split`, a folder whose files are named for splits gives those of this one.
 
     Raises DataError if there is none, one cannot be read, or the format of a single file is unknown.
     """
     name = str(source)
+    if url := remote_url(source):
+        return _remote_files(url, split)
     if source.is_dir():
         return _folder_files(source, split)
     if source.is_file():
@@ -130,6 +138,35 @@ def _matching_files(pattern: str) -> DataFiles:
     if not found:
         raise DataError(f"{pattern}: no file matches this pattern")
     return DataFiles(tuple(found[path] for path in sorted(found)), pattern, tuple(skipped))
+
+
+def _remote_files(url: str, split: str | None) -> DataFiles:
+    """The same of what lies at a URL."""
+    folder, found = url, list_files(url)
+    base, _, named_split = url.rpartition("@")
+    asked = not found and bool(base)
+    if asked:
+        folder, split, found = base, named_split, list_files(base)
+    if not found:
+        raise DataError(f"{url}: no such file or folder, or no file matches this pattern")
+    files, skipped = list[DataFile](), list[str]()
+    for name, place in found.items():
+        path, form = Path(name), split_format(Path(name))
+        if path.name == SAVED_DATASET:
+            raise DataError(f"{url} is a saved data set. Give its files: '{folder}/*.arrow'")
+        if form is None and list(found.values()) == [url]:
+            raise DataError(f"{url}: expected {EXPECTED}")
+        if any(map(_is_hidden, path.parts)):
+            continue
+        if form is None:
+            skipped.append(name)
+        else:
+            files.append(DataFile(path, name, *form, _partition(path), place))
+    if split is not None and url not in found.values():
+        files = _of_split(files, Path(), split, must_have=asked)
+    if not files:
+        raise DataError(f"{url} is a folder without data: expected in it {EXPECTED}.")
+    return DataFiles(tuple(files), url, tuple(skipped))
 
 
 def _check_no_loop(folders: Sequence[Path]) -> None:

@@ -59,15 +59,15 @@ def _check_start(start: bytes, name: str, encoding: str | None) -> None:
 def open_bytes(file: DataFile) -> Iterator[Any]:
     """Open a file for reading, decompressed, with `peek`."""
     if file.compression == ".gz":
-        with gzip.open(file.path) as raw:
+        with file.open() as stored, gzip.open(stored) as raw:
             yield raw
     elif file.compression == ".zst":
         with extra("tune"):
             import pyarrow
-        with io.BufferedReader(pyarrow.input_stream(str(file.path), compression="zstd")) as buffered:
-            yield buffered
+        with file.open() as stored, pyarrow.input_stream(stored, compression="zstd") as raw:
+            yield io.BufferedReader(raw)
     else:
-        with file.path.open("rb") as raw:
+        with file.open() as raw:
             yield raw
 
 

@@ -42,6 +42,10 @@ class TimedPredictor:
     agreement: float  # fraction of predictions equal to the last stage's
     accuracy_drop: Interval | None  # accuracy of the last stage minus its own, with a 95 % interval
 
+    def cost_per_million(self, price_per_hour: float) -> float:
+        """Price of a million texts, on a machine that costs so much in an hour."""
+        return price_per_hour * 1e6 / self.examples_per_second / 3600
+
 
 @dataclass(frozen=True)
 class BenchmarkResult:

@@ -24,6 +24,7 @@ from cascadebert.atomic import (
 from cascadebert.data.table import Chunk
 from cascadebert.errors import CascadeError, extra
 from cascadebert.paths import ensure_writable_file
+from cascadebert.remote_files import download, list_files, remote_url, remove, upload
 
 log = logging.getLogger("cascadebert")
 
@@ -45,12 +46,30 @@ class Job:
 class Work:
     """The folder `OUTPUT.work`: a report on each chunk that is done, and what was written from all of them.
 
-    `reserved` are existing outputs that may be replaced only by the same, see `written_outputs`.
+    `reserved` are existing outputs that may be replaced only by the same, see `written_outputs`. With `url`,
+    that folder has a copy of the work from which another machine can go on.
     """
 
-    def __init__(self, output: Path, reserved: Collection[Path] = ()) -> None:
+    def __init__(self, output: Path, reserved: Collection[Path] = (), url: str | None = None) -> None:
         self.folder = work_directory(output)
         self._reserved = reserved
+        self._url = url
+        self._fetch()
+
+    def _fetch(self) -> None:
+        """Copy work from the URL. Raises CascadeError if something else lies there."""
+        found = {} if self._url is None else list_files(self._url)
+        if found and WORK_MARKER not in found:
+            raise CascadeError(
+                f"{self._url} exists and was not created by cascadebert. Move it, or choose another --output."
+            )
+        for name, url in found.items():
+            download(url, self._file(name))
+
+    def _copy(self, *files: Path) -> None:
+        """Copy files to the URL, if there is one."""
+        for file in files if self._url is not None else ():
+            upload(file, f"{self._url}/{file.name}")
 
     def begin_or_resume(self, job: Job, batch_tokens: Callable[[], list[int]]) -> list[int]:
         """Resume work of the same job, or begin; returns the batch sizes that the work began with.
@@ -71,10 +90,12 @@ class Work:
             log.warning("%s: %s: all rows are predicted", self.folder, what)
             for file in self._reports():
                 file.unlink()
+            self._remove_copy()
             state = {}
         sizes: list[int] = state["batch_tokens"] if state else batch_tokens()
         state = {"version": VERSION, "options": options, "columns": columns, "batch_tokens": sizes}
         write_text_atomically(self._file(_JOB), json.dumps({**state, "delimiters": job.delimiters}))
+        self._copy(self._file(WORK_MARKER), self._file(_JOB))
         return sizes
 
     def _check_options(
@@ -108,7 +129,9 @@ class Work:
 
     def store(self, number: int, report: Mapping[str, Any]) -> None:
         """Write the report on a chunk, which makes it done."""
-        write_text_atomically(self._file(f"{number:08d}.json"), json.dumps(report))
+        file = self._file(f"{number:08d}.json")
+        write_text_atomically(file, json.dumps(report))
+        self._copy(*(part for part in self.folder.glob(f"{number:08d}.*") if part != file), file)
 
     def report(self, number: int) -> dict[str, Any]:
         """The report on a chunk that is done."""
@@ -131,6 +154,9 @@ class Work:
             written = {}
         whole = self._file(name)
         write(whole)
+        if url := remote_url(path):
+            upload(whole, url)
+            return
         with atomic_file(path) as temporary:
             shutil.move(whole, temporary)
             if not is_device(path):
@@ -150,6 +176,11 @@ class Work:
         removed = temporary_path(self.folder.with_name("work"))
         self.folder.rename(removed)
         shutil.rmtree(removed)
+        self._remove_copy()
+
+    def _remove_copy(self) -> None:
+        if self._url is not None:
+            remove(self._url)
 
     def remove_if_empty(self) -> None:
         """Remove the folder if no chunk is done."""
