@@ -20,7 +20,7 @@ from cascadebert.inference.predict_work import Work
 from cascadebert.thresholds.confidence import Score
 from killing import run_killed
 
-MODULE = "cascadebert.inference.predict_file"
+MODULE = "cascadebert.inference.predict_chunks"
 STANDARD = ("-", "/dev/stdout", "/dev/fd/1", "/proc/self/fd/1", "link.csv")
 ROWS = "text,label,confidence,stage\na good film,"
 
@@ -159,7 +159,7 @@ ENDS = {
 def ended(request, cascade, tmp_path, source, monkeypatch):
     """The names of the outputs of a run that ended while it wrote them."""
     function, number, owner, left = ENDS[request.param]
-    monkeypatch.setattr(f"{MODULE}.CHUNK_ROWS", 2)
+    monkeypatch.setattr("cascadebert.inference.predict_file.CHUNK_ROWS", 2)
     with monkeypatch.context() as patch:
         stop(patch, function, number, owner)
         with pytest.raises(KeyboardInterrupt):
@@ -387,7 +387,7 @@ def test_the_work_of_a_model_without_files_is_never_resumed(cascade, tmp_path, m
 )
 def test_a_bad_row_tells_whether_rows_are_kept(cascade, tmp_path, monkeypatch, content, output, kept):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(f"{MODULE}.CHUNK_ROWS", 2)
+    monkeypatch.setattr("cascadebert.inference.predict_file.CHUNK_ROWS", 2)
     with pytest.raises(DataError, match="Mend the row and run the same command again") as error:
         predict_file(cascade, write(Path("in.csv"), content), Path(output))
     assert ("(rows that are done are kept)" in str(error.value)) == kept == Path("out.csv.work").exists()
