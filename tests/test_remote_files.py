@@ -190,6 +190,8 @@ def test_another_machine_goes_on_where_one_was_lost(cascade, bucket, tmp_path, m
     kept = list(list_files(f"{URL}/out.csv.work"))
     assert [name for name in kept if name.startswith("0") and name.endswith(".json")][-1] == "00000003.json"
     predicted.insert(0, -1)  # past the interruption
+    with pytest.raises(CascadeError, match=r"^memory://bucket/out.csv.work is unfinished work"):
+        predict_file(cascade, source, output, truncate=False)
     predict_file(cascade, source, output)
     assert len(predicted) == 1 + 4 + 6
     assert list(list_files(f"{URL}/out.csv.work")) == []
@@ -211,6 +213,15 @@ def test_outputs_are_guarded_as_on_this_machine(cascade, bucket, tmp_path):
     bucket("other.csv.work/thing", tmp_path / "in.csv")
     with pytest.raises(CascadeError, match=r"other.csv.work exists and was not created by cascadebert"):
         predict_file(cascade, source, Path(f"{URL}/other.csv"))
+
+
+def test_the_command_line_names_the_url(saved, bucket, tmp_path, run):
+    source = bucket("in.csv", write_texts(tmp_path / "in.csv"))
+    rejects = ("--rejects", f"{URL}/bad.csv")
+    code, values, said = run("predict", saved, source, "--output", f"{URL}/out.csv", *rejects)
+    assert code == 0 and "100 predictions written to memory://bucket/out.csv" in said
+    _, values, _ = run("predict", saved, source, "--output", f"{URL}/two.csv", "--json")
+    assert values["output"] == "memory://bucket/two.csv"
 
 
 def test_bad_rows_are_written_to_a_url(cascade, bucket, tmp_path):

@@ -10,7 +10,8 @@ import typer
 from cascadebert.cli import options as o
 from cascadebert.cli.render import JSON_ENABLED, percentages, print_json, print_notices
 from cascadebert.errors import CascadeError
-from cascadebert.paths import is_standard_output
+from cascadebert.paths import is_standard_output, shown
+from cascadebert.remote_files import remote_url
 
 SOURCE = "File, folder of files, pattern in quotes, URL, or - for standard input (see docs/data.md)."
 OUTPUT = "File or URL to write; its suffix sets its format; - for standard output."
@@ -53,17 +54,22 @@ def predict(
         overwrite=overwrite,
     )
     exits = percentages(result.exit_rates)
-    target = "standard output" if is_standard_output(output) else output
+    target = "standard output" if is_standard_output(output) else shown(output)
     count = f"{result.n:,} prediction{'' if result.n == 1 else 's'}"
     typer.echo(f"{count} written to {target}; exits by stage: {exits}", err=bool(printed))
-    if result.rejected:
+    if rejects is not None and result.rejected:
         rows = (
             "1 row is invalid and was"
             if result.rejected == 1
             else f"{result.rejected:,} rows are invalid and were"
         )
-        print_notices([f"{rows} written to {rejects}"])
+        print_notices([f"{rows} written to {shown(rejects)}"])
     print_notices(truncation_notices(cascade.stages, result.truncated, result.n))
-    values = {"output": output, "n": result.n, "exit_rates": result.exit_rates, "rejects": result.rejected}
+    values = {
+        "output": remote_url(output) or output,
+        "n": result.n,
+        "exit_rates": result.exit_rates,
+        "rejects": result.rejected,
+    }
     values["truncated"] = result.truncated
     print_json(values, uncertified_reason=cascade.uncertified_reason)

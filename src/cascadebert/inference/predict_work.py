@@ -56,6 +56,11 @@ class Work:
         self._url = url
         self._fetch()
 
+    @property
+    def _place(self) -> str:
+        """Where the user finds it."""
+        return self._url or str(self.folder)
+
     def _fetch(self) -> None:
         """Copy work from the URL. Raises CascadeError if something else lies there."""
         found = {} if self._url is None else list_files(self._url)
@@ -87,7 +92,7 @@ class Work:
         if state and (state["columns"] != columns or not job.resumable):
             what = "the columns of the input have changed" if job.resumable else "its model may be another"
             self.begin_anew()
-            log.warning("%s: %s: all rows are predicted", self.folder, what)
+            log.warning("%s: %s: all rows are predicted", self._place, what)
             for file in self._reports():
                 file.unlink()
             self._remove_copy()
@@ -113,7 +118,7 @@ class Work:
 
     def _refusal(self, of_what: str) -> CascadeError:
         return CascadeError(
-            f"{self.folder} is unfinished work of another run, {of_what}. Give the same options to resume "
+            f"{self._place} is unfinished work of another run, {of_what}. Give the same options to resume "
             "it, remove the folder to start afresh, or choose another --output."
         )
 
