@@ -69,7 +69,7 @@ class ScriptedDispatcher:
 
     def state(self) -> DispatcherState:
         stages = tuple(StageState(f"stage {i}", 0, 0.0, True, None, 10) for i in (1, 2))
-        return DispatcherState(self.ready, 0, OPERATING_POINTS, None, 0, 0.0, 0.05, 0, stages, 0, 1)
+        return DispatcherState(self.ready, 0, OPERATING_POINTS, None, 0, 0.0, 0.05, 0, 0, stages, 0, 1)
 
 
 class RunningServer:

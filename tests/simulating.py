@@ -59,7 +59,7 @@ class SimulatedLoad:
         """Submit a request."""
         self.offered += 1
         try:
-            future = self.tracker.admit(["x"] * self.texts, RequestOptions(), at, characters=100 * self.texts)
+            future = self.tracker.admit(["x" * 100] * self.texts, RequestOptions(), at)
         except Overloaded:
             self.rejected += 1
             return

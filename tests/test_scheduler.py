@@ -33,15 +33,15 @@ def cascade(make_cascade):
     return with_exact_engines(make_cascade(2, thresholds=(1.0,)))
 
 
-def admit(tracker, texts, at, *, characters, **options):
+def admit(tracker, texts, at, **options):
     """Let a request in."""
-    future = tracker.admit(texts, RequestOptions(**options), at, characters=characters)
+    future = tracker.admit(texts, RequestOptions(**options), at)
     return next(request for request in tracker.requests if request.future is future)
 
 
 def ask(tracker, texts, at, **options):
     """Let a request in, and have its texts read."""
-    request = admit(tracker, texts, at, characters=20, **options)
+    request = admit(tracker, texts, at, **options)
     task = tracker.take(at)
     assert isinstance(task, TokenizeTask)
     tracker.tokenized(task, tokenize(tracker.cascade, task), at)
@@ -109,7 +109,7 @@ def test_rows_past_their_deadline_are_never_given_to_a_stage(cascade):
 
 def test_a_text_past_its_deadline_is_not_even_tokenized(cascade):
     tracker = tracker_of(cascade)
-    admit(tracker, [SHORT], 0.0, characters=4, deadline=1.0)
+    admit(tracker, [SHORT], 0.0, deadline=1.0)
     assert tracker.take(2.0) is None and not tracker.requests and tracker.estimated_delay == 0
 
 

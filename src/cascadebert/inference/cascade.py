@@ -104,6 +104,17 @@ class Cascade:
         )
 
     @property
+    def deferral_rates(self) -> list[float]:
+        """(num_stages - 1,) expected fraction of the texts at each stage that it defers.
+
+        Without measured exit rates, as many texts exit at each stage.
+        """
+        count, metrics = len(self.stages), self.operating_point.metrics
+        rates = (1 / count,) * count if metrics is None else metrics.exit_rates
+        reached = np.maximum(np.cumsum(rates[::-1])[::-1], 1e-6)
+        return [float(rate) for rate in reached[1:] / reached[:-1]]
+
+    @property
     def label_names(self) -> tuple[str, ...]:
         """The labels, in the order of the columns of every probability array."""
         return self.stages[-1].label_names

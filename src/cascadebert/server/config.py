@@ -30,6 +30,9 @@ class ServerConfig:
         2048, OVERLOAD, "N", "Maximum number of accepted texts without a result, queued or running."
     )
     max_client_batch_size: int = _option(256, SERVER, "N", "Maximum number of texts per request.")
+    cache_size: int = _option(
+        0, SERVER, "N", "Number of texts whose predictions are remembered, for traffic that repeats; 0: none."
+    )
     max_characters: int = 20_000  # of a text, or of both texts of a pair
     max_bytes: int = 2_000_000  # of a request body
     adaptive: bool = _option(True, SERVER, None, "Adapt the certified operating point to the load.")
@@ -62,10 +65,12 @@ class ServerConfig:
     def __post_init__(self) -> None:
         for option in fields(self):
             value = getattr(self, option.name)
-            if option.name in ("shadow_rate", "seed") or not isinstance(value, (int, float)):
+            if option.name in ("cache_size", "shadow_rate", "seed") or not isinstance(value, (int, float)):
                 continue
             if not isinstance(value, bool) and value <= 0:
                 raise CascadeError(f"{option.name} must be above 0, not {value}")
+        if self.cache_size < 0:
+            raise CascadeError(f"cache_size must be 0 or more, not {self.cache_size}")
         for origin in self.cors_origins:
             if origin != "*" and not re.fullmatch(ORIGIN, origin):
                 expected = "scheme, host and port without a path, such as http://localhost:3000, or *"

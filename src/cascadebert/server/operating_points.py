@@ -22,6 +22,19 @@ def certified_operating_points(cascade: Cascade) -> tuple[CertifiedPoint, ...]:
     return distinct_points(certificate.points)
 
 
+def why_uncertified(reason: str | None, *, max_stage: int | None, degraded: bool) -> str | None:
+    """Why the certificate does not cover a request; None if it does.
+
+    `reason` is why it covers none, `max_stage` what the request asked for, if that is not the last stage.
+    """
+    reasons = [] if reason is None else [f"nothing is certified here: {reason}"]
+    if max_stage is not None:
+        reasons.append(f"the request set max_stage to {max_stage}")
+    if degraded:
+        reasons.append("an earlier stage predicted for some texts, as a later one is unavailable")
+    return "; ".join(reasons) or None
+
+
 def distinct_points(points: Sequence[CertifiedPoint]) -> tuple[CertifiedPoint, ...]:
     """The points that differ noticeably in speed, from most conservative to fastest, as `points` are.
 

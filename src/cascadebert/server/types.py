@@ -92,6 +92,7 @@ class DispatcherState:
     estimated_delay: float  # seconds of queueing expected for a new request
     admission_delay_limit: float  # seconds of that delay above which requests are rejected
     inflight_texts: int
+    cached_texts: int  # answered with a remembered result since the start
     stages: tuple[StageState, ...]
     shadow_backlog: int  # texts waiting for shadow evaluation; after `drain`, those never evaluated
     workers: int  # threads that run batches

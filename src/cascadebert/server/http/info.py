@@ -34,6 +34,7 @@ def server_info(
         "estimated_delay_ms": round(1000 * state.estimated_delay, 3),
         "admission_delay_limit_ms": round(1000 * state.admission_delay_limit, 3),
         "inflight_texts": state.inflight_texts,
+        "cached_texts": state.cached_texts,
         "shadow_queue_size": state.shadow_backlog,
         "monitoring": None if monitor is None else asdict(monitor),
         "config": {key: value for key, value in asdict(config).items() if key not in ("token", "seed")},

@@ -29,6 +29,7 @@ DISPATCHER: Table = (
     (GAUGE, "estimated_queue_delay_seconds", "Estimated queueing delay of a new request.", "estimated_delay"),
     (GAUGE, "admission_delay_limit_seconds", "Highest estimated delay admitted.", "admission_delay_limit"),
     (GAUGE, "inflight_texts", "Number of texts accepted and not completed.", "inflight_texts"),
+    (COUNTER, "cached_texts", "Number of texts answered with a remembered prediction.", "cached_texts"),
     (GAUGE, "shadow_queue_size", "Number of texts that wait for shadow evaluation.", "shadow_backlog"),
 )
 STAGE: Table = (

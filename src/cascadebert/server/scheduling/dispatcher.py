@@ -100,14 +100,15 @@ class BatchDispatcher:
             StageUnavailable: if the first stage is down.
             ServiceUnavailable: before `start` and after `drain`.
         """
-        characters = self._validate(texts, options)
+        self._validate(texts, options)
         with self._lock:
             if not self._accepting:
                 raise ServiceUnavailable("the server is starting or stopping")
             at = self._clock()
             self._tracker.adapt(at)
-            future = self._tracker.admit(texts, options, at, characters=characters)
+            future = self._tracker.admit(texts, options, at)
             self._wake.notify()
+        self._resolve_futures()  # of a request all of whose results were remembered
         return future
 
     def drain(self, seconds: float) -> bool:
@@ -140,8 +141,7 @@ class BatchDispatcher:
         with self._lock:
             return self._tracker.state(self._clock(), accepting=self._accepting)
 
-    def _validate(self, texts: Texts, options: RequestOptions) -> int:
-        """Validate a request; returns the number of characters."""
+    def _validate(self, texts: Texts, options: RequestOptions) -> None:
         if isinstance(texts, str):
             raise DataError("expected a list of texts (or of pairs), got one string: put it in a list")
         limit, count = self._config.max_queue_size, len(self._cascade.stages)
@@ -151,9 +151,8 @@ class BatchDispatcher:
             raise DataError(f"max_stage must be from 1 to {count}, not {options.max_stage}")
         if options.deadline is not None and options.deadline <= 0:
             raise DataError(f"the deadline must be a number of seconds above 0, not {options.deadline}")
-        characters = _count_characters(texts)
+        _check_texts(texts)
         self._cascade.check_input_kind(texts)
-        return characters
 
     def _resolve_futures(self) -> None:
         """Resolve the futures of completed requests; without the lock, as their callbacks run here."""
@@ -293,18 +292,16 @@ class BatchDispatcher:
             self._wake.notify_all()
 
 
-def _count_characters(texts: Sequence[Any]) -> int:
-    """The number of characters of all texts. Raises DataError if they are not all strings, or all pairs."""
-    characters, kinds = 0, set[int]()
+def _check_texts(texts: Sequence[Any]) -> None:
+    """Raise DataError if they are not all strings, or all pairs of strings."""
+    kinds = set[int]()
     for number, text in enumerate(texts, start=1):
         parts = text if isinstance(text, (tuple, list)) and len(text) == 2 else (text,)
         if not all(isinstance(part, str) for part in parts):
             raise DataError(f"text {number}: expected a string or a pair of strings, got {text!r:.40}")
         kinds.add(len(parts))
-        characters += sum(len(part) for part in parts)
     if len(kinds) > 1:
         raise DataError("expected all texts, or all pairs of texts; got both")
-    return characters
 
 
 def _test_stage(stage: Stage, plan: StagePlan | None = None) -> str | None:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from bisect import bisect_left, insort
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+
+AnyText = str | Sequence[str]
 
 DECAY = 0.98
 PRIOR_TOKENS = 1024
@@ -48,9 +50,9 @@ class LoadEstimator:
         self._tokens_per_character = DecayingRatio(TOKENS_PER_CHARACTER, PRIOR_TOKENS)
         self._tokenizer_seconds = DecayingRatio(TOKENIZER_SECONDS_PER_TOKEN, PRIOR_TOKENS)
 
-    def record_tokenization(self, characters: int, tokens: int, seconds: float) -> None:
-        """Record that a request was tokenized."""
-        self._tokens_per_character.add(tokens, max(1, characters))
+    def record_tokenization(self, texts: Iterable[AnyText], tokens: int, seconds: float) -> None:
+        """Record that texts were tokenized."""
+        self._tokens_per_character.add(tokens, max(1, _count_characters(texts)))
         self._tokenizer_seconds.add(seconds, max(1, tokens))
 
     def record_batch(self, stage: int, tokens: int, seconds: float, *, deferred: int | None = None) -> None:
@@ -59,9 +61,9 @@ class LoadEstimator:
         if deferred is not None and stage < len(self._deferred):
             self._deferred[stage].add(deferred, tokens)
 
-    def expected_tokens(self, characters: int) -> int:
-        """Expected number of tokens of a text."""
-        return max(1, round(characters * self._tokens_per_character.value))
+    def expected_tokens(self, texts: Iterable[AnyText]) -> int:
+        """Expected number of tokens of all texts."""
+        return max(1, round(_count_characters(texts) * self._tokens_per_character.value))
 
     def batch_seconds(self, stage: int, tokens: int) -> float:
         """Expected seconds of a batch."""
@@ -122,3 +124,7 @@ class AdmissionLimit:
     def _replace(self, old: float, new: float) -> None:
         del self._sorted[bisect_left(self._sorted, old)]
         insort(self._sorted, new)
+
+
+def _count_characters(texts: Iterable[AnyText]) -> int:
+    return sum(len(text) if isinstance(text, str) else sum(map(len, text)) for text in texts)

@@ -6,19 +6,26 @@ import logging
 from collections import defaultdict
 from collections.abc import Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 
 from cascadebert.inference.cascade import Cascade
 from cascadebert.server.config import ServerConfig
 from cascadebert.server.monitoring.monitor import QualityMonitor
-from cascadebert.server.operating_points import LoadState, certified_operating_points, next_state
+from cascadebert.server.operating_points import (
+    LoadState,
+    certified_operating_points,
+    next_state,
+    why_uncertified,
+)
 from cascadebert.server.scheduling.autotune import BatchingPlan
 from cascadebert.server.scheduling.load_estimator import AdmissionLimit, LoadEstimator
 from cascadebert.server.scheduling.ordered_reporter import OrderedReporter
 from cascadebert.server.scheduling.requests import BatchTask, Request, Row, Task, TokenizeTask, Tokens
+from cascadebert.server.scheduling.result_cache import ResultCache
 from cascadebert.server.scheduling.scheduler import Scheduler
+from cascadebert.server.scheduling.stage_health import StageHealth
 from cascadebert.server.types import (
     DeadlineExceeded,
     DispatcherState,
@@ -41,16 +48,6 @@ MIN_RETRY_SECONDS = 0.05
 MAX_WORKER_DEATHS = 1
 
 
-@dataclass(slots=True)
-class StageHealth:
-    """Health of one stage; times are in seconds on the dispatcher's clock."""
-
-    reason: str | None = None  # why it is down; None while it is up
-    warmed_up: bool = True
-    probes: int = 0  # running attempts to reach it while it is down
-    next_probe: float = 0.0
-
-
 class RequestTracker:
     """All requests in flight and the operating point; callers hold the lock of the dispatcher."""
 
@@ -58,26 +55,22 @@ class RequestTracker:
         self, cascade: Cascade, plan: BatchingPlan, config: ServerConfig, monitor: QualityMonitor | None
     ) -> None:
         count, point = len(cascade.stages), cascade.operating_point
-        rates = (1 / count,) * count if point.metrics is None else point.metrics.exit_rates
-        reached = np.maximum(np.cumsum(rates[::-1])[::-1], 1e-6)
-        deferred = (reached[1:] / reached[:-1]).tolist()
-        self.load = LoadEstimator([stage.seconds for stage in plan.stages], deferred)
+        self.load = LoadEstimator([stage.seconds for stage in plan.stages], cascade.deferral_rates)
         self.admission = AdmissionLimit(config.latency_target)
         self.scheduler = Scheduler(plan, config)
         self.shadow = OrderedReporter(monitor.record_shadow_result if monitor else lambda *_: None)
-        self.health = [StageHealth() for _ in range(count)]
+        self.results, self.health = ResultCache(config.cache_size), [StageHealth() for _ in range(count)]
         self.late: set[Task] = set()  # batches that run for much longer than expected
         self.requests: set[Request] = set()
         self.completed = list[tuple[Future[RequestResult], RequestResult | Exception]]()  # callers take these
-        self._inflight = 0  # texts without a result
+        self._inflight = self._cached = 0  # texts without a result; answered with a remembered one so far
         self._exits = [0] * count  # texts that exited at each stage so far
         self._tokens = [0] * count  # padded tokens of the rows at each stage
         self._names = [stage.name for stage in cascade.stages]
         self._keys = [stage.tokenizer.key for stage in cascade.stages]
         self._plan, self._config, self._monitor = plan, config, monitor
-        self._uncertified_reason = cascade.uncertified_reason
-        if self._uncertified_reason is None and point.certificate is None:
-            self._uncertified_reason = "this cascade has no certificate"
+        missing = "this cascade has no certificate" if point.certificate is None else None
+        self._uncertified_reason = cascade.uncertified_reason or missing
         certified = tuple(entry.thresholds for entry in certified_operating_points(cascade))
         self._operating_points = certified or (point.thresholds,)
         fixed = not config.adaptive and point.thresholds in self._operating_points
@@ -119,6 +112,7 @@ class RequestTracker:
             estimated_delay=self.estimated_delay,
             admission_delay_limit=self.admission.at(now),
             inflight_texts=self._inflight,
+            cached_texts=self._cached,
             stages=tuple(stages),
             shadow_backlog=self.shadow.unresolved,
             workers=self._plan.workers,
@@ -138,43 +132,53 @@ class RequestTracker:
             message = "operating point %d -> %d of %d, at a delay of %.3f s%s"
             log.info(message, previous, point, count - 1, delay, cause)
 
-    def admit(
-        self, texts: Texts, options: RequestOptions, now: float, *, characters: int
-    ) -> Future[RequestResult]:
-        """Admit a request of texts with so many characters.
+    def admit(self, texts: Texts, options: RequestOptions, now: float) -> Future[RequestResult]:
+        """Admit a request.
 
-        Raises Overloaded if they do not fit or would wait too long, StageUnavailable if the first stage is
-        down.
+        Raises Overloaded if its texts do not fit or would wait too long, StageUnavailable if the first stage
+        is down.
         """
-        count, point, available = len(texts), self._load_state.operating_point, self.available
+        point, available = self._load_state.operating_point, self.available
         last = (options.max_stage or len(available)) - 1
+        known = self.results.get_all(texts, point, last)
+        unknown = [text for text, result in zip(texts, known, strict=True) if result is None]
         seconds = self._config.default_deadline if options.deadline is None else options.deadline
-        tokens = self.load.expected_tokens(characters)
-        cost, delay = (
-            tokens * self.load.remaining_costs(available)[0] / self._plan.workers,
-            self.estimated_delay,
-        )
-        thresholds = self._operating_points[point]
-        request = Request(texts, characters, last, now, now + seconds, point, thresholds, cost, delay)
-        if not count:
+        tokens = self.load.expected_tokens(unknown) if unknown else 0
+        cost = tokens * self.load.remaining_costs(available)[0] / self._plan.workers
+        thresholds, delay = self._operating_points[point], self.estimated_delay
+        request = Request(texts, last, now, now + seconds, point, thresholds, cost, delay)
+        if not len(texts):
             request.future.set_result(RequestResult((), point, self._why_uncertified(request)))
             return request.future
         if self.health[0].reason is not None:
             raise self._unavailable(0)
-        if self.requests:
-            self._check_load(request, count, seconds)
-        shadowed = np.zeros(count, dtype=np.bool_)
-        if self._monitor is not None and 0 < last == len(available) - 1 and all(available):
-            shadowed, request.weight = self._monitor.sample_arrivals(count)
-        length = max(1, tokens // count)
-        for index, selected in enumerate(shadowed.tolist()):
-            request.rows.append(Row(request, index, selected, entered=now, length=length))
-        request.unfinished = count
-        self.requests.add(request)
-        self._inflight += count
-        self._tokens[0] += length * count
-        self.scheduler.tokenize(list(request.rows))
+        if self.requests and unknown:
+            self._check_load(request, len(unknown), seconds)
+        self._add_rows(request, known, max(1, tokens // max(1, len(unknown))))
         return request.future
+
+    def _add_rows(self, request: Request, known: Sequence[RowResult | None], length: int) -> None:
+        """Queue the rows of a request whose result is not known, and those that are shadowed."""
+        count = len(known)
+        shadowed, stages = np.zeros(count, dtype=np.bool_), len(self.health)
+        if self._monitor is not None and 0 < request.last == stages - 1 and all(self.available):
+            shadowed, request.weight = self._monitor.sample_arrivals(count)
+        for index, (result, selected) in enumerate(zip(known, shadowed.tolist(), strict=True)):
+            row = Row(request, index, selected, entered=request.arrived, length=length)
+            request.rows.append(row)
+            if result is not None and not selected:
+                row.result, row.stage_results, row.done = result, list(result.stage_results), True
+                self._exits[result.stage_results[-1].stage - 1] += 1
+        self.requests.add(request)
+        queued = [row for row in request.rows if not row.done]
+        self._cached += count - len(queued)
+        request.unfinished = len(queued)
+        self._inflight += len(queued)
+        self._tokens[0] += length * len(queued)
+        if queued:
+            self.scheduler.tokenize(queued)
+        else:
+            self._finish(request)
 
     def _check_load(self, request: Request, count: int, seconds: float) -> None:
         delay, limit = request.delay, self.admission.at(request.arrived)
@@ -193,7 +197,8 @@ class RequestTracker:
         """Queue the rows of a task, which now have their tokens."""
         if task.stage == 0:
             total = sum(row_tokens.length for row_tokens in tokens)
-            self.load.record_tokenization(task.request.characters, total, now - task.started)
+            texts = [task.request.texts[row.index] for row in task.rows]
+            self.load.record_tokenization(texts, total, now - task.started)
         key = self._keys[task.stage]
         for row, row_tokens in zip(task.rows, tokens, strict=True):
             row.tokens[key] = row_tokens
@@ -354,6 +359,7 @@ class RequestTracker:
         assert row.logits is not None
         truncated = row.tokens[self._keys[row.stage_results[-1].stage - 1]].truncated
         row.result = RowResult(tuple(row.stage_results), row.logits, degraded, truncated)
+        self.results.put(row)
         self._leave(row)
         self._exits[row.stage_results[-1].stage - 1] += 1
         row.request.unfinished -= 1
@@ -376,14 +382,8 @@ class RequestTracker:
         request.rows.clear()  # breaks the reference cycle
 
     def _why_uncertified(self, request: Request, *, degraded: bool = False) -> str | None:
-        reasons = []
-        if self._uncertified_reason is not None:
-            reasons.append(f"nothing is certified here: {self._uncertified_reason}")
-        if request.last + 1 < len(self.health):
-            reasons.append(f"the request set max_stage to {request.last + 1}")
-        if degraded:
-            reasons.append("an earlier stage predicted for some texts, as a later one is unavailable")
-        return "; ".join(reasons) or None
+        max_stage = request.last + 1 if request.last + 1 < len(self.health) else None
+        return why_uncertified(self._uncertified_reason, max_stage=max_stage, degraded=degraded)
 
     def _evaluate_in_shadow(self, row: Row) -> None:
         """Have a completed row evaluated by the last stage too, unless that predicted it."""

@@ -34,7 +34,6 @@ class Request:
     """A request in flight; times are in seconds on the dispatcher's clock."""
 
     texts: Texts
-    characters: int  # of all texts
     last: int  # latest stage that may predict, counted from 0
     arrived: float
     deadline: float
