@@ -14,6 +14,7 @@ import cascadebert
 SOURCE = Path(cascadebert.__file__).parent
 LAYERS = (
     ("cli",),
+    ("distributed",),
     ("server", "paper", "demo"),
     ("training",),
     ("tuning",),
@@ -40,11 +41,12 @@ INNER_LAYERS = {
 """The same inside packages that have packages of their own."""
 
 OPTIONAL = {"torch", "transformers", "datasets", "accelerate", "scipy", "sklearn", "pyarrow", "matplotlib"}
-OPTIONAL |= {"jinja2", "fastapi", "uvicorn", "prometheus_client", "starlette"}
+OPTIONAL |= {"jinja2", "ray", "fastapi", "uvicorn", "prometheus_client", "starlette"}
 LOADS_OPTIONAL = (
     "training",
     "paper",
     "demo",
+    "distributed",
     "inference/engines/torch.py",
     "server/http",
     "server/monitoring/metrics.py",

@@ -30,6 +30,15 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+def threads() -> int:
+    """Number of threads that this process may compute with: its cores, or fewer if OMP_NUM_THREADS is.
+
+    Ray and others set it for processes that share a machine.
+    """
+    limit = os.environ.get("OMP_NUM_THREADS", "")
+    return min(cores(), int(limit)) if limit.isdecimal() and int(limit) else cores()
+
+
 def _system_values(file: str, key: str) -> list[str]:
     """Values of a key in a file of "key: value" lines of Linux; none on other systems."""
     path = Path(file)

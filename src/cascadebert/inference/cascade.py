@@ -104,17 +104,6 @@ class Cascade:
         )
 
     @property
-    def deferral_rates(self) -> list[float]:
-        """(num_stages - 1,) expected fraction of the texts at each stage that it defers.
-
-        Without measured exit rates, as many texts exit at each stage.
-        """
-        count, metrics = len(self.stages), self.operating_point.metrics
-        rates = (1 / count,) * count if metrics is None else metrics.exit_rates
-        reached = np.maximum(np.cumsum(rates[::-1])[::-1], 1e-6)
-        return [float(rate) for rate in reached[1:] / reached[:-1]]
-
-    @property
     def label_names(self) -> tuple[str, ...]:
         """The labels, in the order of the columns of every probability array."""
         return self.stages[-1].label_names
@@ -248,9 +237,12 @@ class Cascade:
 
 def check_input_kind(spec: CascadeSpec, texts: Texts) -> None:
     """Raise DataError if texts are given where a saved cascade was made for pairs, or the other way round."""
-    if not len(texts):
-        return
-    texts_per_row = 1 if isinstance(texts[0], str) else 2
+    if len(texts):
+        check_texts_per_row(spec, 1 if isinstance(texts[0], str) else 2)
+
+
+def check_texts_per_row(spec: CascadeSpec, texts_per_row: int) -> None:
+    """The same for the number of texts in a row."""
     if texts_per_row != spec.texts_per_row:
         kinds = {1: "single texts", 2: "pairs of texts"}
         expected, actual = kinds[spec.texts_per_row], kinds[texts_per_row]

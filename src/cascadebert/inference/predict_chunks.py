@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 
@@ -70,6 +70,10 @@ class ChunkAnswers:
     stages: Ints  # (n,) from 1
     truncated: Bools  # (n,)
     problems: Mapping[int, str]  # by position
+
+
+Answer: TypeAlias = "Callable[[PredictRun, Layout, Chunk], ChunkAnswers]"
+"""Answers the chunks of an input, which come in order; those that are done are left out."""
 
 
 @dataclass(frozen=True)
@@ -146,8 +150,11 @@ class PredictRun:
             write_table(Table({name: [] for name in self.form.types}, file.name), file, self.form.types)
 
 
-def predict_chunks(run: PredictRun, layout: Layout, shard: Shard, chunk_rows: int) -> range:
+def predict_chunks(
+    run: PredictRun, layout: Layout, shard: Shard, chunk_rows: int, answer: Answer | None = None
+) -> range:
     """Predict those chunks of a shard that are not done; returns the numbers of all of its chunks."""
+    answer = answer or answer_here
     rows, exits = shard.rows(layout.rows), np.zeros(len(run.cascade.stages), dtype=np.int64)
     first = following = position = 0
     with progress_bar("predicting", len(rows), "rows") as show:
@@ -159,7 +166,7 @@ def predict_chunks(run: PredictRun, layout: Layout, shard: Shard, chunk_rows: in
             if start >= rows.stop and not shard.is_last:
                 break
             following, sha256 = number + 1, rows_sha256(chunk)
-            report = run.done(number, sha256) or run.store(number, chunk, sha256, _answer(run, chunk))
+            report = run.done(number, sha256) or run.store(number, chunk, sha256, answer(run, layout, chunk))
             exits += report["exits"]
             rates = " / ".join(f"{100 * rate:.0f} %" for rate in exits / max(1, exits.sum()))
             show(min(position - rows.start, len(rows)), f"exits by stage: {rates}")
@@ -168,7 +175,8 @@ def predict_chunks(run: PredictRun, layout: Layout, shard: Shard, chunk_rows: in
     return range(first, following)
 
 
-def _answer(run: PredictRun, chunk: Chunk) -> ChunkAnswers:
+def answer_here(run: PredictRun, layout: Layout, chunk: Chunk) -> ChunkAnswers:
+    """Answers to a chunk from this process."""
     cascade = run.cascade
     texts, valid, problems = check_texts(chunk.table, run.form.text_columns)
     empty = set(cascade.without_tokens(texts))

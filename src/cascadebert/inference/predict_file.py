@@ -20,7 +20,7 @@ from cascadebert.data.writers import OUTPUT_FORMATS, output_format
 from cascadebert.errors import DataError, explain_full_disk
 from cascadebert.inference.batch_size import with_tuned_batch_sizes
 from cascadebert.inference.cascade import Cascade
-from cascadebert.inference.predict_chunks import FilePredictions, PredictRun, predict_chunks
+from cascadebert.inference.predict_chunks import Answer, FilePredictions, PredictRun, predict_chunks
 from cascadebert.inference.predict_form import OutputForm, output_form
 from cascadebert.inference.predict_work import Job, Work, written_outputs
 from cascadebert.inference.shard import Shard
@@ -43,6 +43,7 @@ def predict_file(
     truncate: bool = True,
     shard: Shard | None = None,
     overwrite: bool = False,
+    answer: Answer | None = None,
 ) -> FilePredictions:
     """Write the rows of a file with the cascade's `label`, `confidence` and `stage` added.
 
@@ -54,6 +55,7 @@ def predict_file(
     With `shard`, only that part of the rows is predicted and written; all parts in turn are the whole.
     `rejects` receives number and reason of each row that cannot be classified (a text that is absent, empty
     or not UTF-8, a malformed line; without `truncate`, a text of more tokens than the stage reads).
+    `answer` computes the answers elsewhere than in this process.
 
     Raises DataError with row and column of the first such row if `rejects` is not given, if the output's
     format cannot hold a column or a file has two roles, and CascadeError if `OUTPUT.work` is unfinished
@@ -70,7 +72,9 @@ def predict_file(
         ensure_writable_file(file, overwrite=overwrite or file in reserved)
     columns = or_remembered(columns, cascade.remembered_columns)
     with _frozen_heap():
-        return _predict(cascade, source, output, rejects, columns, reserved, truncate=truncate, shard=shard)
+        return _predict(
+            cascade, source, output, rejects, columns, reserved, truncate=truncate, shard=shard, answer=answer
+        )
 
 
 @contextmanager
@@ -96,6 +100,7 @@ def _predict(
     *,
     truncate: bool,
     shard: Shard | None,
+    answer: Answer | None,
 ) -> FilePredictions:
     layout = read_layout(source, columns)
     form = output_form(layout, columns, *_suffixes(output, layout))
@@ -108,7 +113,7 @@ def _predict(
         settings = {"strict": rejects is None, "truncate": truncate, "keeps": not is_device(output)}
         run = PredictRun(replace(cascade, stages=stages), form, work, **settings)
         try:
-            chunks = predict_chunks(run, layout, shard or Shard(1, 1), CHUNK_ROWS)
+            chunks = predict_chunks(run, layout, shard or Shard(1, 1), CHUNK_ROWS, answer)
         except DataError:
             work.remove_if_empty()
             raise

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
+from itertools import pairwise
 from typing import Literal
 
 import numpy as np
@@ -193,6 +194,20 @@ class OperatingPoint:
     thresholds: tuple[float, ...]
     metrics: TuningMetrics | None = None
     certificate: Certificate | None = None
+
+    @property
+    def deferral_rates(self) -> list[float]:
+        """(num_stages - 1,) expected fraction of the texts at each stage that it defers.
+
+        Without measured exit rates, as many texts exit at each stage.
+
+        >>> OperatingPoint((0.9, 0.8)).deferral_rates
+        [0.6666666666666667, 0.5]
+        """
+        count = len(self.thresholds) + 1
+        rates = (1 / count,) * count if self.metrics is None else self.metrics.exit_rates
+        reached = [max(sum(rates[stage:]), 1e-6) for stage in range(count)]
+        return [after / before for before, after in pairwise(reached)]
 
     @property
     def guarantees(self) -> tuple[Guarantee, ...]:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from cascadebert.environment import cores
+from cascadebert.environment import threads
 from cascadebert.errors import extra
 from cascadebert.inference.engines.base import TokenBatch, check_precision, engine_file
 from cascadebert.inference.engines.int8 import quantize_onnx
@@ -52,7 +52,7 @@ class OnnxRuntimeEngine:
             self._session = onnxruntime.InferenceSession(
                 model, options, providers=["CPUExecutionProvider"], disabled_optimizers=SLOWER
             )
-        self.streams = cores()
+        self.streams = threads()
         self._inputs = [port.name for port in self._session.get_inputs()]
 
     def logits(self, batch: TokenBatch) -> Logits:

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from cascadebert.environment import cores, threads
 from cascadebert.errors import StageError, extra
 from cascadebert.inference.engines.base import TokenBatch, check_precision, engine_file
 from cascadebert.inference.engines.int8 import no_layers, quantize_weights
@@ -113,7 +114,8 @@ def _matrix(node: Any) -> NDArray[np.float32]:
 
 def _settings(precision: str, group: int = 0) -> dict[str, str]:
     """Settings of a compiled model; inputs are quantized in groups, and not at all for 0."""
-    return {
+    limit = {} if threads() == cores() else {"INFERENCE_NUM_THREADS": str(threads())}
+    return limit | {
         "INFERENCE_PRECISION_HINT": PRECISIONS[precision],
         "DYNAMIC_QUANTIZATION_GROUP_SIZE": str(group),
         "PERFORMANCE_HINT": "THROUGHPUT",  # several batches at a time

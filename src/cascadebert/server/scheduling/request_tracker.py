@@ -55,7 +55,7 @@ class RequestTracker:
         self, cascade: Cascade, plan: BatchingPlan, config: ServerConfig, monitor: QualityMonitor | None
     ) -> None:
         count, point = len(cascade.stages), cascade.operating_point
-        self.load = LoadEstimator([stage.seconds for stage in plan.stages], cascade.deferral_rates)
+        self.load = LoadEstimator([stage.seconds for stage in plan.stages], point.deferral_rates)
         self.admission = AdmissionLimit(config.latency_target)
         self.scheduler = Scheduler(plan, config)
         self.shadow = OrderedReporter(monitor.record_shadow_result if monitor else lambda *_: None)

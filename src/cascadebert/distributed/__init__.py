@@ -1,0 +1,1 @@
+"""The same cascades on a cluster: scoring on Ray Data."""
