@@ -75,6 +75,55 @@ def test_a_layer_multiplies_what_was_quantized(tmp_path, engine):
     assert np.allclose(found, wanted, atol=1e-4)
 
 
+def one_layer(path, weights):
+    """A model file of one layer that reads embeddings of tokens."""
+    onnx = pytest.importorskip("onnx")
+    table = np.random.default_rng(1).normal(size=(50, len(weights))).astype(np.float32)
+    table[:, 3] *= 100  # a column that is far larger than the others
+    ids = onnx.helper.make_tensor_value_info("input_ids", onnx.TensorProto.INT64, ["rows", "tokens"])
+    shape = ["rows", "tokens", weights.shape[1]]
+    wanted = onnx.helper.make_tensor_value_info("wanted", onnx.TensorProto.FLOAT, shape)
+    nodes = [
+        onnx.helper.make_node("Gather", ["table", "input_ids"], ["rows"]),
+        onnx.helper.make_node("MatMul", ["rows", "weights"], ["wanted"]),
+    ]
+    constants = {"table": table, "weights": weights}
+    initializers = [onnx.numpy_helper.from_array(value, name) for name, value in constants.items()]
+    graph = onnx.helper.make_graph(nodes, "layer", [ids], [wanted], initializers)
+    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 20)], ir_version=10)
+    onnx.save(model, path)
+    return table
+
+
+@pytest.mark.parametrize("width", [96, 1536])
+def test_columns_far_larger_than_the_others_leave_these_their_steps(tmp_path, monkeypatch, width):
+    weights = np.random.default_rng(0).normal(size=(width, 8)).astype(np.float32)
+    table = one_layer(tmp_path / "layer.onnx", weights)
+    ids = np.arange(50).reshape(5, 10)
+    run = onnxruntime.onnxruntime.InferenceSession
+
+    def error():
+        (found,) = run(int8.quantize_onnx(tmp_path / "layer.onnx")).run(None, {"input_ids": ids})
+        return float(np.abs(found - table[ids] @ weights).mean())
+
+    even = error()
+    monkeypatch.setattr(int8, "_largest_inputs", lambda *_: {})
+    assert even < error() / 2
+
+
+def test_wide_layers_are_sums_of_narrower_ones(tmp_path, monkeypatch):
+    monkeypatch.setattr(int8, "_largest_inputs", lambda *_: {})
+    weights = np.random.default_rng(0).normal(size=(1536, 8)).astype(np.float32)
+    table = one_layer(tmp_path / "layer.onnx", weights)
+    session = onnxruntime.onnxruntime.InferenceSession(int8.quantize_onnx(tmp_path / "layer.onnx"))
+    ids = np.arange(50).reshape(5, 10)
+    values, scales = int8.quantize_weights(weights.reshape(2, 768, 8), axis=1, largest=int8.LARGEST_WEIGHT)
+    grouped = table[ids].reshape(5, 10, 2, 768)
+    steps = np.abs(grouped).max(axis=3, keepdims=True) / 127
+    wanted = np.einsum("rtgk,gko->rto", np.rint(grouped / steps) * steps, values * scales)
+    assert np.allclose(session.run(None, {"input_ids": ids})[0], wanted, atol=1e-2)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("engine", BOTH)
 @pytest.mark.parametrize("length", [4, 31])

@@ -18,12 +18,13 @@ pytest.importorskip("ray")
 import ray
 from ray.cluster_utils import Cluster
 
-from cascadebert import Cascade, Target, assemble
+from cascadebert import Cascade
 from cascadebert.data.columns import Columns
 from cascadebert.distributed.pools import StagePool
 from cascadebert.distributed.ray_data import check_room, predict_dataset
 from cascadebert.errors import CascadeError, DataError
-from samples import reviews, sentences, write_csv
+from clusters import save_cascade
+from samples import sentences
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore"), pytest.mark.xdist_group("ray")]
 
@@ -34,14 +35,7 @@ TEXTS = sentences(ROWS, seed=11, most=12)
 
 @pytest.fixture(scope="module")
 def folder(make_model, tmp_path_factory):
-    """A saved cascade on an engine whose answers do not depend on the batch."""
-    root = tmp_path_factory.mktemp("cluster")
-    texts, labels = reviews(160, seed=5)
-    write_csv(root / "data.csv", texts, labels)
-    stages = [make_model(layers=i, hidden=16 * i, seed=i) for i in (1, 3)]
-    options = {"engine": "openvino", "precision": "float32"}
-    assemble(stages, data=root / "data.csv", target=Target(speedup=1.5), output=root / "cascade", **options)
-    return root / "cascade"
+    return save_cascade(make_model, tmp_path_factory.mktemp("cluster"), TEXTS)
 
 
 @pytest.fixture(scope="module")

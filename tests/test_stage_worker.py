@@ -11,40 +11,23 @@ pytest.importorskip("ray")
 
 import pyarrow as pa
 
-from cascadebert import Cascade, OperatingPoint, Target, assemble
+from cascadebert import Cascade, OperatingPoint
 from cascadebert.distributed.pools import costs_of, reached_shares, stage_pools
 from cascadebert.distributed.stage_worker import StageWorker
 from cascadebert.persistence.folder import read_folder
 from cascadebert.persistence.schema import MeasuredTiming
-from cascadebert.thresholds.confidence import Score, scale_logits, softmax
+from cascadebert.thresholds.confidence import Score
 from cascadebert.types import LinearLatency
-from samples import reviews, sentences, write_csv
+from clusters import median_thresholds, save_cascade
+from samples import sentences
 
 TEXTS = sentences(200, seed=7, most=25)
 
 
-def median_thresholds(cascade, score):
-    """Thresholds at which half of the texts that reach a stage exit there."""
-    outputs = zip(cascade.stage_logits(TEXTS), cascade.temperatures, strict=True)
-    probabilities = [softmax(scale_logits(*output)) for output in outputs]
-    first, second = score.confidence(probabilities[:1]), score.confidence(probabilities[:2])
-    threshold = float(np.median(first))
-    return threshold, float(np.median(second[first <= threshold]))
-
-
 @pytest.fixture(scope="module")
 def saved(make_model, tmp_path_factory):
-    """A saved cascade of three random stages on an engine whose answers do not depend on the batch."""
-    root = tmp_path_factory.mktemp("three")
-    texts, labels = reviews(160, seed=5)
-    write_csv(root / "data.csv", texts, labels)
-    stages = [make_model(layers=i, hidden=16 * i, seed=i) for i in (1, 2, 3)]
-    options = {"engine": "openvino", "precision": "float32"}
-    assemble(stages, data=root / "data.csv", target=Target(speedup=1.5), output=root / "made", **options)
-    made = Cascade.from_pretrained(root / "made")
-    point = OperatingPoint(median_thresholds(made, Score()))
-    made.with_operating_point(point).save_pretrained(root / "cascade")
-    return root / "cascade"
+    """The folder of a cascade of three stages."""
+    return save_cascade(make_model, tmp_path_factory.mktemp("three"), TEXTS, layers=(1, 2, 3))
 
 
 @pytest.fixture(scope="module")
@@ -123,7 +106,7 @@ def test_columns_named_as_those_of_the_result_are_renamed_as_in_predict(saved, c
 
 def test_a_learned_score_gets_the_probabilities_of_all_stages_so_far(saved, cascade):
     score = Score("learned", ((0.1, 0.5, -0.3, 0.2), (0.1, 0.4, -0.3, 0.2, 0.1, 0.6, -0.2, 0.3)))
-    thresholds = median_thresholds(cascade, score)
+    thresholds = median_thresholds(cascade, TEXTS, score)
     learned = replace(cascade, score=score, operating_point=OperatingPoint(thresholds))
     expected = learned.predict(TEXTS)
     assert set(expected.stages) == {1, 2, 3}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 from dataclasses import replace
 from ipaddress import ip_address
 from typing import Annotated
@@ -12,13 +11,12 @@ import typer
 
 from cascadebert.cli import options as o
 from cascadebert.cli.render import configure_logging, print_json
-from cascadebert.errors import CascadeError, extra
+from cascadebert.errors import extra
 from cascadebert.evaluation.templates import percent
-from cascadebert.server.config import ServerConfig
+from cascadebert.server.config import TOKEN, ServerConfig, environment_token
 from cascadebert.server.types import DispatcherState
 from cascadebert.thresholds.operating_point import Certificate
 
-TOKEN = "CASCADEBERT_TOKEN"
 LATENCY_MS = 1000 * ServerConfig.latency_target
 LATENCY = "Target latency under load; requests without a deadline expire after ten times this."
 CORS = "Origin whose web pages may use the server, such as http://localhost:3000; repeat it. *: any."
@@ -50,7 +48,9 @@ def serve(
 
     configure_logging(timestamps=True)
     origins = tuple(cors_origin or ())
-    config = replace(config, latency_target=latency_target_ms / 1000, token=_token(), cors_origins=origins)
+    config = replace(
+        config, latency_target=latency_target_ms / 1000, token=environment_token(), cors_origins=origins
+    )
     listener = listen(host, port)
     cascade = open_cascade(folder, config, engine=engine.engine, precision=engine.precision)
     monitor = QualityMonitor(Reference.from_cascade(cascade), config) if config.shadow_rate else None
@@ -65,13 +65,6 @@ def serve(
 
     app = make_app(dispatcher, cascade, config, monitor)
     run(app, listener, shutdown_timeout=config.shutdown_timeout, on_ready=report_ready)
-
-
-def _token() -> str | None:
-    token = os.environ.get(TOKEN)
-    if token is not None and (not token or not token.isascii() or any(map(str.isspace, token))):
-        raise CascadeError(f"{TOKEN} must be a token of ASCII characters without spaces, or not be set")
-    return token
 
 
 def _report_state(url: str, state: DispatcherState, certificate: Certificate | None) -> None:

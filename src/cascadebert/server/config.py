@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from dataclasses import dataclass, field, fields
 from typing import Any, Literal
@@ -10,12 +11,21 @@ from cascadebert.errors import CascadeError
 
 SERVER, OVERLOAD, MONITORING = "Server", "Overload and failure", "Quality monitoring"
 ORIGIN = r"[a-z][a-z0-9+.-]*://[a-z0-9._-]+(:\d+)?|[a-z]+://\[[0-9a-f:]+\](:\d+)?"
+TOKEN = "CASCADEBERT_TOKEN"  # environment variable; command lines are visible to all users
 DEADLINE_FACTOR = 10  # default deadline, in latency targets
 
 
 def _option(default: Any, group: str, metavar: str | None, description: str) -> Any:
     """A field that the command line exposes."""
     return field(default=default, metadata={"help": description, "group": group, "metavar": metavar})
+
+
+def environment_token() -> str | None:
+    """The bearer token in the environment; None if there is none. Raises CascadeError if it is invalid."""
+    token = os.environ.get(TOKEN)
+    if token is not None and (not token or not token.isascii() or any(map(str.isspace, token))):
+        raise CascadeError(f"{TOKEN} must be a token of ASCII characters without spaces, or not be set")
+    return token
 
 
 @dataclass(frozen=True)

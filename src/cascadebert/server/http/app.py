@@ -28,11 +28,19 @@ from cascadebert.server.types import ServiceUnavailable
 
 
 def make_app(
-    dispatcher: BatchDispatcher, cascade: Cascade, config: ServerConfig, monitor: QualityMonitor | None = None
+    dispatcher: BatchDispatcher,
+    cascade: Cascade,
+    config: ServerConfig,
+    monitor: QualityMonitor | None = None,
+    *,
+    replica: str | None = None,
 ) -> ServerMiddleware:
-    """Build an ASGI application; it starts the dispatcher on startup and drains it on shutdown."""
+    """Build an ASGI application; it starts the dispatcher on startup and drains it on shutdown.
+
+    `replica` is its name among several behind one address, as a label of its metrics.
+    """
     paths = {operation.path for operation in OPERATIONS}
-    metrics = Metrics(cascade, dispatcher.state, None if monitor is None else monitor.state, paths)
+    metrics = Metrics(cascade, dispatcher.state, None if monitor is None else monitor.state, paths, replica)
     handlers = Handlers(dispatcher, cascade, config, metrics)
 
     @asynccontextmanager

@@ -55,7 +55,7 @@ ALARM: Table = ((COUNTER, "alarms", "Number of quality alarms.", "count"),)
 class Metrics(Collector):
     """Counts requests, and reads the state of the dispatcher and of the monitor, if there is one.
 
-    Requests of other `paths` share one label.
+    Requests of other `paths` share one label. With `replica`, every sample has it as a label.
     """
 
     def __init__(
@@ -64,8 +64,9 @@ class Metrics(Collector):
         dispatcher_state: Callable[[], DispatcherState],
         monitor_state: Callable[[], MonitorState] | None,
         paths: Collection[str],
+        replica: str | None = None,
     ) -> None:
-        self._paths = paths
+        self._paths, self._replica = paths, replica
         self._dispatcher_state, self._monitor_state = dispatcher_state, monitor_state
         certificate = cascade.operating_point.certificate if cascade.uncertified_reason is None else None
         self._guarantees = () if certificate is None else certificate.guarantees
@@ -100,7 +101,10 @@ class Metrics(Collector):
 
     def text(self) -> bytes:
         """All metrics in the text format of Prometheus."""
-        return generate_latest(self._registry)
+        registry = self._registry
+        if self._replica is not None:
+            registry = _Labeled(registry, {"replica": self._replica})
+        return generate_latest(registry)
 
     def collect(self) -> Iterator[Metric]:
         """Metrics of the dispatcher, the certificate and the monitor; called by the registry."""
@@ -117,6 +121,20 @@ class Metrics(Collector):
             yield from _families(POINT, {"operating_point": "index"}, monitor.operating_points)
             labels = {"kind": "kind", "operating_point": "operating_point"}
             yield from _families(ALARM, labels, monitor.alarms)
+
+
+class _Labeled(CollectorRegistry):
+    """The samples of a registry with more labels."""
+
+    def __init__(self, registry: CollectorRegistry, labels: Mapping[str, str]) -> None:
+        super().__init__()
+        self._inner, self._labels = registry, labels
+
+    def collect(self) -> Iterator[Metric]:
+        for metric in self._inner.collect():
+            samples = metric.samples
+            metric.samples = [one._replace(labels={**one.labels, **self._labels}) for one in samples]
+            yield metric
 
 
 def _families(table: Table, labels: Mapping[str, str], items: Sequence[object]) -> Iterator[Metric]:

@@ -1,0 +1,35 @@
+"""A saved cascade for tests of clusters: its answers do not depend on the batch, and every stage answers."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from cascadebert import Cascade, OperatingPoint, Target, assemble
+from cascadebert.thresholds.confidence import Score, scale_logits, softmax
+from samples import reviews, write_csv
+
+
+def median_thresholds(cascade, texts, score=None):
+    """Thresholds at which half of the texts that reach a stage exit there."""
+    outputs = zip(cascade.stage_logits(texts), cascade.temperatures, strict=True)
+    probabilities, score = [softmax(scale_logits(*output)) for output in outputs], score or Score()
+    thresholds, reached = [], np.ones(len(texts), np.bool_)
+    for stage in range(1, len(cascade.stages)):
+        confidences = score.confidence(probabilities[:stage])
+        thresholds.append(float(np.median(confidences[reached])))
+        reached &= confidences <= thresholds[-1]
+    return tuple(thresholds)
+
+
+def save_cascade(make_model, root, texts, *, layers=(1, 3)):
+    """The folder of a cascade of random stages, in `root`."""
+    write_csv(root / "data.csv", *reviews(160, seed=5))
+    stages = [make_model(layers=i, hidden=16 * i, seed=i) for i in layers]
+    options = {"engine": "openvino", "precision": "float32"}
+    made = assemble(
+        stages, data=root / "data.csv", target=Target(speedup=1.5), output=root / "made", **options
+    )
+    point = OperatingPoint(median_thresholds(made, texts))
+    made.with_operating_point(point).save_pretrained(root / "cascade")
+    assert len(set(Cascade.from_pretrained(root / "cascade").predict(texts).stages)) == len(layers)
+    return root / "cascade"
