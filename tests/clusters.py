@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
+import socket
+
 import numpy as np
 
 from cascadebert import Cascade, OperatingPoint, Target, assemble
 from cascadebert.thresholds.confidence import Score, scale_logits, softmax
 from samples import reviews, write_csv
+
+
+def free_port():
+    """A port that nothing listens on."""
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        return one.getsockname()[1]
 
 
 def median_thresholds(cascade, texts, score=None):

@@ -27,13 +27,12 @@ from ray.serve.schema import ServeDeploySchema
 from cascadebert import Cascade
 from cascadebert.distributed.ray_serve import application, run_together
 from cascadebert.errors import CascadeError
-from clusters import save_cascade
+from clusters import free_port, save_cascade
 from samples import sentences
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore"), pytest.mark.xdist_group("ray")]
 
 TEXTS = sentences(200, seed=21, most=12)
-PORT = 18_765
 ROOT = Path(__file__).resolve().parents[1]
 DEPLOY, CONSTRAINTS = ROOT / "deploy", (ROOT / "constraints.txt").read_text("utf-8")
 
@@ -56,12 +55,13 @@ def served(folder):
     """The address of the application, with two replicas of the last stage."""
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
     ray.init(num_cpus=4, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
-    serve.start(http_options={"port": PORT})
+    port = free_port()
+    serve.start(http_options={"port": port})
     small = {"ray_actor_options": {"num_cpus": 0.5}}
     last = {"autoscaling_config": None, "num_replicas": 2, **small}
     settings = {"folder": str(folder), "probe_every": 0.5, "latency_target": 2.0}
     serve.run(application({**settings, "last_stage": last, "ingress": small}))
-    yield f"http://127.0.0.1:{PORT}"
+    yield f"http://127.0.0.1:{port}"
     serve.shutdown()
     ray.shutdown()
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import sys
+from contextlib import AbstractContextManager, nullcontext
 from importlib import import_module
 from typing import Annotated
 
@@ -15,6 +17,7 @@ from cascadebert.errors import CascadeError, describe_os_error, explain_full_dis
 
 # Each verb is the function of that name in the module of that name.
 VERBS = "demo build fit assemble distill tune predict evaluate drift bench info serve reproduce".split()
+TRAINING = {"build", "fit", "distill", "reproduce"}
 
 app = typer.Typer(
     name="cascadebert",
@@ -42,11 +45,20 @@ def _options(_: Annotated[bool, VERSION] = False) -> None:
     pass
 
 
+def _other_processes() -> AbstractContextManager[None]:
+    """Those that a launcher such as torchrun started beside this one, for commands that train."""
+    if "WORLD_SIZE" not in os.environ or not TRAINING & set(sys.argv[1:2]):
+        return nullcontext()
+    from cascadebert.training.processes import joined
+
+    return joined()
+
+
 def main() -> None:
     """Run the command line; an error that the user can fix is one message and exit code 2."""
     configure_logging()
     try:
-        with explain_full_disk():
+        with explain_full_disk(), _other_processes():
             app()
     except CascadeError as error:
         message = str(error)

@@ -52,7 +52,8 @@ def reproduce(
     data, models or earlier results do not match the protocol.
     """
     from cascadebert.paper.timing_runs import time_models
-    from cascadebert.paper.training import Experiment, resolve_encoders, store_predictions
+    from cascadebert.paper.training import Experiment, resolve_encoders, train_models
+    from cascadebert.training.processes import run_all
 
     roles = {"--output": output, "--work": work, WORK: None if work else work_directory_path(output)}
     check_roles(roles, {"--data": data, "the encoder": list((models or {}).values())})
@@ -76,15 +77,14 @@ def reproduce(
         large = encoders[protocol.large]
         tokenizer = StageTokenizer(large, max_length=protocol.tokens) if task.both_ends else None
         examples = load_task(task, data, seed=protocol.split_seed, tokenizer=tokenizer)
-        timings = store.timings_path(task.name)
-        for seed in protocol.seeds:
-            experiment = Experiment(protocol, task, examples, seed, encoders, work / task.name)
-            store_predictions(experiment, store)
-            if timed and not timings.is_file():
-                time_models(experiment, store).save(timings)
-            timed_later = not timings.is_file() and seed == protocol.seeds[0]
-            if not keep_models and not timed_later:
-                shutil.rmtree(experiment.work, ignore_errors=True)
+        parts = (protocol, task, examples)
+        experiments = [Experiment(*parts, seed, encoders, work / task.name) for seed in protocol.seeds]
+        first, timings = experiments[0], store.timings_path(task.name)
+        run_all(train_models, [(one, store, keep_models or one is first) for one in experiments])
+        if timed and not timings.is_file():
+            time_models(first, store).save(timings)
+        if not keep_models and timings.is_file():
+            shutil.rmtree(first.work, ignore_errors=True)
     return None if store.missing() else report(output, draws=draws)
 
 

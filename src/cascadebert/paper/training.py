@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from functools import cached_property
@@ -174,6 +175,13 @@ class Experiment:
         origin = (self.task.name, self.seed, spec.method, self.recipe(spec), len(self.data.tune))
         about = ModelInfo(*origin, flops, **shape, timed_as=spec.timed_as, notes=notes)
         return StoredPredictions(outputs, tokens.padded_lengths, about)
+
+
+def train_models(experiment: Experiment, store: ResultStore, keep: bool) -> None:
+    """Store the outputs of all models of a task and seed; with `keep` the models stay."""
+    store_predictions(experiment, store)
+    if not keep:
+        shutil.rmtree(experiment.work, ignore_errors=True)
 
 
 def store_predictions(experiment: Experiment, store: ResultStore) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import tempfile
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from cascadebert.paths import check_roles
 from cascadebert.persistence.checkpoint_config import resolve_checkpoint
 from cascadebert.training.checkpoints import checkpoint_fingerprint, fingerprint
 from cascadebert.training.config import FitConfig
+from cascadebert.training.processes import run_all
 from cascadebert.training.train_stage import TrainingData, open_trained, train_stage, training_recipe
 from cascadebert.training.trainer import log
 from cascadebert.types import Bools, Floats, Ints
@@ -107,8 +109,13 @@ def label_difficulty(
     seeds = [(config.seed + i) % 2**32 for i in range(config.difficulty_seeds)]
     with tempfile.TemporaryDirectory() as temporary:
         folder = work or Path(temporary)
-        predicted = [_cross_predict(examples, names, source, replace(config, seed=i), folder) for i in seeds]
-    votes = np.mean(np.array(predicted) == ids, axis=0)
+        parts = [part for i in seeds for part in _parts(examples, names, replace(config, seed=i))]
+        arguments = [(source, data, held_out, *rest) for _, data, held_out, *rest in parts]
+        found = run_all(_predict_fold, arguments, work=folder)
+    predicted = np.empty((len(seeds), len(ids)), dtype=np.int64)
+    for number, ((place, *_), label_ids) in enumerate(zip(parts, found, strict=True)):
+        predicted[number // config.difficulty_folds, place] = label_ids
+    votes = np.mean(predicted == ids, axis=0)
     hard = votes < config.difficulty_votes - 1e-9
     log.info("difficulty: %.1f %% of %d examples are hard", 100 * hard.mean(), len(hard))
     provenance = {
@@ -125,23 +132,21 @@ def label_difficulty(
     return DifficultyLabels(hard, votes, examples.hashes(labels=True), provenance)
 
 
-def _cross_predict(
-    examples: Examples, names: tuple[str, ...], source: Path, config: FitConfig, work: Path
-) -> Ints:
-    """(n,) label ids, each predicted by a model that was trained on the other folds."""
+def _parts(
+    examples: Examples, names: tuple[str, ...], config: FitConfig
+) -> Iterator[tuple[Ints, TrainingData, Examples, FitConfig, str]]:
+    """For each fold its positions, the examples of the others to train on and its own to predict."""
     ids, count = examples.label_ids(names), config.difficulty_folds
     folds = assign_folds(examples, count, np.random.default_rng(config.seed))
-    predicted = np.empty_like(ids)
     for fold in range(count):
         train, held_out = (examples.take(np.flatnonzero(part)) for part in (folds != fold, folds == fold))
         data = TrainingData(train.texts, ids[folds != fold], names)
         description = f"difficulty, seed {config.seed}, fold {fold + 1}/{count}"
-        predicted[folds == fold] = _predict_fold(source, data, held_out, config, work, description)
-    return predicted
+        yield np.flatnonzero(folds == fold), data, held_out, config, description
 
 
 def _predict_fold(
-    source: Path, data: TrainingData, held_out: Examples, config: FitConfig, work: Path, description: str
+    source: Path, data: TrainingData, held_out: Examples, config: FitConfig, description: str, *, work: Path
 ) -> Ints:
     """Label ids of the held-out examples. They are stored in the work folder, the model is deleted."""
     recipe = (training_recipe(config), config.seed)

@@ -34,6 +34,7 @@ from cascadebert.training.difficulty import DifficultyLabels, label_difficulty
 from cascadebert.training.export import check_export
 from cascadebert.training.losses import NO_LABEL
 from cascadebert.training.open_stage import open_checkpoint
+from cascadebert.training.processes import run_all
 from cascadebert.training.stage_check import MAX_TOKENIZED, StageFiles, compare_tokens, sample_texts
 from cascadebert.training.static_model import create_static_checkpoint
 from cascadebert.training.tokenizer_files import copy_tokenizer, open_tokenizer
@@ -265,17 +266,24 @@ def _train_stages(
     unlabeled = len(texts) - len(train)
     ids = np.concatenate([ids, np.full(unlabeled, NO_LABEL)])
     teacher = _teacher_logits(last, texts, config) if config.distill_weight else None
-    folders, labels = [], list(reused)
+    labels = list(reused)
     if config.dar_weight and not reused:
         options: Any = {"config": config, "names": names, "work": work}
         labels = [label_difficulty(train, stage=source, **options) for source in sources[:-1]]
+    arguments = []
     for i, source in enumerate(sources[:-1]):
         hard = None
         if labels:
             hard = np.concatenate([labels[i].of(train), np.zeros(unlabeled, dtype=np.bool_)])
         data = TrainingData(texts, ids, names, hard, teacher)
-        folders.append(train_stage(source, data, config, work=work, description=f"stage {i + 1}/{count}"))
-    return [*folders, last], labels
+        arguments.append((source, data, config, f"stage {i + 1}/{count}"))
+    return [*run_all(_train_earlier, arguments, work=work), last], labels
+
+
+def _train_earlier(
+    source: Path, data: TrainingData, config: FitConfig, description: str, *, work: Path
+) -> Path:
+    return train_stage(source, data, config, work=work, description=description)
 
 
 def _teacher_logits(folder: Path, texts: Texts, config: FitConfig) -> Logits:
