@@ -8,12 +8,14 @@ Runs after `build_models.py`; a killed run goes on where it was:
     python benchmarks/build.py make --data ../shared/data
     python benchmarks/build.py measure --data ../shared/data
 
-Results: results/build/summary.json; cascades and reports lie in build/cascade/TASK.
+Results: results/build/TASK-VARIANT.json, each as soon as it is measured, and summary.json of the tasks that
+have all three; cascades and reports lie in build/cascade/TASK.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import shutil
 from functools import partial
@@ -33,8 +35,10 @@ from cascadebert.training.cascade_builder.finish import measure
 from cascadebert.training.cascade_builder.result import BuildResult, ReportMetrics
 from cascadebert.training.cascade_builder.search import search
 from main import minilm
-from stored import ROOT, current_commit, part, write_result
+from stored import ROOT, current_commit, write_result
 
+RESULTS = ROOT / "results" / "build"
+VARIANTS = ("labeled", "unlabeled", "without_small")
 MINUTES = 60.0
 LABELED, UNLABELED = Target(max_accuracy_drop=0.005), Target(min_agreement=0.98)
 MEASURED = ("lost", "over_model", "over_pipeline", "agreement")
@@ -56,9 +60,11 @@ def main() -> None:
             with opened(request(name, asked.minutes), partial(work_directory, folder / "labeled")) as job:
                 search(job)
             continue
-        for variant in ("labeled", "unlabeled", "without_small"):
-            file = asked.data / name / "validation.parquet"
-            part(folder / f"{variant}.json", partial(measured, name, variant, asked.minutes, file))
+        for variant in VARIANTS:
+            file, result = asked.data / name / "validation.parquet", RESULTS / f"{name}-{variant}.json"
+            if not result.is_file():
+                values = measured(name, variant, asked.minutes, file)
+                write_result(result, values, data=[file], commit=commit)
     if asked.step == "measure":
         summarize(asked.data, commit)
 
@@ -150,18 +156,16 @@ def summarize(data: Path, commit: str) -> None:
     """Write the summary of all tasks that were measured."""
     tasks: dict[str, Any] = {}
     for name in TASKS:
-        files = {
-            variant: BUILD / name / f"{variant}.json" for variant in ("labeled", "unlabeled", "without_small")
-        }
-        if all(file.is_file() for file in files.values()):
-            found = {variant: part(file, dict) for variant, file in files.items()}
-            tasks[name] = {**found.pop("labeled"), **found}
+        files = [RESULTS / f"{name}-{variant}.json" for variant in VARIANTS]
+        if all(file.is_file() for file in files):
+            labeled, *others = (json.loads(file.read_text("utf-8")) for file in files)
+            tasks[name] = {**labeled, **dict(zip(VARIANTS[1:], others, strict=True))}
     means = {key: mean(task.get(key, default(key)) for task in tasks.values()) for key in MEASURED}
     unlabeled = [task["unlabeled"] for task in tasks.values()]
     means["unlabeled"] = {key: mean(task.get(key, default(key)) for task in unlabeled) for key in MEASURED}
     values = {"tasks": tasks, "mean": means}
     read = [data / name / f"{split}.parquet" for name in tasks for split in ("train", "validation")]
-    write_result(ROOT / "results" / "build" / "summary.json", values, data=read, commit=commit)
+    write_result(RESULTS / "summary.json", values, data=read, commit=commit)
 
 
 def default(key: str) -> float:

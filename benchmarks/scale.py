@@ -1,0 +1,205 @@
+"""One machine against a Ray cluster of two nodes on it: speed, and what is lost when something dies.
+
+    python benchmarks/scale.py --data ../shared/data
+
+A quarter of an hour, nothing beside it. Rows are those of `benchmarks/end_to_end.py`, predicted by its static
+stage and MiniLM. Results: results/scale/summary.json.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+from collections import Counter
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from statistics import median
+from typing import Any
+from urllib.error import HTTPError
+from urllib.request import Request, urlopen
+
+import psutil
+import ray
+from ray import serve
+from ray.cluster_utils import Cluster
+
+from cascadebert import Cascade
+from cascadebert.distributed.ray_data import predict_dataset
+from cascadebert.distributed.ray_serve import application
+from cascadebert.timing import now
+from end_to_end import MADE, make_stages, write_rows
+from stored import ROOT, current_commit, write_result
+
+ROWS, FEW, ROUNDS, REQUESTS, SHARDS = 100_000, 2_000, 3, 1000, 3
+STORE = 300_000_000  # bytes of objects on each node
+PORT = 18_770
+
+
+def main() -> None:
+    """Run everything and write the summary."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--data", type=Path, required=True, help="folder of data sets")
+    asked = parser.parse_args()
+    commit, source = current_commit(), asked.data / "sst2" / "train.parquet"
+    make_stages(source)
+    with tempfile.TemporaryDirectory() as folder:
+        rows = Path(folder) / "rows.csv"
+        texts = write_rows(rows, source, ROWS)
+        values = {"rows": ROWS, "shards_equal": shards_equal(rows), **on_cluster(rows, texts)}
+    path = ROOT / "results" / "scale" / "summary.json"
+    write_result(path, values, data=[source], commit=commit)
+
+
+def command(rows: Path, output: Path, *more: str) -> list[str]:
+    """A command line that predicts the rows."""
+    return [
+        sys.executable,
+        "-m",
+        "cascadebert",
+        "predict",
+        str(MADE),
+        str(rows),
+        "--output",
+        str(output),
+        *more,
+    ]
+
+
+def shards_equal(rows: Path) -> bool:
+    """True if the outputs of all shards, laid end to end, are the output of one run."""
+    whole, parts = rows.with_name("whole.csv"), []
+    subprocess.run(command(rows, whole), check=True, capture_output=True)
+    for number in range(1, SHARDS + 1):
+        output = rows.with_name(f"part-{number}.csv")
+        subprocess.run(
+            command(rows, output, "--shard", f"{number}/{SHARDS}"), check=True, capture_output=True
+        )
+        parts.append(output.read_text("utf-8").split("\n", 1))
+    return parts[0][0] + "\n" + "".join(part for _, part in parts) == whole.read_text("utf-8")
+
+
+def on_cluster(rows: Path, texts: list[str]) -> dict[str, Any]:
+    """Everything that needs the cluster: two nodes of one processor, and this process."""
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "object_store_memory": STORE})
+    cluster.add_node(num_cpus=1, object_store_memory=STORE)
+    ray.init(address=cluster.address, log_to_driver=False)
+    expected = Cascade.from_pretrained(MADE).predict(texts).labels.tolist()
+
+    def kill_actors() -> None:
+        for process in processes("StageWorker"):
+            process.kill()
+
+    def kill_node() -> None:
+        cluster.remove_node(third, allow_graceful=False)
+
+    values: dict[str, Any] = ratio(texts)
+    values["killed_actor"] = losses(texts, expected, kill_actors)
+    third = cluster.add_node(num_cpus=1, object_store_memory=STORE)
+    values["killed_node"] = losses(texts, expected, kill_node)
+    values["driver_rerun_equal"] = driver_rerun_equal(rows, str(cluster.address))
+    values["serve_kill"] = serve_kill(texts, expected)
+    ray.shutdown()
+    cluster.shutdown()
+    return values
+
+
+def ratio(texts: list[str]) -> dict[str, Any]:
+    """Speed of the cluster over that of one process; what starting takes is left out, by runs of few rows."""
+    cascade = Cascade.from_pretrained(MADE)
+    cascade.predict(texts[:FEW])
+    seconds: dict[str, list[float]] = {"one": [], "cluster": []}
+    for _ in range(ROUNDS):
+        for name, run in (("one", cascade.predict), ("cluster", through_cluster)):
+            taken = [_seconds(run, texts[:count]) for count in (FEW, len(texts))]
+            seconds[name].append(taken[1] - taken[0])
+    ratios = [one / other for one, other in zip(seconds["one"], seconds["cluster"], strict=True)]
+    return {"ray_vs_single": median(ratios), "range": [min(ratios), max(ratios)], "seconds": seconds}
+
+
+def _seconds(run: Callable[[list[str]], object], texts: list[str]) -> float:
+    start = now()
+    run(texts)
+    return now() - start
+
+
+def stream(texts: list[str]) -> Iterable[dict[str, Any]]:
+    """Answered rows in batches."""
+    items = [{"text": text, "id": number} for number, text in enumerate(texts)]
+    rows = ray.data.from_items(items, override_num_blocks=max(1, len(texts) // 4096))
+    return iter(predict_dataset(rows, MADE).iter_batches(batch_size=None))
+
+
+def through_cluster(texts: list[str]) -> int:
+    """The number of rows that come out."""
+    return sum(len(batch["id"]) for batch in stream(texts))
+
+
+def losses(texts: list[str], expected: list[str], kill: Callable[[], None]) -> dict[str, int]:
+    """Rows lost, doubled and wrong when something is killed after the first batch."""
+    found: Counter[int] = Counter()
+    wrong = 0
+    for number, batch in enumerate(stream(texts)):
+        if number == 0:
+            kill()
+        found.update(batch["id"].tolist())
+        wrong += sum(expected[i] != label for i, label in zip(batch["id"], batch["label"], strict=True))
+    doubled = sum(count - 1 for count in found.values())
+    return {"lost": len(texts) - len(found), "doubled": doubled, "wrong": wrong}
+
+
+def driver_rerun_equal(rows: Path, address: str) -> bool:
+    """True if a run whose driver was killed after its first chunk ends in the output of one that was not."""
+    output, environment = rows.with_name("killed.csv"), {**os.environ, "RAY_ADDRESS": address}
+    arguments = command(rows, output, "--runner", "ray")
+    process = subprocess.Popen(arguments, env=environment, stderr=subprocess.DEVNULL)
+    while not (output.with_name(f"{output.name}.work") / "00000000.json").is_file():
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    subprocess.run(arguments, env=environment, check=True, capture_output=True)
+    return output.read_bytes() == rows.with_name("whole.csv").read_bytes()
+
+
+def serve_kill(texts: list[str], expected: list[str]) -> dict[str, int]:
+    """Requests to Ray Serve, wrong answers and errors, while a replica of the last stage is killed."""
+    small = {"ray_actor_options": {"num_cpus": 0.25}}
+    last = {"autoscaling_config": None, "num_replicas": 2, **small}
+    serve.start(http_options={"port": PORT})
+    serve.run(application({"folder": str(MADE), "latency_target": 2.0, "ingress": small, "last_stage": last}))
+
+    def ask(number: int) -> tuple[int, bool]:
+        if number == REQUESTS // 3:
+            processes("last-stage")[0].kill()
+        body = json.dumps({"inputs": [[texts[number]]]}).encode()
+        request = Request(f"http://127.0.0.1:{PORT}/predict", body, {"content-type": "application/json"})
+        try:
+            with urlopen(request, timeout=60) as response:
+                (scores,) = json.load(response)
+        except HTTPError as error:
+            return error.code, True
+        return 200, max(scores, key=lambda one: float(one["score"]))["label"] == expected[number]
+
+    with ThreadPoolExecutor(4) as threads:
+        found = list(threads.map(ask, range(REQUESTS)))
+    serve.shutdown()
+    statuses = Counter(status for status, _ in found)
+    wrong = sum(not right for _, right in found)
+    failed = REQUESTS - statuses[200]
+    return {"requests": REQUESTS, "wrong": wrong, "failed": failed, "failed_but_503": failed - statuses[503]}
+
+
+def processes(name: str) -> list[psutil.Process]:
+    """Processes of the cluster whose command line has a name in it."""
+    return [one for one in psutil.process_iter(["cmdline"]) if name in " ".join(one.info["cmdline"] or [])]
+
+
+if __name__ == "__main__":
+    main()
