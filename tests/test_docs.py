@@ -44,7 +44,7 @@ def test_command_lines_in_the_docs_are_understood(words):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("code", list(blocks("python")))
+@pytest.mark.parametrize("code", [one for one in blocks("python") if "import ray" not in one.values[0]])
 def test_python_in_the_docs_runs(code, saved, make_model, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     write_csv(Path("train.csv"), *reviews(200, seed=1))

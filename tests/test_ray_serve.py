@@ -104,12 +104,9 @@ def test_a_killed_replica_makes_no_answer_wrong(served, expected):
         text = TEXTS[number % 200]
         status, rows, headers = post(served, [text])
         if number == 300:
-            victims = [
-                one
-                for one in psutil.process_iter(["cmdline"])
-                if "LastStage" in " ".join(one.info["cmdline"] or [])
-            ]
-            assert len(victims) == 2
+            names = [(one, " ".join(one.info["cmdline"] or [])) for one in psutil.process_iter(["cmdline"])]
+            victims = [one for one, name in names if "last-stage" in name]
+            assert len(victims) == 2, [name for _, name in names]
             victims[0].send_signal(signal.SIGKILL)
         return status, status == 200 and best(rows[0]) == expected[text], headers.get("retry-after")
 
