@@ -17,7 +17,7 @@ import subprocess
 import sys
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from statistics import median
@@ -129,11 +129,11 @@ def _seconds(run: Callable[[list[str]], object], texts: list[str]) -> float:
     return now() - start
 
 
-def stream(texts: list[str]) -> Iterable[dict[str, Any]]:
+def stream(texts: list[str]) -> Iterator[dict[str, Any]]:
     """Answered rows in batches."""
     items = [{"text": text, "id": number} for number, text in enumerate(texts)]
     rows = ray.data.from_items(items, override_num_blocks=max(1, len(texts) // 4096))
-    return iter(predict_dataset(rows, MADE).iter_batches(batch_size=None))
+    yield from predict_dataset(rows, MADE).iter_batches(batch_size=None)
 
 
 def through_cluster(texts: list[str]) -> int:
