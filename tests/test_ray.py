@@ -5,16 +5,20 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import psutil
 import pytest
 
 pytest.importorskip("ray")
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import ray
 from ray.cluster_utils import Cluster
 
@@ -180,6 +184,16 @@ def test_the_command_line_writes_what_one_machine_writes(cluster, folder, tmp_pa
         subprocess.run(arguments, check=True, env=environment, capture_output=True)
         outputs[runner] = output.read_bytes(), rejects.read_bytes()
     assert outputs["ray"] == outputs["local"] and outputs["ray"][0].count(b"\n") == 599
+
+
+def test_the_example_in_the_docs_runs(cluster, folder, expected, tmp_path):
+    page = (Path(__file__).resolve().parents[1] / "docs" / "scale.md").read_text("utf-8")
+    (code,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    pq.write_table(pa.table({"text": TEXTS, "id": range(ROWS)}), tmp_path / "rows.parquet")
+    code = code.replace("s3://bucket/traffic/", str(tmp_path / "rows.parquet"))
+    code = code.replace("s3://bucket/predictions/", str(tmp_path / "out")).replace("my-cascade", str(folder))
+    exec(compile(code, "docs", "exec"), {})
+    assert answers(pq.read_table(tmp_path / "out").to_pylist()) == expected
 
 
 def test_a_killed_driver_goes_on_where_it_was(cluster, folder, tmp_path):

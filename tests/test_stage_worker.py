@@ -133,10 +133,10 @@ def test_pools_follow_costs_and_exits(saved):
     assert reached_shares([0.5]) == [1.0, 0.5]
 
 
-def test_few_processors_are_shared_and_gpus_are_of_the_last_stage():
+def test_actors_reserve_whole_processors_or_none_and_gpus_are_of_the_last_stage():
     few = stage_pools([1, 10, 100], [1, 0.5, 0.1], cpus=2)
     assert [pool.actors for pool in few] == [1, 1, 1]
-    assert sum(pool.num_cpus for pool in few) == pytest.approx(1.0)
+    assert {pool.num_cpus for pool in few} == {0.0}
     gpus = stage_pools([1, 100], [1, 0.1], cpus=16, gpus=4)
     assert [(pool.actors, pool.num_gpus) for pool in gpus] == [(11, 0.0), (4, 1.0)]
     rare = stage_pools([1, 100], [1, 0.0], cpus=4)

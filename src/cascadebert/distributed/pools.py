@@ -14,7 +14,7 @@ ROWS = 4096  # that a stage computes at once: enough for full batches of every l
 MAX_ROWS = 65_536  # that an actor is given at once
 LEAST_REACHED = 1e-6  # fraction of the rows, for a stage that no example reached
 TOKENS = 32  # of a text whose cost is compared
-READING = 1.0  # processors left to reading and writing
+READING = 1  # processors left to tasks that read and write
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,8 @@ def stage_pools(
     Args:
         costs: (num_stages,) of a row at each stage, in any unit.
         reached: (num_stages,) fraction of the rows that reach it.
-        cpus: processors of the cluster; with fewer than one for each stage, actors take fractions.
+        cpus: processors of the cluster. With too few, actors reserve none: parts of processors would leave no
+            whole one to the tasks that read, and Ray would wait for it without an end.
         gpus: of the cluster. With any, the last stage has one actor for each, and it alone.
 
     >>> [pool.actors for pool in stage_pools([1, 10], [1.0, 0.5], cpus=13)]
@@ -45,14 +46,14 @@ def stage_pools(
     """
     count = len(costs)
     on_gpu = [bool(gpus) and stage == count - 1 for stage in range(count)]
-    usable = max(cpus - READING, cpus / 2)
-    each = min(1.0, usable / count)
+    usable = cpus - READING
+    each = 1.0 if usable >= count else 0.0
     actors = [1] * count
     if on_gpu[-1]:
         actors[-1] = max(1, int(gpus))
     loads = np.array([cost * share for cost, share in zip(costs, reached, strict=True)])
     loads[on_gpu] = 0  # its size is settled
-    while loads.any() and (sum(actors) + 1) * each <= usable:
+    while each and loads.any() and sum(actors) < usable:
         actors[int(np.argmax(loads / actors))] += 1
     return tuple(
         StagePool(

@@ -22,7 +22,6 @@ with extra("ray"):
     import ray
 
 FILE, CHUNK, POSITION = (f"cascadebert_{name}" for name in ("file", "chunk", "position"))
-READER_CPUS = 0.25  # of a task that reads a file
 Key = tuple[int, int]  # a file, and a chunk in it
 
 
@@ -79,9 +78,7 @@ def _answered_rows(run: PredictRun, layout: Layout, start: Key) -> Iterator[tupl
     engine = cascade.stages[-1].engine
     files = [{FILE: number} for number in range(start[0], len(layout.files))]
     rows = ray.data.from_items(files, override_num_blocks=len(files))
-    rows = rows.map_batches(
-        _Reader(layout, names, start), batch_size=1, batch_format="pyarrow", num_cpus=READER_CPUS
-    )
+    rows = rows.map_batches(_Reader(layout, names, start), batch_size=1, batch_format="pyarrow")
     settings = str(cascade.path), _text_names(names), engine.name, engine.precision
     answered = through_stages(rows, plan_pools(cascade.spec), *settings, keep_order=True)
     for table in answered.iter_batches(batch_size=None, batch_format="pyarrow"):

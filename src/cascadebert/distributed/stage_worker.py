@@ -7,7 +7,6 @@ computes the others. Nothing is filtered and joined again, which would read the 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 
@@ -21,7 +20,7 @@ from cascadebert.inference.tokenizer import StageTokenizer
 from cascadebert.persistence.checkpoint_config import resolve_checkpoint
 from cascadebert.persistence.folder import read_folder
 from cascadebert.thresholds.routing import decide
-from cascadebert.types import Bools, Floats, Ints, Texts
+from cascadebert.types import Bools, Floats, Ints
 
 with extra("ray"):
     import pyarrow as pa
@@ -103,7 +102,7 @@ class StageWorker:
         )
         index = np.array([places[text] for text in texts])
         first = np.unique(index, return_index=True)[1]
-        tokens = self._stage.encode(_distinct(places))
+        tokens = self._stage.encode(list(places))
         decision = decide(
             self._stage.logits(tokens),
             temperature=self._temperature,
@@ -138,10 +137,6 @@ class StageWorker:
 
 def _table(rows: pa.Table, names: Sequence[str]) -> Table:
     return Table({name: rows[name] for name in names if name in rows.column_names}, "the dataset")
-
-
-def _distinct(places: dict[Any, int]) -> Texts:
-    return list(places)
 
 
 def _replaced(rows: pa.Table, name: str, cells: pa.Array) -> pa.Table:
