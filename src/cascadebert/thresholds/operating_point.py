@@ -201,8 +201,8 @@ class OperatingPoint:
 
         Without measured exit rates, as many texts exit at each stage.
 
-        >>> OperatingPoint((0.9, 0.8)).deferral_rates
-        [0.6666666666666667, 0.5]
+        >>> [round(rate, 2) for rate in OperatingPoint((0.9, 0.8)).deferral_rates]
+        [0.67, 0.5]
         """
         count = len(self.thresholds) + 1
         rates = (1 / count,) * count if self.metrics is None else self.metrics.exit_rates
