@@ -66,6 +66,7 @@ bench: setup
 	for step in engines tasks labels routing files static install; do \
 		$(RUN)/inference.py $$step --data $(DATA) || exit 1; done
 	$(RUN)/processors.py $(NAME) --data $(DATA)
+	$(RUN)/scale.py --data $(DATA)
 	for step in answers draws; do $(RUN)/coverage.py $$step --data $(DATA) || exit 1; done
 	$(RUN)/search.py
 	$(RUN)/ece_interval.py

@@ -5,7 +5,8 @@
 
 Rows are the first half of one sentence of SST-2 and the second half of another, hardly one of them twice.
 Both versions predict them in turn, each time in a process of its own, with a static stage and a MiniLM that
-are fine-tuned on SST-2 first. Results: results/inference/end_to_end.json.
+are fine-tuned on SST-2 first, and on the engine and in the precision that each takes of itself: this one by
+measuring them. Results: results/inference/end_to_end.json.
 """
 
 from __future__ import annotations
@@ -55,7 +56,7 @@ PART_OF = {
 def main() -> None:
     """Run both versions in turn, or one of them in this process."""
     if sys.argv[1] == "--one":
-        print(json.dumps(predict(Path(sys.argv[2]), float(sys.argv[3]))))
+        print(json.dumps(predict(Path(sys.argv[2]), float(sys.argv[3]), sys.argv[4], sys.argv[5])))
         return
     from stored import current_commit, write_result  # which the version before may not be able to import
 
@@ -67,13 +68,15 @@ def main() -> None:
     before = subprocess.check_output(["git", "rev-parse", "HEAD"], cwd=asked.before, text=True).strip()
     found: dict[str, list[dict[str, Any]]] = {"before": [], "now": []}
     make_stages(source)
+    chosen = Cascade.from_pretrained(MADE).stages[-1].engine
+    engines = {"before": ("auto", "auto"), "now": (chosen.name, chosen.precision)}
     with tempfile.TemporaryDirectory() as folder:
         rows = Path(folder) / "rows.csv"
         texts = write_rows(rows, source)
-        threshold = float(np.quantile(stages()[0].predict(texts).confidences, 1 - EXITS))
+        threshold = float(np.quantile(stages(*engines["now"])[0].predict(texts).confidences, 1 - EXITS))
         for _ in range(ROUNDS):
             for name, checkout in (("before", asked.before), ("now", ROOT)):
-                found[name].append(in_process(checkout / "src", rows, threshold))
+                found[name].append(in_process(checkout / "src", rows, threshold, *engines[name]))
     parts = {name: median(one["parts"][name] for one in found["now"]) for name in PARTS}
     whole = {name: [one["whole"] for one in runs] for name, runs in found.items()}
     values = {
@@ -83,6 +86,7 @@ def main() -> None:
         "before": {name: median(one["parts"][name] for one in found["before"]) for name in PARTS},
         "whole": whole,
         "over_before": median(a / b for a, b in zip(whole["before"], whole["now"], strict=True)),
+        "engines": {name: runs[0]["engine"] for name, runs in found.items()},
         "before_commit": before,
     }
     write_result(ROOT / "results" / "inference" / "end_to_end.json", values, data=[source], commit=commit)
@@ -105,9 +109,9 @@ def write_rows(file: Path, source: Path, count: int = ROWS) -> list[str]:
     return first
 
 
-def in_process(source: Path, rows: Path, threshold: float) -> dict[str, Any]:
+def in_process(source: Path, rows: Path, threshold: float, engine: str, precision: str) -> dict[str, Any]:
     """Predict with the package at `source`, in a new process."""
-    command = [sys.executable, str(Path(__file__)), "--one", str(rows), str(threshold)]
+    command = [sys.executable, str(Path(__file__)), "--one", str(rows), str(threshold), engine, precision]
     path = os.pathsep.join([str(source), str(Path(__file__).parent)])
     done = subprocess.run(
         command, check=True, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": path}
@@ -117,9 +121,9 @@ def in_process(source: Path, rows: Path, threshold: float) -> dict[str, Any]:
     return found
 
 
-def predict(rows: Path, threshold: float) -> dict[str, Any]:
+def predict(rows: Path, threshold: float, engine: str, precision: str) -> dict[str, Any]:
     """Predict the rows; seconds of each part and of the whole."""
-    static, small = stages()
+    static, small = stages(engine, precision)
     seconds = dict.fromkeys(PARTS, 0.0)
 
     def timed(part: str, run: Callable[..., Any]) -> Callable[..., Any]:
@@ -152,12 +156,14 @@ def predict(rows: Path, threshold: float) -> dict[str, Any]:
         patches.enter_context(patch.object(predict_file, "MEASURE_FROM_ROWS", sys.maxsize))
         start = now()
         done = predict_file.predict_file(cascade, rows, rows.with_suffix(".out.csv"), overwrite=True)
-        return {"whole": now() - start, "parts": seconds, "exit_rates": done.exit_rates}
+        whole, used = now() - start, f"{small.engine.name} {small.engine.precision}"
+        return {"whole": whole, "parts": seconds, "exit_rates": done.exit_rates, "engine": used}
 
 
-def stages() -> tuple[Stage, Stage]:
+def stages(engine: str, precision: str) -> tuple[Stage, Stage]:
     """A static stage and MiniLM, fine-tuned on SST-2."""
-    static, small = (Stage.from_pretrained(MADE / f"stage-{number}", engine="openvino") for number in (1, 2))
+    options = {"engine": engine, "precision": precision}
+    static, small = (Stage.from_pretrained(MADE / f"stage-{number}", **options) for number in (1, 2))
     return static, small.with_labels(static.label_names)
 
 
@@ -175,7 +181,7 @@ def make_stages(source: Path) -> None:
         pq.write_table(sentences.take(np.sort(chosen)).select(["sentence", "label"]), train)
         config = FitConfig(max_length=64, epochs=1.0, learning_rate=2e-4, dar_weight=0.0)
         target = Target(speedup=2.0)
-        fit(train, stages=["static", minilm()], target=target, output=MADE, config=config, engine="openvino")
+        fit(train, stages=["static", minilm()], target=target, output=MADE, config=config)
 
 
 if __name__ == "__main__":

@@ -21,7 +21,10 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from statistics import median
+from threading import Event
+from time import sleep
 from typing import Any
+from unittest.mock import patch
 from urllib.error import HTTPError
 from urllib.request import Request, urlopen
 
@@ -31,14 +34,19 @@ from ray import serve
 from ray.cluster_utils import Cluster
 
 from cascadebert import Cascade
+from cascadebert.distributed import ray_data
+from cascadebert.distributed.pools import StagePool
 from cascadebert.distributed.ray_data import predict_dataset
 from cascadebert.distributed.ray_serve import application
+from cascadebert.distributed.stage_worker import StageWorker
 from cascadebert.timing import now
+from container import container
 from end_to_end import MADE, make_stages, write_rows
 from stored import ROOT, current_commit, write_result
 
 ROWS, FEW, ROUNDS, REQUESTS, SHARDS = 100_000, 2_000, 3, 1000, 3
 STORE = 300_000_000  # bytes of objects on each node
+SLOW_ROWS, CARRIED, PAUSE = 30_000, 5_000, 0.3  # rows, bytes that each carries, seconds that 1,000 wait
 PORT = 18_770
 
 
@@ -53,6 +61,8 @@ def main() -> None:
         rows = Path(folder) / "rows.csv"
         texts = write_rows(rows, source, ROWS)
         values = {"rows": ROWS, "shards_equal": shards_equal(rows), **on_cluster(rows, texts)}
+        values["container"] = container()
+        values["image_mb"] = values["container"]["image_mb"]
     path = ROOT / "results" / "scale" / "summary.json"
     write_result(path, values, data=[source], commit=commit)
 
@@ -100,6 +110,7 @@ def on_cluster(rows: Path, texts: list[str]) -> dict[str, Any]:
         cluster.remove_node(third, allow_graceful=False)
 
     values: dict[str, Any] = ratio(texts)
+    values["slow_last_stage"] = [slow_last_stage(texts[:count]) for count in (SLOW_ROWS, 3 * SLOW_ROWS)]
     values["killed_actor"] = losses(texts, expected, kill_actors)
     third = cluster.add_node(num_cpus=1, object_store_memory=STORE)
     values["killed_node"] = losses(texts, expected, kill_node)
@@ -152,6 +163,54 @@ def losses(texts: list[str], expected: list[str], kill: Callable[[], None]) -> d
         wrong += sum(expected[i] != label for i, label in zip(batch["id"], batch["label"], strict=True))
     doubled = sum(count - 1 for count in found.values())
     return {"lost": len(texts) - len(found), "doubled": doubled, "wrong": wrong}
+
+
+def slow_last_stage(texts: list[str]) -> dict[str, float]:
+    """Megabytes of objects on the cluster at most while its last stage is slow, and how busy that one is."""
+
+    class Slow(StageWorker):
+        def __call__(self, rows: Any) -> Any:
+            start = now()
+            if self._is_last:
+                sleep(PAUSE)
+            found = super().__call__(rows)
+            return found.append_column("seconds", [[now() - start] * len(found)]) if self._is_last else found
+
+    items = ray.data.range(len(texts), override_num_blocks=len(texts) // 1000)
+    rows = items.map_batches(_Texts(texts), batch_size=1000)
+    most, stop = [0.0], Event()
+
+    def sample() -> None:
+        while not stop.wait(0.1):
+            kind = "object_store_memory"
+            used = ray.cluster_resources()[kind] - ray.available_resources().get(kind, 0.0)
+            most[0] = max(most[0], used / 1e6)
+
+    pools, busy, begin = [StagePool(1, 1000, 0.0)] * 2, 0.0, None
+    with patch.object(ray_data, "StageWorker", Slow), ThreadPoolExecutor(1) as pool:
+        pool.submit(sample)
+        for batch in predict_dataset(rows, MADE, pools=pools).iter_batches(batch_size=1000):
+            begin = begin or now() - batch["seconds"][0]  # what starting takes is left out
+            busy += batch["seconds"].mean()
+        taken = now() - (begin or now())
+        stop.set()
+    return {
+        "rows": len(texts),
+        "carried_mb": len(texts) * CARRIED / 1e6,
+        "most_mb": most[0],
+        "busy": busy / taken,
+    }
+
+
+class _Texts:
+    """Rows of numbers get their texts, and something that is carried along."""
+
+    def __init__(self, texts: list[str]) -> None:
+        self._texts = texts
+
+    def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
+        texts = [self._texts[i] for i in batch["id"]]
+        return {**batch, "text": texts, "carried": ["x" * CARRIED] * len(texts)}
 
 
 def driver_rerun_equal(rows: Path, address: str) -> bool:

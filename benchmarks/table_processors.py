@@ -87,5 +87,5 @@ def end_to_end_table() -> str:
     lines = [f"| | {' | '.join(parts)} | whole |", "|" + "---|" * (len(parts) + 2)]
     for name, seconds in (("before", before), ("now", found["seconds"])):
         cells = " | ".join(f"{seconds[part]:.1f}" for part in parts)
-        lines.append(f"| {name} | {cells} | {median(found['whole'][name]):.1f} |")
+        lines.append(f"| {name} ({found['engines'][name]}) | {cells} | {median(found['whole'][name]):.1f} |")
     return "\n".join([*lines, "", f"{found['over_before']:.2f}x. {origin(found)}"])

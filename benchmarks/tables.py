@@ -31,7 +31,7 @@ from table_paper import (
     paper_shallow_table,
     paper_table,
 )
-from table_processors import processor_labels_table, processors_table
+from table_processors import end_to_end_table, processor_labels_table, processors_table
 from table_scale import many_rows_table
 from table_server import monitoring_table, rates_table, served_table
 from table_students import (
@@ -85,7 +85,11 @@ PAGES: dict[str, dict[str, Callable[[], str]]] = {
         "labels": labels_table,
         "demo results": demo_table,
     },
-    "docs/inference.md": {"processors": processors_table, "processor labels": processor_labels_table},
+    "docs/inference.md": {
+        "processors": processors_table,
+        "processor labels": processor_labels_table,
+        "end to end": end_to_end_table,
+    },
     "docs/guarantees.md": {"coverage": coverage_table},
     "docs/models.md": {"families": families_table},
     "docs/evaluation.md": {"ece interval": ece_table},

@@ -2,13 +2,34 @@
 
 from __future__ import annotations
 
+import os
 import socket
+from contextlib import contextmanager
 
 import numpy as np
 
 from cascadebert import Cascade, OperatingPoint, Target, assemble
 from cascadebert.thresholds.confidence import Score, scale_logits, softmax
 from samples import reviews, write_csv
+
+
+@contextmanager
+def two_nodes():
+    """A Ray cluster of two nodes with one processor each, and this process connected to them."""
+    import ray
+    from ray.cluster_utils import Cluster
+
+    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    size = {"num_cpus": 1, "object_store_memory": 200_000_000}
+    made = Cluster(initialize_head=True, head_node_args={**size, "include_dashboard": False})
+    made.add_node(**size)
+    ray.init(address=made.address, log_to_driver=False, logging_level="ERROR")
+    ray.data.DataContext.get_current().enable_progress_bars = False
+    try:
+        yield made
+    finally:
+        ray.shutdown()
+        made.shutdown()
 
 
 def free_port():

@@ -20,14 +20,13 @@ pytest.importorskip("ray")
 import pyarrow as pa
 import pyarrow.parquet as pq
 import ray
-from ray.cluster_utils import Cluster
 
 from cascadebert import Cascade
 from cascadebert.data.columns import Columns
 from cascadebert.distributed.pools import StagePool
 from cascadebert.distributed.ray_data import check_room, predict_dataset
 from cascadebert.errors import CascadeError, DataError
-from clusters import save_cascade
+from clusters import save_cascade, two_nodes
 from samples import sentences
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore"), pytest.mark.xdist_group("ray")]
@@ -52,18 +51,8 @@ def expected(folder):
 
 @pytest.fixture(scope="module")
 def cluster():
-    """Two nodes with one processor each, and this process connected to them."""
-    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
-    made = Cluster(
-        initialize_head=True,
-        head_node_args={"num_cpus": 1, "object_store_memory": 200_000_000, "include_dashboard": False},
-    )
-    made.add_node(num_cpus=1, object_store_memory=200_000_000)
-    ray.init(address=made.address, log_to_driver=False, logging_level="ERROR")
-    ray.data.DataContext.get_current().enable_progress_bars = False
-    yield made
-    ray.shutdown()
-    made.shutdown()
+    with two_nodes() as made:
+        yield made
 
 
 def dataset(texts=TEXTS):
@@ -186,9 +175,11 @@ def test_the_command_line_writes_what_one_machine_writes(cluster, folder, tmp_pa
     assert outputs["ray"] == outputs["local"] and outputs["ray"][0].count(b"\n") == 599
 
 
-def test_the_example_in_the_docs_runs(cluster, folder, expected, tmp_path):
-    page = (Path(__file__).resolve().parents[1] / "docs" / "scale.md").read_text("utf-8")
-    (code,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+PAGE = (Path(__file__).resolve().parents[1] / "docs" / "scale.md").read_text("utf-8")
+
+
+@pytest.mark.parametrize("code", re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL))
+def test_the_examples_in_the_docs_run(cluster, folder, expected, tmp_path, code):
     pq.write_table(pa.table({"text": TEXTS, "id": range(ROWS)}), tmp_path / "rows.parquet")
     code = code.replace("s3://bucket/traffic/", str(tmp_path / "rows.parquet"))
     code = code.replace("s3://bucket/predictions/", str(tmp_path / "out")).replace("my-cascade", str(folder))

@@ -50,20 +50,34 @@ def predict_dataset(
         DataError: if there is no text column, or nothing would tell which row is which.
         CascadeError: if no node has room for an actor, or the cluster not for all of them.
     """
-    path = resolve_checkpoint(folder)
-    spec = read_folder(path)
-    available = dataset.columns() or []
-    texts = find_text_columns(available, or_remembered(columns, spec.columns), DATASET)
-    check_texts_per_row(spec, len(texts))
-    if not keep_order and set(available) <= set(texts):
+    spec, texts = check_dataset(dataset, folder, columns)
+    if not keep_order and set(dataset.columns() or []) <= set(texts):
         raise DataError(
             f"{DATASET} has texts only, and they are not kept: nothing would tell which row is which. Add a "
             "column of ids, or use keep_order."
         )
-    pools = plan_pools(spec) if pools is None else pools
+    pools = check_pools(spec, pools)
+    return through_stages(dataset, pools, str(folder), texts, engine, precision, keep_order=keep_order)
+
+
+def check_dataset(
+    dataset: Dataset, folder: str | Path, columns: Columns | None
+) -> tuple[CascadeSpec, tuple[str, ...]]:
+    """The cascade of a folder, and the text columns of a dataset. Raises DataError if it has not as many."""
+    spec = read_folder(resolve_checkpoint(folder))
+    texts = find_text_columns(dataset.columns() or [], or_remembered(columns, spec.columns), DATASET)
+    check_texts_per_row(spec, len(texts))
+    return spec, tuple(texts)
+
+
+def check_pools(
+    spec: CascadeSpec, pools: Sequence[StagePool] | None, *, others: int = 0
+) -> tuple[StagePool, ...]:
+    """The pools, or planned ones. Raises CascadeError if there are not as many as stages."""
+    pools = plan_pools(spec, others=others) if pools is None else tuple(pools)
     if len(pools) != len(spec.stages):
         raise CascadeError(f"{len(spec.stages)} stages need as many pools; given: {len(pools)}")
-    return through_stages(dataset, pools, str(folder), texts, engine, precision, keep_order=keep_order)
+    return pools
 
 
 def through_stages(
@@ -74,12 +88,16 @@ def through_stages(
     engine: str,
     precision: str,
     *,
-    keep_order: bool,
+    first: int = 0,
+    keep_order: bool = False,
 ) -> Dataset:
-    """The rows after all stages, as in `predict_dataset`. Raises CascadeError if the cluster has no room."""
+    """The rows after the stages from `first` on that have pools, as in `predict_dataset`.
+
+    Raises CascadeError if the cluster has no room for the actors.
+    """
     check_room(pools)
     dataset.context.execution_options.preserve_order |= keep_order
-    for number, pool in enumerate(pools):
+    for number, pool in enumerate(pools, start=first):
         dataset = dataset.map_batches(
             StageWorker,
             fn_constructor_args=(folder, number, tuple(texts), engine, precision),
@@ -93,11 +111,15 @@ def through_stages(
     return dataset
 
 
-def plan_pools(spec: CascadeSpec) -> tuple[StagePool, ...]:
-    """Pools for the connected cluster, by costs and exit rates; the last stage is on its GPUs, if any."""
+def plan_pools(spec: CascadeSpec, *, others: int = 0) -> tuple[StagePool, ...]:
+    """Pools for the connected cluster, by costs and exit rates; the last stage is on its GPUs, if any.
+
+    `others` processors are left to actors that are not of a stage.
+    """
     total = ray.cluster_resources()
     reached = reached_shares(spec.operating_point.deferral_rates)
-    return stage_pools(costs_of(spec), reached, cpus=total.get("CPU", 0), gpus=total.get("GPU", 0))
+    cpus = total.get("CPU", 0) - others
+    return stage_pools(costs_of(spec), reached, cpus=cpus, gpus=total.get("GPU", 0))
 
 
 def check_room(pools: Sequence[StagePool]) -> None:

@@ -30,6 +30,7 @@ from cascadebert.remote_files import remote_url
 
 log = logging.getLogger("cascadebert")
 
+OBJECTS_PER_COLLECTION = 200_000  # more than a chunk of rows makes
 MEASURE_FROM_ROWS = 10_000  # files from this size on are worth the time to measure batch sizes
 
 
@@ -79,14 +80,17 @@ def predict_file(
 
 @contextmanager
 def _frozen_heap() -> Iterator[None]:
-    """Leave what is in memory, such as libraries, out of collections of garbage.
+    """Leave what is in memory, such as libraries, out of collections of garbage, and let these be rare.
 
     Rows by the million cause so many of them that they would take longer than reading and writing.
     """
+    thresholds = gc.get_threshold()
     gc.freeze()
+    gc.set_threshold(OBJECTS_PER_COLLECTION, *thresholds[1:])
     try:
         yield
     finally:
+        gc.set_threshold(*thresholds)
         gc.unfreeze()
 
 
