@@ -162,8 +162,10 @@ def predict(rows: Path, threshold: float, engine: str, precision: str) -> dict[s
 
 def stages(engine: str, precision: str) -> tuple[Stage, Stage]:
     """A static stage and MiniLM, fine-tuned on SST-2."""
-    options = {"engine": engine, "precision": precision}
-    static, small = (Stage.from_pretrained(MADE / f"stage-{number}", **options) for number in (1, 2))
+    static, small = (
+        Stage.from_pretrained(MADE / f"stage-{number}", engine=engine, precision=precision)
+        for number in (1, 2)
+    )
     return static, small.with_labels(static.label_names)
 
 
