@@ -35,6 +35,27 @@ def processors_table() -> str:
     return "\n".join(lines)
 
 
+def fastest_table() -> str:
+    """The fastest engine and precision of each processor and model, and what share of labels it keeps."""
+    lines = ["| processor | model (layers, width) | fastest | over torch, float32 | labels kept |"]
+    lines.append("|" + "---|" * 5)
+    for file in _files():
+        found = json.loads(file.read_text("utf-8"))
+        for model in dict.fromkeys(row["model"] for row in found["rows"]):
+            best = max(
+                (row for row in found["rows"] if row["model"] == model),
+                key=lambda row: float(row["over_torch_fp32"]),
+            )
+            shares = list((best["labels_equal"] or {}).values())
+            kept = f"{percent(min(shares))} to {percent(max(shares))}" if shares else ""
+            size = model.replace("L", "").replace("-H", " x ")
+            over = f"{best['over_torch_fp32']:.2f}x"
+            lines.append(
+                f"| {_processor(found)} | {size} | {best['engine']} {best['precision']} | {over} | {kept} |"
+            )
+    return "\n".join(lines)
+
+
 def _processor(found: dict[str, Any]) -> str:
     if found["limited_to"]:
         return f"the same as {found['limited_to'].replace('_', ' ')}"

@@ -31,7 +31,7 @@ from table_paper import (
     paper_shallow_table,
     paper_table,
 )
-from table_processors import end_to_end_table, processor_labels_table, processors_table
+from table_processors import end_to_end_table, fastest_table, processor_labels_table, processors_table
 from table_scale import many_rows_table
 from table_server import monitoring_table, rates_table, served_table
 from table_students import (
@@ -75,7 +75,7 @@ def filled(page: str, tables: Mapping[str, str]) -> str:
 
 
 PAGES: dict[str, dict[str, Callable[[], str]]] = {
-    "README.md": {"cascades": cascades_table},
+    "README.md": {"cascades": cascades_table, "fastest": fastest_table},
     "docs/results.md": {
         "main results": summary_table,
         "details": detail_table,
