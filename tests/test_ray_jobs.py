@@ -128,6 +128,6 @@ def test_what_checkpoints_do_not_cover_is_refused(cluster, folder, rows, tmp_pat
     with pytest.raises(DataError, match="no column 'number' of ids"):
         write_predictions(read, folder, output, id_column="number")
     renamed = read.rename_columns({"id": "label"})
-    with pytest.raises(DataError, match="cannot be 'label', the name of an answer"):
+    with pytest.raises(DataError, match="cannot be 'label', which is the name of an answer"):
         write_predictions(renamed, folder, output, id_column="label")
     assert [path.name for path in tmp_path.iterdir()] == ["rows"]

@@ -22,13 +22,12 @@ from cascadebert.inference.batching import (
     concatenate_tokens,
     join_tokens,
 )
-from cascadebert.inference.word_tokens import WordTokens, splits_at_spaces
+from cascadebert.inference.wordpiece import WordPieceTokens
 from cascadebert.persistence.checkpoint_config import config_int, config_pad_id, read_config
 from cascadebert.types import Ints, PaddingSide, Texts
 
 DEFAULT_MAX_LENGTH = 128
 ENCODED_CHARACTERS = 1 << 20  # tokenized at the same time
-FEW = 4  # texts below which whole ones are faster
 LIMIT_KEY = "cascadebert_max_length"  # in a stage's config.json: the most tokens that the model reads
 
 
@@ -62,11 +61,13 @@ class StageTokenizer:
         self._tokenizer.no_padding()
         self._tokenizer.enable_truncation(max_length, direction=side)
         self.vocab_size = self._tokenizer.get_vocab_size()
-        self._has_words = side == "right" and splits_at_spaces(json.loads(content))
+        self._cuts_right = side == "right"
 
     @cached_property
-    def _words(self) -> WordTokens:
-        return WordTokens(self._tokenizer, max_length=self.max_length, padding=self.padding)
+    def _wordpiece(self) -> WordPieceTokens | None:
+        if not self._cuts_right:
+            return None
+        return WordPieceTokens.of(self._tokenizer, max_length=self.max_length, padding=self.padding)
 
     def encode(self, texts: Texts, places: Sequence[int] | Ints | None = None) -> TokenizedTexts:
         """Tokens of each text or pair, special tokens included; see `as_texts` for what these are.
@@ -81,12 +82,11 @@ class StageTokenizer:
         return tokens
 
     def _tokens(self, texts: Texts) -> TokenizedTexts:
-        """Tokens of some of the texts: of many from their words, where this gives the same."""
-        if self._has_words and len(texts) >= FEW:
-            tokens = self._words.encode(texts)
-            if tokens is not None:
-                zeros = np.zeros_like(tokens.type_ids)
-                return tokens if self._token_types else replace(tokens, type_ids=zeros)
+        """Tokens of some of the texts, from the faster library where it makes the same."""
+        tokens = None if self._wordpiece is None else self._wordpiece.encode(texts)
+        if tokens is not None:
+            zeros = np.zeros_like(tokens.type_ids)
+            return tokens if self._token_types else replace(tokens, type_ids=zeros)
         encodings = self._tokenizer.encode_batch_fast(list(texts))
         ids = [encoding.ids for encoding in encodings]
         pairs = any(not isinstance(text, str) for text in texts)

@@ -1,17 +1,17 @@
-"""Tokens put together from those of words: to the last one those that the tokenizer makes of whole texts."""
+"""Tokens by nanotoken: to the last one those that tokenizers makes."""
 
 import json
 import random
 from concurrent.futures import ThreadPoolExecutor
 
+import nanotoken
 import numpy as np
 import pytest
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 
-from cascadebert.inference import word_tokens
 from cascadebert.inference.batching import Padding
 from cascadebert.inference.tokenizer import StageTokenizer
-from cascadebert.inference.word_tokens import WordTokens, splits_at_spaces
+from cascadebert.inference.wordpiece import WordPieceTokens
 
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 WORDS = (
@@ -87,64 +87,39 @@ def assert_equal(found, encodings, max_length):
 @pytest.mark.parametrize("kind", [{}, {"lowercase": False}, {"roberta": True, "lstrip": True}])
 def test_odd_texts_and_pairs_have_the_same_tokens(kind, max_length):
     whole = tokenizer(max_length, **kind)
-    words = WordTokens(whole, max_length=max_length, padding=Padding())
+    tokens = WordPieceTokens.of(whole, max_length=max_length, padding=Padding())
     texts = odd_texts(300, seed=max_length)
     for batch in (texts, list(zip(texts[::2], texts[1::2], strict=True)), texts[:5]):
-        assert_equal(words.encode(batch), whole.encode_batch_fast(batch), max_length)
+        assert_equal(tokens.encode(batch), whole.encode_batch_fast(batch), max_length)
 
 
-def test_words_are_forgotten_in_turn_and_tokens_stay_the_same(monkeypatch):
-    monkeypatch.setattr(word_tokens, "MAX_WORDS", 50)
+def test_threads_share_it():
     whole = tokenizer(32)
-    words = WordTokens(whole, max_length=32, padding=Padding())
-    texts = odd_texts(400, seed=9)
-    for start in [*range(0, 400, 5), 0]:
-        some = texts[start : start + 5]
-        assert_equal(words.encode(some), whole.encode_batch_fast(some), 32)
-    assert len(words._words.places) < 50 + max(len(text.split(" ")) for text in texts) * 5
-
-
-def test_a_word_is_tokenized_once(monkeypatch):
-    words = WordTokens(tokenizer(32), max_length=32, padding=Padding())
-    seen = []
-
-    class Counting:
-        def encode_batch_fast(self, texts, **options):
-            seen.extend(texts)
-            return real.encode_batch_fast(texts, **options)
-
-    real, words._tokenizer = words._tokenizer, Counting()
-    words.encode(["the film", "a film\nthe film"])
-    words.encode(["film the", "the end"])
-    assert seen == ["the", "film", "a", "end"]
-
-
-def test_only_the_start_of_a_long_text_is_read():
-    words = WordTokens(tokenizer(16), max_length=16, padding=Padding())
-    found = words.encode(["film " * 5000 + "unread", "the film"])
-    assert found.lengths.tolist() == [16, 4] and found.truncated.tolist() == [True, False]
-    assert "unread" not in words._words.places
-    # words without tokens do not count
-    found = words.encode(["\x00 " * 5000 + "film film", "the film"])
-    assert found.lengths.tolist() == [4, 4] and not found.truncated.any()
-
-
-def test_threads_share_the_words():
-    whole = tokenizer(32)
-    words = WordTokens(whole, max_length=32, padding=Padding())
+    tokens = WordPieceTokens.of(whole, max_length=32, padding=Padding())
     parts = [odd_texts(50, seed=seed) for seed in range(8)] * 3
     with ThreadPoolExecutor(8) as threads:
-        for found, part in zip(threads.map(words.encode, parts), parts, strict=True):
+        for found, part in zip(threads.map(tokens.encode, parts), parts, strict=True):
             assert_equal(found, whole.encode_batch_fast(part), 32)
 
 
-def test_other_tokenizers_encode_whole_texts():
-    settings = json.loads(tokenizer(16).to_str())
-    assert splits_at_spaces(settings)
-    spaced = {**settings, "added_tokens": [{"content": "two words"}]}
-    byte_level = {**settings, "pre_tokenizer": {"type": "ByteLevel"}}
-    for other in (spaced, byte_level, {**settings, "normalizer": None}, {}):
-        assert not splits_at_spaces(other)
+def test_a_tokenizer_of_which_the_library_makes_something_else_is_not_given_to_it(monkeypatch):
+    options = {"max_length": 16, "padding": Padding()}
+    plain = tokenizer(16)
+    assert WordPieceTokens.of(plain, **options)
+    assert WordPieceTokens.of(Tokenizer(models.BPE()), **options) is None
+    byte_level = Tokenizer.from_str(plain.to_str())
+    byte_level.pre_tokenizer = pre_tokenizers.ByteLevel()
+    assert WordPieceTokens.of(byte_level, **options) is None
+    other = tokenizer(16, lowercase=False).to_str()
+    read = nanotoken.Tokenizer.from_json
+    monkeypatch.setattr(nanotoken.Tokenizer, "from_json", lambda _: read(other))
+    assert WordPieceTokens.of(plain, **options) is None
+
+
+def test_what_cannot_be_encoded_or_is_mixed_is_left_to_the_tokenizer():
+    tokens = WordPieceTokens.of(tokenizer(16), max_length=16, padding=Padding())
+    assert tokens.encode(["the film", "\ud800"]) is None
+    assert tokens.encode(["the film", ("the", "film")]) is None
 
 
 @pytest.mark.parametrize("side", ["left", "right"])
