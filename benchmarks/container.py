@@ -11,8 +11,10 @@ of its own. `benchmarks/scale.py` calls it for results/scale/summary.json.
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
+import signal
 import subprocess
 import tempfile
 import time
@@ -65,11 +67,9 @@ def install(recipe: str, root: Path) -> None:
                 shutil.copytree(path, root / "source" / target, ignore=shutil.ignore_patterns("__pycache__"))
             else:
                 shutil.copy(path, root / "source")
-    for name in ("resolv.conf", "pip.conf", "pip"):  # where packages come from is the machine's affair
+    for name in ("resolv.conf", "pip.conf", "ssl/certs/ca-certificates.crt"):  # as this machine has them
         source = Path("/etc") / name
-        if source.is_dir():
-            shutil.copytree(source, root / "etc" / name, dirs_exist_ok=True)
-        elif source.exists():
+        if source.exists():
             shutil.copy(source, root / "etc" / name)
     (step,) = re.findall(r"^RUN (python -m venv(?:.+\\\n)+.+)$", recipe, re.MULTILINE)
     step = step.replace("\\\n", " ").replace("python -m", "python3 -m")
@@ -82,21 +82,22 @@ def commands(recipe: str, root: Path) -> dict[str, Any]:
     (check,) = re.findall(r"^ +CMD (\[.+\])$", recipe, re.MULTILINE)
     serve = ["/opt/cascadebert/bin/cascadebert", *json.loads(command)]
     health = ["/opt/cascadebert/bin/python", *json.loads(check)[1:]]
-    process = subprocess.Popen(_inside(root, serve), stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
-    try:
-        started = _until_healthy()
-        body = json.dumps({"inputs": CASES}).encode()
-        request = Request(f"http://127.0.0.1:{PORT}/predict", body, {"Content-Type": "application/json"})
-        with urlopen(request, timeout=60) as response:
-            answers = json.load(response)
-        healthy = subprocess.run(_inside(root, health), check=False).returncode == 0
-    except BaseException:
-        process.kill()
-        print(process.communicate()[0].decode())
-        raise
-    finally:
-        process.terminate()
-        process.wait()
+    with tempfile.TemporaryFile() as said:
+        process = subprocess.Popen(_inside(root, serve), stdout=said, stderr=said, start_new_session=True)
+        try:
+            started = _until_healthy()
+            body = json.dumps({"inputs": [[text] for text in CASES]}).encode()
+            request = Request(f"http://127.0.0.1:{PORT}/predict", body, {"Content-Type": "application/json"})
+            with urlopen(request, timeout=60) as response:
+                answers = json.load(response)
+            healthy = subprocess.run(_inside(root, health), check=False).returncode == 0
+        except BaseException:
+            said.seek(0)
+            print(said.read().decode())
+            raise
+        finally:
+            os.killpg(process.pid, signal.SIGTERM)
+            process.wait()
     refused = subprocess.run(_inside(root, ["/bin/sh", "-c", "echo > /opt/file"]), stderr=subprocess.DEVNULL)
     rows = "".join(f"{text}\n" for text in ["text", *CASES])
     predict = "/opt/cascadebert/bin/cascadebert predict /model - --output -"
@@ -123,7 +124,7 @@ def _inside(root: Path, command: list[str]) -> list[str]:
         f"mount -t proc proc {root}/proc",
     ]
     enter = f'exec chroot --userspec={USER}:{USER} {root} env HOME=/tmp XDG_CACHE_HOME=/tmp "$@"'
-    return ["unshare", "--mount", "--pid", "--fork", "--kill-child", "sh", "-c",
+    return ["unshare", "--mount", "--pid", "--fork", "sh", "-c",
             " && ".join([*mounts, enter]), "sh", *command]  # fmt: skip
 
 

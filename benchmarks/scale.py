@@ -60,9 +60,9 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         rows = Path(folder) / "rows.csv"
         texts = write_rows(rows, source, ROWS)
-        values = {"rows": ROWS, "shards_equal": shards_equal(rows), **on_cluster(rows, texts)}
-        values["container"] = container()
-        values["image_mb"] = values["container"]["image_mb"]
+        image = container()
+        values = {"rows": ROWS, "container": image, "image_mb": image["image_mb"]}
+        values |= {"shards_equal": shards_equal(rows), **on_cluster(rows, texts)}
     path = ROOT / "results" / "scale" / "summary.json"
     write_result(path, values, data=[source], commit=commit)
 

@@ -162,6 +162,17 @@ def test_a_folder_of_something_else_is_never_replaced(saved, tmp_path):
     assert (tmp_path / "precious" / "thesis.txt").read_text() == "years of work"
 
 
+def test_whoever_may_read_the_folder_may_read_all_its_files(saved, tmp_path):
+    private = tmp_path / "private"
+    shutil.copytree(saved, private)
+    for file in private.rglob("*.safetensors"):
+        file.chmod(0o600)
+    Cascade.from_pretrained(private).save_pretrained(tmp_path / "again")
+    expected = (tmp_path / "again").stat().st_mode & 0o666
+    files = [file for file in (tmp_path / "again").rglob("*") if file.is_file()]
+    assert len(files) > 5 and {file.stat().st_mode & 0o777 for file in files} == {expected}
+
+
 def test_a_model_beside_other_files_is_never_replaced_by_a_cascade(saved, tmp_path):
     (tmp_path / "project").mkdir()
     (tmp_path / "project" / "config.json").write_text("{}")

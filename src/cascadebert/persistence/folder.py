@@ -193,6 +193,7 @@ def atomic_directory(path: Path, *, overwrite: bool, kind: Kind = "cascade") -> 
     new.mkdir()
     try:
         yield new
+        _share(new)
         if path.exists():
             path.replace(old)
         new.replace(path)
@@ -201,6 +202,14 @@ def atomic_directory(path: Path, *, overwrite: bool, kind: Kind = "cascade") -> 
             old.replace(path)
         shutil.rmtree(new, ignore_errors=True)
         shutil.rmtree(old, ignore_errors=True)
+
+
+def _share(folder: Path) -> None:
+    """Give files the permissions that new ones get, as the folder did; safetensors makes its own private."""
+    mode = folder.stat().st_mode & 0o666
+    for file in folder.rglob("*"):
+        if file.is_file():
+            file.chmod(mode)
 
 
 def ensure_writable_directory(path: Path, *, overwrite: bool, kind: Kind = "cascade") -> None:
