@@ -32,7 +32,7 @@ from table_paper import (
     paper_table,
 )
 from table_processors import end_to_end_table, fastest_table, processor_labels_table, processors_table
-from table_scale import many_rows_table
+from table_scale import cluster_table, many_rows_table
 from table_server import monitoring_table, rates_table, served_table
 from table_students import (
     gains_table,
@@ -101,7 +101,7 @@ PAGES: dict[str, dict[str, Callable[[], str]]] = {
         "paper dar": paper_dar_table,
         "paper shallow": paper_shallow_table,
     },
-    "docs/scale.md": {"many rows": many_rows_table},
+    "docs/scale.md": {"many rows": many_rows_table, "cluster": cluster_table},
     "docs/server.md": {"served": served_table, "rates": rates_table},
     "docs/monitoring.md": {"monitoring": monitoring_table},
     "docs/small-models.md": {
