@@ -50,9 +50,7 @@ def cluster_table() -> str:
         ),
         "rows lost, doubled, wrong: all actors killed": _losses(found["killed_actor"]),
         "rows lost, doubled, wrong: a node killed": _losses(found["killed_node"]),
-        "output of a run whose driver was killed and started again": "the bytes of another"
-        if found["driver_rerun_equal"]
-        else "differs",
+        "output of a run whose driver was killed and started again": rerun,
         "outputs of three shards end to end": "the bytes of one run" if found["shards_equal"] else "differ",
         f"{serve['requests']:,} requests to Ray Serve while a replica of the last stage is killed": (
             f"{serve['wrong']} wrong, {serve['failed']} failed, {serve['failed_but_503']} of them not by 503"
