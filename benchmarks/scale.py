@@ -3,7 +3,7 @@
     python benchmarks/scale.py --data ../shared/data
 
 A quarter of an hour, nothing beside it. Rows are those of `benchmarks/end_to_end.py`, predicted by its static
-stage and MiniLM. Results: results/scale/summary.json.
+stage and MiniLM, which gets one in twenty. Results: results/scale/summary.json.
 """
 
 from __future__ import annotations
@@ -19,6 +19,8 @@ import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from statistics import median
 from threading import Event
@@ -28,12 +30,14 @@ from unittest.mock import patch
 from urllib.error import HTTPError
 from urllib.request import Request, urlopen
 
+import numpy as np
 import psutil
 import ray
 from ray import serve
 from ray.cluster_utils import Cluster
 
-from cascadebert import Cascade
+from cascadebert import Cascade, OperatingPoint
+from cascadebert.data.dataset import load_examples
 from cascadebert.distributed import ray_data
 from cascadebert.distributed.pools import StagePool
 from cascadebert.distributed.ray_data import predict_dataset
@@ -41,10 +45,11 @@ from cascadebert.distributed.ray_serve import application
 from cascadebert.distributed.stage_worker import StageWorker
 from cascadebert.timing import now
 from container import container
-from end_to_end import MADE, make_stages, write_rows
+from end_to_end import MADE, SAMPLE, make_stages, write_rows
 from stored import ROOT, current_commit, write_result
 
 ROWS, FEW, ROUNDS, REQUESTS, SHARDS = 100_000, 2_000, 3, 1000, 3
+EXITS = 0.95  # of the rows at the static stage
 STORE = 300_000_000  # bytes of objects on each node
 SLOW_ROWS, CARRIED, PAUSE = 30_000, 5_000, 0.3  # rows, bytes that each carries, seconds that 1,000 wait
 PORT = 18_770
@@ -58,49 +63,62 @@ def main() -> None:
     commit, source = current_commit(), asked.data / "sst2" / "train.parquet"
     make_stages(source)
     with tempfile.TemporaryDirectory() as folder:
-        rows = Path(folder) / "rows.csv"
-        texts = write_rows(rows, source, ROWS)
+        job = make_job(Path(folder), source)
         image = container()
-        values = {"rows": ROWS, "container": image, "image_mb": image["image_mb"]}
-        values |= {"shards_equal": shards_equal(rows), **on_cluster(rows, texts)}
+        values = {"rows": ROWS, "exits": EXITS, "container": image, "image_mb": image["image_mb"]}
+        values |= {"shards_equal": shards_equal(job), **on_cluster(job)}
     path = ROOT / "results" / "scale" / "summary.json"
     write_result(path, values, data=[source], commit=commit)
 
 
-def command(rows: Path, output: Path, *more: str) -> list[str]:
-    """A command line that predicts the rows."""
-    return [
-        sys.executable,
-        "-m",
-        "cascadebert",
-        "predict",
-        str(MADE),
-        str(rows),
-        "--output",
-        str(output),
-        *more,
-    ]
+@dataclass(frozen=True)
+class Job:
+    """A saved cascade, and the rows that it predicts."""
+
+    cascade: Path
+    rows: Path
+    texts: list[str]
+
+    def command(self, output: Path, *more: str) -> list[str]:
+        """A command line that predicts the rows."""
+        run = [sys.executable, "-m", "cascadebert", "predict", str(self.cascade), str(self.rows)]
+        return [*run, "--output", str(output), *more]
+
+    @property
+    def whole(self) -> Path:
+        """The output of one process."""
+        return self.rows.with_name("whole.csv")
 
 
-def shards_equal(rows: Path) -> bool:
+def make_job(folder: Path, source: Path) -> Job:
+    """Write the rows, and the cascade with a threshold that so many of them pass."""
+    write_rows(folder / "rows.csv", source, ROWS)
+    texts = [str(text) for text in load_examples(folder / "rows.csv").texts]
+    made = Cascade.from_pretrained(MADE)
+    confidences = made.stages[0].predict(texts[:SAMPLE]).confidences
+    point = OperatingPoint((float(np.quantile(confidences, 1 - EXITS)),))
+    made.with_operating_point(point).save_pretrained(folder / "cascade")
+    return Job(folder / "cascade", folder / "rows.csv", texts)
+
+
+def shards_equal(job: Job) -> bool:
     """True if the outputs of all shards, laid end to end, are the output of one run."""
-    whole, parts = rows.with_name("whole.csv"), []
-    subprocess.run(command(rows, whole), check=True, capture_output=True)
+    subprocess.run(job.command(job.whole), check=True, capture_output=True)
+    parts = []
     for number in range(1, SHARDS + 1):
-        output = rows.with_name(f"part-{number}.csv")
-        subprocess.run(
-            command(rows, output, "--shard", f"{number}/{SHARDS}"), check=True, capture_output=True
-        )
+        output = job.rows.with_name(f"part-{number}.csv")
+        command = job.command(output, "--shard", f"{number}/{SHARDS}")
+        subprocess.run(command, check=True, capture_output=True)
         parts.append(output.read_text("utf-8").split("\n", 1))
-    return parts[0][0] + "\n" + "".join(part for _, part in parts) == whole.read_text("utf-8")
+    return parts[0][0] + "\n" + "".join(part for _, part in parts) == job.whole.read_text("utf-8")
 
 
-def on_cluster(rows: Path, texts: list[str]) -> dict[str, Any]:
+def on_cluster(job: Job) -> dict[str, Any]:
     """Everything that needs the cluster: two nodes of one processor, and this process."""
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "object_store_memory": STORE})
     cluster.add_node(num_cpus=1, object_store_memory=STORE)
     ray.init(address=cluster.address, log_to_driver=False)
-    expected = Cascade.from_pretrained(MADE).predict(texts).labels.tolist()
+    expected = Cascade.from_pretrained(job.cascade).predict(job.texts).labels.tolist()
 
     def kill_actors() -> None:
         for process in processes("StageWorker"):
@@ -109,26 +127,27 @@ def on_cluster(rows: Path, texts: list[str]) -> dict[str, Any]:
     def kill_node() -> None:
         cluster.remove_node(third, allow_graceful=False)
 
-    values: dict[str, Any] = ratio(texts)
-    values["slow_last_stage"] = [slow_last_stage(texts[:count]) for count in (SLOW_ROWS, 3 * SLOW_ROWS)]
-    values["killed_actor"] = losses(texts, expected, kill_actors)
+    values: dict[str, Any] = ratio(job)
+    print(values, flush=True)
+    values["slow_last_stage"] = [slow_last_stage(job, count) for count in (SLOW_ROWS, 3 * SLOW_ROWS)]
+    values["killed_actor"] = losses(job, expected, kill_actors)
     third = cluster.add_node(num_cpus=1, object_store_memory=STORE)
-    values["killed_node"] = losses(texts, expected, kill_node)
-    values["driver_rerun_equal"] = driver_rerun_equal(rows, str(cluster.address))
-    values["serve_kill"] = serve_kill(texts, expected)
+    values["killed_node"] = losses(job, expected, kill_node)
+    values["driver_rerun_equal"] = driver_rerun_equal(job, str(cluster.address))
+    values["serve_kill"] = serve_kill(job, expected)
     ray.shutdown()
     cluster.shutdown()
     return values
 
 
-def ratio(texts: list[str]) -> dict[str, Any]:
+def ratio(job: Job) -> dict[str, Any]:
     """Speed of the cluster over that of one process; what starting takes is left out, by runs of few rows."""
-    cascade = Cascade.from_pretrained(MADE)
-    cascade.predict(texts[:FEW])
+    cascade = Cascade.from_pretrained(job.cascade)
+    cascade.predict(job.texts[:FEW])
     seconds: dict[str, list[float]] = {"one": [], "cluster": []}
     for _ in range(ROUNDS):
-        for name, run in (("one", cascade.predict), ("cluster", through_cluster)):
-            taken = [_seconds(run, texts[:count]) for count in (FEW, len(texts))]
+        for name, run in (("one", cascade.predict), ("cluster", partial(through_cluster, job))):
+            taken = [_seconds(run, job.texts[:count]) for count in (FEW, ROWS)]
             seconds[name].append(taken[1] - taken[0])
     ratios = [one / other for one, other in zip(seconds["one"], seconds["cluster"], strict=True)]
     return {"ray_vs_single": median(ratios), "range": [min(ratios), max(ratios)], "seconds": seconds}
@@ -140,32 +159,32 @@ def _seconds(run: Callable[[list[str]], object], texts: list[str]) -> float:
     return now() - start
 
 
-def stream(texts: list[str]) -> Iterator[dict[str, Any]]:
+def stream(job: Job, texts: list[str]) -> Iterator[dict[str, Any]]:
     """Answered rows in batches."""
     items = [{"text": text, "id": number} for number, text in enumerate(texts)]
     rows = ray.data.from_items(items, override_num_blocks=max(1, len(texts) // 4096))
-    yield from predict_dataset(rows, MADE).iter_batches(batch_size=None)
+    yield from predict_dataset(rows, job.cascade).iter_batches(batch_size=None)
 
 
-def through_cluster(texts: list[str]) -> int:
+def through_cluster(job: Job, texts: list[str]) -> int:
     """The number of rows that come out."""
-    return sum(len(batch["id"]) for batch in stream(texts))
+    return sum(len(batch["id"]) for batch in stream(job, texts))
 
 
-def losses(texts: list[str], expected: list[str], kill: Callable[[], None]) -> dict[str, int]:
+def losses(job: Job, expected: list[str], kill: Callable[[], None]) -> dict[str, int]:
     """Rows lost, doubled and wrong when something is killed after the first batch."""
     found: Counter[int] = Counter()
     wrong = 0
-    for number, batch in enumerate(stream(texts)):
+    for number, batch in enumerate(stream(job, job.texts)):
         if number == 0:
             kill()
         found.update(batch["id"].tolist())
         wrong += sum(expected[i] != label for i, label in zip(batch["id"], batch["label"], strict=True))
     doubled = sum(count - 1 for count in found.values())
-    return {"lost": len(texts) - len(found), "doubled": doubled, "wrong": wrong}
+    return {"lost": ROWS - len(found), "doubled": doubled, "wrong": wrong}
 
 
-def slow_last_stage(texts: list[str]) -> dict[str, float]:
+def slow_last_stage(job: Job, count: int) -> dict[str, float]:
     """Megabytes of objects on the cluster at most while its last stage is slow, and how busy that one is."""
 
     class Slow(StageWorker):
@@ -176,8 +195,8 @@ def slow_last_stage(texts: list[str]) -> dict[str, float]:
             found = super().__call__(rows)
             return found.append_column("seconds", [[now() - start] * len(found)]) if self._is_last else found
 
-    items = ray.data.range(len(texts), override_num_blocks=len(texts) // 1000)
-    rows = items.map_batches(_Texts(texts), batch_size=1000)
+    items = ray.data.range(count, override_num_blocks=count // 1000)
+    rows = items.map_batches(_Texts(job.texts[:count]), batch_size=1000)
     most, stop = [0.0], Event()
 
     def sample() -> None:
@@ -189,14 +208,14 @@ def slow_last_stage(texts: list[str]) -> dict[str, float]:
     pools, busy, begin = [StagePool(1, 1000, 0.0)] * 2, 0.0, None
     with patch.object(ray_data, "StageWorker", Slow), ThreadPoolExecutor(1) as pool:
         pool.submit(sample)
-        for batch in predict_dataset(rows, MADE, pools=pools).iter_batches(batch_size=1000):
+        for batch in predict_dataset(rows, job.cascade, pools=pools).iter_batches(batch_size=1000):
             begin = begin or now() - batch["seconds"][0]  # what starting takes is left out
             busy += batch["seconds"].mean()
         taken = now() - (begin or now())
         stop.set()
     return {
-        "rows": len(texts),
-        "carried_mb": len(texts) * CARRIED / 1e6,
+        "rows": count,
+        "carried_mb": count * CARRIED / 1e6,
         "most_mb": most[0],
         "busy": busy / taken,
     }
@@ -213,31 +232,34 @@ class _Texts:
         return {**batch, "text": texts, "carried": ["x" * CARRIED] * len(texts)}
 
 
-def driver_rerun_equal(rows: Path, address: str) -> bool:
+def driver_rerun_equal(job: Job, address: str) -> bool:
     """True if a run whose driver was killed after its first chunk ends in the output of one that was not."""
-    output, environment = rows.with_name("killed.csv"), {**os.environ, "RAY_ADDRESS": address}
-    arguments = command(rows, output, "--runner", "ray")
-    process = subprocess.Popen(arguments, env=environment, stderr=subprocess.DEVNULL)
+    output, environment = job.rows.with_name("killed.csv"), {**os.environ, "RAY_ADDRESS": address}
+    command = job.command(output, "--runner", "ray")
+    process = subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL)
     while not (output.with_name(f"{output.name}.work") / "00000000.json").is_file():
         with contextlib.suppress(subprocess.TimeoutExpired):
             process.wait(0.01)
+            raise RuntimeError(f"it ended by itself, with exit code {process.returncode}")
     process.send_signal(signal.SIGKILL)
     process.wait()
-    subprocess.run(arguments, env=environment, check=True, capture_output=True)
-    return output.read_bytes() == rows.with_name("whole.csv").read_bytes()
+    subprocess.run(command, env=environment, check=True, capture_output=True)
+    return output.read_bytes() == job.whole.read_bytes()
 
 
-def serve_kill(texts: list[str], expected: list[str]) -> dict[str, int]:
+def serve_kill(job: Job, expected: list[str]) -> dict[str, int]:
     """Requests to Ray Serve, wrong answers and errors, while a replica of the last stage is killed."""
     small = {"ray_actor_options": {"num_cpus": 0.25}}
     last = {"autoscaling_config": None, "num_replicas": 2, **small}
     serve.start(http_options={"port": PORT})
-    serve.run(application({"folder": str(MADE), "latency_target": 2.0, "ingress": small, "last_stage": last}))
+    serve.run(
+        application({"folder": str(job.cascade), "latency_target": 2.0, "ingress": small, "last_stage": last})
+    )
 
     def ask(number: int) -> tuple[int, bool]:
         if number == REQUESTS // 3:
             processes("last-stage")[0].kill()
-        body = json.dumps({"inputs": [[texts[number]]]}).encode()
+        body = json.dumps({"inputs": [[job.texts[number]]]}).encode()
         request = Request(f"http://127.0.0.1:{PORT}/predict", body, {"content-type": "application/json"})
         try:
             with urlopen(request, timeout=60) as response:

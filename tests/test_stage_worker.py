@@ -136,6 +136,7 @@ def test_pools_follow_costs_and_exits(saved):
 def test_actors_reserve_whole_processors_or_none_and_gpus_are_of_the_last_stage():
     few = stage_pools([1, 10, 100], [1, 0.5, 0.1], cpus=2)
     assert [pool.actors for pool in few] == [1, 1, 1]
+    assert [pool.actors for pool in stage_pools([0.1, 10], [1, 0.5], cpus=2)] == [1, 2]
     assert {pool.num_cpus for pool in few} == {0.0}
     gpus = stage_pools([1, 100], [1, 0.1], cpus=16, gpus=4)
     assert [(pool.actors, pool.num_gpus) for pool in gpus] == [(11, 0.0), (4, 1.0)]

@@ -10,7 +10,7 @@ import numpy as np
 
 from cascadebert.persistence.schema import CascadeSpec, StageSpec
 
-ROWS = 4096  # that a stage computes at once: enough for full batches of every length
+ROWS = 1024  # that a stage computes at once: enough for full batches of most lengths
 MAX_ROWS = 65_536  # that an actor is given at once
 LEAST_REACHED = 1e-6  # fraction of the rows, for a stage that no example reached
 TOKENS = 32  # of a text whose cost is compared
@@ -35,14 +35,16 @@ def stage_pools(
     Args:
         costs: (num_stages,) of a row at each stage, in any unit.
         reached: (num_stages,) fraction of the rows that reach it.
-        cpus: processors of the cluster. With too few, actors reserve none: parts of processors would leave no
-            whole one to the tasks that read, and Ray would wait for it without an end.
+        cpus: processors of the cluster. With too few for whole ones, actors reserve none and share them:
+            parts would leave no whole one to the tasks that read, and Ray would wait for it without an end.
         gpus: of the cluster. With any, the last stage has one actor for each, and it alone.
 
     >>> [pool.actors for pool in stage_pools([1, 10], [1.0, 0.5], cpus=13)]
     [2, 10]
     >>> [pool.rows for pool in stage_pools([1, 10], [1.0, 0.5], cpus=13)]
-    [4096, 8192]
+    [1024, 2048]
+    >>> [(pool.actors, pool.num_cpus) for pool in stage_pools([1, 10], [1.0, 0.5], cpus=2)]
+    [(1, 0.0), (2, 0.0)]
     """
     count = len(costs)
     on_gpu = [bool(gpus) and stage == count - 1 for stage in range(count)]
@@ -55,6 +57,9 @@ def stage_pools(
     loads[on_gpu] = 0  # its size is settled
     while each and loads.any() and sum(actors) < usable:
         actors[int(np.argmax(loads / actors))] += 1
+    if not each and loads.any():
+        shares = cpus * loads / loads.sum()
+        actors = [max(one, round(share)) for one, share in zip(actors, shares.tolist(), strict=True)]
     return tuple(
         StagePool(
             actors[stage],
