@@ -93,7 +93,7 @@ class Job:
 def make_job(folder: Path, source: Path) -> Job:
     """Write the rows, and the cascade with a threshold that so many of them pass."""
     write_rows(folder / "rows.csv", source, ROWS)
-    texts = [str(text) for text in load_examples(folder / "rows.csv").texts]
+    texts = [str(text) for text in load_examples(folder / "rows.csv", labels=False).texts]
     made = Cascade.from_pretrained(MADE)
     confidences = made.stages[0].predict(texts[:SAMPLE]).confidences
     point = OperatingPoint((float(np.quantile(confidences, 1 - EXITS)),))
