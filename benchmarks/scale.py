@@ -32,6 +32,7 @@ from urllib.request import Request, urlopen
 
 import numpy as np
 import psutil
+import pyarrow as pa
 import ray
 from ray import serve
 from ray.cluster_utils import Cluster
@@ -50,8 +51,10 @@ from stored import ROOT, current_commit, write_result
 
 ROWS, FEW, ROUNDS, REQUESTS, SHARDS = 100_000, 2_000, 3, 1000, 3
 EXITS = 0.95  # of the rows at the static stage
+BLOCK = 4096  # rows
+REST = 5.0  # seconds between runs, in which the actors of the last one end
 STORE = 300_000_000  # bytes of objects on each node
-SLOW_ROWS, CARRIED, PAUSE = 30_000, 5_000, 0.3  # rows, bytes that each carries, seconds that 1,000 wait
+SLOW_ROWS, CARRIED, PAUSE = 30_000, 10_000, 0.3  # rows, bytes that each carries, seconds that 1,000 wait
 PORT = 18_770
 
 
@@ -115,8 +118,9 @@ def shards_equal(job: Job) -> bool:
 
 def on_cluster(job: Job) -> dict[str, Any]:
     """Everything that needs the cluster: two nodes of one processor, and this process."""
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "object_store_memory": STORE})
-    cluster.add_node(num_cpus=1, object_store_memory=STORE)
+    size = {"num_cpus": 1, "object_store_memory": STORE}
+    cluster = Cluster(initialize_head=True, head_node_args={**size, "include_dashboard": False})
+    cluster.add_node(**size)
     ray.init(address=cluster.address, log_to_driver=False)
     expected = Cascade.from_pretrained(job.cascade).predict(job.texts).labels.tolist()
 
@@ -131,7 +135,7 @@ def on_cluster(job: Job) -> dict[str, Any]:
     print(values, flush=True)
     values["slow_last_stage"] = [slow_last_stage(job, count) for count in (SLOW_ROWS, 3 * SLOW_ROWS)]
     values["killed_actor"] = losses(job, expected, kill_actors)
-    third = cluster.add_node(num_cpus=1, object_store_memory=STORE)
+    third = cluster.add_node(**size)
     values["killed_node"] = losses(job, expected, kill_node)
     values["driver_rerun_equal"] = driver_rerun_equal(job, str(cluster.address))
     values["serve_kill"] = serve_kill(job, expected)
@@ -154,6 +158,7 @@ def ratio(job: Job) -> dict[str, Any]:
 
 
 def _seconds(run: Callable[[list[str]], object], texts: list[str]) -> float:
+    sleep(REST)
     start = now()
     run(texts)
     return now() - start
@@ -161,8 +166,8 @@ def _seconds(run: Callable[[list[str]], object], texts: list[str]) -> float:
 
 def stream(job: Job, texts: list[str]) -> Iterator[dict[str, Any]]:
     """Answered rows in batches."""
-    items = [{"text": text, "id": number} for number, text in enumerate(texts)]
-    rows = ray.data.from_items(items, override_num_blocks=max(1, len(texts) // 4096))
+    table = pa.table({"text": texts, "id": range(len(texts))})
+    rows = ray.data.from_arrow([table.slice(start, BLOCK) for start in range(0, len(texts), BLOCK)])
     yield from predict_dataset(rows, job.cascade).iter_batches(batch_size=None)
 
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from cascadebert.persistence.schema import CascadeSpec, StageSpec
 
-ROWS = 1024  # that a stage computes at once: enough for full batches of most lengths
+ROWS = 2048  # that a stage computes at once: enough for full batches of most lengths
 MAX_ROWS = 65_536  # that an actor is given at once
 LEAST_REACHED = 1e-6  # fraction of the rows, for a stage that no example reached
 TOKENS = 32  # of a text whose cost is compared
@@ -42,7 +42,7 @@ def stage_pools(
     >>> [pool.actors for pool in stage_pools([1, 10], [1.0, 0.5], cpus=13)]
     [2, 10]
     >>> [pool.rows for pool in stage_pools([1, 10], [1.0, 0.5], cpus=13)]
-    [1024, 2048]
+    [2048, 4096]
     >>> [(pool.actors, pool.num_cpus) for pool in stage_pools([1, 10], [1.0, 0.5], cpus=2)]
     [(1, 0.0), (2, 0.0)]
     """
