@@ -41,7 +41,7 @@ def cluster_table() -> str:
     slow = found["slow_last_stage"]
     carried = " and ".join(f"{one['carried_mb']:.0f}" for one in slow)
     most = " and ".join(f"{one['most_mb']:.0f}" for one in slow)
-    busy = " and ".join(f"{100 * one['busy']:.0f}" for one in slow)
+    busy = " and ".join(f"{min(100, 100 * one['busy']):.0f}" for one in slow)
     serve, image, low = found["serve_kill"], found["container"], found["range"]
     rerun = "the bytes of another" if found["driver_rerun_equal"] else "differs"
     rows = {
@@ -53,7 +53,7 @@ def cluster_table() -> str:
         "output of a run whose driver was killed and started again": rerun,
         "outputs of three shards end to end": "the bytes of one run" if found["shards_equal"] else "differ",
         f"{serve['requests']:,} requests to Ray Serve while a replica of the last stage is killed": (
-            f"{serve['wrong']} wrong, {serve['failed']} failed, {serve['failed_but_503']} of them not by 503"
+            f"{serve['wrong']} wrong, {serve['failed']} failed ({serve['failed_but_503']} without a 503)"
         ),
         f"a slow last stage, {carried} MB through it: most memory of objects, and how busy it was": (
             f"{most} MB, {busy} %"
