@@ -149,9 +149,9 @@ def test_two_processes_reproduce_what_one_does(make_model, tmp_path):
 @pytest.mark.slow
 def test_a_student_is_made_once_however_many_processes_there_are(make_model, tmp_path):
     large = make_model(layers=2, hidden=16, labels=None)
-    (tmp_path / "corpus.txt").write_text("\n".join(sentences(300, seed=6)) + "\n")
+    (tmp_path / "corpus.txt").write_text("\n".join(sentences(2000, seed=6)) + "\n")
     command = ["distill", str(large), "--corpus", str(tmp_path / "corpus.txt"), "--num-layers", "1"]
-    command += ["--max-tokens", "3000", "--max-length", "16", "--batch-tokens", "256"]
+    command += ["--max-tokens", "10000", "--max-length", "16", "--batch-tokens", "256"]
     alone = [sys.executable, "-m", "cascadebert", *command, "--output", str(tmp_path / "one")]
     subprocess.run(alone, env={**os.environ, "OMP_NUM_THREADS": "1"}, check=True, capture_output=True)
     in_two_processes("cascadebert", *command, "--output", str(tmp_path / "two"))

@@ -80,7 +80,8 @@ def passages(
     limit = int(max_tokens * characters_per_token)
 
     def take(sentences: list[str], limit: int) -> str:
-        length = np.exp(rng.uniform(np.log(MIN_TOKENS * characters_per_token), np.log(limit)))
+        shortest = min(MIN_TOKENS * characters_per_token, limit)
+        length = np.exp(rng.uniform(np.log(shortest), np.log(limit)))
         passage = sentences.pop()
         while sentences and len(passage) < length and len(passage) + 1 + len(sentences[-1]) <= limit:
             passage = f"{passage} {sentences.pop()}"
