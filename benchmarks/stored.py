@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import shlex
 import subprocess
 import sys
@@ -27,7 +28,7 @@ def write_result(path: Path, values: Mapping[str, Any], *, data: Sequence[Path],
         commit: of the code that found it, from `current_commit` before the run.
     """
     where = {
-        "command": shlex.join(["python", f"benchmarks/{Path(sys.argv[0]).name}", *sys.argv[1:]]),
+        "command": shlex.join(["python", f"benchmarks/{Path(sys.argv[0]).name}", *map(_plain, sys.argv[1:])]),
         "commit": commit,
         "machine": machine(),
         "instruction_sets": instruction_sets(),
@@ -61,3 +62,8 @@ def current_commit() -> str:
 def _git(*words: str) -> str:
     done = subprocess.run(["git", *words], cwd=ROOT, capture_output=True, text=True, check=True)
     return done.stdout.strip()
+
+
+def _plain(argument: str) -> str:
+    """An argument without the folders of this machine: an absolute path becomes one from the checkout."""
+    return os.path.relpath(argument, ROOT) if Path(argument).is_absolute() else argument

@@ -1,4 +1,4 @@
-"""How many actors each stage gets, and how many rows at once: from what a row costs and how many reach it."""
+"""Actors of each stage, and rows that each gets at once: from what a row costs and how many reach it."""
 
 from __future__ import annotations
 
